@@ -1,0 +1,44 @@
+"""Registries in the scope `beit_mm`: children of mmengine's, so that `type='beit_mm.NAME'` works from any OpenMMLab config."""
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+_PACKAGES = dict(
+    MODELS='beit_mm.models',
+    TRANSFORMS='beit_mm.data',
+    DATASETS='beit_mm.data',
+    DATA_SAMPLERS='beit_mm.data',
+    HOOKS='beit_mm.engine',
+    METRICS='beit_mm.engine',
+    OPTIM_WRAPPER_CONSTRUCTORS='beit_mm.engine',
+)
+
+
+def _child(name: str) -> Registry:
+    parent = getattr(root, name)
+    package = _PACKAGES.get(name)
+    return Registry(parent.name, parent=parent, scope='beit_mm', locations=[package] if package else [])
+
+
+MODELS = _child('MODELS')
+TRANSFORMS = _child('TRANSFORMS')
+DATASETS = _child('DATASETS')
+DATA_SAMPLERS = _child('DATA_SAMPLERS')
+HOOKS = _child('HOOKS')
+METRICS = _child('METRICS')
+OPTIM_WRAPPER_CONSTRUCTORS = _child('OPTIM_WRAPPER_CONSTRUCTORS')
+
+# The rest is mirrored empty, so that a Runner whose default scope is `beit_mm` finds the hosts' parts without a warning.
+EVALUATOR = _child('EVALUATOR')
+LOG_PROCESSORS = _child('LOG_PROCESSORS')
+LOOPS = _child('LOOPS')
+MODEL_WRAPPERS = _child('MODEL_WRAPPERS')
+OPTIM_WRAPPERS = _child('OPTIM_WRAPPERS')
+OPTIMIZERS = _child('OPTIMIZERS')
+PARAM_SCHEDULERS = _child('PARAM_SCHEDULERS')
+RUNNER_CONSTRUCTORS = _child('RUNNER_CONSTRUCTORS')
+RUNNERS = _child('RUNNERS')
+TASK_UTILS = _child('TASK_UTILS')
+VISBACKENDS = _child('VISBACKENDS')
+VISUALIZERS = _child('VISUALIZERS')
+WEIGHT_INITIALIZERS = _child('WEIGHT_INITIALIZERS')
