@@ -1,0 +1,16 @@
+from .beit import BEiT
+from .dvae import DiscreteVAE
+from .mim_head import MIMHead
+from .pretrainer import BEiTPretrainer, ImageDataPreprocessor, MIMDataPreprocessor
+from .targets import PixelTarget, TokenTarget
+
+__all__ = [
+    'BEiT',
+    'BEiTPretrainer',
+    'DiscreteVAE',
+    'ImageDataPreprocessor',
+    'MIMDataPreprocessor',
+    'MIMHead',
+    'PixelTarget',
+    'TokenTarget',
+]

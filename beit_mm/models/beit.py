@@ -1,0 +1,315 @@
+"""BEiT backbone (https://arxiv.org/abs/2106.08254; official `modeling_pretrain.py`, `modeling_finetune.py`, MIT).
+
+One class for pre-training, classification and segmentation, in the plain form of the paper's tables (absolute
+positions) and in that of every public weight (relative bias, LayerScale). Parameters are named as in the official code.
+
+Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patches that are read (index).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+from torch.utils.checkpoint import checkpoint
+
+from ..registry import MODELS
+from .relative_position import Grid, RelativePositionBias, new_table, position_bias
+
+ARCHS = dict(
+    base=dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072),
+    large=dict(embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=4096),
+)
+OUT_TYPES = ('raw', 'featmap', 'cls_token', 'avg_featmap')
+RELATIVE = (None, 'shared', 'per_layer')
+
+
+class Attention(nn.Module):
+    """Self-attention whose key has no bias. `grid` given: it owns a relative position table of that grid."""
+
+    def __init__(self, dims: int, num_heads: int, grid: Grid | None = None):
+        super().__init__()
+        self.num_heads, self.grid = num_heads, grid
+        self.qkv = nn.Linear(dims, 3 * dims, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dims))
+        self.v_bias = nn.Parameter(torch.zeros(dims))
+        self.relative_position_bias_table = new_table(grid, num_heads) if grid else None
+        self.proj = nn.Linear(dims, dims)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def qkv_bias(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> tuple:
+        """q [B, H, M, D/H], k and v [B, H, 1 + N, D/H], bias [H or B·H …] (None without one): what attention is made of."""
+        if self.grid:
+            bias = position_bias(self.relative_position_bias_table, self.grid, grid)
+        wq, wk, wv = self.qkv.weight.chunk(3)
+        if index is None:
+            full = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+            q, k, v = F.linear(x, self.qkv.weight, full).chunk(3, -1)
+        else:
+            q = F.linear(take(x, index), wq, self.q_bias)
+            k, v = F.linear(x, torch.cat([wk, wv]), torch.cat([torch.zeros_like(self.v_bias), self.v_bias])).chunk(2, -1)
+            bias = None if bias is None else bias[:, index].transpose(0, 1)
+        return self._heads(q), self._heads(k), self._heads(v), bias
+
+    def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        q, k, v, bias = self.qkv_bias(x, grid, bias, index)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, dims: int, hidden: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dims, hidden), nn.Linear(hidden, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block, each branch scaled (LayerScale) and dropped for whole images (stochastic depth)."""
+
+    def __init__(self, dims: int, num_heads: int, hidden: int, drop_path: float, layer_scale: float | None, grid: Grid | None):
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm1, self.norm2 = nn.LayerNorm(dims, eps=1e-6), nn.LayerNorm(dims, eps=1e-6)
+        self.attn, self.mlp = Attention(dims, num_heads, grid), MLP(dims, hidden)
+        scale = None if layer_scale is None else torch.full((dims,), float(layer_scale))
+        self.gamma_1 = None if scale is None else nn.Parameter(scale)
+        self.gamma_2 = None if scale is None else nn.Parameter(scale.clone())
+
+    def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
+        x = x if gamma is None else gamma * x
+        if not self.training or not self.drop_path:
+            return x
+        keep = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path
+        return x * (keep / (1 - self.drop_path)).to(x.dtype)
+
+    def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """[B, 1 + N, D] → the same; with `index` [B, M] only those rows are made: [B, M, D]. Keys and values stay whole."""
+        attended = self._branch(self.attn(self.norm1(x), grid, bias, index), self.gamma_1)
+        x = (x if index is None else take(x, index)) + attended
+        return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, channels: int, dims: int, patch_size: int):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, dims, patch_size, patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` [B, M] of x [B, L, D]: [B, M, D]."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.size(-1)))
+
+
+@MODELS.register_module()
+class BEiT(BaseModule):
+    """BEiT backbone: image [B, C, H, W] of any size that is a multiple of the patch → tuple of features.
+
+    Args:
+        arch: 'base', 'large', or a dict of `embed_dims, num_layers, num_heads, feedforward_channels`.
+        img_size: pixels; the grid that positions are learned for. Other sizes are interpolated at run time.
+        abs_pos_embed: learned absolute positions (the paper's), bilinear at other sizes.
+        rel_pos_bias: one table for all layers ('shared', pre-training), one a layer ('per_layer', fine-tuning), or None.
+        layer_scale: initial LayerScale (0.1 base, 1e-5 large), or None.
+        out_indices: blocks whose output is returned, −1 the last.
+        out_type: 'raw' normalised sequence [B, 1 + N, D]; 'featmap' [B, D, h, w] without norm; 'cls_token' [B, D]
+            normalised; 'avg_featmap' [B, D], the mean of the patches, then a LayerNorm of its own.
+        mask_token: learn the embedding that stands for hidden patches (pre-training).
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0.
+        frozen_stages: −1 trains all; 0 freezes the embeddings, n also the first n blocks.
+        with_cp: recompute each block's activations in the backward pass.
+        init_cfg: `dict(type='Pretrained', checkpoint=…)` loads any BEiT of ours, whatever its positions and prefix.
+
+    Raises ValueError for an unknown `arch`, `rel_pos_bias`, `out_type`, or an image that is no multiple of the patch.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        abs_pos_embed: bool = False,
+        rel_pos_bias: str | None = None,
+        layer_scale: float | None = None,
+        out_indices: int | Sequence[int] = -1,
+        out_type: str = 'raw',
+        mask_token: bool = False,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        arch = check_arch(arch)
+        if out_type not in OUT_TYPES:
+            raise ValueError(f'out_type={out_type!r} is unknown: choose one of {", ".join(OUT_TYPES)}')
+        if rel_pos_bias not in RELATIVE:
+            raise ValueError(f"rel_pos_bias={rel_pos_bias!r} is unknown: choose 'shared', 'per_layer' or None")
+        self.embed_dims, depth, self.num_heads = arch['embed_dims'], arch['num_layers'], arch['num_heads']
+        self.patch_size, self.out_type, self.with_cp, self.frozen_stages = patch_size, out_type, with_cp, frozen_stages
+        self.grid = self._grid_of((img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
+        self.out_indices = _resolve_indices(out_indices, depth)
+        if not -1 <= frozen_stages <= depth:
+            raise ValueError(f'frozen_stages={frozen_stages}: give −1 (train all) to {depth} (the number of blocks)')
+
+        dims, n = self.embed_dims, self.grid[0] * self.grid[1]
+        self.patch_embed = PatchEmbed(in_channels, dims, patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dims)) if mask_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, n + 1, dims)) if abs_pos_embed else None
+        self.rel_pos_bias = RelativePositionBias(self.grid, self.num_heads) if rel_pos_bias == 'shared' else None
+        own_grid = self.grid if rel_pos_bias == 'per_layer' else None
+        self.blocks = nn.ModuleList(
+            Block(dims, self.num_heads, arch['feedforward_channels'], rate, layer_scale, own_grid)
+            for rate in torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
+        )
+        # Each norm exists only where it is read, so that DDP finds no idle parameter. With the mean pooled, the
+        # pre-training norm is left out on purpose: `fc_norm` takes its place (official `use_mean_pooling`).
+        self.norm = nn.LayerNorm(dims, eps=1e-6) if out_type in ('raw', 'cls_token') else None
+        self.fc_norm = nn.LayerNorm(dims, eps=1e-6) if out_type == 'avg_featmap' else None
+        self._freeze()
+
+    # -- forward -------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, index: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Features of an image [B, C, H, W].
+
+        mask: bool [B, h, w], True where the patch is replaced by the mask token.
+        index: int64 [B, M], the patches (0 … N − 1) that will be read: one feature [B, M, D] of 'raw' type is returned,
+            and the last block computes nothing else.
+        """
+        grid = self._grid_of(x.shape[-2:])
+        x = self._embed(x, mask, grid)
+        bias = self.rel_pos_bias(grid) if self.rel_pos_bias else None
+        if index is not None and (self.out_type != 'raw' or self.out_indices != (len(self.blocks) - 1,)):
+            raise ValueError("index is for out_type='raw' and the last block's output alone")
+        features = []
+        for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
+            rows = index + 1 if index is not None and i == len(self.blocks) - 1 else None
+            if self.with_cp and x.requires_grad:
+                x = checkpoint(block, x, grid, bias, rows, use_reentrant=False)
+            else:
+                x = block(x, grid, bias, rows)
+            if i in self.out_indices:
+                features.append(self._format(x, grid))
+        return tuple(features)
+
+    def _embed(self, x: Tensor, mask: Tensor | None, grid: Grid) -> Tensor:
+        x = self.patch_embed(x)
+        if mask is not None:
+            if self.mask_token is None:
+                raise ValueError('a mask was given to a backbone without mask token: build it with mask_token=True')
+            if tuple(mask.shape) != (len(x), *grid):
+                raise ValueError(f'mask is {tuple(mask.shape)}, the patch grid needs (B, h, w) = {(len(x), *grid)}')
+            x = torch.where(mask.flatten(1)[..., None], self.mask_token.to(x.dtype), x)
+        x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], 1)
+        return x if self.pos_embed is None else x + resize_pos_embed(self.pos_embed, self.grid, grid).to(x.dtype)
+
+    def _format(self, x: Tensor, grid: Grid) -> Tensor:
+        if self.out_type == 'featmap':
+            return x[:, 1:].transpose(1, 2).unflatten(-1, grid).contiguous()
+        if self.out_type == 'avg_featmap':
+            return self.fc_norm(x[:, 1:].mean(1))
+        return self.norm(x) if self.out_type == 'raw' else self.norm(x[:, 0])
+
+    def _grid_of(self, size: Sequence[int]) -> Grid:
+        h, w = size
+        p = self.patch_size
+        if h % p or w % p or not h or not w:
+            raise ValueError(
+                f'image of {h}×{w} pixels is no multiple of the patch, {p}: resize it, or pad it in the data '
+                f'preprocessor (`pad_size_divisor={p}` for mmpretrain, `size_divisor={p}` for mmseg)'
+            )
+        return h // p, w // p
+
+    # -- weights -------------------------------------------------------------------------------------------------
+
+    def init_weights(self) -> None:
+        """The paper's initialisation (sec. 2.5, official `_init_weights`), then the checkpoint of `init_cfg`, if any."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                _trunc_normal(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for p in (self.cls_token, self.mask_token, self.pos_embed):
+            if p is not None:
+                _trunc_normal(p)
+        with torch.no_grad():
+            for layer, block in enumerate(self.blocks, 1):
+                block.attn.proj.weight.div_(math.sqrt(2 * layer))
+                block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
+        if self.init_cfg:
+            from ..checkpoint import load_backbone  # the loader knows the models, not the other way round
+
+            if self.init_cfg.get('type') != 'Pretrained':
+                raise ValueError(f"init_cfg={self.init_cfg}: BEiT takes dict(type='Pretrained', checkpoint=…) or None")
+            load_backbone(self, self.init_cfg['checkpoint'])
+        self._is_init = True
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """(layer id, number of layers = depth + 2) for layer-wise learning-rate decay, as the official code counts them."""
+        name, total = param_name.removeprefix(prefix), len(self.blocks) + 2
+        if name.startswith(('cls_token', 'mask_token', 'pos_embed', 'patch_embed')):
+            return 0, total
+        return (int(name.split('.')[1]) + 1 if name.startswith('blocks.') else total - 1), total
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        for p in (self.cls_token, self.mask_token, self.pos_embed):
+            if p is not None:
+                p.requires_grad_(False)
+        for module in (self.patch_embed, *self.blocks[: self.frozen_stages]):
+            module.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'BEiT':
+        super().train(mode)
+        for module in (self.patch_embed, *self.blocks[: max(self.frozen_stages, 0)]) if self.frozen_stages >= 0 else ():
+            module.eval()
+        return self
+
+
+def resize_pos_embed(pos_embed: Tensor, source: Grid, target: Grid) -> Tensor:
+    """Absolute positions [1, 1 + N, D] of another grid: patches bilinear (the paper's SETR-PUP run), [S] copied."""
+    if source == target:
+        return pos_embed
+    cls, patches = pos_embed[:, :1], pos_embed[:, 1:]
+    patches = patches.transpose(1, 2).unflatten(-1, source)
+    patches = F.interpolate(patches, size=target, mode='bilinear', align_corners=False)
+    return torch.cat([cls, patches.flatten(2).transpose(1, 2)], 1)
+
+
+def check_arch(arch: str | dict) -> dict:
+    """The arch as a dict; ValueError names an unknown arch, or the keys that are missing or too many."""
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(f'arch={arch!r} is unknown: choose one of {", ".join(ARCHS)}, or give a dict')
+        return ARCHS[arch]
+    if set(arch) != set(ARCHS['base']):
+        raise ValueError(f'arch needs exactly the keys {sorted(ARCHS["base"])}, given were {sorted(arch)}')
+    if arch['embed_dims'] % arch['num_heads']:
+        raise ValueError(f'embed_dims={arch["embed_dims"]} is no multiple of num_heads={arch["num_heads"]}')
+    return dict(arch)
+
+
+def _resolve_indices(out_indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
+    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    resolved = tuple(i + depth if i < 0 else i for i in given)
+    if not resolved or sorted(set(resolved)) != list(resolved) or not 0 <= resolved[0] <= resolved[-1] < depth:
+        raise ValueError(f'out_indices={given}: give rising block numbers between {-depth} and {depth - 1}')
+    return resolved
+
+
+def _trunc_normal(parameter: Tensor) -> None:
+    trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02)

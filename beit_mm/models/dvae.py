@@ -1,0 +1,298 @@
+"""Discrete VAE: DALL-E's encoder and decoder (https://arxiv.org/abs/2102.12092, app. A; official `dall_e` package, MIT).
+
+An image [B, 3, H, W] in [0, 1] becomes ids [B, h, w] of a codebook of K, and an image again; h = H / stride with
+stride = 2^(groups − 1). Trained by Gumbel-softmax with a uniform prior; frozen, it is BEiT's tokenizer.
+"""
+
+import math
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .distributed import broadcast_, histogram, mean_over_ranks
+
+EPS = 0.1  # pixels are mapped into [EPS, 1 − EPS], where the logit-Laplace density is well-behaved
+
+
+def map_pixels(x: Tensor) -> Tensor:
+    return (1 - 2 * EPS) * x + EPS
+
+
+def unmap_pixels(x: Tensor) -> Tensor:
+    return ((x - EPS) / (1 - 2 * EPS)).clamp(0, 1)
+
+
+class ResidualBlock(nn.Module):
+    """Bottleneck of four ReLU-convolutions with the given kernels, added with `gain` = 1 / (number of blocks)²."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernels: tuple[int, ...], gain: float):
+        super().__init__()
+        hidden = channels_out // 4
+        widths = [channels_in, hidden, hidden, hidden, channels_out]
+        self.gain = gain
+        self.id_path = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        layers = OrderedDict()
+        for i, kernel in enumerate(kernels):
+            layers[f'relu_{i + 1}'] = nn.ReLU()
+            layers[f'conv_{i + 1}'] = nn.Conv2d(widths[i], widths[i + 1], kernel, padding=kernel // 2)
+        self.res_path = nn.Sequential(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.id_path(x) + self.gain * self.res_path(x)
+
+
+def _group(channels_in: int, channels_out: int, blocks: int, kernels: tuple, gain: float, resize: nn.Module | None):
+    layers = OrderedDict()
+    for i in range(blocks):
+        layers[f'block_{i + 1}'] = ResidualBlock(channels_out if i else channels_in, channels_out, kernels, gain)
+    if resize:
+        layers['pool' if isinstance(resize, nn.MaxPool2d) else 'upsample'] = resize
+    return nn.Sequential(layers)
+
+
+def encoder(width: int, groups: int, blocks: int, vocab_size: int) -> nn.Sequential:
+    """Mapped image [B, 3, H, W] → logits [B, K, h, w]. `output.conv` is the codebook: a row of weights a code."""
+    gain = 1 / (groups * blocks) ** 2
+    layers = OrderedDict(input=nn.Conv2d(3, width, 7, padding=3))
+    for g in range(groups):
+        channels_in = width * 2 ** max(g - 1, 0)
+        pool = nn.MaxPool2d(2) if g < groups - 1 else None
+        layers[f'group_{g + 1}'] = _group(channels_in, width * 2**g, blocks, (3, 3, 3, 1), gain, pool)
+    head = OrderedDict(relu=nn.ReLU(), conv=nn.Conv2d(width * 2 ** (groups - 1), vocab_size, 1))
+    return nn.Sequential(OrderedDict(**layers, output=nn.Sequential(head)))
+
+
+def decoder(width: int, groups: int, blocks: int, vocab_size: int, width_in: int) -> nn.Sequential:
+    """Codes [B, K, h, w] (one-hot or soft) → [B, 6, H, W]: the logit-Laplace's μ and ln b of each channel."""
+    gain = 1 / (groups * blocks) ** 2
+    layers = OrderedDict(input=nn.Conv2d(vocab_size, width_in, 1))
+    for g in range(groups):
+        channels_out = width * 2 ** (groups - 1 - g)
+        upsample = nn.Upsample(scale_factor=2, mode='nearest') if g < groups - 1 else None
+        channels_in = width_in if g == 0 else channels_out * 2
+        layers[f'group_{g + 1}'] = _group(channels_in, channels_out, blocks, (1, 3, 3, 3), gain, upsample)
+    head = OrderedDict(relu=nn.ReLU(), conv=nn.Conv2d(width, 6, 1))
+    return nn.Sequential(OrderedDict(**layers, output=nn.Sequential(head)))
+
+
+# -- likelihoods: (decoder output [B, 6, H, W], image in [0, 1]) → log p(x | z), nats of each subpixel [B, 3, H, W] ------
+
+
+def logit_laplace(out: Tensor, image: Tensor) -> Tensor:
+    """DALL-E app. A.3: the density on (0, 1) of the sigmoid of a Laplace variable, at the mapped pixels."""
+    mu, log_b = out.float().chunk(2, 1)
+    x = map_pixels(image)
+    return -(torch.logit(x) - mu).abs() * torch.exp(-log_b) - log_b - math.log(2) - torch.log(x * (1 - x))
+
+
+def gaussian(out: Tensor, image: Tensor) -> Tensor:
+    """Unit variance: the squared error up to a constant."""
+    return -0.5 * (torch.sigmoid(out[:, :3].float()) - map_pixels(image)) ** 2 - 0.5 * math.log(2 * math.pi)
+
+
+def laplace(out: Tensor, image: Tensor) -> Tensor:
+    """Unit scale: the absolute error up to a constant."""
+    return -(torch.sigmoid(out[:, :3].float()) - map_pixels(image)).abs() - math.log(2)
+
+
+LIKELIHOODS = dict(logit_laplace=logit_laplace, mse=gaussian, l1=laplace)
+
+
+def kl_to_uniform(log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(q(z|x) ‖ uniform) of log q [B, K, h, w] as its two parts, in nats a token; their sum is the KL.
+
+    information: I(x; z) = mean of KL(q ‖ q̄); marginal: KL(q̄ ‖ uniform), q̄ the mean of q over tokens and ranks.
+    """
+    q = log_q.exp()
+    negative_entropy = (q * log_q).sum(1).mean()
+    marginal = mean_over_ranks(q.mean((0, 2, 3)))
+    negative_marginal_entropy = torch.special.xlogy(marginal, marginal.clamp_min(1e-30)).sum()
+    return negative_entropy - negative_marginal_entropy, negative_marginal_entropy + math.log(log_q.size(1))
+
+
+@MODELS.register_module()
+class DiscreteVAE(BaseModel):
+    """DALL-E's discrete VAE; the defaults are the published tokenizer's (8192 codes, stride 8).
+
+    Args:
+        width: channels of the first group, doubled from group to group. groups, blocks: 4 × 2 as published.
+        width_in: decoder channels after the codebook (`n_init`).
+        likelihood: 'logit_laplace', 'mse' or 'l1'.
+        beta, temperature: KL weight and Gumbel-softmax temperature; `beit_mm.Anneal` hooks move them.
+        information_weight, marginal_weight: of the KL's two parts. Equal ones are the paper's objective.
+        straight_through: one-hot samples forward, soft gradients backward.
+        init_codebook: make code rows from the features of the first training batch (`codebook_scale` their length).
+        init_cfg: `dict(type='Pretrained', checkpoint=…)`, every key must match.
+
+    The loss is −ELBO / (3·H·W), nats a subpixel, so that `beta` means what it does in the paper (β / 192 a token).
+    Raises ValueError for an unknown likelihood, a side that is no multiple of the stride, or pixels outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 8192,
+        width: int = 256,
+        groups: int = 4,
+        blocks: int = 2,
+        width_in: int = 128,
+        likelihood: str = 'logit_laplace',
+        beta: float = 0.0,
+        temperature: float = 1.0,
+        information_weight: float = 1.0,
+        marginal_weight: float = 1.0,
+        straight_through: bool = False,
+        init_codebook: bool = False,
+        codebook_scale: float = 4.0,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(data_preprocessor, init_cfg)
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f'likelihood={likelihood!r} is unknown: choose one of {", ".join(LIKELIHOODS)}')
+        self.vocab_size, self.stride, self.log_likelihood = vocab_size, 2 ** (groups - 1), LIKELIHOODS[likelihood]
+        self.beta, self.temperature = beta, temperature
+        self.information_weight, self.marginal_weight = information_weight, marginal_weight
+        self.straight_through, self.codebook_scale = straight_through, codebook_scale
+        self.encoder = encoder(width, groups, blocks, vocab_size)
+        self.decoder = decoder(width, groups, blocks, vocab_size, width_in)
+        self.init_codebook = init_codebook
+        if init_codebook:
+            self.register_buffer('codebook_ready', torch.tensor(False))
+        self._reset_parameters()
+
+    # -- the two maps ----------------------------------------------------------------------------------------------
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Image [B, 3, H, W] in [0, 1] → unnormalised log q(z|x) [B, K, h, w]."""
+        check_image(image, self.stride)
+        return self.encoder(map_pixels(image))
+
+    @torch.no_grad()
+    def tokens(self, image: Tensor) -> Tensor:
+        """Image [B, 3, H, W] in [0, 1] → the likeliest ids, int64 [B, h, w]."""
+        return self.logits(image).argmax(1)
+
+    def decode_maps(self, ids: Tensor) -> Tensor:
+        """Ids int64 [B, h, w] → the decoder's output [B, 6, H, W], which `log_likelihood` reads."""
+        codes = F.one_hot(ids, self.vocab_size).permute(0, 3, 1, 2)
+        return self.decoder(codes.to(self.decoder.input.weight.dtype))
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """Ids int64 [B, h, w] → image [B, 3, H, W] in [0, 1]."""
+        return unmap_pixels(torch.sigmoid(self.decode_maps(ids)[:, :3].float()))
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):
+        if mode not in ('loss', 'predict', 'tensor'):
+            raise ValueError(f"mode={mode!r} is unknown: choose 'loss', 'predict' or 'tensor'")
+        return dict(loss=self.loss, predict=self.predict, tensor=self._tensor)[mode](inputs, data_samples)
+
+    def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
+        """−ELBO a subpixel of images [B, 3, H, W] in [0, 1], and what to watch: KL parts, code usage, perplexity."""
+        if self.init_codebook:
+            self._init_codebook(inputs)
+        logits = self.logits(inputs).float()
+        codes = F.gumbel_softmax(logits, self.temperature, hard=self.straight_through, dim=1)
+        reconstruction = -self.log_likelihood(self.decoder(codes), inputs).mean()
+        information, marginal = kl_to_uniform(logits.log_softmax(1))
+        kl = self.information_weight * information + self.marginal_weight * marginal
+        subpixels = 3 * self.stride**2  # a token stands for
+        counts = mean_over_ranks(histogram(logits.argmax(1), self.vocab_size))
+        return dict(
+            loss=reconstruction + self.beta / subpixels * kl,
+            elbo=-(reconstruction + (information + marginal) / subpixels).detach(),
+            reconstruction=reconstruction.detach(),
+            information=information.detach(),
+            marginal_kl=marginal.detach(),
+            codes=(counts > 0).sum().float(),
+            perplexity=perplexity(counts),
+        )
+
+    @torch.no_grad()
+    def predict(self, inputs: Tensor, data_samples: list | None = None) -> list[BaseDataElement]:
+        """A sample an image: `ids` [h, w], `reconstruction` [3, H, W], and in nats an image `log_likelihood`, `kl`; dB `psnr`."""
+        logits = self.logits(inputs).float()
+        ids, log_q = logits.argmax(1), logits.log_softmax(1)
+        out = self.decode_maps(ids)
+        image = unmap_pixels(torch.sigmoid(out[:, :3].float()))
+        samples = data_samples or [BaseDataElement() for _ in inputs]
+        log_likelihood = self.log_likelihood(out, inputs).sum((1, 2, 3))
+        kl = ((log_q.exp() * log_q).sum(1) + math.log(self.vocab_size)).sum((1, 2))
+        for i, sample in enumerate(samples):
+            sample.set_data(dict(ids=ids[i], reconstruction=image[i], log_likelihood=log_likelihood[i], kl=kl[i]))
+            sample.set_data(dict(psnr=psnr(image[i], inputs[i]), psnr_mean_color=psnr(mean_color(inputs[i]), inputs[i])))
+        return samples
+
+    def _tensor(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
+        return self.logits(inputs)
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def _reset_parameters(self) -> None:
+        """Official init: normal weights of variance 1 / fan-in, zero biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+                nn.init.zeros_(module.bias)
+
+    def init_weights(self) -> None:
+        if self.init_cfg:
+            from ..checkpoint import load_tokenizer
+
+            load_tokenizer(self, self.init_cfg['checkpoint'])
+        self._is_init = True
+
+    @torch.no_grad()
+    def _init_codebook(self, image: Tensor) -> None:
+        """Make each code the (centred, normalised) feature of a random patch, so that each is somebody's likeliest."""
+        self.init_codebook = False
+        if self.codebook_ready:  # a resumed run
+            return
+        features = self.encoder[:-1](map_pixels(image)).relu().permute(0, 2, 3, 1).flatten(0, 2)
+        centre = features.mean(0)
+        chosen = torch.randint(len(features), (self.vocab_size,), device=features.device)
+        rows = F.normalize(features[chosen] - centre, dim=1) * self.codebook_scale / (features - centre).norm(dim=1).mean()
+        conv = self.encoder.output.conv
+        conv.weight.copy_(broadcast_(rows[..., None, None].contiguous()))
+        conv.bias.copy_(broadcast_(-rows @ centre))
+        self.codebook_ready.fill_(True)
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """exp of the entropy of a histogram [K]: the number of equally used codes that would carry as much."""
+    p = counts / counts.sum()
+    return torch.special.entr(p).sum().exp()
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of two images in [0, 1]."""
+    return -10 * torch.log10(F.mse_loss(a, b.to(a.dtype)).clamp_min(1e-10))
+
+
+def mean_color(image: Tensor) -> Tensor:
+    """The image [3, H, W] that is everywhere the mean colour: what a reconstruction must beat."""
+    return image.mean((1, 2), keepdim=True).expand_as(image)
+
+
+def check_image(image: Tensor, stride: int) -> None:
+    """TypeError or ValueError when a tokenizer's input [B, 3, H, W] is not float, not in [0, 1], or no multiple of the stride.
+
+    The range is read on the CPU only: on a GPU that would stall the device each step.
+    """
+    if not image.is_floating_point():
+        raise TypeError(f'the tokenizer needs a float image in [0, 1], got {image.dtype}: divide uint8 pixels by 255')
+    if image.shape[-2] % stride or image.shape[-1] % stride:
+        raise ValueError(f'image of {image.shape[-2]}×{image.shape[-1]} is no multiple of the tokenizer\'s stride {stride}')
+    if image.device.type == 'cpu' and image.numel():
+        low, high = image.aminmax()
+        if low < 0 or high > 1:
+            raise ValueError(
+                f'the tokenizer needs pixels in [0, 1], got {low.item():.3g} … {high.item():.3g}: give it the plain image, '
+                'neither 0 … 255 nor normalised by mean and std'
+            )

@@ -1,0 +1,151 @@
+"""Masked image modeling, BEiT's pre-training (https://arxiv.org/abs/2106.08254, sec. 2.3). `BEiTPretrainer.loss` is all of it."""
+
+import torch
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class MIMDataPreprocessor(BaseDataPreprocessor):
+    """Views uint8 → float on the device: `patch_view` normalised by mean and std (0 … 255, RGB), `token_view` in [0, 1]."""
+
+    def __init__(self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)):
+        super().__init__()
+        self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), False)
+        self.register_buffer('std', torch.tensor(std).view(3, 1, 1), False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        data = self.cast_data(data)
+        inputs = dict(data['inputs'])
+        inputs['patch_view'] = (inputs['patch_view'].float() - self.mean) / self.std
+        if 'token_view' in inputs:
+            inputs['token_view'] = inputs['token_view'].float() / 255
+        return dict(inputs=inputs, data_samples=data.get('data_samples'))
+
+
+@MODELS.register_module()
+class ImageDataPreprocessor(BaseDataPreprocessor):
+    """Images uint8 → float in [0, 1] on the device, for the tokenizer."""
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        data = self.cast_data(data)
+        return dict(inputs=data['inputs'].float() / 255, data_samples=data.get('data_samples'))
+
+
+@MODELS.register_module()
+class BEiTPretrainer(BaseModel):
+    """Backbone, target and head of masked image modeling.
+
+    `inputs`: `patch_view` f32 [B, 3, H, W], `token_view` f32 in [0, 1] (or `token_ids` int64 [B, h, w]), and `mask` bool
+    [B, h, w] unless nothing is hidden.
+
+    Args:
+        num_masked: the mask's budget, M; places that a smaller mask leaves unused do not count.
+
+    Raises ValueError when the head's width is not the target's, a mask exceeds the budget, or the grids differ.
+    """
+
+    def __init__(self, backbone: dict, target: dict, head: dict, num_masked: int = 75, data_preprocessor: dict | None = None):
+        super().__init__(data_preprocessor or dict(type='beit_mm.MIMDataPreprocessor'))
+        self.backbone, self.target, self.head = MODELS.build(backbone), MODELS.build(target), MODELS.build(head)
+        self.num_masked = num_masked
+        if self.head.proj.out_features != self.target.channels:
+            raise ValueError(
+                f'the head predicts {self.head.proj.out_features} channels, the target has {self.target.channels} '
+                f'(a tokenizer\'s vocabulary, or 3·p² pixels): set model.head.out_channels={self.target.channels}'
+            )
+        self.register_buffer('target_fingerprint', torch.zeros((), dtype=torch.int64))
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        self.target_fingerprint.fill_(self.target.fingerprint())  # a missing tokenizer stops the run here
+
+    def forward(self, inputs: dict[str, Tensor], data_samples: list | None = None, mode: str = 'tensor'):
+        if mode not in ('loss', 'predict', 'tensor'):
+            raise ValueError(f"mode={mode!r} is unknown: choose 'loss', 'predict' or 'tensor'")
+        return dict(loss=self.loss, predict=self.predict, tensor=self.extract_feat)[mode](inputs, data_samples)
+
+    def extract_feat(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> tuple[Tensor, ...]:
+        return self.backbone(inputs['patch_view'], inputs.get('mask'))
+
+    def loss(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
+        """Predict the target of the hidden patches from the others."""
+        features, target, valid, _ = self._read(inputs)
+        return self.head.loss(features, target, valid)
+
+    def _read(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features [B, M, D] and targets [B, M(, C)] of the places to predict, which of them count [B, M], and where they lie."""
+        mask, target = inputs.get('mask'), self.target(inputs)
+        self._check_grid(inputs['patch_view'], target)
+        index, valid = self._places(mask, target)
+        (features,) = self.backbone(inputs['patch_view'], mask, index)
+        target = target.flatten(1, 2)
+        rows = index if target.ndim == 2 else index[..., None].expand(-1, -1, target.size(-1))
+        return features, target.gather(1, rows), valid, index
+
+    def _places(self, mask: Tensor | None, target: Tensor) -> tuple[Tensor, Tensor]:
+        if self.target.recover == 'all':
+            index = torch.arange(target[0].numel() if target.ndim == 3 else target.shape[1] * target.shape[2])
+            index = index.to(target.device).expand(len(target), -1)
+            return index, torch.ones_like(index, dtype=torch.bool)
+        if mask is None:
+            raise ValueError("recover='masked' needs a mask: add beit_mm.BlockwiseMask to the pipeline, or recover='all'")
+        return masked_places(mask, self.num_masked)
+
+    def _check_grid(self, patch_view: Tensor, target: Tensor) -> None:
+        grid = tuple(side // self.backbone.patch_size for side in patch_view.shape[-2:])
+        if tuple(target.shape[1:3]) != grid:
+            raise ValueError(
+                f'the token grid is {tuple(target.shape[1:3])}, the patch grid {grid}: they must be equal. '
+                'Resize the token view (TwoViews.token_size) to the patch grid times the tokenizer\'s stride'
+            )
+
+    # -- evaluation: both terms of the paper's eq. 3 ---------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> list[BaseDataElement]:
+        """A sample an image: `target`, `valid`, `index` [M], `prediction` ids [M] and `mim_log_likelihood` (nats an image);
+        with a token view also `log_likelihood` of the image given its tokens (nats an image). Of pixels: `mse`."""
+        features, target, valid, index = self._read(inputs)
+        prediction = self.head(features).float()
+        samples = data_samples or [BaseDataElement() for _ in target]
+        if target.is_floating_point():
+            error = (prediction - target).square().mean(-1)
+            for i, sample in enumerate(samples):
+                sample.set_data(dict(mse=error[i][valid[i]].mean(), index=index[i], valid=valid[i]))
+            return samples
+        log_p = prediction.log_softmax(-1).gather(-1, target[..., None])[..., 0] * valid
+        likelihood = None
+        if 'token_view' in inputs:
+            dvae, view = self.target.tokenizer, inputs['token_view']
+            likelihood = dvae.log_likelihood(dvae.decode_maps(dvae.tokens(view)), view).sum((1, 2, 3))
+        for i, sample in enumerate(samples):
+            sample.set_data(dict(target=target[i], valid=valid[i], index=index[i], prediction=prediction[i].argmax(-1)))
+            sample.set_data(dict(mim_log_likelihood=log_p[i].sum()))
+            if likelihood is not None:
+                sample.set_data(dict(log_likelihood=likelihood[i]))
+        return samples
+
+
+def masked_places(mask: Tensor, budget: int) -> tuple[Tensor, Tensor]:
+    """Mask bool [B, h, w] → indices int64 [B, M] of the hidden patches first, and bool [B, M], which of them are hidden.
+
+    Static shapes, no host sync. Raises ValueError when a mask hides more than the budget (on a GPU a device assertion).
+    """
+    flat = mask.flatten(1)
+    if budget > flat.size(1):
+        raise ValueError(f'num_masked={budget} is more than the {flat.size(1)} patches of the grid')
+    within = flat.sum(1).amax() <= budget
+    if mask.device.type == 'cpu':
+        if not within:
+            raise ValueError(
+                f'a mask hides {flat.sum(1).max()} patches, the model reads num_masked={budget}: give the model and the '
+                'mask transform the same budget'
+            )
+    else:
+        torch._assert_async(within, f'a mask hides more than num_masked={budget} patches')
+    index = flat.to(torch.uint8).argsort(1, descending=True, stable=True)[:, :budget]
+    return index, flat.gather(1, index)

@@ -1,0 +1,104 @@
+"""Relative position bias of BEiT (official `modeling_finetune.py`) for any grid, and its geometric resize.
+
+A table has `(2h − 1)·(2w − 1) + 3` rows (one a 2-D offset, then [S]→patch, patch→[S], [S]→[S]) and a column a head.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.interpolate import make_interp_spline
+from torch import Tensor, nn
+
+Grid = tuple[int, int]
+
+
+def table_rows(grid: Grid) -> int:
+    """Rows of the table of a grid (h, w): 732 for 14×14."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+
+
+@lru_cache(maxsize=32)
+def relative_position_index(grid: Grid) -> Tensor:
+    """Row of the table for each (query, key) of the sequence [S], patch 1 … N: int64 [1 + N, 1 + N]."""
+    h, w = grid
+    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
+    y, x = y.flatten(), x.flatten()
+    offset = (y[:, None] - y + h - 1) * (2 * w - 1) + (x[:, None] - x + w - 1)
+    rows = table_rows(grid)
+    index = torch.full((h * w + 1, h * w + 1), rows - 1)
+    index[0, 1:], index[1:, 0], index[1:, 1:] = rows - 3, rows - 2, offset
+    return index
+
+
+def _geometric_offsets(source: int, target: int) -> np.ndarray:
+    """Where the 2·source − 1 known offsets lie among the targets' unit-spaced ones: 1, 1 + q, 1 + q + q², … each way.
+
+    q is such that the outermost ones coincide, so that near offsets, which matter most, keep their meaning.
+    """
+    if source == 1:
+        return np.zeros(1)
+    low, high = 1e-6, 4.0 * max(1, target / source)  # the sum of the powers grows with q
+    for _ in range(100):
+        q = (low + high) / 2
+        low, high = (q, high) if (q ** np.arange(source - 1)).sum() < target - 1 else (low, q)
+    distance = np.cumsum(q ** np.arange(source - 1))
+    return np.concatenate([-distance[::-1], [0.0], distance])
+
+
+def _spline_matrix(source: int, target: int) -> np.ndarray:
+    """[2·target − 1, 2·source − 1] f64: the interpolating (not-a-knot) cubic spline through the geometric offsets."""
+    known, wanted = _geometric_offsets(source, target), np.arange(1 - target, target)
+    if source == target:
+        return np.eye(2 * source - 1)
+    if len(known) == 1 or len(wanted) == 1:  # one row or column of patches: nothing to interpolate between
+        return (wanted[:, None] == 0) * (known == 0) + (wanted[:, None] != 0) / len(known) * np.ones(len(known))
+    degree = min(3, len(known) - 1)
+    return make_interp_spline(known, np.eye(len(known)), k=degree)(wanted)
+
+
+@lru_cache(maxsize=32)
+def resize_matrix(source: Grid, target: Grid) -> Tensor:
+    """The constant f64 [rows of target, rows of source] matrix that resizes a table; the 3 [S] rows are copied."""
+    offsets = np.kron(_spline_matrix(source[0], target[0]), _spline_matrix(source[1], target[1]))
+    return torch.block_diag(torch.from_numpy(offsets), torch.eye(3, dtype=torch.float64))
+
+
+def resize_bias_table(table: Tensor, source: Grid, target: Grid) -> Tensor:
+    """Resize a table [rows of source, heads] to another grid; gradients flow back to `table`.
+
+    Raises ValueError when the table's rows are not those of the source grid.
+    """
+    if len(table) != table_rows(source):
+        raise ValueError(f'a bias table of grid {source} has {table_rows(source)} rows, this one has {len(table)}')
+    if source == target:
+        return table
+    matrix = _on_device(source, target, table.device, table.dtype)
+    return matrix @ table
+
+
+@lru_cache(maxsize=32)
+def _on_device(source: Grid, target: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return resize_matrix(source, target).to(device, dtype)
+
+
+def new_table(grid: Grid, num_heads: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(table_rows(grid), num_heads))
+
+
+def position_bias(table: Tensor, grid: Grid, target: Grid) -> Tensor:
+    """The bias added to the attention logits: [heads, 1 + N, 1 + N] for the target grid's N patches."""
+    index = relative_position_index(target).to(table.device)
+    return resize_bias_table(table, grid, target)[index].permute(2, 0, 1).contiguous()
+
+
+class RelativePositionBias(nn.Module):
+    """A table shared by all layers, as in pre-training."""
+
+    def __init__(self, grid: Grid, num_heads: int):
+        super().__init__()
+        self.grid = grid
+        self.relative_position_bias_table = new_table(grid, num_heads)
+
+    def forward(self, target: Grid) -> Tensor:
+        return position_bias(self.relative_position_bias_table, self.grid, target)

@@ -1,0 +1,84 @@
+"""What masked image modeling predicts: visual tokens (the paper) or pixels (Table 4's ablation)."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from ..registry import MODELS
+
+RECOVER = ('masked', 'all')
+
+
+class Target:
+    """`recover`: predict the 'masked' patches, or 'all' (Table 4). `channels`: width of the head that predicts."""
+
+    def __init__(self, channels: int, recover: str):
+        if recover not in RECOVER:
+            raise ValueError(f"recover={recover!r} is unknown: choose 'masked' or 'all'")
+        self.channels, self.recover = channels, recover
+
+
+@MODELS.register_module()
+class TokenTarget(Target):
+    """Ids of the visual tokens, int64 [B, h, w], from the batch's `token_ids` or by a frozen tokenizer from `token_view`.
+
+    The tokenizer is no submodule on purpose: it stays in eval mode, gets no gradient, and is not written into
+    checkpoints. Configs build without its weights; without them, training stops with FileNotFoundError.
+
+    Args:
+        tokenizer: config of a `DiscreteVAE`. checkpoint: its weights.
+    """
+
+    def __init__(self, tokenizer: dict, checkpoint: str | None = None, recover: str = 'masked'):
+        self._tokenizer, self._loaded, self.checkpoint = MODELS.build(tokenizer), False, checkpoint
+        self._tokenizer.eval().requires_grad_(False)
+        super().__init__(self._tokenizer.vocab_size, recover)
+
+    @property
+    def tokenizer(self):
+        """The trained `DiscreteVAE`; its weights are read at the first use."""
+        if not self._loaded:
+            from ..checkpoint import load_tokenizer
+
+            if self.checkpoint is None:
+                raise FileNotFoundError(
+                    'visual tokens need a trained tokenizer, and none was given. Train one, '
+                    '`python tools/train.py configs/tokenizer/CONFIG.py`, then pass its file: '
+                    '`--cfg-options model.target.checkpoint=work_dirs/…/….pth`'
+                )
+            load_tokenizer(self._tokenizer, self.checkpoint)
+            self._loaded = True
+        return self._tokenizer
+
+    def fingerprint(self) -> int:
+        """63 bits of the SHA-256 of the tokenizer's encoder: tells whose tokens a run has learned."""
+        digest = hashlib.sha256()
+        for parameter in self.tokenizer.encoder.parameters():
+            digest.update(parameter.detach().cpu().float().numpy().tobytes())
+        return int.from_bytes(digest.digest()[:8], 'big') >> 1
+
+    def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
+        if 'token_ids' in inputs:
+            return inputs['token_ids']
+        view = inputs['token_view']
+        return self.tokenizer.to(view.device).tokens(view)
+
+
+@MODELS.register_module()
+class PixelTarget(Target):
+    """The patches' own pixels, each patch with mean 0 and variance 1: f32 [B, h, w, 3·p²] of `patch_view`."""
+
+    def __init__(self, patch_size: int = 16, recover: str = 'masked'):
+        super().__init__(3 * patch_size**2, recover)
+        self.patch_size = patch_size
+
+    def fingerprint(self) -> int:
+        return 0
+
+    def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
+        p = self.patch_size
+        patches = inputs['patch_view'].unfold(2, p, p).unfold(3, p, p)  # [B, 3, h, w, p, p]
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).float()
+        variance, mean = torch.var_mean(patches, -1, keepdim=True)
+        return (patches - mean) * torch.rsqrt(variance + 1e-6)
