@@ -16,15 +16,15 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     """Optimizer whose learning rate falls by `layer_decay_rate` a layer, from the head down to the patch embedding.
 
-    The layer of a parameter is what `model.backbone.get_layer_depth` says; all outside the backbone has the full rate.
-    Not decayed: 1-D parameters, biases, `pos_embed`, `cls_token`. As in the official code, `mask_token` and the relative
-    position tables are decayed. Frozen parameters are left out, shared ones come once.
+    A parameter's layer is what `model.backbone.get_layer_depth` says; all outside the backbone has the full rate.
+    Not decayed: 1-D parameters, biases, `pos_embed`, `cls_token`. As in the official code, `mask_token` and the
+    relative position tables are decayed. Frozen parameters are left out, shared ones come once.
 
     Args:
         optim_wrapper_cfg: any OptimWrapper's config; its `optimizer` has to state `lr` and `weight_decay`.
-        paramwise_cfg: `layer_decay_rate` in (0, 1], 1 by default; `head_lr_mult`, a factor for all outside the backbone,
-            1 by default; `decay_cls_token`, False by default: True reproduces a slip of the official segmentation code,
-            with which the published UPerNet numbers were made.
+        paramwise_cfg: `layer_decay_rate` in (0, 1], 1 by default; `head_lr_mult`, a factor for all outside the
+            backbone, 1 by default; `decay_cls_token`, False by default: True reproduces a slip of the official
+            segmentation code, with which the published UPerNet numbers were made.
 
     Raises ValueError for another key, a rate out of range, an optimizer without `lr` or `weight_decay`, and TypeError
     when the model is called that has no backbone with `get_layer_depth`.

@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 from .beit import BEiT
 from .dvae import DiscreteVAE
 from .mim_head import MIMHead
@@ -14,3 +16,8 @@ __all__ = [
     'PixelTarget',
     'TokenTarget',
 ]
+
+if find_spec('mmseg'):  # who only classifies needs no mmseg
+    from .setr_pup_head import SETRPUPHead
+
+    __all__ += ['SETRPUPHead']

@@ -1,4 +1,4 @@
-"""Progressive upsampling decoder of SETR (https://arxiv.org/abs/2012.15840, sec. 3.3), BEiT's task layer for segmentation."""
+"""Progressive upsampling decoder of SETR (https://arxiv.org/abs/2012.15840, sec. 3.3), BEiT's segmentation layer."""
 
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
@@ -12,9 +12,9 @@ from ..registry import MODELS
 class SETRPUPHead(BaseDecodeHead):
     """LayerNorm, then `num_stages` doublings of the map, then a 1×1 classifier.
 
-    Features [B, in_channels, h, w] of one level → logits [B, num_classes, h·2**num_stages, w·2**num_stages]: four stages
-    bring patch 16 back to the image's size, three patch 8; auxiliary heads take fewer. mmseg's own SETRUPHead computes
-    the bilinear form rightly; this one adds the deconvolution, classifies before the last ×2, and names wrong arguments.
+    Features [B, in_channels, h, w] of one level → logits [B, num_classes, h·2**num_stages, w·2**num_stages]: four
+    stages bring patch 16 back to the image's size, three patch 8; auxiliary heads take fewer. mmseg's own SETRUPHead
+    is right but bilinear only; this one adds the deconvolution, classifies before the last ×2, names wrong arguments.
 
     Args:
         in_channels: the backbone's width.
@@ -23,7 +23,7 @@ class SETRPUPHead(BaseDecodeHead):
         upsample: 'bilinear', a 3×3 convolution, norm, ReLU and ×2 a stage, as SETR does it; or 'deconv', a transposed
             4×4 convolution of stride 2, norm and ReLU, the "deconvolution layers" in BEiT's words.
         dropout_ratio: before the classifier; the paper's run has none.
-        kwargs: of mmseg's BaseDecodeHead; `num_classes` is required, `norm_cfg` recommended, `in_index` picks the level.
+        kwargs: of mmseg's BaseDecodeHead: `num_classes`, `norm_cfg`, `in_index` (which level), `loss_decode` …
 
     Raises ValueError for another `upsample`, `num_stages` < 1, or more than one input level.
     """
