@@ -107,7 +107,9 @@ def write(
             raise ValueError(
                 f'--labels {number}: needs 1 to {max(train, counts["training"])}, the larger training split'
             )
-    jobs = jobs or os.cpu_count() or 1
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
+    if jobs < 1:
+        raise ValueError(f'jobs: {jobs} processes asked for, at least one is needed')
     scene(seed, 0, size)  # a bad seed or size is told before anything is written
 
     wanted = dict(version=VERSION, seed=seed, size=size, **counts, labels=sorted(set(labels)))

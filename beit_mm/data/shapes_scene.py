@@ -5,7 +5,6 @@ Both are pure functions, of (seed, index) and of the layout; see `beit_mm.data.s
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -43,6 +42,23 @@ def palette_of(species: int) -> int:
 
 
 @dataclass(frozen=True)
+class Skin:
+    """How a thing is painted; equal skins share a sprite.
+
+    All that shifts the shares of the colours varies between scenes, or a count of colours would tell outline and texture.
+    """
+
+    inks: tuple  # low and high, RGB each
+    phase: float
+    angle: float
+    period: float  # in radii
+    balance: float  # added to the figure's −1..1: which ink covers more
+    contrast: float  # how fast one ink turns into the other
+    dome: float  # how much darker one radius away from the middle
+    rim: tuple  # thickness in radii, brightness from 0 to 1
+
+
+@dataclass(frozen=True)
 class Thing:
     """One object; lengths relative to the image's side, angles in radians."""
 
@@ -52,7 +68,7 @@ class Thing:
     radius: float
     angle: float
     mirrored: bool
-    skin: tuple  # texture's phase, angle and period (in radii), then the two inks as RGB: equal skins share a sprite
+    skin: Skin
 
 
 @dataclass(frozen=True)
@@ -111,12 +127,13 @@ def _turned(x: float, y: float, angle: float) -> tuple[float, float]:
     return 0.5 + cos * x - sin * y, 0.5 + sin * x + cos * y
 
 
-def _skin(rng: np.random.Generator, species: int) -> tuple:
-    inks = np.clip(_INKS[palette_of(species)] * rng.uniform(0.88, 1.12, (1, 3)) + rng.uniform(-14, 14, (2, 3)), 0, 255)
+def _skin(rng: np.random.Generator, species: int) -> Skin:
+    inks = np.clip(_INKS[palette_of(species)] * rng.uniform(0.85, 1.15, (2, 1)) + rng.uniform(-18, 18, (2, 3)), 0, 255)
     if rng.random() < 0.5:  # which ink is the figure and which the ground tells nothing
         inks = inks[::-1]
-    phase, angle, period = rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi), rng.uniform(0.55, 0.68)
-    return (phase, angle, period, *inks.ravel().tolist())
+    phase, angle, period = rng.uniform((0, 0, 0.55), (2 * math.pi, 2 * math.pi, 0.68)).tolist()
+    balance, contrast, dome, thick, bright = rng.uniform((-0.4, 1, 0, 0.05, 0.2), (0.4, 2.4, 0.3, 0.15, 0.7)).tolist()
+    return Skin(tuple(inks.ravel().tolist()), phase, angle, period, balance, contrast, dome, (thick, bright))
 
 
 def layout(seed: int, index: int) -> Layout:
@@ -168,7 +185,7 @@ def _outlines() -> list[np.ndarray]:
         heart=np.stack([16 * sin**3, 5 * np.cos(2 * t) + 2 * np.cos(3 * t) + np.cos(4 * t) - 13 * cos], 1),
         leaf=np.concatenate([np.hstack([(1 - s * s) / 2, s]), np.hstack([(s * s - 1) / 2, -s])[1:-1]]),
         fish=np.concatenate([arc(0.6 - pi, pi - 0.6, 0.72, 0.55, 0.28), [[-0.95, 0.62], [-0.8, 0], [-0.95, -0.62]]]),
-        moon=np.concatenate([arc(0.6, 2 * pi - 0.6, 1, 1), arc(2 * pi - 0.86, 0.86, 0.8, 0.76, 0.22)]),
+        moon=np.concatenate([arc(0.6, 2 * pi - 0.6, 1, 1), arc(2 * pi - 1, 1, 0.62, 0.67, 0.42)]),
         drop=np.stack([0.62 * sin * np.sin(t / 2) ** 1.6, -cos], 1),
         cross=np.array([(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a)]),  # half of it
         butterfly=polar(0.3 + 0.75 * np.abs(np.sin(2 * t)) ** 0.9 * np.where(cos > 0, 1, 0.72)),
@@ -189,20 +206,19 @@ _OUTLINES = _outlines()
 _REACH = [float(np.linalg.norm(outline, axis=1).max()) + 0.07 for outline in _OUTLINES]  # with half the rim
 
 
-@lru_cache(maxsize=256)
 def _axis(side: int, unit: float) -> np.ndarray:
     """float32 [side], zero in the middle, `unit` pixels long per 1."""
     return ((np.arange(side) - (side - 1) / 2) / unit).astype(np.float32)
 
 
-def _texture(kind: str, u: np.ndarray, v: np.ndarray, phase: float, angle: float, period: float) -> np.ndarray:
+def _texture(kind: str, u: np.ndarray, v: np.ndarray, skin: Skin) -> np.ndarray:
     """A figure with zero mean and the sign as its pattern, at coordinates in radii."""
-    k = 2 * math.pi / period
-    cos, sin = k * math.cos(angle), k * math.sin(angle)
+    phase, k = skin.phase, 2 * math.pi / skin.period
+    cos, sin = k * math.cos(skin.angle), k * math.sin(skin.angle)
     if kind == 'stripes':
         return np.sin(cos * u + (sin * v + phase))
     if kind == 'checks':
-        return 1.6 * np.sin(0.8 * (cos * u + sin * v) + phase) * np.sin(0.8 * (cos * v - sin * u) + phase)
+        return 1.9 * np.sin(0.8 * (cos * u + sin * v) + phase) * np.sin(0.8 * (cos * v - sin * u) + phase)
     if kind == 'dots':
         return np.cos(cos * u + (sin * v + phase)) + np.cos((cos * v + phase) - sin * u) - 0.35
     distance = np.sqrt(u * u + v * v)
@@ -216,14 +232,16 @@ def _sprite(thing: Thing, width: int) -> np.ndarray:
     unit = thing.radius * width
     side = 2 * math.ceil(_REACH[thing.species] * unit) + 1
     u, v = _axis(side, unit)[None], _axis(side, unit)[:, None]
-    phase, angle, period, *inks = thing.skin
-    figure = _texture(TEXTURES[texture_of(thing.species)], u, v, phase, angle, period)
-    share, dome = np.clip(0.5 + 1.6 * figure, 0, 1), 1.1 - 0.24 * (u * u + v * v)
-    low, high = inks[:3], inks[3:]
+    skin = thing.skin
+    figure = _texture(TEXTURES[texture_of(thing.species)], u, v, skin)
+    share = np.clip(0.5 + skin.contrast * (figure + skin.balance), 0, 1)
+    dome = (1 + 0.5 * skin.dome) - skin.dome * (u * u + v * v)
+    low, high = skin.inks[:3], skin.inks[3:]
     colours = cv2.merge([(one + (two - one) * share) * dome for one, two in zip(low, high, strict=True)])
     points = [np.round((_OUTLINES[thing.species] * unit + (side - 1) / 2) * 16).astype(np.int32)]
-    rim = [0.25 * (one + two) for one, two in zip(low, high, strict=True)]
-    cv2.polylines(colours, points, True, rim, max(1, round(0.1 * unit)), cv2.LINE_AA, 4)
+    thick, bright = skin.rim
+    rim = [bright / 2 * (one + two) for one, two in zip(low, high, strict=True)]
+    cv2.polylines(colours, points, True, rim, max(1, round(thick * unit)), cv2.LINE_AA, 4)
     alpha = cv2.fillPoly(np.zeros((side, side), np.uint8), points, 255, cv2.LINE_AA, 4)
     return cv2.merge([*cv2.split(cv2.convertScaleAbs(colours)), alpha])
 
