@@ -1,0 +1,107 @@
+# Segmentation of Shapes at 64 px with SETR-PUP: 200 label maps, 150 steps. A small twin of configs/segmentation.
+#   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 2000 --labels 200 500
+#   python tools/train.py configs/quickstart/segmentation.py
+# Hardware: one CPU core, about 40 s. From scratch as it stands; set `pretrained` to start from a checkpoint.
+_base_ = '../_base_/default_runtime.py'
+default_scope = 'mmseg'
+
+pretrained = None
+lr = 3e-3
+iters = 150
+norm_cfg = dict(type='BN')
+
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size=(64, 64)),
+    backbone=dict(
+        type='beit_mm.BEiT',
+        arch=dict(embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512),
+        img_size=64,
+        patch_size=8,
+        rel_pos_bias='per_layer',
+        layer_scale=0.1,
+        out_type='featmap',
+        out_indices=(1, 3),
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained) if pretrained else None),
+    decode_head=dict(
+        type='beit_mm.SETRPUPHead', in_channels=128, channels=32, num_stages=3, num_classes=11, norm_cfg=norm_cfg),
+    auxiliary_head=[
+        dict(
+            type='beit_mm.SETRPUPHead',
+            in_channels=128,
+            channels=32,
+            num_stages=1,
+            num_classes=11,
+            in_index=0,
+            norm_cfg=norm_cfg,
+            loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4))
+    ],
+    test_cfg=dict(mode='whole'))
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomResize', scale=(64, 64), ratio_range=(1.0, 1.5), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(64, 64)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+val_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+# Of beit_mm.data.shapes. In a label map 0 is unlabelled and 1 the first class, as in ADE20K.
+classes = ['background', 'starfish', 'flower', 'heart', 'leaf', 'fish', 'moon', 'drop', 'cross', 'butterfly', 'mushroom']
+palette = [[222, 222, 216], [228, 87, 86], [245, 160, 60], [214, 39, 120], [84, 162, 75], [54, 130, 190],
+           [240, 208, 70], [114, 190, 215], [120, 94, 70], [150, 95, 180], [30, 140, 130]]
+data = dict(
+    type='BaseSegDataset',
+    data_root='data/quickstart/ade20k',
+    metainfo=dict(classes=classes, palette=palette),
+    reduce_zero_label=True)
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=0,
+    sampler=dict(type='beit_mm.KeyedSampler', infinite=True),
+    dataset=dict(
+        type='beit_mm.SeededDataset',
+        dataset=dict(
+            data,
+            ann_file='training_200.txt',
+            data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+            pipeline=train_pipeline)))
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        data,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=val_pipeline))
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=lr, weight_decay=0.05),
+    constructor='beit_mm.LayerDecayConstructor',
+    paramwise_cfg=dict(layer_decay_rate=1.0, head_lr_mult=1e-2 / lr))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=15),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=15, end=iters),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=iters))
