@@ -45,7 +45,7 @@ def palette_of(species: int) -> int:
 class Skin:
     """How a thing is painted; equal skins share a sprite.
 
-    All that shifts the shares of the colours varies between scenes, or a count of colours would tell outline and texture.
+    All that shifts the shares of the colours varies, or a count of colours would tell outline and texture.
     """
 
     inks: tuple  # low and high, RGB each
@@ -128,12 +128,20 @@ def _turned(x: float, y: float, angle: float) -> tuple[float, float]:
 
 
 def _skin(rng: np.random.Generator, species: int) -> Skin:
-    inks = np.clip(_INKS[palette_of(species)] * rng.uniform(0.85, 1.15, (2, 1)) + rng.uniform(-18, 18, (2, 3)), 0, 255)
+    inks = _INKS[palette_of(species)] * rng.uniform(0.85, 1.15, (2, 1)) + rng.uniform(-18, 18, (2, 3))
     if rng.random() < 0.5:  # which ink is the figure and which the ground tells nothing
         inks = inks[::-1]
-    phase, angle, period = rng.uniform((0, 0, 0.55), (2 * math.pi, 2 * math.pi, 0.68)).tolist()
-    balance, contrast, dome, thick, bright = rng.uniform((-0.4, 1, 0, 0.05, 0.2), (0.4, 2.4, 0.3, 0.15, 0.7)).tolist()
-    return Skin(tuple(inks.ravel().tolist()), phase, angle, period, balance, contrast, dome, (thick, bright))
+    dice = rng.random(8).tolist()
+    return Skin(
+        inks=tuple(inks.ravel().tolist()),
+        phase=2 * math.pi * dice[0],
+        angle=2 * math.pi * dice[1],
+        period=0.55 + 0.13 * dice[2],
+        balance=0.8 * dice[3] - 0.4,
+        contrast=1 + 1.4 * dice[4],
+        dome=0.3 * dice[5],
+        rim=(0.05 + 0.1 * dice[6], 0.2 + 0.5 * dice[7]),
+    )
 
 
 def layout(seed: int, index: int) -> Layout:
@@ -228,7 +236,7 @@ def _texture(kind: str, u: np.ndarray, v: np.ndarray, skin: Skin) -> np.ndarray:
 
 
 def _sprite(thing: Thing, width: int) -> np.ndarray:
-    """uint8 [n, n, 4]: colours everywhere, the outline as alpha, upright, in a canvas `width` pixels wide."""
+    """float32 [n, n, 4]: colours everywhere, the outline as alpha 0..1, upright, for a canvas `width` pixels wide."""
     unit = thing.radius * width
     side = 2 * math.ceil(_REACH[thing.species] * unit) + 1
     u, v = _axis(side, unit)[None], _axis(side, unit)[:, None]
@@ -243,7 +251,7 @@ def _sprite(thing: Thing, width: int) -> np.ndarray:
     rim = [bright / 2 * (one + two) for one, two in zip(low, high, strict=True)]
     cv2.polylines(colours, points, True, rim, max(1, round(thick * unit)), cv2.LINE_AA, 4)
     alpha = cv2.fillPoly(np.zeros((side, side), np.uint8), points, 255, cv2.LINE_AA, 4)
-    return cv2.merge([*cv2.split(cv2.convertScaleAbs(colours)), alpha])
+    return cv2.merge([*cv2.split(colours), alpha.astype(np.float32) / 255])
 
 
 def _place(sprite: np.ndarray, thing: Thing, width: int) -> tuple[int, int, np.ndarray]:
@@ -300,12 +308,12 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
         if not height:
             continue
         alpha = pixels[..., 3]
-        weight = cv2.merge([alpha.astype(np.float32) * np.float32(1 / 255)] * 3)
+        weight = cv2.merge([alpha] * 3)
         shaded = image[top + drop : top + drop + height, left + drop : left + drop + breadth]
         shaded *= 1 - np.float32(0.3) * weight[: shaded.shape[0], : shaded.shape[1]]
         under = image[top : top + height, left : left + breadth]
-        under += (pixels[..., :3] - under) * weight
-        np.putmask(labels[top : top + height, left : left + breadth], alpha > 127, 2 + thing.species)
+        under += (cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR) - under) * weight
+        np.putmask(labels[top : top + height, left : left + breadth], alpha > 0.5, 2 + thing.species)
     if plan.bar is not None:
         _draw_bar(image, labels, plan.bar)
     if over > 1:
