@@ -1,0 +1,16 @@
+# 160 000 updates. The warm-up multiplies a line that falls to 0 over the whole run, as mmcv's `poly` does.
+_base_ = '../default_runtime.py'
+optim_wrapper = dict(
+    type='AmpOptimWrapper',
+    optimizer=dict(type='AdamW', betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    constructor='beit_mm.LayerDecayConstructor')
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, end=1500),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, end=160000),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=16000, save_best='mIoU'))
+log_processor = dict(by_epoch=False)
+auto_scale_lr = dict(base_batch_size=16)

@@ -1,0 +1,28 @@
+# Intermediate fine-tuning of BEiT-B on ImageNet-22k (21 841 classes) from the public self-supervised weights.
+#   NNODES=2 NODE_RANK=… MASTER_ADDR=… bash tools/dist_train.sh configs/classification/beit-base-p16_16xb256-amp-coslr-90e_in22k.py 8
+# Hardware: 2 nodes of 8 GPUs of 32 GB.
+# Expected: no figure; there is no validation split, the fine-tunings that follow measure it.
+_base_ = [
+    '../_base_/models/beit-base-p16.py',
+    '../_base_/datasets/imagenet22k_224_half.py',
+    '../_base_/schedules/imagenet_finetune.py',
+]
+
+pretrained = 'checkpoints/beit_base_patch16_224_pt22k.pth'
+lr, epochs, warmup = 3e-3, 90, 5
+
+model = dict(
+    backbone=dict(drop_path_rate=0.2, init_cfg=dict(type='Pretrained', checkpoint=pretrained)),
+    head=dict(num_classes=21841))
+train_dataloader = dict(batch_size=256)
+optim_wrapper = dict(
+    optimizer=dict(lr=lr, weight_decay=0.05),
+    paramwise_cfg=dict(layer_decay_rate=0.65),
+    clip_grad=dict(max_norm=3.0))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-6 / lr, end=warmup, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min_ratio=1e-6 / lr, begin=warmup, end=epochs, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=epochs)
+auto_scale_lr = dict(base_batch_size=4096)
+default_hooks = dict(checkpoint=dict(save_best=None))
