@@ -1,0 +1,175 @@
+"""What the two OpenMMLab stacks need to run on today's PyTorch, and nothing else; nothing else here patches anything.
+
+The stacks are OneDL's maintained builds (onedl-mmengine, …) and OpenMMLab's own last releases (mmengine 0.10.7, …); the
+import names are the same. Each function that `apply` calls mends one fault, named in its docstring; a test shows that
+the stock stack still has it. Importing this module imports neither torch nor OpenMMLab.
+"""
+
+import functools
+import importlib
+import os
+import pickle
+import sys
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+_ONEDL, _OPENMMLAB = "OneDL's maintained builds", "OpenMMLab's own last releases"
+_NEEDED = {  # import name: (least version, what pip installs it from)
+    'torch': (
+        (2, 6),
+        {'PyPI': 'torch torchvision'},
+    ),  # before 2.6 weights_only=True could be made to run code (CVE-2025-32434)
+    'mmengine': ((0, 10), {_ONEDL: 'onedl-mmengine', _OPENMMLAB: 'mmengine'}),
+    'mmcv': ((2, 1), {_ONEDL: 'onedl-mmcv', _OPENMMLAB: '"mmcv-lite>=2.1,<2.2"'}),
+    'mmpretrain': ((1, 2), {_ONEDL: 'onedl-mmpretrain einops torchvision', _OPENMMLAB: 'mmpretrain torchvision'}),
+    'mmseg': ((1, 2), {_ONEDL: 'onedl-mmsegmentation', _OPENMMLAB: 'mmsegmentation ftfy regex'}),
+}
+
+
+def installed(package: str) -> bool:
+    """Whether `package` can be found; nothing is imported."""
+    return find_spec(package) is not None
+
+
+def require(*packages: str) -> None:
+    """Imports each of torch, mmengine, mmcv, mmpretrain, mmseg that is named.
+
+    Raises ImportError, with the pip command that mends it, for one that is missing, too old, or refused by its host.
+    """
+    for package in packages:
+        try:
+            module = importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name not in _NEEDED:
+                raise ImportError(
+                    f'{package} needs {error.name}, which is missing: pip install {error.name}'
+                ) from error
+            raise ImportError(f'{error.name} is not installed. {_mend(error.name)}') from error
+        except AssertionError as error:  # a host's check of the versions beneath it
+            raise ImportError(f'{package} refuses what is installed: {error} {_mend(package)}') from error
+        if _version(module) < _NEEDED[package][0]:
+            raise ImportError(f'{package} is {module.__version__}, in {module.__file__}. {_mend(package)}')
+
+
+def _version(module: ModuleType, parts: int = 2) -> tuple[int, ...]:
+    return tuple(map(int, module.__version__.split('.')[:parts]))
+
+
+def _mend(package: str) -> str:
+    least, sources = _NEEDED[package]
+    commands = ''.join(f'\n  pip install -U {names}    # {origin}' for origin, names in sources.items())
+    return f'beit_mm needs {package} >= {".".join(map(str, least))}, which pip installs:{commands}'
+
+
+@functools.cache
+def apply() -> None:
+    """Mends the stack in place, once; not where PyTorch or mmengine is missing or too old, which `require` says."""
+    try:
+        _hide_second_adafactor()
+        require('torch', 'mmengine')
+    except ImportError:
+        return
+    _load_weights_only()
+    _stand_in_for_missing_ops()
+
+
+def load_weights(filename: str | os.PathLike, map_location: Any = None) -> Any:
+    """What a checkpoint file holds: tensors, plain data, NumPy arrays, mmengine's log buffers. Never runs code from it.
+
+    Raises FileNotFoundError, or ValueError that names what else the file holds, or says that it is no checkpoint.
+    """
+    import torch
+
+    filename = os.path.expanduser(filename)
+    if not os.path.isfile(filename):
+        raise FileNotFoundError(f'{filename} can not be found.')
+    try:
+        return torch.load(filename, map_location=map_location, weights_only=True)
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f'{filename} could not be read as a checkpoint, it may be incomplete: {error}') from error
+    except pickle.UnpicklingError as error:
+        reason = str(error).split('WeightsUnpickler error: ')[-1].strip().split('\n')[0]
+        raise ValueError(
+            f'{filename} was not loaded, because more than weights would have to be trusted: {reason}\n'
+            'Nothing of it was run. If you trust where it comes from and the name above is a type to keep, call '
+            'torch.serialization.add_safe_globals([that type]) before loading; otherwise get a file of plain tensors.'
+        ) from error
+
+
+def _load_weights_only() -> None:
+    """mmengine 0.10.7 cannot resume its own checkpoints: its HistoryBuffer and NumPy's scalars are not on the list of
+    `torch.load(weights_only=True)`; onedl-mmengine loads what fails there with False, which runs the pickle's code.
+
+    With this both always load with True, and the list holds what their checkpoints hold.
+    """
+    import numpy as np
+    import torch
+    from mmengine.logging import HistoryBuffer
+    from mmengine.runner import checkpoint
+
+    def history_statistic(owner: type, name: str) -> Any:
+        if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+            return getattr(owner, name)
+        raise pickle.UnpicklingError(f'WeightsUnpickler error: getattr of {owner!r} and {name!r}')
+
+    rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float32(0).__reduce__()[0]
+    dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDUS'}  # all but objects
+    torch.serialization.add_safe_globals(
+        [HistoryBuffer, (history_statistic, 'builtins.getattr'), np.ndarray, np.dtype, *dtypes]
+        + [(rebuild_array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')]  # NumPy 1 and 2
+        + [(rebuild_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')]
+    )
+
+    def load_from_local(filename: str, map_location: Any) -> Any:  # mmengine logs the end of this name
+        return load_weights(filename, map_location)
+
+    checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)
+    checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)  # http(s), and what resolves to it
+    if hasattr(checkpoint, '_safe_torch_load'):  # onedl: the remaining schemes
+        checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
+
+
+def _stand_in_for_missing_ops() -> None:
+    """mmseg 1.2.2 imports mmcv.ops without a guard, which fails where mmcv has no compiled ops (as mmcv-lite).
+
+    With a stand-in during that one import, all of mmcv.ops is there and an op says what is missing when it is called.
+    """
+    if not installed('mmcv') or not installed('mmseg') or find_spec('mmcv._ext'):
+        return
+    import mmcv
+
+    if _version(mmcv) >= (2, 3):
+        return  # onedl: its mmseg guards these imports, and has fallbacks for some
+
+    class NoOps(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            def op(*args: Any, **kwargs: Any) -> None:
+                raise ImportError(
+                    f'the compiled op {name} of mmcv was called, but mmcv {mmcv.__version__} has none: in place '
+                    'of mmcv-lite, build it with `MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0`'
+                )
+
+            return op
+
+    sys.modules['mmcv._ext'] = NoOps('mmcv._ext')
+    try:
+        importlib.import_module('mmcv.ops')
+    finally:
+        del sys.modules['mmcv._ext']  # mmengine's mmcv_full_available() goes on telling the truth
+
+
+def _hide_second_adafactor() -> None:
+    """mmengine 0.10.7 registers PyTorch's Adafactor (since 2.5), then that of transformers, if installed: KeyError."""
+    import mmengine
+
+    if _version(mmengine, 3) > (0, 10, 7) or 'mmengine.optim' in sys.modules or not installed('transformers'):
+        return
+    hidden = sys.modules.pop('transformers', None)
+    sys.modules['transformers'] = None  # an import of it now fails, as where it is not installed
+    try:
+        importlib.import_module('mmengine.optim')
+    finally:
+        del sys.modules['transformers']
+        if hidden:
+            sys.modules['transformers'] = hidden

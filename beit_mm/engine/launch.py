@@ -1,0 +1,140 @@
+"""Starting a run: the command line that OpenMMLab's users know, and several processes on a machine without a GPU.
+
+The stock stack starts several processes with one GPU each only: it calls `torch.cuda.set_device`, hands DDP a device
+id and leaves SyncBN in place, which refuses the CPU; AmpOptimWrapper asserts a GPU. `join` and `for_cpu` answer these.
+"""
+
+import os
+import subprocess
+from argparse import ArgumentParser, Namespace
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .. import compat
+from ..registry import OPTIM_WRAPPERS
+
+# What each launcher calls the variables that torch.distributed and DDP read.
+_NAMES = dict(
+    pytorch=dict(RANK='RANK', LOCAL_RANK='LOCAL_RANK', WORLD_SIZE='WORLD_SIZE'),
+    slurm=dict(RANK='SLURM_PROCID', LOCAL_RANK='SLURM_LOCALID', WORLD_SIZE='SLURM_NTASKS'),
+    mpi={
+        name: f'OMPI_COMM_WORLD_{name.replace("WORLD_SIZE", "SIZE")}' for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')
+    },
+)
+_STARTED_BY = dict(pytorch='bash tools/dist_train.sh CONFIG N', slurm='bash tools/slurm_train.sh', mpi='mpirun')
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """Mixed precision on a CPU: the forward pass under bfloat16 autocast, which needs no loss scale."""
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module):
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+def parser(description: str) -> ArgumentParser:
+    """The arguments that training and testing share; `read_config` takes what they parse to."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/NAME OF THE CONFIG)')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
+    parser.add_argument('--launcher', choices=['none', *_NAMES], default='none')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='KEY=VALUE … over the config, e.g. train_cfg.max_iters=9'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, help='ignored: the environment tells')
+    return parser
+
+
+def read_config(args: Namespace) -> Config:
+    """The config file with `--cfg-options`, the launcher and a work_dir."""
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """A Runner for this machine; where it has no GPU, the process group is made here, and `cfg` changed by `for_cpu`.
+
+    Raises ImportError, with the pip command, when mmpretrain or mmseg is named in the config and missing or too old.
+    """
+    hosts = [
+        host
+        for host in ('mmpretrain', 'mmseg')
+        if cfg.get('default_scope') == host or f"'{host}." in str(cfg.to_dict())
+    ]
+    compat.require('torch', 'mmengine', 'mmcv', *hosts)
+    on_cpu = get_device() == 'cpu'
+    if cfg.get('launcher', 'none') != 'none':
+        join(cfg.launcher, 'gloo' if on_cpu else None, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800))
+    changes = for_cpu(cfg) if on_cpu else []
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for change in changes:
+        runner.logger.info(f'No GPU here: {change}')
+    return runner
+
+
+def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> None:
+    """Sets RANK, LOCAL_RANK and WORLD_SIZE from the launcher's own variables; with a backend, joins the process group.
+
+    Raises ValueError when the launcher's variables are not there. `timeout` is in seconds.
+    """
+    if launcher == 'slurm' and 'SLURM_NODELIST' in os.environ and 'MASTER_ADDR' not in os.environ:
+        nodes = subprocess.run(
+            ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], check=True, capture_output=True
+        )
+        os.environ['MASTER_ADDR'] = nodes.stdout.decode().split()[0]
+    missing = [theirs for theirs in (*_NAMES[launcher].values(), 'MASTER_ADDR') if theirs not in os.environ]
+    if missing:
+        raise ValueError(
+            f'--launcher {launcher} needs {", ".join(missing)} in the environment: start with '
+            f'`{_STARTED_BY[launcher]}`, or without --launcher for one process'
+        )
+    os.environ.update({ours: os.environ[theirs] for ours, theirs in _NAMES[launcher].items()})
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if backend and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
+
+
+def for_cpu(cfg: Config) -> list[str]:
+    """Changes what needs a GPU into what runs without, in place; says each change in words."""
+    changes = []
+    optim = cfg.get('optim_wrapper')
+    if optim and str(optim.get('type')).endswith('AmpOptimWrapper') and 'CPU' not in optim.type:
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            optim.pop(key, None)
+        optim.type = 'beit_mm.CPUAmpOptimWrapper'
+        changes.append('mixed precision is bfloat16 without a loss scale')
+    if cfg.get('launcher', 'none') != 'none':
+        stock = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
+        cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or stock, device_ids=None)
+        changes.append(f'{os.environ.get("WORLD_SIZE")} processes talk through gloo')
+        if any([cfg.pop('sync_bn', None), _replace_sync_bn(cfg.get('model'))]):
+            changes.append('SyncBN became BN, whose statistics are those of one process')
+    return changes
+
+
+def _replace_sync_bn(node: object) -> int:
+    """Makes every SyncBN in a nested config a BN; returns how many there were."""
+    if isinstance(node, dict):
+        hit = isinstance(node.get('type'), str) and node['type'].split('.')[-1] in (
+            'SyncBN',
+            'MMSyncBN',
+            'SyncBatchNorm',
+        )
+        if hit:
+            node['type'] = 'BN'
+        return hit + sum(map(_replace_sync_bn, node.values()))
+    return sum(map(_replace_sync_bn, node)) if isinstance(node, (list, tuple)) else 0

@@ -1,0 +1,58 @@
+"""Packaging of beit-mm. Torch and OpenMMLab come with an extra: installing into a user's own stack changes nothing."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+SHIPPED = ('configs', 'tools')  # found under beit_mm/.mim, where OpenMMLab's tools look for them
+
+ONEDL = [
+    'torch>=2.6',
+    'torchvision',
+    'onedl-mmengine>=0.10.12',
+    'onedl-mmcv>=2.3.6',
+    'onedl-mmpretrain>=1.3.6',
+    'onedl-mmsegmentation>=1.4.2',
+    'einops',  # mmpretrain's models import it undeclared
+]
+OPENMMLAB = [
+    'torch>=2.6',
+    'torchvision',
+    'mmengine>=0.10.7,<0.11',
+    'mmcv-lite>=2.1,<2.2',  # mmsegmentation 1.2.2 refuses 2.2
+    'mmpretrain>=1.2,<2',
+    'mmsegmentation>=1.2.2,<2',
+    'ftfy',  # mmsegmentation's models import these two undeclared
+    'regex',
+]
+
+
+class BuildWithConfigs(build_py):
+    """Copies configs and tools into the wheel, as `beit_mm/.mim`."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return  # they lie beside the package
+        for name in SHIPPED:
+            target = Path(self.build_lib, 'beit_mm', '.mim', name)
+            shutil.copytree(ROOT / name, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
+
+
+setup(
+    name='beit-mm',
+    version=re.search(r"__version__ = '(.+)'", (ROOT / 'beit_mm/__init__.py').read_text())[1],
+    description='BEiT (masked image modeling with visual tokens) for OpenMMLab',
+    long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['beit_mm', 'beit_mm.*']),
+    install_requires=['numpy', 'scipy'],
+    extras_require={'onedl': ONEDL, 'openmmlab': OPENMMLAB, 'dev': ['pytest', 'ruff', 'psutil']},
+    cmdclass={'build_py': BuildWithConfigs},
+)

@@ -1,0 +1,22 @@
+"""`--long` also runs the tests marked long; a process has one thread, since several tests run at once on few cores."""
+
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
+
+import pytest
+
+from beit_mm import compat
+
+compat.apply()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--long', action='store_true', help='also run the tests marked long')
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption('--long'):
+        for item in items:
+            if 'long' in item.keywords:
+                item.add_marker(pytest.mark.skip(reason='takes minutes: runs with --long'))

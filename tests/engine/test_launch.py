@@ -1,0 +1,139 @@
+"""Several processes without a GPU, started by the scripts that a user calls."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from beit_mm import compat
+from beit_mm.engine import launch
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    data_preprocessor=dict(mean=[127.] * 3, std=[50.] * 3),
+    backbone=dict(
+        type='ResNet', depth=18, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,), stem_channels=8,
+        base_channels=8, norm_cfg=dict(type='SyncBN'), norm_eval=True),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=8))
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+data = dict(type='CustomDataset', data_root='{root}', pipeline=pipeline)
+train_dataloader = dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=data)
+test_dataloader, test_evaluator, test_cfg = train_dataloader, dict(type='Accuracy', topk=1), dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
+train_cfg = dict(by_epoch=False, max_iters=4)
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2))
+randomness = dict(seed=0)
+auto_scale_lr = dict(base_batch_size=8)
+"""
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory) -> Path:
+    """A classification config on eight noise images, batches of 2 a process."""
+    folder = tmp_path_factory.mktemp('launch')
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        image = folder / 'data' / 'ab'[i % 2] / f'{i}.png'
+        image.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(image), rng.integers(0, 256, (32, 32, 3), np.uint8))
+    (folder / 'toy.py').write_text(CONFIG.replace('{root}', str(folder / 'data')))
+    return folder / 'toy.py'
+
+
+def call(*words: object, **variables: str) -> str:
+    """Runs a command as a user would and gives what it printed; the test fails with that when it fails."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    path = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)]))
+    base = dict(PYTHON=sys.executable, PORT=port, MASTER_PORT=port, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1')
+    env = os.environ | base | dict(OMP_NUM_THREADS='1') | variables
+    done = subprocess.run(
+        list(map(str, words)), env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(not compat.installed('mmpretrain'), reason='the toy is a classifier')
+def test_two_gloo_processes_resume_what_one_began_and_end_with_its_weights(config):
+    tools, one, two = ROOT / 'tools', config.parent / 'one', config.parent / 'two'
+    words = [str(config), '--work-dir', str(one), '--cfg-options', 'train_dataloader.batch_size=4']
+    launch.build_runner(launch.read_config(launch.parser('').parse_args(words))).train()
+
+    train = ['bash', tools / 'dist_train.sh', config, 2, '--resume', one / 'iter_2.pth', '--work-dir', two]
+    trained = call(*train)
+    tested = call(
+        'bash', tools / 'dist_test.sh', config, two / 'iter_4.pth', 1, '--work-dir', two, '--out', two / 'out.pkl'
+    )
+
+    assert 'SyncBN became BN' in trained and '2 processes talk through gloo' in trained
+    assert 'iter: 2' in trained and not (two / 'iter_2.pth').exists()
+    assert 'accuracy/top1' in tested and (two / 'out.pkl').exists()
+    expected, found = (compat.load_weights(folder / 'iter_4.pth')['state_dict'] for folder in (one, two))
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=1e-5, rtol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variables'),
+    [
+        ('slurm', dict(SLURM_PROCID='0', SLURM_LOCALID='0', SLURM_NTASKS='1')),
+        ('mpi', dict(OMPI_COMM_WORLD_RANK='0', OMPI_COMM_WORLD_LOCAL_RANK='0', OMPI_COMM_WORLD_SIZE='1')),
+    ],
+)
+def test_the_variables_of_other_launchers_make_a_process_group(launcher, variables, monkeypatch):
+    for name, value in dict(
+        RANK='7', LOCAL_RANK='7', WORLD_SIZE='8', MASTER_ADDR='127.0.0.1', MASTER_PORT='0', **variables
+    ).items():
+        monkeypatch.setenv(name, value)
+    launch.join(launcher, 'gloo', timeout=20)
+    try:
+        assert torch.distributed.get_world_size() == 1 and os.environ['LOCAL_RANK'] == '0'
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
+    monkeypatch.delenv('SLURM_PROCID', raising=False)
+    with pytest.raises(ValueError, match=r'--launcher slurm needs .*SLURM_PROCID.*tools/slurm_train.sh'):
+        launch.join('slurm')
+
+
+def test_without_a_gpu_mixed_precision_is_bfloat16_autocast():
+    cfg = Config(
+        dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD', lr=1.0)))
+    )
+    assert len(launch.for_cpu(cfg)) == 1
+    assert cfg.optim_wrapper == dict(type='beit_mm.CPUAmpOptimWrapper', optimizer=dict(type='SGD', lr=1.0))
+    model = torch.nn.Linear(2, 2)
+    wrapper = launch.CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
+    with wrapper.optim_context(model):
+        assert model(torch.ones(1, 2)).dtype == torch.bfloat16
+    assert model(torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_every_sync_bn_is_replaced_and_what_the_user_asked_of_ddp_stays():
+    norm = dict(type='SyncBN', requires_grad=True)
+    cfg = Config(
+        dict(
+            launcher='pytorch',
+            model=dict(backbone=dict(norm_cfg=dict(norm)), heads=[dict(norm_cfg=dict(norm, type='mmcv.SyncBN'))]),
+            model_wrapper_cfg=dict(find_unused_parameters=True),
+        )
+    )
+    launch.for_cpu(cfg)
+    assert 'Sync' not in cfg.pretty_text and cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
+    assert cfg.model_wrapper_cfg == dict(find_unused_parameters=True, device_ids=None)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Train with several processes on one machine or more, with GPUs (nccl) or without (gloo):
+#   bash tools/dist_train.sh CONFIG PROCESSES [arguments of train.py]
+# On more machines, on each: NNODES=2 NODE_RANK=0|1 MASTER_ADDR=<the first one> PORT=29500 bash tools/dist_train.sh …
+set -euo pipefail
+(($# >= 2)) || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
+config=$1 processes=$2
+cores=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
+
+exec "${PYTHON:-python}" -m torch.distributed.run --nproc-per-node="$processes" --nnodes="${NNODES:-1}" --node-rank="${NODE_RANK:-0}" \
+    --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}" \
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "${@:3}"

@@ -1,0 +1,25 @@
+# Sourced by quickstart.sh and test.sh, from the root of the project: `install STACK` fills .venv, for STACK=openmmlab also
+# .overlay/openmmlab, with what requirements/STACK.txt pins. It does nothing when it has done so for these very files.
+# PYTHON names the Python (3.10 or newer) to make .venv with.
+
+install() {
+    [[ $1 == onedl ]] || install onedl  # the second stack lies over the first one's torch
+    local wanted stamp=.venv/installed
+    [[ $1 == onedl ]] || stamp=.overlay/$1/installed
+    wanted=$(cat setup.py pyproject.toml "requirements/$1.txt" tools/install.sh; pwd)
+    [[ ! -e $stamp || $(<"$stamp") != "$wanted" ]] || return 0
+    if [[ ! -x .venv/bin/python ]]; then
+        "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"beit_mm needs Python 3.10 or newer, this is {sys.version}: name another with PYTHON=…")'
+        "${PYTHON:-python3}" -m venv .venv
+    fi
+    echo "Installing the $1 stack (once, a few minutes) …" >&2
+    local pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint "requirements/$1.txt")
+    if [[ $1 == onedl ]]; then
+        "${pip[@]}" --editable '.[onedl,dev]'
+    else
+        rm -rf ".overlay/$1"
+        "${pip[@]}" --target ".overlay/$1" --no-deps mmengine mmcv-lite mmpretrain mmsegmentation
+        rm -rf ".overlay/$1/tests"  # mmcv's own, in the way of ours
+    fi
+    echo "$wanted" >"$stamp"
+}

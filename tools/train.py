@@ -1,0 +1,32 @@
+"""Train any config of this project, or of mmpretrain and mmseg: `python tools/train.py CONFIG`."""
+
+from beit_mm.engine import launch
+
+
+def main() -> None:
+    parser = launch.parser(__doc__)
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', metavar='PATH', help='go on from PATH, or from the newest checkpoint'
+    )
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='learning rate × (batch here / auto_scale_lr.base_batch_size)'
+    )
+    args = parser.parse_args()
+    cfg = launch.read_config(args)
+    if args.amp:
+        if cfg.optim_wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
+            parser.error(f'--amp needs optim_wrapper.type=OptimWrapper, {args.config} has {cfg.optim_wrapper.type}')
+        cfg.optim_wrapper = dict(dict(loss_scale='dynamic') | cfg.optim_wrapper, type='AmpOptimWrapper')
+    if args.auto_scale_lr:
+        if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+            parser.error(
+                f'{args.config} has no auto_scale_lr.base_batch_size (the batch its learning rate is for): add it'
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
+    launch.build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
