@@ -3,21 +3,26 @@
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-_PACKAGES = dict(
-    MODELS='beit_mm.models',
-    TRANSFORMS='beit_mm.data',
-    DATASETS='beit_mm.data',
-    DATA_SAMPLERS='beit_mm.data',
-    HOOKS='beit_mm.engine',
-    METRICS='beit_mm.engine',
-    OPTIM_WRAPPER_CONSTRUCTORS='beit_mm.engine',
+from . import compat
+
+compat.apply()
+
+# Modules that register classes, by registry; imported when a name is first looked up.
+_MODULES = dict(
+    MODELS=['beit_mm.models'],
+    TRANSFORMS=['beit_mm.data.blockwise_mask', 'beit_mm.data.two_views'],
+    DATASETS=['beit_mm.data.seeded'],
+    DATA_SAMPLERS=['beit_mm.data.seeded'],
+    HOOKS=['beit_mm.engine'],
+    METRICS=['beit_mm.engine'],
+    OPTIM_WRAPPER_CONSTRUCTORS=['beit_mm.engine'],
+    OPTIM_WRAPPERS=['beit_mm.engine.launch'],
 )
 
 
 def _child(name: str) -> Registry:
     parent = getattr(root, name)
-    package = _PACKAGES.get(name)
-    return Registry(parent.name, parent=parent, scope='beit_mm', locations=[package] if package else [])
+    return Registry(parent.name, parent=parent, scope='beit_mm', locations=_MODULES.get(name, []))
 
 
 MODELS = _child('MODELS')

@@ -1,3 +1,5 @@
+from .anneal import Anneal
 from .layer_decay import LayerDecayConstructor
+from .metrics import MIMMetric, TokenizerMetric
 
-__all__ = ['LayerDecayConstructor']
+__all__ = ['Anneal', 'LayerDecayConstructor', 'MIMMetric', 'TokenizerMetric']

@@ -1,23 +1,30 @@
-from importlib.util import find_spec
+from .. import compat
+
+compat.require('torch', 'mmengine', 'mmcv')  # here, since the registries swallow what beit_mm.registry raises
 
 from .beit import BEiT
 from .dvae import DiscreteVAE
 from .mim_head import MIMHead
-from .pretrainer import BEiTPretrainer, ImageDataPreprocessor, MIMDataPreprocessor
+from .pretrainer import BEiTPretrainer, MIMDataPreprocessor
 from .targets import PixelTarget, TokenTarget
 
 __all__ = [
     'BEiT',
     'BEiTPretrainer',
     'DiscreteVAE',
-    'ImageDataPreprocessor',
     'MIMDataPreprocessor',
     'MIMHead',
     'PixelTarget',
     'TokenTarget',
 ]
 
-if find_spec('mmseg'):  # who only classifies needs no mmseg
+if compat.installed('mmseg'):  # who only classifies needs no mmseg
     from .setr_pup_head import SETRPUPHead
 
     __all__ += ['SETRPUPHead']
+else:
+
+    def __getattr__(name: str):
+        if name == 'SETRPUPHead':
+            compat.require('mmseg')
+        raise AttributeError(f'module {__name__} has no attribute {name}')

@@ -27,15 +27,6 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
 
 
 @MODELS.register_module()
-class ImageDataPreprocessor(BaseDataPreprocessor):
-    """Images uint8 → float in [0, 1] on the device, for the tokenizer."""
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        data = self.cast_data(data)
-        return dict(inputs=data['inputs'].float() / 255, data_samples=data.get('data_samples'))
-
-
-@MODELS.register_module()
 class BEiTPretrainer(BaseModel):
     """Backbone, target and head of masked image modeling.
 

@@ -1,0 +1,100 @@
+"""Which patches are hidden: blocks (paper, Algorithm 1, as the official `masking_generator.py` samples them) or single ones."""
+
+import math
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from ..registry import TRANSFORMS
+
+TRIES = 10  # of placing a block, then the mask is done (official)
+ASPECTS = (0.3, 1 / 0.3)  # height / width of a block, log-uniform
+
+
+def blockwise_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int, min_block: int = 16) -> np.ndarray:
+    """Bool [h, w], True where hidden: at most `budget` patches, in blocks.
+
+    A block's area is uniform between `min_block` and what remains of the budget (in either order: the last blocks are
+    smaller than `min_block`), it is strictly smaller than the grid both ways, and hides at least one patch more.
+    """
+    height, width = grid
+    mask = np.zeros(grid, bool)
+    remaining = budget
+    while remaining:
+        for area, aspect, y, x in rng.random((TRIES, 4)).tolist():
+            area = min_block + area * (remaining - min_block)
+            root = math.exp((aspect - 0.5) * math.log(ASPECTS[1] / ASPECTS[0]) / 2)
+            h, w = round(math.sqrt(area) * root), round(math.sqrt(area) / root)
+            if h >= height or w >= width:
+                continue
+            top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
+            block = mask[top : top + h, left : left + w]
+            new = h * w - np.count_nonzero(block)
+            if 0 < new <= remaining:
+                block[:] = True
+                remaining -= new
+                break
+        else:
+            break
+    return mask
+
+
+def exact_blockwise_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int, min_block: int = 16) -> np.ndarray:
+    """The same, drawn again until exactly `budget` patches are hidden. ValueError when a thousand draws do not give one."""
+    for _ in range(1000):
+        mask = blockwise_mask(rng, grid, budget, min_block)
+        if mask.sum() == budget:
+            return mask
+    raise ValueError(
+        f'no mask of exactly {budget} of {grid[0]}×{grid[1]} patches in blocks of {min_block} was found in 1000 draws: '
+        'take another budget, smaller blocks, or exact=False'
+    )
+
+
+def random_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int) -> np.ndarray:
+    """Bool [h, w] with exactly `budget` single patches hidden, all sets of them equally likely (Table 4's ablation)."""
+    flat = np.zeros(grid[0] * grid[1], bool)
+    flat[rng.permutation(len(flat))[:budget]] = True
+    return flat.reshape(grid)
+
+
+def _check(grid: int | tuple[int, int], budget: int) -> tuple[int, int]:
+    grid = (grid, grid) if isinstance(grid, int) else tuple(grid)
+    if min(grid) < 1 or not 0 < budget <= grid[0] * grid[1]:
+        raise ValueError(f'a mask of {budget} patches does not fit a grid of {grid}: give 1 … {grid[0] * grid[1]}')
+    return grid
+
+
+def _generator() -> np.random.Generator:
+    """A generator that follows NumPy's global state, which `SeededDataset` sets for each sample."""
+    return np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32))
+
+
+@TRANSFORMS.register_module()
+class BlockwiseMask(BaseTransform):
+    """Adds `mask`, bool [h, w], of about `budget` patches in blocks (`exact`: drawn again until the count is exact).
+
+    Raises ValueError for a budget larger than the grid or smaller than a block.
+    """
+
+    def __init__(self, grid: int | tuple[int, int] = 14, budget: int = 75, min_block: int = 16, exact: bool = False):
+        self.grid, self.budget, self.min_block = _check(grid, budget), budget, min_block
+        if not 0 < min_block <= budget:
+            raise ValueError(f'a budget of {budget} is smaller than a block of min_block={min_block}: lower min_block')
+        self.sample = exact_blockwise_mask if exact else blockwise_mask
+
+    def transform(self, results: dict) -> dict:
+        results['mask'] = self.sample(_generator(), self.grid, self.budget, self.min_block)
+        return results
+
+
+@TRANSFORMS.register_module()
+class RandomMask(BaseTransform):
+    """Adds `mask`, bool [h, w], of exactly `budget` single patches. Raises ValueError for a budget larger than the grid."""
+
+    def __init__(self, grid: int | tuple[int, int] = 14, budget: int = 75):
+        self.grid, self.budget = _check(grid, budget), budget
+
+    def transform(self, results: dict) -> dict:
+        results['mask'] = random_mask(_generator(), self.grid, self.budget)
+        return results

@@ -1,0 +1,98 @@
+"""Randomness of the data is a function of (seed, epoch, sample): for any data set, pipeline and number of workers."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Dataset, Sampler
+
+from ..registry import DATA_SAMPLERS, DATASETS
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Inside, the global generators of python, NumPy and torch's CPU are a function of `key`; afterwards as before."""
+    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    state = np.random.SeedSequence(key).generate_state(3)
+    random.seed(int(state[0]))
+    np.random.seed(state[1])
+    torch.default_generator.manual_seed(int(state[2]))
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torch_state)
+
+
+@DATASETS.register_module()
+class SeededDataset(Dataset):
+    """Any OpenMMLab data set whose transforms draw from (seed, epoch, index).
+
+    `KeyedSampler` hands out (epoch, index); with another sampler's plain indices the epoch is 0 (validation).
+    Raises ValueError when the data set is empty.
+    """
+
+    def __init__(self, dataset: dict, seed: int = 0):
+        self.dataset, self.seed = DATASETS.build(dataset), seed
+        if not len(self.dataset):
+            place = dataset.get('data_root') or dataset.get('data_prefix') or dataset
+            raise ValueError(f'no sample was found in {place}: check data_root, data_prefix and ann_file of the config')
+
+    @property
+    def metainfo(self) -> dict:
+        return self.dataset.metainfo
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def get_data_info(self, index: int) -> dict:
+        return self.dataset.get_data_info(index)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        with seeded(self.seed, epoch, index):
+            return self.dataset[index]
+
+
+@DATA_SAMPLERS.register_module()
+class KeyedSampler(Sampler):
+    """Hands (epoch, index) to a `SeededDataset`; ranks take turns, so a global batch does not depend on their number.
+
+    Args:
+        infinite: never end (IterBasedTrainLoop): epoch after epoch. Otherwise one epoch, `set_epoch` chooses which, and
+            the last indices are repeated until ranks have equally many.
+    """
+
+    def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int | None = None, infinite: bool = False):
+        self.rank, self.world_size = get_dist_info()
+        self.size, self.shuffle, self.infinite = len(dataset), shuffle, infinite
+        self.seed = sync_random_seed() if seed is None else seed
+        self.epoch = self.start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = 0 if self.infinite else epoch
+
+    def skip(self, num_samples: int) -> None:
+        """Start a resumed infinite run behind this rank's first `num_samples` draws, without making them."""
+        self.start = num_samples
+
+    def __len__(self) -> int:
+        return -(-self.size // self.world_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        draw = self.rank + self.start * self.world_size
+        end = None if self.infinite else len(self) * self.world_size
+        order, order_of = None, None
+        while end is None or draw < end:
+            epoch, place = (divmod(draw, self.size)) if self.infinite else (self.epoch, draw % self.size)
+            if order_of != epoch:
+                order, order_of = self._order(epoch), epoch
+            yield epoch, int(order[place])
+            draw += self.world_size
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.size) if self.shuffle else np.arange(self.size)

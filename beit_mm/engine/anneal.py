@@ -1,0 +1,41 @@
+"""Schedules of numbers that are no learning rates: the tokenizer's KL weight β and Gumbel-softmax temperature τ."""
+
+import math
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from ..registry import HOOKS
+
+
+def cosine(start: float, end: float, iters: int, iteration: int) -> float:
+    """Half a cosine from `start` at iteration 0 to `end` at `iters`, constant afterwards."""
+    progress = min(iteration / iters, 1.0)
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@HOOKS.register_module()
+class Anneal(Hook):
+    """Set an attribute of the model before each iteration, by half a cosine; a function of the iteration, so resume is exact.
+
+    DALL-E's (app. A.2): `Anneal('beta', 0, 6.6, 5000)`, `Anneal('temperature', 1, 1 / 16, 150000)`.
+    Raises ValueError when the model has no such number.
+    """
+
+    def __init__(self, attribute: str, start: float, end: float, iters: int):
+        if iters < 1:
+            raise ValueError(f'iters={iters}: annealing takes at least one iteration')
+        self.attribute, self.start, self.end, self.iters = attribute, start, end, iters
+
+    def before_train(self, runner: Runner) -> None:
+        model = self._model(runner)
+        if not isinstance(getattr(model, self.attribute, None), int | float):
+            raise ValueError(f'{type(model).__name__} has no number {self.attribute!r} to anneal')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        setattr(self._model(runner), self.attribute, cosine(self.start, self.end, self.iters, runner.iter))
+
+    @staticmethod
+    def _model(runner: Runner):
+        return runner.model.module if is_model_wrapper(runner.model) else runner.model
