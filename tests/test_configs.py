@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
+from beit_mm.checkpoint import read
 from beit_mm.data import shapes
 from beit_mm.engine.launch import build_runner
 from beit_mm.registry import MODELS
@@ -151,6 +152,30 @@ def test_two_iterations_on_shapes(name, data, tmp_path):
         lines = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
         metric = dict(mmpretrain='accuracy/top1', mmseg='mIoU').get(cfg.default_scope)
         assert metric is None or math.isfinite(lines[-1][metric])
+
+
+def test_weights_go_on_from_224_to_384_pixels_and_to_segmentation(data, tmp_path):
+    """The paper's chain: fine-tune, go on at 384 px with head and all, segment with the same backbone."""
+    first = shrink(load('classification/vit-base-p16_8xb128-amp-coslr-100e_in1k'), data, tmp_path / 'first')
+    build_runner(first).train()
+    path = str(next((tmp_path / 'first').glob('epoch_1.pth')))
+    source = read(path)
+    for name, size in (
+        ('classification/vit-base-p16_8xb64-amp-coslr-10e_in1k-384px', 24),
+        ('segmentation/vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512', 4),
+    ):
+        real, cfg = load(name), shrink(load(name), data, tmp_path / f'grid_{size}')
+        backbone(cfg).init_cfg = dict(backbone(real).init_cfg, checkpoint=path)
+        if 'head' in cfg.model:
+            cfg.model.head.init_cfg = dict(real.model.head.init_cfg, checkpoint=path)
+        runner = build_runner(cfg)
+        runner.model.init_weights()
+        state = runner.model.state_dict()
+        same = [k for k in source if k.startswith(('backbone.blocks', 'backbone.patch', 'backbone.cls'))]
+        same += [k for k in source if k.startswith('head.') and 'head' in cfg.model]
+        assert len(same) > 40 and all(torch.equal(state[k], source[k]) for k in same)
+        assert state['backbone.pos_embed'].shape == (1, size**2 + 1, 32)
+        assert torch.equal(state['backbone.pos_embed'][:, 0], source['backbone.pos_embed'][:, 0])
 
 
 # -- it is what the paper and the official code did ------------------------------------------------------------------
