@@ -1,6 +1,6 @@
 # ImageNet-1k at 384 px with BEiT-B, plain ViT: 10 further epochs from the weights fine-tuned at 224 px.
 #   bash tools/dist_train.sh configs/classification/vit-base-p16_8xb64-amp-coslr-10e_in1k-384px.py 8
-# Hardware: 8 GPUs of 32 GB.
+# Hardware: 8 GPUs of 80 GB.
 # Expected top-1: 84.6 % (paper, table 1)
 # The paper gives the epochs only: rate, decay and batch are chosen as for fine-tuning after an intermediate one.
 _base_ = [
