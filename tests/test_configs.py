@@ -94,7 +94,7 @@ def shrink(cfg: Config, data: Path, work_dir: Path) -> Config:
         if 'vocab_size' in node:
             node.vocab_size = TOKENIZER['vocab_size']
     _shrink_model(cfg.model, work_dir)
-    if cfg.default_scope == 'mmseg' and backbone(cfg).img_size > 64:
+    if cfg.default_scope == 'mmseg' and backbone(cfg).img_size > 224:
         _shrink_crops(cfg)
     return cfg
 

@@ -79,7 +79,7 @@ train_dataloader = dict(
             data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
             pipeline=train_pipeline)))
 val_dataloader = dict(
-    batch_size=1,
+    batch_size=50,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(

@@ -1,0 +1,15 @@
+# Classification on Shapes at 112 px: with patch 8 the paper's grid of 14×14.
+#   python -m beit_mm.data.shapes data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
+#   python tools/train.py configs/quickstart/classification_112.py
+# Hardware: one CPU core, about 4 minutes. From scratch as it stands; set `pretrained` to start from a checkpoint.
+_base_ = 'classification.py'
+
+pretrained = None
+data_root = 'data/quickstart_112/imagenet'
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].scale = 112
+model = dict(
+    backbone=dict(img_size=112, init_cfg=dict(type='Pretrained', checkpoint=pretrained) if pretrained else None))
+train_dataloader = dict(dataset=dict(dataset=dict(data_root=data_root, pipeline=train_pipeline)))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
