@@ -52,8 +52,8 @@ def require(*packages: str) -> None:
             raise ImportError(f'{package} is {module.__version__}, in {module.__file__}. {_mend(package)}')
 
 
-def _version(module: ModuleType, parts: int = 2) -> tuple[int, ...]:
-    return tuple(map(int, module.__version__.split('.')[:parts]))
+def _version(module: ModuleType) -> tuple[int, ...]:
+    return tuple(map(int, module.__version__.split('.')[:2]))
 
 
 def _mend(package: str) -> str:
@@ -66,7 +66,6 @@ def _mend(package: str) -> str:
 def apply() -> None:
     """Mends the stack in place, once; not where PyTorch or mmengine is missing or too old, which `require` says."""
     try:
-        _hide_second_adafactor()
         require('torch', 'mmengine')
     except ImportError:
         return
@@ -89,7 +88,7 @@ def load_weights(filename: str | os.PathLike, map_location: Any = None) -> Any:
     except (RuntimeError, EOFError) as error:
         raise ValueError(f'{filename} could not be read as a checkpoint, it may be incomplete: {error}') from error
     except pickle.UnpicklingError as error:
-        reason = str(error).split('WeightsUnpickler error: ')[-1].strip().split('\n')[0]
+        reason = str(error).split('WeightsUnpickler error: ')[-1].strip().split('\n')[0].split('. Please')[0]
         raise ValueError(
             f'{filename} was not loaded, because more than weights would have to be trusted: {reason}\n'
             'Nothing of it was run. If you trust where it comes from and the name above is a type to keep, call '
@@ -108,18 +107,25 @@ def _load_weights_only() -> None:
     from mmengine.logging import HistoryBuffer
     from mmengine.runner import checkpoint
 
-    def history_statistic(owner: type, name: str) -> Any:
-        if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
-            return getattr(owner, name)
-        raise pickle.UnpicklingError(f'WeightsUnpickler error: getattr of {owner!r} and {name!r}')
+    def refuse(*args: Any) -> None:
+        raise pickle.UnpicklingError(f'WeightsUnpickler error: Unsupported call with {args}')
 
-    rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float32(0).__reduce__()[0]
+    def statistic(owner: type, name: str) -> Any:
+        return getattr(owner, name) if owner is HistoryBuffer and name in names else refuse(owner, name)
+
+    def empty_array(kind: Any, shape: tuple, code: bytes) -> np.ndarray:
+        return np.zeros(0)  # its contents come next
+
+    names = ('min', 'max', 'mean', 'current')
+    scalar = np.float32(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDUS'}  # all but objects
-    torch.serialization.add_safe_globals(
-        [HistoryBuffer, (history_statistic, 'builtins.getattr'), np.ndarray, np.dtype, *dtypes]
-        + [(rebuild_array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')]  # NumPy 1 and 2
-        + [(rebuild_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')]
-    )
+    allowed = [HistoryBuffer, (statistic, 'builtins.getattr'), np.dtype, *dtypes]
+    for multiarray in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # NumPy 1 and 2
+        allowed += [(empty_array, f'{multiarray}._reconstruct'), (scalar, f'{multiarray}.scalar')]
+    # np.ndarray(shape, object, bytes) takes the bytes for addresses: a file may name the class, not call it. To fill an
+    # empty array the class itself has to be listed, so it is, under a name that no pickle can spell.
+    allowed += [(refuse, 'numpy.ndarray'), (np.ndarray, 'numpy.ndarray\n')]
+    torch.serialization.add_safe_globals(allowed)
 
     def load_from_local(filename: str, map_location: Any) -> Any:  # mmengine logs the end of this name
         return load_weights(filename, map_location)
@@ -157,19 +163,3 @@ def _stand_in_for_missing_ops() -> None:
         importlib.import_module('mmcv.ops')
     finally:
         del sys.modules['mmcv._ext']  # mmengine's mmcv_full_available() goes on telling the truth
-
-
-def _hide_second_adafactor() -> None:
-    """mmengine 0.10.7 registers PyTorch's Adafactor (since 2.5), then that of transformers, if installed: KeyError."""
-    import mmengine
-
-    if _version(mmengine, 3) > (0, 10, 7) or 'mmengine.optim' in sys.modules or not installed('transformers'):
-        return
-    hidden = sys.modules.pop('transformers', None)
-    sys.modules['transformers'] = None  # an import of it now fails, as where it is not installed
-    try:
-        importlib.import_module('mmengine.optim')
-    finally:
-        del sys.modules['transformers']
-        if hidden:
-            sys.modules['transformers'] = hidden

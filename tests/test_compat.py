@@ -1,0 +1,325 @@
+"""Each entry of compat.py answers a fault that the stock stack still has, shown in processes without beit_mm."""
+
+import http.server
+import importlib
+import importlib.metadata
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import mmcv
+import mmengine
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner, load_checkpoint
+
+from beit_mm import compat
+
+ROOT = Path(__file__).parents[1]
+STACK = os.environ.get('BEIT_MM_STACK')  # set by tools/test.sh
+ONEDL = compat._version(mmcv) >= (2, 3)
+
+
+def python(code: str, *paths: object) -> subprocess.CompletedProcess:
+    """Runs code in a process of its own on this stack, with `paths` in front of everything else."""
+    path = os.pathsep.join([*map(str, paths), os.environ.get('PYTHONPATH', ''), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, '-c', code], env=os.environ | dict(PYTHONPATH=path), text=True, capture_output=True
+    )
+
+
+@pytest.mark.skipif(not STACK, reason='tools/test.sh says which stack is meant')
+def test_every_package_is_the_pinned_one_and_comes_from_its_stack():
+    pins = dict(re.findall(r'^([\w-]+)==([\w.]+)$', (ROOT / f'requirements/{STACK}.txt').read_text(), re.M))
+    home = ROOT / ('.overlay/openmmlab' if STACK == 'openmmlab' else '.venv')
+    names = dict(mmengine='mmengine', mmcv='mmcv-lite', mmpretrain='mmpretrain', mmseg='mmsegmentation')
+    if STACK == 'onedl':
+        names = {name: 'onedl-' + package.removesuffix('-lite') for name, package in names.items()}
+    for name, package in names.items():
+        module = importlib.import_module(name)
+        assert home in Path(module.__file__).parents, f'{name} comes from {module.__file__}'
+        assert module.__version__ == pins[package]
+    for name, module in list(sys.modules.items()):
+        if name.split('.')[0] in names and getattr(module, '__file__', None):
+            assert home in Path(module.__file__).parents, f'{name} comes from {module.__file__}'
+    assert (
+        importlib.metadata.version('torch') == pins['torch']
+        and importlib.metadata.version('torchvision') == pins['torchvision']
+    )
+
+
+# --- reading checkpoints ---
+
+
+class Hostile:
+    """Makes a file when it is unpickled, as any pickle may."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.fixture
+def hostile(tmp_path) -> tuple[Path, Path]:
+    """(checkpoint that runs code when it is unpickled, the file by which one sees that it ran)."""
+    torch.save(
+        dict(state_dict=dict(weight=torch.zeros(1, 1)), meta=Hostile(tmp_path / 'ran')), tmp_path / 'hostile.pth'
+    )
+    return tmp_path / 'hostile.pth', tmp_path / 'ran'
+
+
+@pytest.fixture
+def legitimate(tmp_path) -> Path:
+    """What mmengine itself writes beside weights: log buffers, NumPy's numbers and arrays."""
+    buffer = HistoryBuffer()
+    buffer.update(0.5)
+    meta = dict(best=np.float32(0.5), flags=np.array([True]), names=np.array(['a']), buffer=buffer, count=np.int64(3))
+    torch.save(dict(state_dict=dict(weight=torch.ones(1, 1)), meta=meta), tmp_path / 'own.pth')
+    return tmp_path / 'own.pth'
+
+
+def test_fault_the_stock_stack_runs_a_pickle_or_cannot_read_its_own_file(hostile, legitimate):
+    code = 'from mmengine.runner import load_checkpoint; import torch; load_checkpoint(torch.nn.Linear(1, 1), {!r})'
+    python(code.format(str(hostile[0])))
+    own = python(code.format(str(legitimate)))
+    if ONEDL:
+        assert hostile[1].exists()
+    else:
+        assert 'UnpicklingError' in own.stderr and 'Unsupported global' in own.stderr
+
+
+def test_own_files_load_with_everything_in_them(legitimate):
+    meta = load_checkpoint(torch.nn.Linear(1, 1, bias=False), str(legitimate))['meta']
+    assert meta['best'] == np.float32(0.5) and meta['names'][0] == 'a' and meta['buffer'].mean() == 0.5
+
+
+def load_as_function(path: str, model: torch.nn.Module, work_dir: Path) -> None:
+    load_checkpoint(model, path)
+
+
+def load_as_runner(path: str, model: torch.nn.Module, work_dir: Path, **how: object) -> None:
+    runner = Runner(model, str(work_dir), load_from=path, experiment_name=work_dir.name + str(len(how)), **how)
+    runner.load_or_resume()
+
+
+def load_as_init_cfg(path: str, model: torch.nn.Module, work_dir: Path) -> None:
+    from mmengine.model import BaseModule
+
+    BaseModule(init_cfg=dict(type='Pretrained', checkpoint=path)).init_weights()
+
+
+@pytest.mark.parametrize(
+    'load', [load_as_function, load_as_runner, partial(load_as_runner, resume=True), load_as_init_cfg]
+)
+def test_a_pickle_that_would_run_code_is_refused_by_name_whatever_way_it_comes(hostile, tmp_path, load):
+    with pytest.raises(ValueError, match=r'hostile.pth was not loaded.* GLOBAL pathlib.Path was not an allowed global'):
+        load(str(hostile[0]), torch.nn.Linear(1, 1, bias=False), tmp_path / 'work')
+    assert not hostile[1].exists()
+
+
+@pytest.mark.parametrize(
+    'call', [(np.ndarray, ((1,), 'O', b'\1' * 8)), (getattr, (torch.Tensor, 'numpy')), (os.system, ('true',))]
+)
+def test_no_listed_type_is_a_way_around_the_list(tmp_path, call):
+    torch.save(type('Gadget', (), {'__reduce__': lambda self: call})(), tmp_path / 'gadget.pth')
+    with pytest.raises(ValueError, match='gadget.pth was not loaded'):
+        compat.load_weights(tmp_path / 'gadget.pth')
+
+
+def test_a_pickle_from_the_network_is_refused_too(hostile, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(pickle.UnpicklingError):
+            load_checkpoint(torch.nn.Linear(1, 1), f'http://127.0.0.1:{server.server_port}/hostile.pth')
+        server.shutdown()
+    assert not hostile[1].exists()
+
+
+def test_a_broken_file_is_named(tmp_path, legitimate):
+    (tmp_path / 'cut.pth').write_bytes(legitimate.read_bytes()[:200])
+    with pytest.raises(ValueError, match='cut.pth could not be read'):
+        compat.load_weights(tmp_path / 'cut.pth')
+    (tmp_path / 'page.pth').write_text('<html>not found</html>')
+    with pytest.raises(ValueError, match='page.pth was not loaded'):
+        compat.load_weights(tmp_path / 'page.pth')
+    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+        compat.load_weights(tmp_path / 'nowhere.pth')
+
+
+# --- missing ops ---
+
+
+@pytest.mark.skipif(ONEDL, reason='its mmseg guards the import')
+def test_fault_mmseg_cannot_be_imported_without_compiled_ops():
+    assert "No module named 'mmcv._ext'" in python('import mmseg.models').stderr
+
+
+@pytest.mark.skipif(ONEDL, reason='its mmseg guards the import')
+def test_a_missing_op_speaks_up_when_it_is_called_and_only_then():
+    from mmcv.ops import nms, point_sample
+    from mmengine.utils.dl_utils import mmcv_full_available
+
+    assert not mmcv_full_available()
+    assert point_sample(torch.ones(1, 1, 4, 4), torch.full((1, 1, 2), 0.5)).item() == 1  # plain PyTorch, no op
+    with pytest.raises(ImportError, match='compiled op nms of mmcv was called.*pip install'):
+        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+
+
+# --- what is needed, and what is not ---
+
+
+def test_importing_the_package_is_light():
+    code = 'import sys, beit_mm.compat; print({"torch", "mmengine", "mmcv", "numpy"} & set(sys.modules))'
+    assert python(code).stdout == 'set()\n'
+
+
+def test_a_missing_package_is_an_import_error_with_the_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmseg', None)
+    assert not compat.installed('mmseg')
+    with pytest.raises(ImportError, match=r'mmseg is not installed(.|\n)*pip install -U onedl-mmsegmentation'):
+        compat.require('torch', 'mmseg')
+
+
+def test_an_old_package_is_an_import_error_with_the_pip_command(monkeypatch):
+    monkeypatch.setattr(mmengine, '__version__', '0.7.4')
+    with pytest.raises(ImportError, match=r'mmengine is 0.7.4, in .*mmengine(.|\n)*pip install -U onedl-mmengine'):
+        compat.require('mmengine')
+
+
+@pytest.mark.parametrize(
+    ('source', 'words'),
+    [
+        ("assert False, 'MMCV==2.2.0 is used but incompatible.'", r'mmseg refuses what is installed: MMCV==2.2.0'),
+        ('import ftfy_is_not_here', r'mmseg needs ftfy_is_not_here, which is missing: pip install ftfy_is_not_here'),
+    ],
+)
+def test_a_host_that_cannot_be_imported_says_why(tmp_path, monkeypatch, source, words):
+    (tmp_path / 'mmseg.py').write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'mmseg', raising=False)
+    with pytest.raises(ImportError, match=words):
+        compat.require('mmseg')
+
+
+def test_the_registry_does_not_swallow_the_message():
+    code = (
+        'from beit_mm import compat; compat._NEEDED["torch"] = ((99, 0), compat._NEEDED["torch"][1]); '
+        'from mmengine.registry import MODELS; MODELS.build(dict(type="beit_mm.BEiT"))'
+    )
+    assert 'ImportError: torch is 2.' in (done := python(code)).stderr and 'pip install -U torch' in done.stderr
+
+
+@pytest.mark.parametrize('host', ['mmpretrain', 'mmseg'])
+def test_who_needs_one_host_only_needs_not_the_other(host):
+    other = {'mmpretrain': 'mmseg', 'mmseg': 'mmpretrain'}[host]
+    code = (
+        f'import sys; sys.modules[{other!r}] = None; import beit_mm.registry\n'
+        f'from {host}.registry import MODELS\n'
+        'arch = dict(embed_dims=8, num_layers=1, num_heads=1, feedforward_channels=8)\n'
+        'print(type(MODELS.build(dict(type="beit_mm.BEiT", arch=arch, img_size=32))).__name__)\n'
+        'from beit_mm.models import SETRPUPHead'
+    )
+    done = python(code)
+    assert done.stdout == 'BEiT\n', done.stderr
+    assert (done.returncode == 0) == (host == 'mmseg')
+    if host == 'mmpretrain':
+        assert 'ImportError: mmseg is not installed' in done.stderr and 'pip install' in done.stderr
+
+
+# --- the stacks as a whole ---
+
+VIT = dict(
+    type='mmpretrain.VisionTransformer',
+    arch=dict(embed_dims=8, num_layers=1, num_heads=1, feedforward_channels=8),
+    img_size=16,
+    patch_size=8,
+)
+CLASSIFIER = dict(
+    default_scope='mmpretrain',
+    model=dict(
+        type='ImageClassifier',
+        data_preprocessor=dict(mean=[127.0] * 3, std=[50.0] * 3),
+        backbone=VIT,
+        head=dict(type='VisionTransformerClsHead', num_classes=2, in_channels=8),
+    ),
+    val_evaluator=dict(type='Accuracy', topk=1),
+)
+SEGMENTOR = dict(
+    default_scope='mmseg',
+    model=dict(
+        type='EncoderDecoder',
+        data_preprocessor=dict(type='SegDataPreProcessor', mean=[127.0] * 3, std=[50.0] * 3, size=(16, 16)),
+        backbone=VIT | dict(out_type='featmap'),
+        decode_head=dict(
+            type='FCNHead', in_channels=8, channels=8, in_index=0, num_convs=0, concat_input=False, num_classes=3
+        ),
+        test_cfg=dict(mode='whole'),
+    ),
+    val_evaluator=dict(type='IoUMetric'),
+)
+
+
+def samples(task: dict) -> list[dict]:
+    """Four noise images of 16 px with a class, or a label map."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 256, (4, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    if task is CLASSIFIER:
+        from mmpretrain.structures import DataSample
+
+        return [dict(inputs=x, data_samples=DataSample().set_gt_label(i % 2)) for i, x in enumerate(inputs)]
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    maps = torch.randint(0, 3, (4, 1, 16, 16), generator=generator)
+    sizes = dict(img_shape=(16, 16), ori_shape=(16, 16), pad_shape=(16, 16))
+    data = [SegDataSample(gt_sem_seg=PixelData(data=m), metainfo=sizes) for m in maps]
+    return [dict(inputs=x, data_samples=sample) for x, sample in zip(inputs, data, strict=True)]
+
+
+class Samples(torch.utils.data.Dataset):
+    """`samples` as a data set that knows its classes, as mmseg's metrics and checkpoints want."""
+
+    def __init__(self, task: dict):
+        self.samples, self.metainfo = samples(task), dict(classes=('a', 'b', 'c'))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.samples[index]
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('task', [CLASSIFIER, SEGMENTOR], ids=['classification', 'segmentation'])
+def test_a_host_trains_validates_keeps_the_best_and_resumes(task, tmp_path):
+    best = dict(mmpretrain='accuracy/top1', mmseg='mIoU')[task['default_scope']]
+    for epochs in (1, 2):
+        loader = dict(
+            batch_size=2, num_workers=0, dataset=Samples(task), sampler=dict(type='DefaultSampler', shuffle=False)
+        )
+        runner = Runner(
+            **ConfigDict(task),
+            work_dir=str(tmp_path),
+            train_dataloader=loader,
+            val_dataloader=loader,
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            val_cfg=dict(),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, save_best=best)),
+            resume=epochs == 2,
+            experiment_name=f'{task["default_scope"]}-{epochs}',
+        )
+        runner.train()
+    assert runner.iter == 4 and list(tmp_path.glob('best_*.pth'))
