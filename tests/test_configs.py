@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
+from mmseg.structures import SegDataSample
 
 from beit_mm.checkpoint import read
 from beit_mm.data import shapes
@@ -176,6 +177,17 @@ def test_weights_go_on_from_224_to_384_pixels_and_to_segmentation(data, tmp_path
         assert len(same) > 40 and all(torch.equal(state[k], source[k]) for k in same)
         assert state['backbone.pos_embed'].shape == (1, size**2 + 1, 32)
         assert torch.equal(state['backbone.pos_embed'][:, 0], source['backbone.pos_embed'][:, 0])
+
+
+def test_a_panorama_thinner_than_the_crop_is_padded_to_it(data, tmp_path):
+    cfg = shrink(load('segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512'), data, tmp_path)
+    init_default_scope('mmseg')
+    model = MODELS.build(cfg.model).eval()
+    shape = (32, 200)
+    sample = SegDataSample(metainfo=dict(ori_shape=shape, img_shape=shape))
+    batch = dict(inputs=[torch.randint(256, (3, *shape), dtype=torch.uint8)], data_samples=[sample])
+    with torch.no_grad():
+        assert model.test_step(batch)[0].pred_sem_seg.shape == shape
 
 
 # -- it is what the paper and the official code did ------------------------------------------------------------------
