@@ -1,0 +1,89 @@
+"""The package that is built, what installing it changes, and the scripts' own errors."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(*words: object, **options: object) -> subprocess.CompletedProcess:
+    """Runs a command and gives what it printed, errors included, as `stdout`."""
+    return subprocess.run(list(map(str, words)), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory) -> Path:
+    """A copy of what a build needs, since building leaves files behind."""
+    copy = tmp_path_factory.mktemp('source')
+    for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE'):
+        shutil.copy(ROOT / name, copy)
+    for name in ('beit_mm', 'configs', 'tools', 'requirements'):
+        shutil.copytree(ROOT / name, copy / name)
+    return copy
+
+
+def pip(*words: object) -> str:
+    done = call(
+        sys.executable, '-m', 'pip', *words, '--no-index', '--no-build-isolation', '--disable-pip-version-check'
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_the_wheel_holds_every_module_config_and_tool(source, tmp_path):
+    pip('wheel', '--no-deps', '-w', tmp_path, source)
+    held = set(zipfile.ZipFile(next(tmp_path.glob('beit_mm-*.whl'))).namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'beit_mm').rglob('*.py')}
+    shipped = {path.relative_to(ROOT) for name in ('configs', 'tools') for path in (ROOT / name).rglob('*.*')}
+    assert held >= modules
+    assert held >= {f'beit_mm/.mim/{path}' for path in shipped if path.suffix in ('.py', '.sh', '.yml')}
+    assert not [name for name in held if '__pycache__' in name]
+
+
+def test_installing_into_an_openmmlab_environment_changes_nothing_else(source):
+    last = pip('install', '--dry-run', '-e', source).strip().splitlines()[-1]
+    assert last.startswith('Would install beit-mm-') and ' ' not in last.removeprefix('Would install ')
+
+
+def test_every_script_parses_and_says_how_it_is_used():
+    for script in (ROOT / 'tools').glob('*.sh'):
+        assert call('bash', '-n', script).stdout == ''
+    for name in ('dist_train', 'dist_test', 'slurm_train'):
+        done = call('bash', ROOT / f'tools/{name}.sh')
+        assert done.returncode == 2 and f'bash tools/{name}.sh' in done.stdout
+    done = call('bash', ROOT / 'tools/test.sh', '--stack', 'none')
+    assert done.returncode == 2 and '--stack none is unknown' in done.stdout
+
+
+def test_slurm_starts_training_with_the_users_words(tmp_path):
+    (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    env = os.environ | dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='16', SRUN_ARGS='--qos=high --exclusive')
+    words = ('gpu', 'a job', 'configs/a.py', 'work dir', '--amp', '--cfg-options', 'a=b c')
+    given = call('bash', ROOT / 'tools/slurm_train.sh', *words, env=env).stdout.splitlines()
+    assert {'--partition=gpu', '--job-name=a job', '--ntasks=16', '--gres=gpu:8', '--qos=high', '--exclusive'} <= set(
+        given
+    )
+    assert given[-8:] == [
+        'configs/a.py',
+        '--work-dir',
+        'work dir',
+        '--launcher',
+        'slurm',
+        '--amp',
+        '--cfg-options',
+        'a=b c',
+    ]
+
+
+def test_scaling_the_rate_needs_the_batch_that_it_is_meant_for(tmp_path):
+    (tmp_path / 'a.py').write_text('optim_wrapper = dict()\n')
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join([os.environ.get('PYTHONPATH', ''), str(ROOT)]))
+    done = call(sys.executable, ROOT / 'tools/train.py', tmp_path / 'a.py', '--auto-scale-lr', env=env)
+    assert done.returncode == 2 and 'has no auto_scale_lr.base_batch_size' in done.stdout
