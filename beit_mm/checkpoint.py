@@ -22,7 +22,10 @@ def read(path: str) -> dict[str, Tensor]:
     if '://' not in str(path) and not Path(path).is_file():
         raise FileNotFoundError(f'no checkpoint at {path}: give the .pth file that an earlier stage wrote into its work_dir')
     loaded = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
-    state = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else loaded
+    state = loaded
+    for wrapper in ('state_dict', 'model'):  # mmengine's, the official code's
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f'{path} holds no state dict (parameter names → tensors)')
     return {k.removeprefix('module.'): v for k, v in state.items()}

@@ -138,5 +138,5 @@ def masked_places(mask: Tensor, budget: int) -> tuple[Tensor, Tensor]:
             )
     else:
         torch._assert_async(within, f'a mask hides more than num_masked={budget} patches')
-    index = flat.to(torch.uint8).argsort(1, descending=True, stable=True)[:, :budget]
+    index = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :budget]
     return index, flat.gather(1, index)

@@ -21,7 +21,7 @@ model = dict(
         rel_pos_bias='per_layer',
         layer_scale=0.1,
         out_type='avg_featmap',
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained) if pretrained else None),
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained)),
     head=dict(
         type='LinearClsHead',
         num_classes=10,

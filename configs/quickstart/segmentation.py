@@ -29,7 +29,7 @@ model = dict(
         layer_scale=0.1,
         out_type='featmap',
         out_indices=(1, 3),
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained) if pretrained else None),
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained)),
     decode_head=dict(
         type='beit_mm.SETRPUPHead', in_channels=128, channels=32, num_stages=3, num_classes=11, norm_cfg=norm_cfg),
     auxiliary_head=[

@@ -11,7 +11,7 @@ train_pipeline[2].scale = (112, 112)
 train_pipeline[3].crop_size = (112, 112)
 model = dict(
     data_preprocessor=dict(size=(112, 112)),
-    backbone=dict(img_size=112, init_cfg=dict(type='Pretrained', checkpoint=pretrained) if pretrained else None))
+    backbone=dict(img_size=112, init_cfg=dict(type='Pretrained', checkpoint=pretrained)))
 train_dataloader = dict(dataset=dict(dataset=dict(data_root=data_root, pipeline=train_pipeline)))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
