@@ -1,0 +1,120 @@
+"""What a chain of runs reached, read from the runs' own logs: a nested dict, and a table of it."""
+
+import json
+import platform
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from statistics import mean, stdev
+
+from ..recipe import read_record
+
+_PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg')
+_NO_METRIC = {'data_time', 'time', 'step', 'iter', 'epoch'}
+
+
+def scalars(stage_dir: Path) -> list[dict]:
+    """The lines of a stage's latest training log: those with `lr` are of training, the others of validation."""
+    logs = sorted(stage_dir.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for line in logs[-1].read_text().splitlines()] if logs else []
+
+
+def metrics(stage_dir: Path) -> dict[str, float]:
+    """A stage's last validation, then what its test adds, without the metrics' prefixes."""
+    found = [line for line in scalars(stage_dir) if 'lr' not in line][-1:]
+    for log in sorted((stage_dir / 'test').glob('*/*.json'))[-1:]:
+        found.append(json.loads(log.read_text()))
+    return {key.rpartition('/')[2]: value for line in found for key, value in line.items() if key not in _NO_METRIC}
+
+
+def summarize(work_dir: Path, names: list[str]) -> dict:
+    """Metrics under the stages' names ('classification/scratch' is a level deeper), wall seconds, memory, versions."""
+    summary, walls, peaks = {}, {}, []
+    for name in names:
+        record, node = read_record(work_dir / name), summary
+        for part in name.split('/'):
+            node = node.setdefault(part, {})
+        node.update(metrics(work_dir / name))
+        if record:
+            walls[name] = round(record['wall_s'], 1)
+            peaks.append(record['peak_rss_gib'])
+    return dict(**summary, wall_s=walls, peak_rss_gib=round(max(peaks, default=0.0), 3), versions=versions())
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package and those it stands on, as they are installed."""
+    from .. import __version__
+
+    origins = packages_distributions()
+    found = {name: f'{version(origins[name][0])} ({origins[name][0]})' for name in _PACKAGES if name in origins}
+    return dict(beit_mm=__version__, python=platform.python_version(), **found)
+
+
+def over_seeds(summaries: list[dict]) -> dict:
+    """Means of several summaries, and under `spread` the standard deviations over seeds (n − 1)."""
+    first = {key: value for key, value in summaries[0].items() if key not in ('peak_rss_gib', 'versions')}
+    spread = _fold(first, summaries, stdev)
+    spread.pop('wall_s')
+    peak = max(summary['peak_rss_gib'] for summary in summaries)
+    return dict(
+        **_fold(first, summaries, mean), peak_rss_gib=peak, versions=summaries[0]['versions'], spread=spread,
+        seeds=len(summaries),
+    )  # fmt: skip
+
+
+def _fold(node: dict, peers: list[dict], fold) -> dict:
+    return {
+        key: _fold(value, [peer[key] for peer in peers], fold)
+        if isinstance(value, dict)
+        else fold(peer[key] for peer in peers)
+        for key, value in node.items()
+    }
+
+
+# -- what a person reads -------------------------------------------------------------------------------------------------
+
+_JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')
+
+
+def rows(summary: dict) -> list[tuple[str, str, str, str, str]]:
+    """(task, arm, metric, value, gain over the arm `scratch`), all text; a `scratch` arm stands before the others."""
+    table = []
+    for task, arms in summary.items():
+        if not isinstance(arms, dict) or not isinstance(arms.get('scratch'), dict):
+            continue
+        for metric, label in _JUDGED.items():
+            base = arms['scratch'].get(metric)
+            for arm in sorted(arms, key=lambda arm: arm != 'scratch'):
+                value = arms[arm].get(metric)
+                if value is None:
+                    continue
+                noise = summary.get('spread', {}).get(task, {}).get(arm, {}).get(metric)
+                shown = f'{value:.1f}' if noise is None else f'{value:.1f} ± {noise:.1f}'
+                gain = '' if arm == 'scratch' or base is None else f'{value - base:+.1f}'
+                table.append((task, arm, label, shown, gain))
+    return table
+
+
+def sentences(summary: dict) -> list[str]:
+    """The tokenizer and the pre-training in a line each, as far as they ran."""
+    lines, tokenizer, pretrain = [], summary.get('tokenizer', {}), summary.get('pretrain', {})
+    if 'psnr' in tokenizer:
+        lines.append(
+            f'Tokenizer: PSNR {tokenizer["psnr"]:.1f} dB (mean colour: {tokenizer["psnr_mean_color"]:.1f}), '
+            f'{tokenizer["codes_used"]:.0f} of {tokenizer["codes"]:.0f} codes used, perplexity {tokenizer["perplexity"]:.0f}.'
+        )
+    if 'masked_accuracy' in pretrain:
+        lines.append(
+            f'Pre-training: {pretrain["val_loss"]:.2f} nats a hidden token (ignoring the image: '
+            f'{pretrain["marginal_entropy"]:.2f}), {pretrain["masked_accuracy"]:.1f} % of them right '
+            f'(always the commonest token: {pretrain["marginal_accuracy"]:.1f} %).'
+        )
+    return lines
+
+
+def text_table(summary: dict) -> str:
+    """`rows` in columns, `sentences` below."""
+    table = [('task', 'start', 'metric', 'value', 'gain'), *rows(summary)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines.insert(1, '─' * max(map(len, lines)))
+    return '\n'.join(['What pre-training bought', '', *(lines if len(table) > 1 else []), '', *sentences(summary)])
