@@ -31,30 +31,37 @@ def relative_position_index(grid: Grid) -> Tensor:
     return index
 
 
-def _geometric_offsets(source: int, target: int) -> np.ndarray:
-    """Where the 2·source − 1 known offsets lie among the targets' unit-spaced ones: 1, 1 + q, 1 + q + q², … each way.
+def _geometric_offsets(small: int, large: int) -> np.ndarray:
+    """Where a small grid's offsets lie among a large one's unit-spaced ones: 1, 1 + q, 1 + q + q², … each way.
 
     q is such that the outermost ones coincide, so that near offsets, which matter most, keep their meaning.
     """
-    if source == 1:
+    if small == 1:
         return np.zeros(1)
-    low, high = 1e-6, 4.0 * max(1, target / source)  # the sum of the powers grows with q
+    low, high = 1.0, 4.0 * large / small  # the sum of the powers grows with q
     for _ in range(100):
         q = (low + high) / 2
-        low, high = (q, high) if (q ** np.arange(source - 1)).sum() < target - 1 else (low, q)
-    distance = np.cumsum(q ** np.arange(source - 1))
+        low, high = (q, high) if (q ** np.arange(small - 1)).sum() < large - 1 else (low, q)
+    distance = np.cumsum(q ** np.arange(small - 1))
     return np.concatenate([-distance[::-1], [0.0], distance])
 
 
 def _spline_matrix(source: int, target: int) -> np.ndarray:
-    """[2·target − 1, 2·source − 1] f64: the interpolating (not-a-knot) cubic spline through the geometric offsets."""
-    known, wanted = _geometric_offsets(source, target), np.arange(1 - target, target)
+    """[2·target − 1, 2·source − 1] f64: the interpolating (not-a-knot) cubic spline through the geometric offsets.
+
+    Shrinking reads the spline at the places from which enlarging would take it, so that one undoes the other.
+    """
     if source == target:
         return np.eye(2 * source - 1)
-    if len(known) == 1 or len(wanted) == 1:  # one row or column of patches: nothing to interpolate between
-        return (wanted[:, None] == 0) * (known == 0) + (wanted[:, None] != 0) / len(known) * np.ones(len(known))
-    degree = min(3, len(known) - 1)
-    return make_interp_spline(known, np.eye(len(known)), k=degree)(wanted)
+    known, wanted = np.arange(1.0 - source, source), np.arange(1.0 - target, target)
+    if source < target:
+        known = _geometric_offsets(source, target)
+    else:
+        wanted = _geometric_offsets(target, source)
+    if source == 1:  # one row or column of patches: nothing to interpolate between
+        return np.ones((len(wanted), 1))
+    degree = min(3, len(known) - 1)  # a source of 2 ends at ±1 whatever the target: beyond, nothing is extrapolated
+    return make_interp_spline(known, np.eye(len(known)), k=degree)(wanted.clip(known[0], known[-1]))
 
 
 @lru_cache(maxsize=32)
