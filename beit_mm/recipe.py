@@ -1,18 +1,20 @@
-"""A chain of runs, each starting from an earlier one's checkpoint: the paper from the tokenizer to ADE20K is one such file.
+"""A chain of runs, each starting from an earlier one's checkpoint: the paper, from the tokenizer to ADE20K, is one.
 
 A recipe is a Python config:
 
     work_dir = 'work_dirs/mine'
+    title, note = 'What this is', 'What it can and cannot show.'  # for the report
     seed = 0
     prepare = ['python -m …']  # commands that run first, every time: they have to know themselves what is done
     stages = [
         dict(name='tokenizer', config='configs/…py'),
         dict(name='pretrain', config='configs/…py', weights={'model.target.checkpoint': 'tokenizer'}, test=True),
-        dict(name='classification/pretrained', config='configs/…py', weights={'model.backbone.init_cfg': 'pretrain'}),
-        dict(name='classification/scratch', config='configs/…py', options={'optim_wrapper.optimizer.lr': 1e-3})]
+        dict(name='task/pretrained', config='configs/…py', weights={'model.backbone.init_cfg.checkpoint': 'pretrain'}),
+        dict(name='task/scratch', config='configs/…py', options={'optim_wrapper.optimizer.lr': 1e-3})]
 
-A stage is `tools/train.py` on its config in `work_dir/name`, then, with `test=True`, `tools/test.py`. It is finished when
-its `stage.json` says so; it runs again when what it was made from has changed: config, options, or a checkpoint it reads.
+A stage is `tools/train.py` on its config in `work_dir/name`, then, with `test=True`, `tools/test.py`. It is finished
+when its `stage.json` says so, and runs again when what it was made from has changed: its config, its options, or a
+checkpoint that it reads.
 """
 
 import hashlib
@@ -35,8 +37,8 @@ RECORD = 'stage.json'
 
 @dataclass(frozen=True)
 class Stage:
-    """`weights`: config key → name of the stage whose checkpoint it takes; a key that ends in `init_cfg` becomes
-    `dict(type='Pretrained', checkpoint=…)`. `options`: config key → value. `long`: runs only when asked for."""
+    """`weights`: config key → the stage whose checkpoint it names; `options`: config key → value; `test`: also run
+    tools/test.py; `long`: only when asked for."""
 
     name: str
     config: str
@@ -52,6 +54,8 @@ class Recipe:
     stages: list[Stage]
     prepare: list[str]
     seed: int | None
+    title: str
+    note: str
 
 
 class StageFailed(Exception):
@@ -67,44 +71,44 @@ def read_recipe(path: str | Path, long: bool = False) -> Recipe:
     Raises FileNotFoundError for a missing recipe or config, ValueError for what makes no chain.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'no recipe at {path}: give a file as configs/quickstart/recipe.py')
+        raise FileNotFoundError(f'no recipe at {path}: give a file like configs/quickstart/recipe.py')
     cfg = Config.fromfile(str(path)).to_dict()
-    stages = [_stage(entry) for entry in cfg.get('stages') or []]
+    stages = [stage for stage in map(_stage, cfg.get('stages', [])) if long or not stage.long]
     if not stages:
         raise ValueError(f'{path} has no stages: list them as `stages = [dict(name=…, config=…), …]`')
-    stages = [stage for stage in stages if long or not stage.long]
-    earlier: list[str] = []
-    for stage in stages:
+    for i, stage in enumerate(stages):
+        earlier = [other.name for other in stages[:i]]
         if stage.name in earlier:
             raise ValueError(f'{path}: two stages are named {stage.name!r}')
-        for source in stage.weights.values():
-            if source not in earlier:
-                raise ValueError(
-                    f'{path}: stage {stage.name!r} takes its weights from {source!r}, which is no earlier stage; '
-                    f'earlier are: {", ".join(earlier) or "none"}'
-                )
-        if not Path(stage.config).is_file():
-            raise FileNotFoundError(
-                f'{path}: stage {stage.name!r} has no config at {stage.config} (seen from {Path.cwd()})'
+        for source in set(stage.weights.values()) - set(earlier):
+            raise ValueError(
+                f'{path}: stage {stage.name!r} takes its weights from {source!r}, which is no earlier stage; '
+                f'earlier are: {", ".join(earlier) or "none"}'
             )
-        earlier.append(stage.name)
-    work_dir = cfg.get('work_dir') or str(Path('work_dirs', Path(path).resolve().parent.name))
-    return Recipe(work_dir, stages, cfg.get('prepare') or [], cfg.get('seed'))
+        if not Path(stage.config).is_file():
+            raise FileNotFoundError(f'{path}: stage {stage.name!r} has no config {stage.config} (in {Path.cwd()})')
+    return Recipe(
+        work_dir=cfg.get('work_dir', f'work_dirs/{Path(path).resolve().parent.name}'),
+        stages=stages,
+        prepare=cfg.get('prepare', []),
+        seed=cfg.get('seed'),
+        title=cfg.get('title', Path(path).stem),
+        note=cfg.get('note', ''),
+    )
 
 
 def _stage(entry: dict) -> Stage:
     known = [f.name for f in fields(Stage)]
     for key in entry.keys() - set(known):
         near = get_close_matches(key, known, n=1)
-        raise ValueError(
-            f'a stage has an unknown key {key!r}: ' + (f'did you mean {near[0]!r}?' if near else str(known))
-        )
+        hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(known)}'
+        raise ValueError(f'a stage has an unknown key {key!r}: {hint}')
     for key in {'name', 'config'} - entry.keys():
-        raise ValueError(f'a stage lacks its {key}: {entry}')
+        raise ValueError(f'a stage has no {key}: {entry}')
     return Stage(**entry)
 
 
-# -- what a stage is made from -------------------------------------------------------------------------------------------
+# -- what a stage is made from -----------------------------------------------------------------------------------------
 
 
 def checkpoint(stage_dir: Path) -> Path:
@@ -112,17 +116,17 @@ def checkpoint(stage_dir: Path) -> Path:
     pointer = stage_dir / 'last_checkpoint'
     path = stage_dir / Path(pointer.read_text().strip()).name if pointer.is_file() else pointer
     if not path.is_file():
-        raise FileNotFoundError(f'{stage_dir} has no checkpoint (no {path.name}): run its stage first')
+        raise FileNotFoundError(f'{stage_dir} has no checkpoint ({path.name} is not there): run its stage first')
     return path
 
 
 def settings(stage: Stage, seed: int | None, overrides: list[str]) -> list[str]:
     """The stage's `--cfg-options` without its weights; `overrides` ('key=value') come last and win."""
     options = dict(stage.options)
-    if seed is not None:
+    if seed is not None:  # of the weights and the steps, of the order of the data, and of what is drawn for each
         loader = Config.fromfile(stage.config).train_dataloader
-        seeded = dict(sampler='KeyedSampler', dataset='SeededDataset')
-        parts = [part for part, kind in seeded.items() if str(loader[part].get('type')).endswith(kind)]
+        ours = dict(sampler='KeyedSampler', dataset='SeededDataset')
+        parts = [part for part, kind in ours.items() if str(loader[part].get('type')).endswith(kind)]
         options |= {'randomness.seed': seed, **{f'train_dataloader.{part}.seed': seed for part in parts}}
     return [f'{key}={_literal(value)}' for key, value in options.items()] + overrides
 
@@ -134,20 +138,13 @@ def _literal(value: object) -> str:
     return str(value)
 
 
-def weight_options(stage: Stage, work_dir: Path) -> list[str]:
+def weight_options(weights: dict[str, str], work_dir: Path) -> list[str]:
     """The `--cfg-options` that name the checkpoints of earlier stages."""
-    options = []
-    for key, source in stage.weights.items():
-        path = checkpoint(work_dir / source)
-        if key.endswith('init_cfg'):
-            options += [f'{key}._delete_=True', f'{key}.type=Pretrained', f'{key}.checkpoint={path}']
-        else:
-            options.append(f'{key}={path}')
-    return options
+    return [f'{key}={checkpoint(work_dir / source)}' for key, source in weights.items()]
 
 
 def made_from(stage: Stage, work_dir: Path, options: list[str], prepare: list[str]) -> dict:
-    """All that a stage's result depends on, as its record keeps it; files as SHA-256."""
+    """All that a stage's result depends on, as its record keeps it; config and checkpoints as SHA-256."""
     config = json.dumps(Config.fromfile(stage.config).to_dict(), sort_keys=True, default=str)
     return dict(
         config=hashlib.sha256(config.encode()).hexdigest(),
@@ -169,9 +166,8 @@ def _sha256(path: Path) -> str:
 def read_record(stage_dir: Path) -> dict | None:
     """What a finished stage wrote at its end, None for any other."""
     try:
-        record = json.loads((stage_dir / RECORD).read_text())
         checkpoint(stage_dir)
-        return record
+        return json.loads((stage_dir / RECORD).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
 
@@ -196,8 +192,7 @@ def run(recipe: Recipe, work_dir: Path, tools: Path, overrides: list[str], seed:
         words = shlex.split(command)
         _execute('prepare', [sys.executable if words[0] == 'python' else words[0], *words[1:]], work_dir)
     for number, stage in enumerate(recipe.stages, 1):
-        title = f'[{number} of {len(recipe.stages)}] {stage.name}'
-        stage_dir = work_dir / stage.name
+        title, stage_dir = f'[{number} of {len(recipe.stages)}] {stage.name}', work_dir / stage.name
         options = settings(stage, seed, overrides)
         origin, record = made_from(stage, work_dir, options, recipe.prepare), read_record(stage_dir)
         if record and record['made_from'] == origin:
@@ -207,8 +202,8 @@ def run(recipe: Recipe, work_dir: Path, tools: Path, overrides: list[str], seed:
             changed = [part for part in origin if origin[part] != record['made_from'].get(part)]
             _say(f'{title}: runs again, since what it was made from has changed: {", ".join(changed)}')
         (stage_dir / RECORD).unlink(missing_ok=True)
-        record = _run_stage(stage, title, stage_dir, tools, options + weight_options(stage, work_dir))
-        write_json(stage_dir / RECORD, dict(name=stage.name, **record, made_from=origin))
+        record = _run_stage(stage, title, stage_dir, tools, options + weight_options(stage.weights, work_dir))
+        write_json(stage_dir / RECORD, dict(name=stage.name, weights=stage.weights, **record, made_from=origin))
 
 
 def _run_stage(stage: Stage, title: str, stage_dir: Path, tools: Path, options: list[str]) -> dict:
@@ -217,34 +212,32 @@ def _run_stage(stage: Stage, title: str, stage_dir: Path, tools: Path, options: 
     commands, start = [train], time.monotonic()
     peak = _execute(title, train, stage_dir)
     if stage.test:
-        last = str(checkpoint(stage_dir))
-        test = [sys.executable, str(tools / 'test.py'), stage.config, last, '--work-dir', str(stage_dir / 'test')]
-        commands.append(test + cfg_options)
-        peak = max(peak, _execute(f'{title}, test', commands[-1], stage_dir / 'test'))
+        last, test_dir = str(checkpoint(stage_dir)), stage_dir / 'test'
+        test = [sys.executable, str(tools / 'test.py'), stage.config, last, '--work-dir', str(test_dir), *cfg_options]
+        commands.append(test)
+        peak = max(peak, _execute(f'{title}, test', test, test_dir))
     wall = time.monotonic() - start
     _say(f'{title}: done in {wall:.0f} s, peak memory {peak:.2f} GiB')
-    return dict(commands=[shlex.join(c) for c in commands], wall_s=wall, peak_rss_gib=peak)
+    return dict(commands=[_readable(command) for command in commands], wall_s=wall, peak_rss_gib=peak)
 
 
 def _execute(title: str, command: list[str], log_dir: Path) -> float:
     """Run a command on this terminal; the peak memory (GiB) of this process with all below it."""
-    _say(f'{title}\n   {shlex.join(["python", *command[1:]] if command[0] == sys.executable else command)}')
+    _say(f'{title}\n   {_readable(command)}')
     process, peak = subprocess.Popen(command), 0.0
     try:
-        while True:
-            try:
-                code = process.wait(timeout=0.5)
-                break
-            except subprocess.TimeoutExpired:
-                peak = max(peak, tree_rss(os.getpid()) / 2**30)
+        while process.poll() is None:
+            peak = max(peak, tree_rss(os.getpid()) / 2**30)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.5)
     except BaseException:
         process.terminate()
         process.wait()
         raise
-    if code:
+    if process.returncode:
         logs = sorted(log_dir.glob('*/*.log'))
         where = f'; its log: {logs[-1]}' if logs else ''
-        raise StageFailed(f'{title} failed with exit code {code}{where}\n   {shlex.join(command)}')
+        raise StageFailed(f'{title} failed with exit code {process.returncode}{where}\n   {_readable(command)}')
     return peak
 
 
@@ -261,6 +254,10 @@ def tree_rss(root: int) -> int:
         with suppress(OSError, IndexError):
             total += int(Path(f'/proc/{pid}/statm').read_text().split()[1]) * page
     return total
+
+
+def _readable(command: list[str]) -> str:
+    return shlex.join(['python', *command[1:]] if command[0] == sys.executable else command)
 
 
 def _say(text: str) -> None:

@@ -13,9 +13,7 @@ def main(arguments: list[str] | None = None) -> None:
     verbs = parser.add_subparsers(dest='verb', required=True)
     run = verbs.add_parser('run', help='run what is not finished, then write report.html and summary.json')
     run.add_argument('recipe', help='recipe file, e.g. configs/quickstart/recipe.py')
-    run.add_argument(
-        '--work-dir', type=Path, help="where the stages' folders and the report go (default: the recipe's)"
-    )
+    run.add_argument('--work-dir', type=Path, help="of the stages' folders and the report (default: the recipe's)")
     run.add_argument('--seeds', type=int, default=1, metavar='N', help='run all N times, report mean ± spread')
     run.add_argument('--long', action='store_true', help='also the stages marked long')
     run.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help="over every stage's config")

@@ -70,7 +70,7 @@ def _fold(node: dict, peers: list[dict], fold) -> dict:
     }
 
 
-# -- what a person reads -------------------------------------------------------------------------------------------------
+# -- what a person reads ---------------------------------------------------------------------------------------------
 
 _JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')
 
@@ -100,7 +100,8 @@ def sentences(summary: dict) -> list[str]:
     if 'psnr' in tokenizer:
         lines.append(
             f'Tokenizer: PSNR {tokenizer["psnr"]:.1f} dB (mean colour: {tokenizer["psnr_mean_color"]:.1f}), '
-            f'{tokenizer["codes_used"]:.0f} of {tokenizer["codes"]:.0f} codes used, perplexity {tokenizer["perplexity"]:.0f}.'
+            f'{tokenizer["codes_used"]:.0f} of {tokenizer["codes"]:.0f} codes used, '
+            f'perplexity {tokenizer["perplexity"]:.0f}.'
         )
     if 'masked_accuracy' in pretrain:
         lines.append(

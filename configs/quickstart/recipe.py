@@ -15,15 +15,15 @@ stages = [
     dict(
         name='classification/pretrained',
         config='configs/quickstart/classification.py',
-        weights={'model.backbone.init_cfg': 'pretrain'}),
+        weights={'model.backbone.init_cfg.checkpoint': 'pretrain'}),
     dict(
         name='segmentation/pretrained',
         config='configs/quickstart/segmentation.py',
-        weights={'model.backbone.init_cfg': 'pretrain'}),
+        weights={'model.backbone.init_cfg.checkpoint': 'pretrain'}),
     dict(  # the paper's intermediate fine-tuning
         name='segmentation/intermediate',
         config='configs/quickstart/segmentation.py',
-        weights={'model.backbone.init_cfg': 'classification/pretrained'}),
+        weights={'model.backbone.init_cfg.checkpoint': 'classification/pretrained'}),
     dict(name='classification/scratch', config='configs/quickstart/classification.py'),
     dict(name='segmentation/scratch', config='configs/quickstart/segmentation.py'),
 ]
