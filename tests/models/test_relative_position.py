@@ -72,7 +72,7 @@ def test_a_constant_table_stays_constant_and_the_three_rows_of_cls_are_copied(so
 @pytest.mark.parametrize('source', SIZES)
 @pytest.mark.parametrize('target', SIZES)
 def test_the_nearest_offsets_keep_their_bias(source, target):
-    """The geometric grid leaves the offsets −1, 0, 1 where they are, and nothing beyond the known ones is extrapolated."""
+    """The geometric grid leaves the offsets −1, 0, 1 where they are, and nothing beyond known ones is extrapolated."""
     table = noise((source, source), 1)
     before = table[:-3].reshape(2 * source - 1, -1)
     after = resize_bias_table(table, (source, source), (target, target))[:-3].reshape(2 * target - 1, -1)
@@ -104,7 +104,7 @@ def test_image_and_table_resized_together_keep_the_meaning():
 
 @pytest.mark.parametrize(('source', 'target'), [((14, 14), (24, 24)), ((14, 14), (32, 32)), ((8, 14), (12, 40))])
 def test_it_is_the_cubic_spline_of_the_official_code(source, target):
-    """interp2d(kind='cubic') on a rectangular grid was FITPACK's interpolating bicubic spline, which SciPy still has."""
+    """interp2d(kind='cubic') on a rectangular grid was FITPACK's interpolating bicubic spline, still in SciPy."""
 
     def known(side: int, wanted: int) -> np.ndarray:
         roots = np.roots([*np.ones(side - 2), 2 - wanted])  # 1 + q + … + q^(side − 2) = wanted − 1
