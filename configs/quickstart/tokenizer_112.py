@@ -1,7 +1,7 @@
 # Discrete VAE on Shapes at 112 px: its stride of 8 gives the paper's 14×14 tokens.
 #   python -m beit_mm.data.shapes data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/tokenizer_112.py
-# Hardware: one CPU core.
+# Hardware: one CPU core, about ten minutes.
 _base_ = 'tokenizer.py'
 
 data_root = 'data/quickstart_112/imagenet'

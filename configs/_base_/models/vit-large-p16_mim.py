@@ -1,0 +1,2 @@
+_base_ = 'vit-base-p16_mim.py'
+model = dict(backbone=dict(arch='large'), head=dict(in_channels=1024))

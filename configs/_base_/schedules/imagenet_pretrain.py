@@ -1,0 +1,16 @@
+# What all pre-trainings on ImageNet-1k share: 800 epochs, batch 2048, one cosine after ten epochs of warm-up.
+_base_ = '../default_runtime.py'
+lr, min_lr, warmup, epochs = 1.5e-3, 1e-5, 10, 800
+optim_wrapper = dict(
+    type='AmpOptimWrapper',
+    loss_scale='dynamic',
+    optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    constructor='LayerDecayConstructor',  # for its rule of what is not decayed
+    clip_grad=dict(max_norm=3.0))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-6 / lr, end=warmup, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=min_lr, begin=warmup, end=epochs, convert_to_iter_based=True),
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=50)
+default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=10))
+auto_scale_lr = dict(base_batch_size=2048)
