@@ -27,6 +27,10 @@ def unmap_pixels(x: Tensor) -> Tensor:
     return ((x - EPS) / (1 - 2 * EPS)).clamp(0, 1)
 
 
+def at_least_f32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class ResidualBlock(nn.Module):
     """Bottleneck of four ReLU-convolutions with the given kernels, added with `gain` = 1 / (number of blocks)²."""
 
@@ -85,19 +89,19 @@ def decoder(width: int, groups: int, blocks: int, vocab_size: int, width_in: int
 
 def logit_laplace(out: Tensor, image: Tensor) -> Tensor:
     """DALL-E app. A.3: the density on (0, 1) of the sigmoid of a Laplace variable, at the mapped pixels."""
-    mu, log_b = out.float().chunk(2, 1)
+    mu, log_b = at_least_f32(out).chunk(2, 1)
     x = map_pixels(image)
     return -(torch.logit(x) - mu).abs() * torch.exp(-log_b) - log_b - math.log(2) - torch.log(x * (1 - x))
 
 
 def gaussian(out: Tensor, image: Tensor) -> Tensor:
     """Unit variance: the squared error up to a constant."""
-    return -0.5 * (torch.sigmoid(out[:, :3].float()) - map_pixels(image)) ** 2 - 0.5 * math.log(2 * math.pi)
+    return -0.5 * (torch.sigmoid(at_least_f32(out[:, :3])) - map_pixels(image)) ** 2 - 0.5 * math.log(2 * math.pi)
 
 
 def laplace(out: Tensor, image: Tensor) -> Tensor:
     """Unit scale: the absolute error up to a constant."""
-    return -(torch.sigmoid(out[:, :3].float()) - map_pixels(image)).abs() - math.log(2)
+    return -(torch.sigmoid(at_least_f32(out[:, :3])) - map_pixels(image)).abs() - math.log(2)
 
 
 LIKELIHOODS = dict(logit_laplace=logit_laplace, mse=gaussian, l1=laplace)
@@ -184,7 +188,7 @@ class DiscreteVAE(BaseModel):
 
     def decode(self, ids: Tensor) -> Tensor:
         """Ids int64 [B, h, w] → image [B, 3, H, W] in [0, 1]."""
-        return unmap_pixels(torch.sigmoid(self.decode_maps(ids)[:, :3].float()))
+        return unmap_pixels(torch.sigmoid(at_least_f32(self.decode_maps(ids)[:, :3])))
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -197,9 +201,10 @@ class DiscreteVAE(BaseModel):
         """−ELBO a subpixel of images [B, 3, H, W] in [0, 1], and what to watch: KL parts, code usage, perplexity."""
         if self.init_codebook:
             self._init_codebook(inputs)
-        logits = self.logits(inputs).float()
+        logits = at_least_f32(self.logits(inputs))
         codes = F.gumbel_softmax(logits, self.temperature, hard=self.straight_through, dim=1)
-        reconstruction = -self.log_likelihood(self.decoder(codes), inputs).mean()
+        out = self.decoder(codes.to(self.decoder.input.weight.dtype))
+        reconstruction = -self.log_likelihood(out, inputs).mean()
         information, marginal = kl_to_uniform(logits.log_softmax(1))
         kl = self.information_weight * information + self.marginal_weight * marginal
         subpixels = 3 * self.stride**2  # a token stands for
@@ -217,16 +222,18 @@ class DiscreteVAE(BaseModel):
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: list | None = None) -> list[BaseDataElement]:
         """A sample an image: `ids` [h, w], `reconstruction` [3, H, W], and in nats an image `log_likelihood`, `kl`; dB `psnr`."""
-        logits = self.logits(inputs).float()
+        logits = at_least_f32(self.logits(inputs))
         ids, log_q = logits.argmax(1), logits.log_softmax(1)
         out = self.decode_maps(ids)
-        image = unmap_pixels(torch.sigmoid(out[:, :3].float()))
+        image = unmap_pixels(torch.sigmoid(at_least_f32(out[:, :3])))
         samples = data_samples or [BaseDataElement() for _ in inputs]
         log_likelihood = self.log_likelihood(out, inputs).sum((1, 2, 3))
         kl = ((log_q.exp() * log_q).sum(1) + math.log(self.vocab_size)).sum((1, 2))
         for i, sample in enumerate(samples):
             sample.set_data(dict(ids=ids[i], reconstruction=image[i], log_likelihood=log_likelihood[i], kl=kl[i]))
-            sample.set_data(dict(psnr=psnr(image[i], inputs[i]), psnr_mean_color=psnr(mean_color(inputs[i]), inputs[i])))
+            sample.set_data(
+                dict(psnr=psnr(image[i], inputs[i]), psnr_mean_color=psnr(mean_color(inputs[i]), inputs[i]))
+            )
         return samples
 
     def _tensor(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
@@ -257,7 +264,9 @@ class DiscreteVAE(BaseModel):
         features = self.encoder[:-1](map_pixels(image)).relu().permute(0, 2, 3, 1).flatten(0, 2)
         centre = features.mean(0)
         chosen = torch.randint(len(features), (self.vocab_size,), device=features.device)
-        rows = F.normalize(features[chosen] - centre, dim=1) * self.codebook_scale / (features - centre).norm(dim=1).mean()
+        rows = (
+            F.normalize(features[chosen] - centre, dim=1) * self.codebook_scale / (features - centre).norm(dim=1).mean()
+        )
         conv = self.encoder.output.conv
         conv.weight.copy_(broadcast_(rows[..., None, None].contiguous()))
         conv.bias.copy_(broadcast_(-rows @ centre))
@@ -288,10 +297,12 @@ def check_image(image: Tensor, stride: int) -> None:
     if not image.is_floating_point():
         raise TypeError(f'the tokenizer needs a float image in [0, 1], got {image.dtype}: divide uint8 pixels by 255')
     if image.shape[-2] % stride or image.shape[-1] % stride:
-        raise ValueError(f'image of {image.shape[-2]}×{image.shape[-1]} is no multiple of the tokenizer\'s stride {stride}')
+        raise ValueError(
+            f"image of {image.shape[-2]}×{image.shape[-1]} is no multiple of the tokenizer's stride {stride}"
+        )
     if image.device.type == 'cpu' and image.numel():
         low, high = image.aminmax()
-        if low < 0 or high > 1:
+        if not (low >= 0 and high <= 1):  # NaN is neither
             raise ValueError(
                 f'the tokenizer needs pixels in [0, 1], got {low.item():.3g} … {high.item():.3g}: give it the plain image, '
                 'neither 0 … 255 nor normalised by mean and std'
