@@ -18,10 +18,12 @@ checkpoint that it reads.
 """
 
 import hashlib
+import importlib
 import json
+import multiprocessing
 import os
+import runpy
 import shlex
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -31,6 +33,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mmengine.config import Config
+
+from . import compat
 
 RECORD = 'stage.json'
 
@@ -224,21 +228,44 @@ def _run_stage(stage: Stage, title: str, stage_dir: Path, tools: Path, options: 
 def _execute(title: str, command: list[str], log_dir: Path) -> float:
     """Run a command on this terminal; the peak memory (GiB) of this process with all below it."""
     _say(f'{title}\n   {_readable(command)}')
-    process, peak = subprocess.Popen(command), 0.0
+    if _is_script(command):
+        _preload()
+    sys.stdout.flush()
+    process, peak = multiprocessing.get_context('fork').Process(target=_become, args=(command,)), 0.0
+    process.start()
     try:
-        while process.poll() is None:
+        while process.is_alive():
             peak = max(peak, tree_rss(os.getpid()) / 2**30)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.5)
+            process.join(timeout=0.5)
     except BaseException:
         process.terminate()
-        process.wait()
+        process.join()
         raise
-    if process.returncode:
+    if process.exitcode:
         logs = sorted(log_dir.glob('*/*.log'))
         where = f'; its log: {logs[-1]}' if logs else ''
-        raise StageFailed(f'{title} failed with exit code {process.returncode}{where}\n   {_readable(command)}')
+        raise StageFailed(f'{title} failed with exit code {process.exitcode}{where}\n   {_readable(command)}')
     return peak
+
+
+def _is_script(command: list[str]) -> bool:
+    return command[0] == sys.executable and command[1].endswith('.py')
+
+
+def _preload() -> None:
+    """Import once what each stage would import for seconds; a fork of this process has it then."""
+    importlib.import_module('beit_mm.engine.launch')
+    for host in filter(compat.installed, ('mmpretrain', 'mmseg')):
+        for part in ('models', 'datasets', 'engine', 'evaluation', 'visualization'):
+            importlib.import_module(f'{host}.{part}')
+
+
+def _become(command: list[str]) -> None:
+    """In a fork: run a Python script in here, as `python SCRIPT` would; any other command takes the process's place."""
+    if not _is_script(command):
+        os.execvp(command[0], command)
+    sys.argv = command[1:]
+    runpy.run_path(command[1], run_name='__main__')
 
 
 def tree_rss(root: int) -> int:

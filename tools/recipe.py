@@ -41,9 +41,13 @@ def _run(chain: recipe.Recipe, args) -> None:
     found = [summary.summarize(folder, names) for folder, _ in runs]
     for (folder, _), one in zip(runs, found, strict=True):
         recipe.write_json(folder / 'summary.json', one)
-    if len(found) > 1:
-        recipe.write_json(work_dir / 'summary.json', summary.over_seeds(found))
-    print(summary.text_table(found[0] if len(found) == 1 else summary.over_seeds(found)))
+    together = found[0] if len(found) == 1 else summary.over_seeds(found)
+    recipe.write_json(work_dir / 'summary.json', together)
+    print(f'\n{summary.text_table(together)}\n', flush=True)
+    from beit_mm.viz import report  # imports torch and the hosts, which takes seconds
+
+    report.write(work_dir / 'report.html', runs[0][0], names, together, chain.title, chain.note)
+    print(f'All of it, with pictures: {work_dir / "report.html"}')
 
 
 if __name__ == '__main__':

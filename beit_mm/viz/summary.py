@@ -10,6 +10,7 @@ from ..recipe import read_record
 
 _PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg')
 _NO_METRIC = {'data_time', 'time', 'step', 'iter', 'epoch'}
+JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')  # metric → label, of the tasks that pre-training serves
 
 
 def scalars(stage_dir: Path) -> list[dict]:
@@ -24,6 +25,17 @@ def metrics(stage_dir: Path) -> dict[str, float]:
     for log in sorted((stage_dir / 'test').glob('*/*.json'))[-1:]:
         found.append(json.loads(log.read_text()))
     return {key.rpartition('/')[2]: value for line in found for key, value in line.items() if key not in _NO_METRIC}
+
+
+def validations(lines: list[dict], metric: str) -> list[tuple[int, float]]:
+    """(iteration, value) of each validation in a log; a validation stands behind the training steps before it."""
+    step, found = 0, []
+    for line in lines:
+        if 'lr' in line:
+            step = line['step']
+        else:
+            found += [(step, value) for key, value in line.items() if key.rpartition('/')[2] == metric]
+    return found
 
 
 def summarize(work_dir: Path, names: list[str]) -> dict:
@@ -72,8 +84,6 @@ def _fold(node: dict, peers: list[dict], fold) -> dict:
 
 # -- what a person reads ---------------------------------------------------------------------------------------------
 
-_JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')
-
 
 def rows(summary: dict) -> list[tuple[str, str, str, str, str]]:
     """(task, arm, metric, value, gain over the arm `scratch`), all text; a `scratch` arm stands before the others."""
@@ -81,7 +91,7 @@ def rows(summary: dict) -> list[tuple[str, str, str, str, str]]:
     for task, arms in summary.items():
         if not isinstance(arms, dict) or not isinstance(arms.get('scratch'), dict):
             continue
-        for metric, label in _JUDGED.items():
+        for metric, label in JUDGED.items():
             base = arms['scratch'].get(metric)
             for arm in sorted(arms, key=lambda arm: arm != 'scratch'):
                 value = arms[arm].get(metric)

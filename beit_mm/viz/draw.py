@@ -1,0 +1,108 @@
+"""Drawing: arrays and numbers in, pieces of a web page out. Images are uint8 RGB [H, W, 3]; no file is read here."""
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from itertools import cycle
+
+import cv2
+import numpy as np
+
+# Readable on white and on black, and told apart by those who see red and green alike.
+COLOURS = ('#0b84c6', '#e07b00', '#1a9a6c', '#c9529d', '#8c7ae6', '#a08a00')
+
+
+def png(image: np.ndarray) -> str:
+    """An image as a data URI."""
+    encoded = cv2.imencode('.png', np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
+    return 'data:image/png;base64,' + base64.b64encode(encoded).decode()
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """[3, H, W] in [0, 1] → uint8 RGB [H, W, 3]."""
+    return (image.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def hide(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image with the patches grey that a mask, bool [h, w], hides."""
+    patch = image.shape[0] // mask.shape[0], image.shape[1] // mask.shape[1]
+    hidden = mask.repeat(patch[0], 0).repeat(patch[1], 1)
+    return np.where(hidden[..., None], np.uint8(128), image)
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence, share: float = 0.6) -> np.ndarray:
+    """Labels [H, W] in the colours of a palette [K, 3] over the image; those beyond the palette leave it as it is."""
+    known = labels < len(palette)
+    colours = np.asarray(palette, float)[np.where(known, labels, 0)]
+    mixed = (1 - share) * image + share * colours
+    return np.where(known[..., None], mixed.round(), image).astype(np.uint8)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """At most `count` + 1 round numbers from `low` to `high`."""
+    step = 10 ** math.floor(math.log10((high - low) / count))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= count)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, float], x_label: str) -> str:
+    """An SVG of named lines, points (x, y) each with x ≥ 0, and of dashed horizontal levels, with its legend.
+
+    What is not finite is left out; '' when nothing is left.
+    """
+    lines = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in lines.items()}
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
+        return ''
+    xs = [x for points in lines.values() for x, _ in points]
+    ys = [y for points in lines.values() for _, y in points] + list(levels.values())
+    x_high, low, high = max(xs) or 1, min(ys), max(ys)
+    margin = 0.06 * (high - low) or 1.0
+    low, high = low - margin, high + margin
+    left, right, top, bottom = 46, 452, 10, 228
+
+    def px(x: float) -> float:
+        return left + (right - left) * x / x_high
+
+    def py(y: float) -> float:
+        return bottom - (bottom - top) * (y - low) / (high - low)
+
+    parts = ['<svg viewBox="0 0 460 262" role="img" font-size="12" fill="currentColor">']
+    for y in ticks(low, high):
+        parts.append(f'<path d="M{left} {py(y):.1f}H{right}" stroke="currentColor" opacity=".15"/>')
+        parts.append(f'<text x="{left - 6}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+    for x in ticks(0, x_high):
+        parts.append(f'<text x="{px(x):.1f}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="258" text-anchor="middle">{escape(x_label)}</text>')
+    for name, y in levels.items():
+        parts.append(f'<path d="M{left} {py(y):.1f}H{right}" stroke="currentColor" stroke-dasharray="5 4"/>')
+        parts.append(f'<text x="{right}" y="{py(y) - 5:.1f}" text-anchor="end">{escape(name)}</text>')
+    colours = dict(zip(lines, cycle(COLOURS)))
+    for name, points in lines.items():
+        path = 'L'.join(f'{px(x):.1f} {py(y):.1f}' for x, y in points)
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
+    return ''.join(parts) + '</svg>' + legend(colours)
+
+
+def legend(colours: dict[str, str]) -> str:
+    """Names beside patches of their colours (CSS)."""
+    chips = [f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in colours.items()]
+    return f'<p class="legend">{"".join(chips)}</p>'
+
+
+def picture_table(columns: list[str], rows: list[list[np.ndarray]]) -> str:
+    """Images in columns, one scene or more a row."""
+    cells = [[f'<img alt="{escape(c)}" src="{png(i)}">' for c, i in zip(columns, row, strict=True)] for row in rows]
+    return _table(' class="pictures"', columns, cells)
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table of escaped text."""
+    return _table('', head, [map(escape, row) for row in rows])
+
+
+def _table(attributes: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [''.join(f'<th>{escape(cell)}</th>' for cell in head)]
+    lines += [''.join(f'<td>{cell}</td>' for cell in row) for row in rows]
+    return f'<div class="wide"><table{attributes}><tr>' + '</tr><tr>'.join(lines) + '</tr></table></div>'
