@@ -74,6 +74,7 @@ def shrink(cfg: Config, data: Path, work_dir: Path) -> Config:
 
     A pre-training config gets a tokenizer that `work_dir` holds then.
     """
+    init_default_scope(cfg.default_scope)
     cfg.work_dir, cfg.experiment_name = str(work_dir), f'{work_dir.name}_{next(_runs)}'
     for split, length in (('train', 4), ('val', 2), ('test', 1)):
         loader = cfg.get(f'{split}_dataloader')
@@ -101,6 +102,16 @@ def shrink(cfg: Config, data: Path, work_dir: Path) -> Config:
 
 
 def _shrink_model(model: dict, work_dir: Path) -> None:
+    _shrink_sizes(model)
+    for node in nodes(model):
+        if kind(node) == 'TokenTarget':
+            path = work_dir / 'tokenizer.pth'
+            work_dir.mkdir(parents=True, exist_ok=True)
+            torch.save(dict(state_dict=MODELS.build(node.tokenizer).state_dict()), path)
+            node.checkpoint = str(path)
+
+
+def _shrink_sizes(model: dict) -> None:
     for node in nodes(model):
         if kind(node) == 'BEiT':
             node.update(arch=dict(ARCH), init_cfg=None)
@@ -111,18 +122,11 @@ def _shrink_model(model: dict, work_dir: Path) -> None:
         elif kind(node) == 'LinearClsHead':
             node.update(in_channels=32, init_cfg=None)
         elif kind(node) == 'MIMHead':
-            node.update(in_channels=32)
+            node.update(in_channels=32, out_channels=TOKENIZER['vocab_size'])
         elif kind(node) in ('SETRPUPHead', 'FCNHead', 'UPerHead'):
             node.update(in_channels=[32] * 4 if kind(node) == 'UPerHead' else 32, channels=8)
         elif kind(node) == 'Feature2Pyramid':
             node.update(embed_dim=32)
-    for node in nodes(model):
-        if kind(node) == 'TokenTarget':
-            path = work_dir / 'tokenizer.pth'
-            work_dir.mkdir(parents=True, exist_ok=True)
-            torch.save(dict(state_dict=MODELS.build(node.tokenizer).state_dict()), path)
-            node.checkpoint = str(path)
-            model.head.out_channels = TOKENIZER['vocab_size']
 
 
 def _shrink_crops(cfg: Config) -> None:
@@ -194,6 +198,8 @@ def test_a_panorama_thinner_than_the_crop_is_padded_to_it(data, tmp_path):
 
 # Million parameters, as the official README gives them (heads for the data set included).
 MILLIONS = {
+    'pretrain/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k': 91.97,  # unilm issue 383
+    'tokenizer/dvae_64xb8-coslr-3000k_in1k-256px': 97.62,  # DALL-E's 53 786 240 + 43 829 766
     'classification/beit-base-p16_8xb128-amp-coslr-100e_in1k': 86.5,
     'classification/beit-large-p16_8xb128-amp-coslr-50e_in1k': 304.4,
     'classification/beit-base-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-384px': 86.7,
@@ -248,6 +254,10 @@ ADE20K = {
 }  # fmt: skip
 
 
+PRETRAIN = [name.split('/')[1] for name in CONFIGS if name.startswith('pretrain/')]
+FOUND = re.compile(r'beit_(vit|beit)-(base|large)-p16_8xb256-amp-coslr-(800|300)e_in1k')
+
+
 def gpus(name: str) -> int:
     return int(re.search(r'_(\d+)xb(\d+)', name)[1])
 
@@ -255,6 +265,70 @@ def gpus(name: str) -> int:
 def test_the_tables_hold_every_recipe():
     assert {f'classification/{name}' for name in IMAGENET} == set(CLASSIFICATION)
     assert {f'segmentation/{name}' for name in ADE20K} == set(TRAINED) - set(CLASSIFICATION)
+    assert len({FOUND.fullmatch(name).groups() for name in PRETRAIN}) == 8
+
+
+@pytest.mark.parametrize('name', PRETRAIN)
+def test_pretraining_recipe(name):
+    cfg, (kind_of, size, epochs) = load(f'pretrain/{name}'), FOUND.fullmatch(name).groups()
+    optimizer, model = cfg.optim_wrapper.optimizer, cfg.model
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1.5e-3, 0.05)
+    assert (optimizer.betas, optimizer.eps) == ((0.9, 0.999), 1e-8)
+    assert cfg.optim_wrapper.constructor == 'LayerDecayConstructor' and 'paramwise_cfg' not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=3.0 if size == 'base' else 1.0)
+    assert cfg.train_cfg.max_epochs == int(epochs) and [s.end for s in cfg.param_scheduler] == [10, int(epochs)]
+    assert cfg.auto_scale_lr.base_batch_size == 2048 == gpus(name) * cfg.train_dataloader.batch_size
+    positions = dict(abs_pos_embed=True, rel_pos_bias=None, layer_scale=None)
+    if kind_of == 'beit':
+        positions = dict(abs_pos_embed=False, rel_pos_bias='shared', layer_scale=0.1 if size == 'base' else 1e-5)
+    assert {key: model.backbone.get(key) for key in positions} == positions
+    assert (model.backbone.arch, model.backbone.drop_path_rate) == (size, 0.1)
+    assert model.data_preprocessor.mean == [123.675, 116.28, 103.53]
+    jitter, flip, views, mask = cfg.train_dataloader.dataset.dataset.pipeline[1:5]
+    assert (jitter.brightness, jitter.contrast, jitter.saturation, flip.prob) == (0.4, 0.4, 0.4, 0.5)
+    assert (views.size, views.interpolation, views.token_size, views.token_interpolation) == (
+        224, 'bicubic', 112, 'lanczos')  # fmt: skip
+    assert (views.scale, views.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+    assert (mask.grid, mask.budget, mask.min_block) == (14, 75, 16) and model.num_masked == 75
+
+
+@pytest.mark.parametrize('name', ['beit_vit-base-p16_8xb256-amp-coslr-800e_in1k'])
+def test_pretraining_has_one_cosine_over_steps(name):
+    cfg, steps = load(f'pretrain/{name}'), 3
+    rising, falling = 10 * steps, 790 * steps
+    expected = [1e-6 + (1.5e-3 - 1e-6) * i / (rising - 1) for i in range(rising)]
+    expected += [1e-5 + (1.5e-3 - 1e-5) * (1 + math.cos(math.pi * i / falling)) / 2 for i in range(falling)]
+    assert rates(cfg, steps) == pytest.approx(expected, rel=1e-6)
+
+
+def test_pretraining_without_a_tokenizer_stops_and_names_the_run_that_makes_one():
+    cfg = load('pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k')
+    tokenizer = load(f'tokenizer/{cfg.tokenizer.split("/")[1]}')
+    assert {k: v for k, v in cfg.model.target.tokenizer.items() if tokenizer.model[k] != v} == {}
+    assert cfg.tokenizer.endswith(f'/iter_{tokenizer.train_cfg.max_iters}.pth') and not Path(cfg.tokenizer).exists()
+    _shrink_sizes(cfg.model)
+    init_default_scope(cfg.default_scope)
+    with pytest.raises(FileNotFoundError, match=re.escape(cfg.tokenizer)):
+        MODELS.build(cfg.model).init_weights()
+
+
+def test_tokenizer_recipe():
+    cfg = load('tokenizer/dvae_64xb8-coslr-3000k_in1k-256px')
+    optimizer, model = cfg.optim_wrapper.optimizer, cfg.model
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-4, 1e-4)
+    assert (optimizer.betas, optimizer.eps) == ((0.9, 0.999), 1e-8)
+    assert (model.vocab_size, model.width, model.groups, model.blocks, model.width_in) == (8192, 256, 4, 2, 128)
+    assert model.likelihood == 'logit_laplace' and model.information_weight == model.marginal_weight == 1
+    beta, temperature, ema = ({k: v for k, v in hook.items() if k != 'type'} for hook in cfg.custom_hooks)
+    assert beta == dict(attribute='beta', start=0.0, end=6.6, iters=5_000)
+    assert temperature == dict(attribute='temperature', start=1.0, end=1 / 16, iters=150_000)
+    assert 1 - ema['momentum'] == 0.999
+    assert cfg.train_cfg.max_iters == 3_000_000 and cfg.param_scheduler.end == 1_200_000
+    assert cfg.auto_scale_lr.base_batch_size == 512 == 64 * cfg.train_dataloader.batch_size
+    cfg.param_scheduler.end //= 1000
+    cfg.param_scheduler = [cfg.param_scheduler, dict(cfg.param_scheduler, begin=1500, end=1501)]  # 300 steps after it
+    falling = [1.25e-6 + (1e-4 - 1.25e-6) * (1 + math.cos(math.pi * i / 1200)) / 2 for i in range(1200)]
+    assert rates(cfg, 1)[:1500] == pytest.approx(falling + [1.25e-6] * 300, rel=1e-2)
 
 
 @pytest.mark.parametrize('name', IMAGENET)
