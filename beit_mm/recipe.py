@@ -36,7 +36,7 @@ from mmengine.config import Config
 
 from . import compat
 
-RECORD = 'stage.json'
+RECORD, PREPARED = 'stage.json', 'prepare.json'
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,7 @@ def run(recipe: Recipe, work_dir: Path, tools: Path, overrides: list[str], seed:
 
     Raises StageFailed with the stage's name, exit code and log.
     """
-    for command in recipe.prepare:
-        words = shlex.split(command)
-        _execute('prepare', [sys.executable if words[0] == 'python' else words[0], *words[1:]], work_dir)
+    _prepare(recipe.prepare, work_dir)
     for number, stage in enumerate(recipe.stages, 1):
         title, stage_dir = f'[{number} of {len(recipe.stages)}] {stage.name}', work_dir / stage.name
         options = settings(stage, seed, overrides)
@@ -208,6 +206,16 @@ def run(recipe: Recipe, work_dir: Path, tools: Path, overrides: list[str], seed:
         (stage_dir / RECORD).unlink(missing_ok=True)
         record = _run_stage(stage, title, stage_dir, tools, options + weight_options(stage.weights, work_dir))
         write_json(stage_dir / RECORD, dict(name=stage.name, weights=stage.weights, **record, made_from=origin))
+
+
+def _prepare(commands: list[str], work_dir: Path) -> None:
+    """Run the commands; what they took counts when they first ran, since later they have nothing to do."""
+    start, record = time.monotonic(), work_dir / PREPARED
+    for command in commands:
+        words = shlex.split(command)
+        _execute('prepare', [sys.executable if words[0] == 'python' else words[0], *words[1:]], work_dir)
+    if commands and not (record.exists() and json.loads(record.read_text())['commands'] == commands):
+        write_json(record, dict(commands=commands, wall_s=time.monotonic() - start))
 
 
 def _run_stage(stage: Stage, title: str, stage_dir: Path, tools: Path, options: list[str]) -> dict:

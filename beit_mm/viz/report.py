@@ -114,7 +114,9 @@ def _segmentation(work_dir: Path, task: str, names: list[str]) -> str:
 def _runs(work_dir: Path, names: list[str], summary: dict) -> str:
     records = {name: read_record(work_dir / name) for name in names}
     table = [(name, f'{r["wall_s"]:.0f} s', f'{r["peak_rss_gib"]:.2f} GiB') for name, r in records.items()]
-    total = sum(record['wall_s'] for record in records.values())
+    prepare = summary['wall_s'].get('prepare', 0)
+    total = prepare + sum(record['wall_s'] for record in records.values())
+    table = [('prepare', f'{prepare:.0f} s', ''), *table]
     table.append(('together', f'{total:.0f} s', f'{summary["peak_rss_gib"]:.2f} GiB'))
     commands = ''.join(f'<p><code>{escape(c)}</code></p>' for r in records.values() for c in r['commands'])
     versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())

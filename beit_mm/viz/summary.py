@@ -6,7 +6,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from statistics import mean, stdev
 
-from ..recipe import read_record
+from ..recipe import PREPARED, read_record
 
 _PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg')
 _NO_METRIC = {'data_time', 'time', 'step', 'iter', 'epoch'}
@@ -41,6 +41,8 @@ def validations(lines: list[dict], metric: str) -> list[tuple[int, float]]:
 def summarize(work_dir: Path, names: list[str]) -> dict:
     """Metrics under the stages' names ('classification/scratch' is a level deeper), wall seconds, memory, versions."""
     summary, walls, peaks = {}, {}, []
+    if (prepared := work_dir / PREPARED).exists():
+        walls['prepare'] = round(json.loads(prepared.read_text())['wall_s'], 1)
     for name in names:
         record, node = read_record(work_dir / name), summary
         for part in name.split('/'):
