@@ -74,13 +74,15 @@ def _generator() -> np.random.Generator:
 class BlockwiseMask(BaseTransform):
     """Adds `mask`, bool [h, w], of about `budget` patches in blocks (`exact`: drawn again until the count is exact).
 
-    Raises ValueError for a budget larger than the grid or smaller than a block.
+    Raises ValueError for a budget larger than the grid or smaller than a block, or a grid that has no smaller block.
     """
 
     def __init__(self, grid: int | tuple[int, int] = 14, budget: int = 75, min_block: int = 16, exact: bool = False):
         self.grid, self.budget, self.min_block = _check(grid, budget), budget, min_block
         if not 0 < min_block <= budget:
             raise ValueError(f'a budget of {budget} is smaller than a block of min_block={min_block}: lower min_block')
+        if min(self.grid) < 2:
+            raise ValueError(f'a grid of {self.grid} has no block smaller than itself both ways: take beit_mm.RandomMask')
         self.sample = exact_blockwise_mask if exact else blockwise_mask
 
     def transform(self, results: dict) -> dict:

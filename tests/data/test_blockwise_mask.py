@@ -1,0 +1,179 @@
+"""Masks: the official code's distribution, any grid, an end for every input."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from beit_mm.data import blockwise_mask as module
+from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, blockwise_mask, exact_blockwise_mask, random_mask
+
+DRAWS = 3000
+
+
+def official(rng: random.Random, side: int, budget: int, least: int) -> np.ndarray:
+    """What the official code does, written out with python's own generator: an independent second implementation."""
+    hidden = set()
+    while len(hidden) < budget:
+        remaining = budget - len(hidden)
+        for _ in range(10):
+            area = rng.uniform(least, remaining)  # also when `least` is the larger
+            aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+            height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if height >= side or width >= side:
+                continue
+            top, left = rng.randint(0, side - height), rng.randint(0, side - width)
+            block = {(y, x) for y in range(top, top + height) for x in range(left, left + width)} - hidden
+            if 1 <= len(block) <= remaining:
+                hidden |= block
+                break
+        else:
+            break
+    mask = np.zeros((side, side), bool)
+    for place in hidden:
+        mask[place] = True
+    return mask
+
+
+@pytest.fixture(scope='module')
+def masks() -> np.ndarray:
+    """The paper's: 75 of 14×14, blocks of 16 or more."""
+    rng = np.random.default_rng(0)
+    return np.stack([blockwise_mask(rng, (14, 14), 75) for _ in range(DRAWS)])
+
+
+@pytest.fixture(scope='module')
+def officials() -> np.ndarray:
+    rng = random.Random(0)
+    return np.stack([official(rng, 14, 75, 16) for _ in range(DRAWS)])
+
+
+# -- the distribution --------------------------------------------------------------------------------------------------
+
+
+def test_counts_are_the_measured_ones_of_the_official_code(masks):
+    counts = masks.sum((1, 2))
+    error = counts.std() / math.sqrt(DRAWS)
+    assert counts.mean() == pytest.approx(74.5, abs=0.05 + 3 * error)  # 74.5 is rounded
+    assert counts.min() >= 60 and counts.max() == 75
+    assert (counts == 75).mean() == pytest.approx(0.67, abs=0.005 + 3 * math.sqrt(0.67 * 0.33 / DRAWS))
+
+
+def test_all_four_borders_are_hidden_about_13_percent_of_the_time(masks):
+    for border in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]):
+        error = border.mean(1).std() / math.sqrt(DRAWS)
+        assert border.mean() == pytest.approx(0.13, abs=0.005 + 3 * error)
+
+
+def test_counts_places_and_neighbours_are_distributed_as_the_official_ones(masks, officials):
+    """Two samples: no moment differs by more than chance, over 196 places at once; counts by χ²."""
+    ours, theirs = masks.sum((1, 2)), officials.sum((1, 2))
+    table = [[(sample == n).sum() for n in (73, 74, 75)] + [(sample < 73).sum()] for sample in (ours, theirs)]
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+
+    def z(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a.mean(0) - b.mean(0)) / np.sqrt((a.var(0) + b.var(0)) / DRAWS)
+
+    places = z(masks.astype(float), officials.astype(float)).ravel()
+    assert abs(places).max() < 4.5 and places.std() < 1.5
+    edges = [
+        (m[:, 1:] != m[:, :-1]).sum((1, 2)) + (m[:, :, 1:] != m[:, :, :-1]).sum((1, 2)) for m in (masks, officials)
+    ]
+    assert abs(z(*map(np.asarray, edges))) < 3.5  # the blocks are as large and as long
+    rows = [m.any(2).sum(1) for m in (masks, officials)]
+    assert abs(z(*rows)) < 3.5
+
+
+def test_a_mask_and_its_mirror_images_are_equally_likely(masks):
+    for other in (masks[:, ::-1], masks[:, :, ::-1], masks.transpose(0, 2, 1)):
+        difference = masks.mean(0) - other.mean(0)
+        assert abs(difference).max() < 5 * math.sqrt(2 * 0.25 / DRAWS)
+
+
+# -- every input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('grid', [(1, 1), (1, 9), (9, 1), (2, 2), (2, 30), (3, 5), (8, 8), (14, 14), (5, 40)])
+@pytest.mark.parametrize('share', [0.0, 0.1, 0.4, 1.0])
+@pytest.mark.parametrize('least', [1, 4, 16])
+def test_any_grid_and_budget_end_with_at_most_the_budget(grid, share, least, monkeypatch):
+    """By construction each block hides one more, and each is tried ten times: at most budget + 1 rounds."""
+    budget = max(1, round(share * grid[0] * grid[1]))
+    rounds, original = [], np.random.default_rng(0)
+
+    class Counting:
+        def random(self, size):
+            rounds.append(size)
+            return original.random(size)
+
+    for _ in range(20):
+        rounds.clear()
+        mask = blockwise_mask(Counting(), grid, budget, least)
+        assert mask.shape == grid and mask.dtype == bool and mask.sum() <= budget
+        assert len(rounds) <= budget + 1
+
+
+def test_a_grid_of_one_row_has_no_strictly_smaller_block():
+    assert blockwise_mask(np.random.default_rng(0), (1, 14), 5).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ('grid', 'budget', 'least'), [((14, 14), 75, 16), ((8, 8), 25, 4), ((7, 10), 30, 9), ((3, 3), 4, 1)]
+)
+def test_exact_masks_hide_exactly_the_budget(grid, budget, least):
+    rng = np.random.default_rng(0)
+    assert {int(exact_blockwise_mask(rng, grid, budget, least).sum()) for _ in range(100)} == {budget}
+
+
+def test_exact_masks_are_the_masks_that_happen_to_be_exact(masks):
+    rng = np.random.default_rng(1)
+    exact = np.stack([exact_blockwise_mask(rng, (14, 14), 75) for _ in range(1000)])
+    chosen = masks[masks.sum((1, 2)) == 75]
+    z = (exact.mean(0) - chosen.mean(0)) / np.sqrt(0.25 / len(exact) + 0.25 / len(chosen))
+    assert abs(z).max() < 4.5
+
+
+def test_an_impossible_exact_mask_is_an_error():
+    with pytest.raises(ValueError, match='no mask of exactly 5 of 1×9 patches .* was found in 1000 draws'):
+        exact_blockwise_mask(np.random.default_rng(0), (1, 9), 5, 4)
+
+
+@pytest.mark.parametrize(('grid', 'budget'), [((14, 14), 75), ((1, 7), 3), ((2, 3), 6)])
+def test_random_masks_are_exact_and_uniform(grid, budget):
+    rng = np.random.default_rng(0)
+    many = np.stack([random_mask(rng, grid, budget) for _ in range(2000)])
+    assert (many.sum((1, 2)) == budget).all()
+    share = budget / math.prod(grid)
+    assert abs(many.mean(0) - share).max() <= 4.5 * math.sqrt(share * (1 - share) / 2000)
+    both = (many[:, 0, 0] & many[:, -1, -1]).mean()  # without replacement
+    pair = share * (budget - 1) / (math.prod(grid) - 1)
+    assert abs(both - pair) <= 4 * math.sqrt(pair * (1 - pair) / 2000)
+
+
+# -- randomness and the transforms -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('sample', [blockwise_mask, exact_blockwise_mask, random_mask])
+def test_a_mask_is_a_function_of_the_generators_state(sample):
+    first, second, third = (sample(np.random.default_rng(seed), (14, 14), 75) for seed in (1, 1, 2))
+    assert np.array_equal(first, second) and not np.array_equal(first, third)
+
+
+@pytest.mark.parametrize('transform', [BlockwiseMask(), BlockwiseMask(exact=True), RandomMask()])
+def test_transforms_follow_numpys_global_state_alone(transform):
+    found = []
+    for seed in (1, 1, 2):
+        np.random.seed(seed)
+        random.seed(len(found))
+        found.append(transform(dict(img='kept')))
+    assert found[0]['img'] == 'kept' and found[0]['mask'].shape == (14, 14)
+    assert np.array_equal(found[0]['mask'], found[1]['mask']) and not np.array_equal(found[0]['mask'], found[2]['mask'])
+
+
+def test_the_transform_samples_the_function():
+    np.random.seed(1)
+    mask = BlockwiseMask(grid=(6, 9), budget=20, min_block=5)(dict())['mask']
+    np.random.seed(1)
+    assert np.array_equal(mask, blockwise_mask(module._generator(), (6, 9), 20, 5))
