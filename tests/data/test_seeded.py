@@ -1,0 +1,190 @@
+"""What happens to a sample depends on (seed, epoch, index) and on nothing else."""
+
+import random
+from itertools import islice
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from beit_mm.data.seeded import KeyedSampler, SeededDataset, seeded
+from beit_mm.registry import DATASETS
+
+N = 10
+
+
+@DATASETS.register_module()
+class Draws(Dataset):
+    """Sample i is (i, a draw of python's, NumPy's and torch's global generator)."""
+
+    def __init__(self, size: int = N):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple:
+        return index, random.random(), float(np.random.rand()), torch.rand(()).item()
+
+
+def draws(seed: int = 0) -> SeededDataset:
+    return SeededDataset(dict(type='Draws'), seed=seed)
+
+
+def sampler(rank: int = 0, world_size: int = 1, size: int = N, **kwargs) -> KeyedSampler:
+    """That of one of several ranks."""
+    found = KeyedSampler(range(size), **dict(seed=0) | kwargs)
+    found.rank, found.world_size = rank, world_size
+    return found
+
+
+def loaded(num: int, infinite: bool, **workers) -> list[tuple]:
+    """The first `num` samples that mmengine's loader gives: in one stream, or in epochs."""
+    loader = Runner.build_dataloader(
+        dict(
+            batch_size=2,
+            dataset=draws(),
+            sampler=dict(type='beit_mm.KeyedSampler', seed=0, infinite=infinite),
+            collate_fn=dict(type='pseudo_collate'),
+            **workers,
+        ),
+        seed=workers['num_workers'],  # of the workers' own generators: must not matter
+    )
+    found, epoch = [], 0
+    while len(found) < num:
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            found += zip(*batch, strict=True)
+            if len(found) >= num:
+                break
+        epoch += 1
+    return found
+
+
+# -- samples -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_index():
+    first = [draws()[0, i] for i in range(N)]
+    torch.manual_seed(5)
+    again = [draws()[0, i] for i in reversed(range(N))][::-1]
+    assert first == again
+    others = [[draws()[1, i] for i in range(N)], [draws(seed=1)[0, i] for i in range(N)]]
+    values = [value for samples in (first, *others) for sample in samples for value in sample[1:]]
+    assert len(set(values)) == 3 * N * 3  # epochs, seeds, samples and generators all differ
+    assert [draws()[i] for i in range(N)] == first  # a plain index, of validation, is epoch 0
+
+
+@pytest.mark.parametrize('infinite', [True, False])
+def test_three_epochs_are_the_same_for_any_number_of_workers_and_all_distinct(infinite):
+    alone = loaded(3 * N, infinite, num_workers=0)
+    assert len({sample[1:] for sample in alone}) == 3 * N
+    for epoch in range(3):
+        assert sorted(s[0] for s in alone[epoch * N : (epoch + 1) * N]) == list(range(N))
+    assert loaded(3 * N, infinite, num_workers=2) == alone
+    assert loaded(3 * N, infinite, num_workers=2, persistent_workers=True) == alone
+
+
+def test_the_callers_generators_go_on_as_if_nothing_had_happened():
+    def state() -> tuple:
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = state(), state()
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    before = state()
+    draws()[3, 1]
+    with pytest.raises(ZeroDivisionError), seeded(0):
+        random.random() / 0
+    assert (before, state()) == expected
+
+
+def test_a_real_pipeline_follows_the_key(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        path = tmp_path / 'ab'[i % 2] / f'{i}.png'
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (40, 40, 3), np.uint8))
+    pipeline = [
+        dict(type='mmcv.LoadImageFromFile'),
+        dict(type='mmpretrain.ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
+        dict(type='mmcv.RandomFlip', prob=0.5),
+        dict(type='TwoViews', size=32, token_size=16),
+        dict(type='BlockwiseMask', grid=4, budget=6, min_block=2),
+        dict(type='PackViews'),
+    ]
+    config = dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path), pipeline=pipeline, _scope_='beit_mm')
+    one, two = (SeededDataset(config) for _ in range(2))
+    for key in ((0, 0), (1, 0), (0, 2)):
+        for name, value in one[key]['inputs'].items():
+            assert torch.equal(value, two[key]['inputs'][name])
+    assert not torch.equal(one[0, 0]['inputs']['patch_view'], one[1, 0]['inputs']['patch_view'])
+    assert one.metainfo == one.dataset.metainfo and one.get_data_info(1)['img_path'].endswith('.png')
+    assert one[0, 1]['data_samples'].img_path.startswith(str(tmp_path))
+
+
+# -- order -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('shuffle', [True, False])
+def test_the_global_batch_does_not_depend_on_the_number_of_ranks(shuffle):
+    alone = list(islice(sampler(infinite=True, shuffle=shuffle), 40))
+    for world_size in (2, 4):
+        ranks = [
+            islice(sampler(rank, world_size, infinite=True, shuffle=shuffle), 40 // world_size)
+            for rank in range(world_size)
+        ]
+        assert [key for step in zip(*ranks, strict=True) for key in step] == alone
+    assert [epoch for epoch, _ in alone] == [i // N for i in range(40)]
+    for epoch in range(4):
+        order = [index for e, index in alone if e == epoch]
+        assert sorted(order) == list(range(N)) and (order == list(range(N))) is not shuffle
+    assert len({tuple(i for e, i in alone if e == epoch) for epoch in range(4)}) == (4 if shuffle else 1)
+
+
+@pytest.mark.parametrize('skipped', [0, 1, 7, 23])
+@pytest.mark.parametrize('world_size', [1, 3])
+def test_a_skipped_start_continues_the_stream(skipped, world_size):
+    for rank in range(world_size):
+        whole = list(islice(sampler(rank, world_size, infinite=True), 40))
+        resumed = sampler(rank, world_size, infinite=True)
+        resumed.skip(skipped)
+        assert list(islice(resumed, 40 - skipped)) == whole[skipped:]
+
+
+def test_a_long_skip_costs_nothing():
+    resumed = sampler(size=1_300_000, infinite=True)
+    resumed.skip(10**12)
+    assert next(iter(resumed))[0] == 10**12 // 1_300_000
+
+
+@pytest.mark.parametrize('world_size', [1, 2, 3, 4, 7, 16])
+def test_an_epoch_gives_each_rank_equally_many_and_leaves_none_out(world_size):
+    for epoch in (0, 3):
+        keys = []
+        for rank in range(world_size):
+            own = sampler(rank, world_size)
+            own.set_epoch(epoch)
+            keys.append(list(own))
+            assert len(keys[-1]) == len(own) == -(-N // world_size)
+        flat = [key for step in zip(*keys, strict=True) for key in step]
+        assert sorted(flat[:N]) == [(epoch, i) for i in range(N)]
+        assert flat[N:] == (flat[:N] * 2)[: len(flat) - N]  # the padding repeats the first
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    def order(seed: int, epoch: int) -> list:
+        own = sampler(seed=seed)
+        own.set_epoch(epoch)
+        return [index for _, index in own]
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_without_a_seed_the_sampler_draws_one():
+    a, b = KeyedSampler(range(N)), KeyedSampler(range(N))
+    assert isinstance(a.seed, int) and (a.seed, list(a)) != (b.seed, list(b))
