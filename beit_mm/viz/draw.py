@@ -60,7 +60,7 @@ def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, fl
     x_high, low, high = max(xs) or 1, min(ys), max(ys)
     margin = 0.06 * (high - low) or 1.0
     low, high = low - margin, high + margin
-    left, right, top, bottom = 46, 452, 10, 228
+    left, right, top, bottom = 60, 452, 10, 228
 
     def px(x: float) -> float:
         return left + (right - left) * x / x_high

@@ -15,7 +15,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem }
 h1 { line-height: 1.2 } h2 { margin-top: 2.5rem } h3, figure { margin: 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
-th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--edge); vertical-align: top }
+th, td { text-align: left; vertical-align: top; border-bottom: 1px solid var(--edge) }
+th, td { padding: .3rem clamp(.4rem, 2vw, 1rem) .3rem 0 }
 .pictures { width: 100%; table-layout: fixed; min-width: 18rem }
 .pictures th, .pictures td { padding: 2px; border: 0; text-align: center; vertical-align: bottom }
 .pictures th { font-size: .85rem; font-weight: 400; line-height: 1.2 }
@@ -58,7 +59,8 @@ def _tasks(names: Iterable[str]) -> dict[str, list[str]]:
 def _results(summary: dict, note: str) -> str:
     html, table = '<h2>What pre-training bought</h2>', rows(summary)
     if table:
-        html += draw.text_table(['task', 'start', 'metric', 'value', 'gain over scratch'], table)
+        cells = [(f'{task}: {metric}', start, value, gain) for task, start, metric, value, gain in table]
+        html += draw.text_table(['task', 'start', 'value', 'gain'], cells)
     html += ''.join(f'<p>{escape(line)}</p>' for line in sentences(summary))
     if 'seeds' in summary:
         html += f'<p>Mean ± standard deviation over {summary["seeds"]} seeds; '
