@@ -69,8 +69,9 @@ def unformatted(monkeypatch):
         monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
 
 
-def shrink(cfg: Config, data: Path, work_dir: Path) -> Config:
-    """The config at toy size, in place: two batches of two from Shapes, a small arch, an eighth of a crop, no weights.
+def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
+    """The config at toy size, in place: two batches of two from Shapes (`data` None: from its own data), a small arch, an
+    eighth of a crop, no weights but those that are there.
 
     A pre-training config gets a tokenizer that `work_dir` holds then.
     """
@@ -84,8 +85,11 @@ def shrink(cfg: Config, data: Path, work_dir: Path) -> Config:
         for key in ('persistent_workers', 'pin_memory', 'prefetch_factor'):
             loader.pop(key, None)
         dataset = next(node for node in nodes(loader.dataset) if 'pipeline' in node)
+        dataset.indices = length
+        if not data:
+            continue
         ade = 'seg_map_path' in str(dataset.get('data_prefix'))
-        dataset.update(data_root=str(data / ('ade20k' if ade else 'imagenet')), indices=length)
+        dataset.data_root = str(data / ('ade20k' if ade else 'imagenet'))
         if 'ann_file' in dataset:
             dataset.ann_file = '' if ade else f'meta/{"train" if split == "train" else "val"}.txt'
     if cfg.train_cfg.type == 'EpochBasedTrainLoop':
@@ -104,17 +108,21 @@ def shrink(cfg: Config, data: Path, work_dir: Path) -> Config:
 def _shrink_model(model: dict, work_dir: Path) -> None:
     _shrink_sizes(model)
     for node in nodes(model):
-        if kind(node) == 'TokenTarget':
+        if kind(node) == 'TokenTarget' and not _exists(node):
             path = work_dir / 'tokenizer.pth'
             work_dir.mkdir(parents=True, exist_ok=True)
             torch.save(dict(state_dict=MODELS.build(node.tokenizer).state_dict()), path)
             node.checkpoint = str(path)
 
 
+def _exists(weights: dict | None) -> bool:
+    return bool(weights and weights.get('checkpoint')) and Path(weights['checkpoint']).is_file()
+
+
 def _shrink_sizes(model: dict) -> None:
     for node in nodes(model):
         if kind(node) == 'BEiT':
-            node.update(arch=dict(ARCH), init_cfg=None)
+            node.update(arch=dict(ARCH), init_cfg=node.get('init_cfg') if _exists(node.get('init_cfg')) else None)
             if not isinstance(node.get('out_indices', -1), int):
                 node.out_indices = (0, 1, 2, 3)[-len(node.out_indices) :]
         elif kind(node) == 'DiscreteVAE':
