@@ -39,7 +39,7 @@ def train(folder, iters: int, resume: bool = False) -> list[float]:
     runner = Runner(
         model=Toy(),
         work_dir=str(folder),
-        train_dataloader=DataLoader([dict(inputs=torch.zeros(1))] * 4, batch_size=1),
+        train_dataloader=DataLoader([dict(inputs=torch.zeros(1))] * iters, batch_size=1),
         train_cfg=dict(by_epoch=False, max_iters=iters),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         custom_hooks=[Anneal('beta', 0.0, 6.6, 4)],
