@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 from beit_mm import recipe
 from beit_mm.recipe import Recipe, Stage
 
+ROOT = Path(__file__).parents[1]
 TRAIN = """
 import sys
 from pathlib import Path
@@ -216,3 +217,23 @@ def test_long_stages_run_when_asked_for(place):
     )
     assert [stage.name for stage in recipe.read_recipe('recipe.py').stages] == ['a']
     assert [stage.name for stage in recipe.read_recipe('recipe.py', long=True).stages] == ['a', 'b']
+
+
+# -- the quickstart's ------------------------------------------------------------------------------------------------
+
+
+def test_schedules_of_the_quickstart_end_where_its_stages_end(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    stages = recipe.read_recipe('configs/quickstart/recipe.py', long=True).stages
+    for stage in stages:
+        cfg = Config.fromfile(stage.config)
+        cfg.merge_from_dict({**stage.options, **{key: 'x.pth' for key in stage.weights}})
+        last = cfg.train_cfg.max_iters
+        assert cfg.param_scheduler[-1]['end'] == last and last % cfg.train_cfg.val_interval == 0, stage.name
+        assert cfg.default_hooks.checkpoint.interval == last, stage.name
+        for hook in cfg.get('custom_hooks', []):
+            assert hook.get('iters', 0) <= last, stage.name
+    assert {stage.name.partition('/')[0] for stage in stages if stage.long} == {
+        'classification-long',
+        'segmentation-long',
+    }
