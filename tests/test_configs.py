@@ -70,8 +70,8 @@ def unformatted(monkeypatch):
 
 
 def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
-    """The config at toy size, in place: two batches of two from Shapes (`data` None: from its own data), a small arch, an
-    eighth of a crop, no weights but those that are there.
+    """The config at toy size, in place: two batches of two from Shapes, a small arch, an eighth of a crop; of weights
+    only those that are there. With `data` None it keeps its own data.
 
     A pre-training config gets a tokenizer that `work_dir` holds then.
     """
