@@ -269,8 +269,11 @@ def _preload() -> None:
 
 
 def _become(command: list[str]) -> None:
-    """In a fork: run a Python script in here, as `python SCRIPT` would; any other command takes the process's place."""
-    if not _is_script(command):
+    """In a fork: run a Python script in here, as `python SCRIPT` would; any other command takes the process's place.
+
+    So does every command on a machine with a GPU, whose driver does not survive a fork.
+    """
+    if not _is_script(command) or importlib.import_module('mmengine.device').get_device() != 'cpu':
         os.execvp(command[0], command)
     sys.argv = command[1:]
     runpy.run_path(command[1], run_name='__main__')

@@ -100,6 +100,16 @@ def test_new_data_runs_everything_again(place, capsys):
     assert ran(capsys) == ['first', 'first']
 
 
+def test_on_a_machine_with_a_gpu_a_stage_is_a_process_of_its_own(place, monkeypatch):
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+    Path('tools/train.py').write_text(TRAIN + "(work / 'modules').write_text(str('pytest' in sys.modules))")
+    run(FIRST)
+    assert Path('work/first/modules').read_text() == 'False'  # a fork of this process has it
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
+    run(FIRST, overrides=['x=1'])
+    assert Path('work/first/modules').read_text() == 'True'
+
+
 @pytest.mark.parametrize('damage', ['no record', 'half a record', 'no checkpoint'])
 def test_a_broken_off_stage_is_not_finished(place, capsys, damage):
     run(FIRST)

@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
         _run(recipe.read_recipe(args.recipe, args.long), args)
     except (FileNotFoundError, ValueError, recipe.StageFailed) as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        sys.exit('stopped; finished stages are kept, the same command goes on behind them')
 
 
 def _run(chain: recipe.Recipe, args) -> None:
