@@ -65,7 +65,10 @@ def fit_backbone(source: dict[str, Tensor], model: BEiT) -> tuple[dict[str, Tens
     if SHARED in state and model.rel_pos_bias is None and model.blocks[0].attn.grid:
         table = state.pop(SHARED)
         state |= {f'blocks.{i}.attn.{TABLE}': table.clone() for i in range(len(model.blocks))}
+    own = model.state_dict()
     for key, value in state.items():
+        if key in own and value.shape == own[key].shape:
+            continue  # of the same grid, square or not
         if key.endswith(TABLE):
             side = _side(len(value) - 3, lambda s: (2 * s - 1) ** 2)
             state[key] = resize_bias_table(value, (side, side), model.grid) if side else value
@@ -89,6 +92,8 @@ def load_tokenizer(model: nn.Module, path: str) -> None:
     if odd:
         raise ValueError(f'{path} is no tokenizer of this shape (vocab_size, width, groups, blocks): {_few(odd)} differ')
     model.load_state_dict(state, strict=False)
+    if 'codebook_ready' in model.state_dict():
+        model.codebook_ready.fill_(True)
     print_log(f'{len(state)} tokenizer tensors loaded from {path}, all keys matched', logger='current')
 
 

@@ -88,7 +88,8 @@ def load_weights(filename: str | os.PathLike, map_location: Any = None) -> Any:
     except (RuntimeError, EOFError) as error:
         raise ValueError(f'{filename} could not be read as a checkpoint, it may be incomplete: {error}') from error
     except pickle.UnpicklingError as error:
-        reason = str(error).split('WeightsUnpickler error: ')[-1].strip().split('\n')[0].split('. Please')[0]
+        message = str(error.__context__ or error)  # torch hides the first, which names the culprit
+        reason = message.split('WeightsUnpickler error: ')[-1].strip().split('\n')[0].split('. Please')[0]
         raise ValueError(
             f'{filename} was not loaded, because more than weights would have to be trusted: {reason}\n'
             'Nothing of it was run. If you trust where it comes from and the name above is a type to keep, call '

@@ -1,0 +1,269 @@
+"""Weights go from task to task: every key is loaded, left out for a logged reason, or an error; a file runs nothing."""
+
+import os
+
+import pytest
+import torch
+from mmengine.hooks import EMAHook
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+
+from beit_mm.checkpoint import SHARED, load_backbone, load_tokenizer, read
+from beit_mm.models import BEiT, DiscreteVAE
+from beit_mm.models.beit import resize_pos_embed
+from beit_mm.models.relative_position import resize_bias_table
+
+ARCH = dict(embed_dims=32, num_layers=4, num_heads=4, feedforward_channels=64)
+PRETRAIN = dict(rel_pos_bias='shared', layer_scale=0.1, mask_token=True)
+CLASSIFY = dict(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap')
+SEGMENT = dict(rel_pos_bias='per_layer', layer_scale=0.1, out_type='featmap', out_indices=(1, 3))
+VANILLA = dict(abs_pos_embed=True)
+HEADS = dict(
+    pretrain=('head.proj.weight', 'target_fingerprint'), classify=('head.fc.weight',), segment=('decode_head.x',)
+)
+TABLE = 'relative_position_bias_table'
+
+
+def make(seed: int = 1, **kwargs) -> BEiT:
+    """A small BEiT whose every parameter is drawn."""
+    torch.manual_seed(seed)
+    model = BEiT(**dict(arch=ARCH, img_size=32, patch_size=8) | kwargs).double()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model.eval()
+
+
+def save(
+    path, model: torch.nn.Module, prefix: str = 'backbone.', others: tuple = (), wrapper: str = 'state_dict'
+) -> str:
+    state = {prefix + k: v for k, v in model.state_dict().items()} | {k: torch.zeros(2) for k in others}
+    torch.save({wrapper: state, 'meta': dict(epoch=3)} if wrapper else state, path)
+    return str(path)
+
+
+def image(side: int = 32) -> torch.Tensor:
+    return torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def last_block(model: BEiT, x: torch.Tensor) -> torch.Tensor:
+    """The sequence before any final norm: what all tasks share."""
+    seen = []
+    handle = model.blocks[-1].register_forward_hook(lambda *args: seen.append(args[-1]))
+    model(x)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.fixture
+def log(caplog):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+# -- from task to task -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('prefix', ['backbone.', 'module.backbone.', ''])
+@pytest.mark.parametrize('task', [CLASSIFY, SEGMENT], ids=['classify', 'segment'])
+def test_what_pre_training_wrote_each_task_computes(tmp_path, log, task, prefix):
+    source, target = make(**PRETRAIN), make(2, **task)
+    others = HEADS['pretrain'] if prefix else ()
+    path = save(tmp_path / 'pretrain.pth', source, prefix, others)
+    load_backbone(target, path)
+    torch.testing.assert_close(last_block(target, image()), last_block(source, image()), rtol=1e-12, atol=1e-12)
+    for block in target.blocks:
+        assert torch.equal(block.attn.relative_position_bias_table, source.rel_pos_bias.relative_position_bias_table)
+    assert 'left out: mask_token (hides patches in pre-training only)' in log.text
+    assert 'left out: norm.weight (mean pooling and feature maps are taken before it)' in log.text
+    for name in others:
+        assert f'left out: {name.split(".")[0]}.* (no part of the backbone)' in log.text
+    assert ('new: fc_norm.weight (this task adds it)' in log.text) is (task is CLASSIFY)
+    assert f'of {len(target.state_dict())} backbone tensors loaded from {path}' in log.text
+
+
+def test_what_classification_wrote_segmentation_computes(tmp_path, log):
+    source, target = make(**CLASSIFY), make(2, **SEGMENT)
+    load_backbone(target, save(tmp_path / 'c.pth', source, others=HEADS['classify']))
+    torch.testing.assert_close(last_block(target, image()), last_block(source, image()), rtol=1e-12, atol=1e-12)
+    assert 'left out: fc_norm.bias (belongs to the pooled feature)' in log.text
+    assert 'left out: head.* (no part of the backbone)' in log.text
+
+
+@pytest.mark.parametrize('kwargs', [PRETRAIN, CLASSIFY, SEGMENT, VANILLA, PRETRAIN | dict(img_size=(16, 64))])
+def test_a_model_reads_what_it_wrote(tmp_path, kwargs, log):
+    """Also on a grid of 2×8, which has as many patches as 4×4."""
+    source, target = make(**kwargs), make(2, **kwargs)
+    load_backbone(target, save(tmp_path / 'own.pth', source))
+    assert all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items())
+    assert 'left out' not in log.text and 'new:' not in log.text
+
+
+def test_a_grid_with_as_many_patches_as_a_square_is_left_alone(tmp_path):
+    kwargs = dict(img_size=(16, 64), **VANILLA)
+    source, target = make(**kwargs), make(2, **kwargs)
+    load_backbone(target, save(tmp_path / 'own.pth', source))
+    assert torch.equal(target.pos_embed, source.pos_embed)
+
+
+@pytest.mark.parametrize(('size', 'grid'), [(64, (8, 8)), (16, (2, 2)), ((48, 24), (6, 3))])
+def test_positions_are_resized_to_the_models_grid(tmp_path, size, grid):
+    source, target = make(**PRETRAIN), make(2, img_size=size, **SEGMENT)
+    load_backbone(target, save(tmp_path / 'a.pth', source))
+    expected = resize_bias_table(source.rel_pos_bias.relative_position_bias_table, (4, 4), grid)
+    assert all(torch.equal(block.attn.relative_position_bias_table, expected) for block in target.blocks)
+
+    source, target = make(**VANILLA), make(2, img_size=size, **VANILLA)
+    load_backbone(target, save(tmp_path / 'b.pth', source))
+    assert torch.equal(target.pos_embed, resize_pos_embed(source.pos_embed, (4, 4), grid))
+
+
+def test_resizing_when_loading_is_resizing_at_run_time(tmp_path):
+    source, target = make(**PRETRAIN), make(2, img_size=48, **SEGMENT)
+    load_backbone(target, save(tmp_path / 'a.pth', source))
+    torch.testing.assert_close(last_block(target, image(48)), last_block(source, image(48)), rtol=1e-9, atol=1e-9)
+
+
+def test_init_cfg_loads_last_and_none_leaves_the_initial_weights(tmp_path):
+    source = make(**PRETRAIN)
+    path = save(tmp_path / 'a.pth', source)
+    target = make(2, init_cfg=dict(type='Pretrained', checkpoint=path), **SEGMENT)
+    target.init_weights()
+    assert torch.equal(target.patch_embed.proj.weight, source.patch_embed.proj.weight)
+    scratch = make(2, init_cfg=dict(type='Pretrained', checkpoint=None), **SEGMENT)
+    scratch.init_weights()
+    assert scratch.patch_embed.proj.weight.abs().max() <= 0.02
+
+
+# -- what does not fit -------------------------------------------------------------------------------------------------
+
+
+def deeper() -> dict:
+    return dict(arch=ARCH | dict(num_layers=5))
+
+
+@pytest.mark.parametrize(
+    ('source', 'target', 'message'),
+    [
+        (PRETRAIN, SEGMENT | deeper(), r'Missing: blocks\.4\.'),
+        (PRETRAIN | deeper(), SEGMENT, r'unexpected: blocks\.4\.'),
+        (PRETRAIN | dict(arch=ARCH | dict(embed_dims=16)), SEGMENT, r'shape: cls_token: \(1, 1, 16\) ≠ \(1, 1, 32\)'),
+        (PRETRAIN | dict(arch=ARCH | dict(num_heads=2)), SEGMENT, rf'{TABLE}: \(52, 2\) ≠ \(52, 4\)'),
+        (PRETRAIN, SEGMENT | dict(layer_scale=None), r'unexpected: blocks\.0\.gamma_1'),
+        (VANILLA, SEGMENT, r'Missing: .*gamma_1.*; unexpected: pos_embed'),
+        (PRETRAIN, dict(layer_scale=0.1), rf'unexpected: {SHARED}'),
+        (SEGMENT, dict(layer_scale=0.1, rel_pos_bias='shared'), rf'Missing: {SHARED}; .*blocks\.0\.attn\.{TABLE}'),
+        (PRETRAIN | dict(patch_size=16), SEGMENT, r'patch_embed\.proj\.weight: \(32, 3, 16, 16\) ≠ \(32, 3, 8, 8\)'),
+        (SEGMENT, PRETRAIN, r'Missing: mask_token'),
+    ],
+)  # fmt: skip
+def test_another_arch_is_an_error_that_names_the_keys_and_loads_nothing(tmp_path, source, target, message):
+    path, model = save(tmp_path / 'a.pth', make(**source)), make(2, **target)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=rf'a\.pth does not fit this BEiT.*{message}'):
+        load_backbone(model, path)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize('prefix', ['backbone.', ''])
+def test_a_key_that_nobody_knows_is_an_error(tmp_path, prefix):
+    path = save(tmp_path / 'a.pth', make(**PRETRAIN), prefix, (f'{prefix}blocks.0.surprise',))
+    with pytest.raises(ValueError, match=r'unexpected: blocks\.0\.surprise; of another shape: none'):
+        load_backbone(make(**SEGMENT), path)
+
+
+def test_a_missing_key_is_an_error(tmp_path):
+    state = make(**PRETRAIN).state_dict()
+    del state['blocks.2.attn.q_bias'], state['norm.weight']
+    torch.save(state, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'Missing: blocks\.2\.attn\.q_bias; unexpected: none'):
+        load_backbone(make(**SEGMENT), str(tmp_path / 'a.pth'))
+
+
+# -- the tokenizer -----------------------------------------------------------------------------------------------------
+
+VAE = dict(vocab_size=16, width=4, groups=2, blocks=1, width_in=4)
+
+
+def test_a_tokenizer_goes_through(tmp_path):
+    torch.manual_seed(0)
+    source = DiscreteVAE(**VAE, init_codebook=True)
+    path = save(tmp_path / 'vae.pth', source, prefix='', others=('data_preprocessor.mean',))
+    for target in (DiscreteVAE(**VAE), DiscreteVAE(**VAE, init_cfg=dict(type='Pretrained', checkpoint=path))):
+        load_tokenizer(target, path) if target.init_cfg is None else target.init_weights()
+        assert all(torch.equal(v, source.state_dict()[k]) for k, v in target.state_dict().items())
+
+
+def test_a_loaded_codebook_is_not_made_again(tmp_path):
+    source = DiscreteVAE(**VAE)
+    path = save(tmp_path / 'vae.pth', source, prefix='')
+    target = DiscreteVAE(**VAE, init_codebook=True, init_cfg=dict(type='Pretrained', checkpoint=path))
+    target.init_weights()
+    target.loss(torch.rand(2, 3, 8, 8))
+    assert torch.equal(target.encoder.output.conv.weight, source.encoder.output.conv.weight)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('wrapper', ['state_dict', 'model', None])
+def test_every_wrapping_is_read(tmp_path, wrapper):
+    model = make(**PRETRAIN)
+    found = read(save(tmp_path / 'a.pth', model, 'module.', wrapper=wrapper))
+    assert found.keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize('content', [[1, 2], dict(epoch=3), dict(state_dict=dict(a=torch.zeros(1), b='text'))])
+def test_a_file_without_a_state_dict_is_an_error(tmp_path, content):
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'a\.pth holds no state dict'):
+        read(str(tmp_path / 'a.pth'))
+
+
+class Hostile:
+    """Makes a folder when it is unpickled, as any pickle may."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.system, (f'mkdir {self.folder}',)
+
+
+@pytest.mark.parametrize('load', [load_backbone, load_tokenizer])
+def test_a_hostile_pickle_never_runs_and_the_error_says_so(tmp_path, load):
+    torch.save(
+        dict(state_dict=make(**PRETRAIN).state_dict(), meta=Hostile(str(tmp_path / 'ran'))), tmp_path / 'evil.pth'
+    )
+    with pytest.raises(ValueError, match=r'(?s)evil\.pth was not loaded.*system.*Nothing of it was run'):
+        load(make(**SEGMENT), str(tmp_path / 'evil.pth'))
+    assert not (tmp_path / 'ran').exists()
+
+
+class Toy(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: torch.Tensor, mode: str = 'tensor', **kwargs) -> dict:
+        return dict(loss=self.weight.sum())
+
+
+def test_the_averaged_weights_of_a_run_are_read(tmp_path):
+    """The weight is −1, then −2; the average starts at the first and takes half of the second."""
+    loader = torch.utils.data.DataLoader([dict(inputs=torch.zeros(1))] * 2, batch_size=1)
+    runner = Runner(
+        model=Toy(),
+        work_dir=str(tmp_path),
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=False, max_iters=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
+        custom_hooks=[EMAHook(momentum=0.5)],
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False)),
+        experiment_name=tmp_path.name,
+    )
+    runner.train()
+    assert runner.model.weight.item() == -2
+    assert read(str(tmp_path / 'iter_2.pth'))['weight'].item() == pytest.approx(-1.5)
