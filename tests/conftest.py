@@ -4,7 +4,10 @@ import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 
+from collections.abc import Iterator
+
 import pytest
+from mmengine.registry import DefaultScope
 
 from beit_mm import compat
 
@@ -20,3 +23,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if 'long' in item.keywords:
                 item.add_marker(pytest.mark.skip(reason='takes minutes: runs with --long'))
+
+
+@pytest.fixture(autouse=True)
+def own_scope() -> Iterator[None]:
+    """A Runner leaves its default scope behind, in which bare names mean other classes to the next test."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)

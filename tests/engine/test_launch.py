@@ -60,7 +60,7 @@ def call(*words: object, **variables: str) -> str:
     base = dict(PYTHON=sys.executable, PORT=port, MASTER_PORT=port, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1')
     env = os.environ | base | dict(OMP_NUM_THREADS='1') | variables
     done = subprocess.run(
-        list(map(str, words)), env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120
+        list(map(str, words)), env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
