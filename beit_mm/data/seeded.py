@@ -37,10 +37,17 @@ class SeededDataset(Dataset):
     """
 
     def __init__(self, dataset: dict, seed: int = 0):
-        self.dataset, self.seed = DATASETS.build(dataset), seed
-        if not len(self.dataset):
-            place = dataset.get('data_root') or dataset.get('data_prefix') or dataset
-            raise ValueError(f'no sample was found in {place}: check data_root, data_prefix and ann_file of the config')
+        self.seed = seed
+        try:
+            self.dataset = DATASETS.build(dataset)
+            empty = not len(self.dataset)
+        except (RuntimeError, ValueError) as error:  # how the hosts' data sets say it, without the place
+            empty = any(words in str(error) for words in ('Found 0 files', 'need at least one array'))
+            if not empty:
+                raise
+        if empty:
+            place = {key: dataset[key] for key in ('data_root', 'data_prefix', 'ann_file') if dataset.get(key)}
+            raise ValueError(f'no sample was found in {place or dataset}: check the paths, and that images are there')
 
     @property
     def metainfo(self) -> dict:

@@ -61,8 +61,11 @@ class TokenTarget(Target):
     def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
         if 'token_ids' in inputs:
             return inputs['token_ids']
+        if 'token_view' not in inputs:
+            raise ValueError('the batch has neither a token_view nor cached token_ids: set TwoViews.token_size')
         view = inputs['token_view']
-        return self.tokenizer.to(view.device).tokens(view)
+        with torch.autocast(view.device.type, enabled=False):  # officially in full precision, whatever the model's
+            return self.tokenizer.to(view.device).tokens(view)
 
 
 @MODELS.register_module()

@@ -1,0 +1,235 @@
+"""Mistakes of users, one a line: the exception, and a message that names the place and the mend."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from beit_mm.checkpoint import load_backbone, load_tokenizer
+from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, exact_blockwise_mask
+from beit_mm.data.seeded import SeededDataset
+from beit_mm.engine import Anneal
+from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, PixelTarget, TokenTarget
+from beit_mm.models.relative_position import resize_bias_table
+
+ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
+VAE = dict(vocab_size=16, width=4, groups=2, blocks=1, width_in=4)  # stride 2
+TOKENS = dict(type='TokenTarget', tokenizer=dict(type='DiscreteVAE', **VAE))
+
+
+def beit(**kwargs) -> BEiT:
+    return BEiT(**dict(arch=ARCH, img_size=32, patch_size=8, mask_token=True) | kwargs)
+
+
+def vae() -> DiscreteVAE:
+    return DiscreteVAE(**VAE)
+
+
+def pretrainer(target=TOKENS, channels=16, num_masked=6, **backbone) -> BEiTPretrainer:
+    own = dict(type='BEiT', arch=ARCH, img_size=32, patch_size=8, mask_token=True)
+    head = dict(type='MIMHead', in_channels=16, out_channels=channels)
+    return BEiTPretrainer(own | backbone, target, head, num_masked)
+
+
+def batch(hidden: int = 6, grid: int = 4, ids: int = 4, **more) -> dict[str, torch.Tensor]:
+    """Two images of a 4×4 grid, a mask and ids of other grids if asked."""
+    mask = torch.zeros(2, grid * grid, dtype=torch.bool)
+    mask[:, :hidden] = True
+    ids = torch.zeros(2, ids, ids, dtype=torch.int64)
+    return dict(patch_view=torch.zeros(2, 3, 32, 32), mask=mask.view(2, grid, grid), token_ids=ids) | more
+
+
+def without(inputs: dict, *names: str) -> dict:
+    return {k: v for k, v in inputs.items() if k not in names}
+
+
+def tokens(*size: int, value: float = 0.5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return vae().tokens(torch.full((1, 3, *size), value, dtype=dtype))
+
+
+def loaded(tmp_path, source: dict, load, model) -> None:
+    torch.save(
+        dict(state_dict={f'backbone.{k}': v for k, v in beit(**source).state_dict().items()}), tmp_path / 'a.pth'
+    )
+    load(model(), str(tmp_path / 'a.pth'))
+
+
+def other_tokenizer(tmp_path) -> torch.Tensor:
+    torch.save(DiscreteVAE(**VAE | dict(width=8)).state_dict(), tmp_path / 'vae.pth')
+    return TokenTarget(dict(type='DiscreteVAE', **VAE), str(tmp_path / 'vae.pth')).tokenizer
+
+
+def folder(tmp_path, **config) -> SeededDataset:
+    for name in ('images', 'annotations', 'meta'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'meta/train.txt').touch()
+    return SeededDataset(dict(data_root=str(tmp_path), pipeline=[], **config))
+
+
+CLASSES = dict(classes=['thing'], palette=[[0, 0, 0]])
+SEGMENTS = dict(
+    type='mmseg.BaseSegDataset', metainfo=CLASSES, data_prefix=dict(img_path='images', seg_map_path='annotations')
+)
+LISTED = dict(type='mmpretrain.CustomDataset', ann_file='meta/train.txt', data_prefix='images')
+
+MISTAKES = {
+    # images and grids
+    'image no multiple of the patch': (
+        lambda _: beit()(torch.zeros(1, 3, 36, 32)),
+        ValueError, r'image of 36×32 pixels is no multiple of the patch, 8: resize it, or pad it .*size_divisor=8'),
+    'img_size no multiple of the patch': (
+        lambda _: beit(img_size=(32, 30)), ValueError, r'image of 32×30 pixels is no multiple of the patch, 8'),
+    'image smaller than the patch': (
+        lambda _: beit()(torch.zeros(1, 3, 0, 32)), ValueError, r'image of 0×32 pixels'),
+    'mask of another grid': (
+        lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 5, 5).bool()),
+        ValueError, r'mask is \(2, 5, 5\), the patch grid needs \(B, h, w\) = \(2, 4, 4\)'),
+    'mask of another grid in pre-training': (
+        lambda _: pretrainer().loss(batch(grid=5)),
+        ValueError, r'mask is \(2, 5, 5\), the patch grid needs .*\(2, 4, 4\)'),
+    'mask for a backbone without mask token': (
+        lambda _: beit(mask_token=False)(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4).bool()),
+        ValueError, r'build it with mask_token=True'),
+    'token grid ≠ patch grid': (
+        lambda _: pretrainer().loss(batch(ids=5)),
+        ValueError, r'the token grid is \(5, 5\), the patch grid \(4, 4\): .*TwoViews\.token_size'),
+    'token view no multiple of the stride': (
+        lambda _: tokens(9, 8), ValueError, r"image of 9×8 is no multiple of the tokenizer's stride 2"),
+    'a table of another grid': (
+        lambda _: resize_bias_table(torch.zeros(52, 2), (4, 5), (6, 6)),
+        ValueError, r'a bias table of grid \(4, 5\) has 66 rows, this one has 52'),
+    # masks
+    'budget larger than the grid': (
+        lambda _: BlockwiseMask(grid=4, budget=17, min_block=1),
+        ValueError, r'a mask of 17 patches does not fit a grid of \(4, 4\): give 1 … 16'),
+    'random budget larger than the grid': (
+        lambda _: RandomMask(grid=(2, 3), budget=7),
+        ValueError, r'does not fit a grid of \(2, 3\): give 1 … 6'),
+    'no budget': (lambda _: RandomMask(grid=4, budget=0), ValueError, r'a mask of 0 patches .*give 1 … 16'),
+    'budget smaller than a block': (
+        lambda _: BlockwiseMask(budget=10),
+        ValueError, r'a budget of 10 is smaller than a block of min_block=16: lower min_block'),
+    'grid without a smaller block': (
+        lambda _: BlockwiseMask(grid=(1, 40), budget=20),
+        ValueError, r'no block smaller than itself .*RandomMask'),
+    'exact mask that cannot be': (
+        lambda _: exact_blockwise_mask(np.random.default_rng(0), (4, 4), 16, 16),
+        ValueError, r'no mask of exactly 16 of 4×4 .*take another budget, smaller blocks, or exact=False'),
+    'mask over the budget of the model': (
+        lambda _: pretrainer().loss(batch(hidden=7)),
+        ValueError, r'a mask hides 7 patches, the model reads num_masked=6: give .* the same budget'),
+    'budget of the model over the grid': (
+        lambda _: pretrainer(num_masked=17).loss(batch()),
+        ValueError, r'num_masked=17 is more than the 16 patches'),
+    'no mask': (
+        lambda _: pretrainer().loss(without(batch(), 'mask')),
+        ValueError, r"recover='masked' needs a mask: add beit_mm\.BlockwiseMask to the pipeline"),
+    # targets and tokenizers
+    '|V| of the head ≠ |V| of the tokenizer': (
+        lambda _: pretrainer(channels=32),
+        ValueError, r'the head predicts 32 channels, the target has 16 .*: set model\.head\.out_channels=16'),
+    'head of another patch size': (
+        lambda _: pretrainer(target=dict(type='PixelTarget', patch_size=8), channels=768),
+        ValueError, r'the head predicts 768 channels, the target has 192 '),
+    'pre-training without a tokenizer': (
+        lambda _: pretrainer().init_weights(),
+        FileNotFoundError, r'need a trained tokenizer, and none was given\. Train one, `python tools/train\.py '),
+    'tokenizer file that is not there': (
+        lambda _: pretrainer(target=TOKENS | dict(checkpoint='work_dirs/gone.pth')).init_weights(),
+        FileNotFoundError, r'no checkpoint at work_dirs/gone\.pth: give the \.pth file that an earlier stage wrote'),
+    'tokenizer of another shape': (
+        other_tokenizer,
+        ValueError, r'vae\.pth is no tokenizer of this shape \(vocab_size, width, groups, blocks\): '),
+    'neither token view nor ids': (
+        lambda _: pretrainer().loss(without(batch(), 'token_ids')),
+        ValueError, r'neither a token_view nor cached token_ids: set TwoViews\.token_size'),
+    'unknown target': (
+        lambda _: pretrainer(target=TOKENS | dict(recover='some')),
+        ValueError, r"recover='some' is unknown: choose 'masked' or 'all'"),
+    'unknown target of pixels': (
+        lambda _: PixelTarget(recover=None), ValueError, r"recover=None is unknown: choose 'masked' or 'all'"),
+    'unknown likelihood': (
+        lambda _: DiscreteVAE(**VAE, likelihood='l2'),
+        ValueError, r"'l2' is unknown: choose one of logit_laplace, mse, l1"),
+    # pixels
+    'pixels of 0 … 255': (
+        lambda _: tokens(8, 8, value=255.0),
+        ValueError, r'needs pixels in \[0, 1\], got 255 … 255: give it the plain image'),
+    'normalised pixels': (
+        lambda _: tokens(8, 8, value=-1.9), ValueError, r'got -1\.9 … -1\.9: .*nor normalised'),
+    'pixels that are no numbers': (lambda _: tokens(8, 8, value=float('nan')), ValueError, r'got nan … nan'),
+    'pixels as bytes': (
+        lambda _: tokens(8, 8, value=1, dtype=torch.uint8),
+        TypeError, r'got torch\.uint8: divide uint8 pixels by 255'),
+    'pixels of 0 … 255 in training': (
+        lambda _: vae().loss(torch.full((1, 3, 8, 8), 2.0)),
+        ValueError, r'needs pixels in \[0, 1\], got 2 … 2'),
+    # names and numbers of the backbone
+    'unknown arch': (
+        lambda _: beit(arch='huge'), ValueError, r"arch='huge' is unknown: choose one of base, large, or give"),
+    'unknown arch key': (
+        lambda _: beit(arch=ARCH | dict(depth=3)),
+        ValueError, r"arch needs exactly the keys .*given were .*'depth'"),
+    'missing arch key': (
+        lambda _: beit(arch=without(ARCH, 'num_heads')),
+        ValueError, r"arch needs exactly the keys .*'num_heads'.*given were"),
+    'heads that do not divide the width': (
+        lambda _: beit(arch=ARCH | dict(num_heads=3)),
+        ValueError, r'embed_dims=16 is no multiple of num_heads=3'),
+    'unknown out_type': (
+        lambda _: beit(out_type='map'),
+        ValueError, r"out_type='map' is unknown: choose one of raw, featmap, cls_token, avg_featmap"),
+    'unknown rel_pos_bias': (
+        lambda _: beit(rel_pos_bias=True),
+        ValueError, r"rel_pos_bias=True is unknown: choose 'shared', 'per_layer' or None"),
+    'out_indices beyond the last block': (
+        lambda _: beit(out_indices=(0, 2)),
+        ValueError, r'out_indices=\(0, 2\): give rising block numbers between -2 and 1'),
+    'frozen_stages beyond the last block': (
+        lambda _: beit(frozen_stages=3), ValueError, r'frozen_stages=3: give −1 \(train all\) to 2'),
+    'features of another type in pre-training': (
+        lambda _: pretrainer(out_type='featmap').loss(batch()), ValueError, r"index is for out_type='raw'"),
+    'unknown init_cfg': (
+        lambda _: beit(init_cfg=dict(type='Xavier')).init_weights(),
+        ValueError, r"BEiT takes dict\(type='Pretrained', checkpoint=…\) or None"),
+    'unknown mode': (
+        lambda _: pretrainer()(batch(), mode='train'), ValueError, r"choose 'loss', 'predict' or 'tensor'"),
+    'annealing in no time': (
+        lambda _: Anneal('beta', 0, 1, 0), ValueError, r'iters=0: annealing takes at least one iteration'),
+    # checkpoints
+    'checkpoint of another arch': (
+        partial(loaded, source=dict(arch=ARCH | dict(num_layers=3)), load=load_backbone, model=beit),
+        ValueError, r'a\.pth does not fit this BEiT\. .*unexpected: blocks\.2\..*Use the arch, positions'),
+    'checkpoint of a backbone as tokenizer': (
+        partial(loaded, source={}, load=load_tokenizer, model=vae),
+        ValueError, r'a\.pth is no tokenizer of this shape'),
+    'checkpoint that is not there': (
+        lambda _: beit(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')).init_weights(),
+        FileNotFoundError, r'no checkpoint at gone\.pth'),
+    # data
+    'empty folder of images': (
+        partial(folder, type='mmpretrain.CustomDataset', with_label=False),
+        ValueError, r"no sample was found in \{'data_root': '.*'\}: check the paths, and that images are there"),
+    'empty list of images': (
+        partial(folder, **LISTED),
+        ValueError, r"no sample was found in .*'data_prefix': 'images', 'ann_file': 'meta/train"),
+    'empty folder of segmentation': (partial(folder, **SEGMENTS),
+        ValueError, r"no sample was found in .*'images'"),
+    'folder that is not there': (
+        lambda _: SeededDataset(dict(type='mmpretrain.CustomDataset', data_root='data/gone', with_label=False)),
+        FileNotFoundError, r'data/gone'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_a_mistake_is_an_error_that_names_the_place_and_the_mend(mistake, tmp_path):
+    make, error, message = MISTAKES[mistake]
+    with pytest.raises(error, match=message) as raised:
+        make(tmp_path)
+    assert type(raised.value) is error
+
+
+def test_no_error_is_an_assertion():
+    """`python -O` drops assertions, and their messages are for developers."""
+    assert {error for _, error, _ in MISTAKES.values()} <= {ValueError, TypeError, FileNotFoundError}
