@@ -86,14 +86,12 @@ def fit_backbone(source: dict[str, Tensor], model: BEiT) -> tuple[dict[str, Tens
 
 def load_tokenizer(model: nn.Module, path: str) -> None:
     """Load a `DiscreteVAE` of ours; ValueError names every key that does not match."""
-    state = {k: v for k, v in read(path).items() if k != 'codebook_ready' and not k.startswith('data_preprocessor.')}
-    own = {k: v for k, v in model.state_dict().items() if k != 'codebook_ready'}
+    state = {k: v for k, v in read(path).items() if not k.startswith('data_preprocessor.')}
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith('data_preprocessor.')}
     odd = sorted(state.keys() ^ own.keys()) + [k for k in state if k in own and state[k].shape != own[k].shape]
     if odd:
         raise ValueError(f'{path} is no tokenizer of this shape (vocab_size, width, groups, blocks): {_few(odd)} differ')
     model.load_state_dict(state, strict=False)
-    if 'codebook_ready' in model.state_dict():
-        model.codebook_ready.fill_(True)
     print_log(f'{len(state)} tokenizer tensors loaded from {path}, all keys matched', logger='current')
 
 

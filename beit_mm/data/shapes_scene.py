@@ -26,9 +26,6 @@ _INKS = np.array(
     ],
     np.float32,
 )
-_GROUNDS = np.array(
-    [[206, 196, 176], [172, 186, 196], [178, 190, 172], [198, 184, 190], [160, 164, 172], [208, 206, 200]], np.float32
-)
 _ARRANGEMENTS = ('row', 'ring', 'grid', 'mirror')
 
 
@@ -79,10 +76,7 @@ class Layout:
     arrangement: str
     things: tuple[Thing, ...]
     bar: tuple | None
-    ground: np.ndarray  # float32 [2, 3], RGB of the background's two ends
-    relief: np.ndarray  # float32 [7, 7], coarse unevenness of the background
-    ripple: tuple  # wave vector (x, y) in cycles per side, phase, amplitude in grey levels
-    light: tuple  # gradient (x, y) of the illumination
+    ground: np.ndarray  # float32 [3], RGB of the background
 
 
 def _arrange(rng: np.random.Generator, kind: str) -> tuple[float, list[tuple[float, float, float, bool]]]:
@@ -165,13 +159,10 @@ def layout(seed: int, index: int) -> Layout:
         x, y = places[rng.integers(len(places))][:2]
         x, y = (np.array([x, y]) + rng.uniform(-0.08, 0.08, 2)).tolist()
         bar = (x, y, rng.uniform(0, math.pi), rng.uniform(0.022, 0.04), rng.uniform(90, 150))
-    ends = _GROUNDS[rng.permutation(len(_GROUNDS))[:2]] * rng.uniform(0.88, 1.08)
-    wave, phase = rng.uniform(4, 9), rng.uniform(0, math.pi)
-    ripple = (wave * math.cos(phase), wave * math.sin(phase), rng.uniform(0, 2 * math.pi), rng.uniform(0, 7))
-    turn, strength = rng.uniform(0, 2 * math.pi), rng.uniform(0.05, 0.35)
-    light = (strength * math.cos(turn), strength * math.sin(turn))
-    relief = rng.normal(0, 7, (7, 7)).astype(np.float32)
-    return Layout(label, kind, tuple(things), bar, ends.astype(np.float32), relief, ripple, light)
+    # One colour, dark or pale, all over the image: what a hidden patch of it shows can be told from the others.
+    level = rng.uniform(35, 80) if rng.random() < 0.4 else rng.uniform(175, 230)
+    ground = (level + rng.uniform(-30, 25, 3)).astype(np.float32)
+    return Layout(label, kind, tuple(things), bar, ground)
 
 
 def _outlines() -> list[np.ndarray]:
@@ -268,17 +259,6 @@ def _place(sprite: np.ndarray, thing: Thing, width: int) -> tuple[int, int, np.n
     return top, left, cv2.warpAffine(sprite, matrix, (right - left, bottom - top))
 
 
-def _ground(plan: Layout, width: int) -> np.ndarray:
-    """float32 [W, W, 3]: a gradient between two pale colours, uneven and faintly rippled, drawn at 64 and resized."""
-    steps, line = np.linspace(0, 1, 7, dtype=np.float32)[:, None, None], _axis(64, 64)
-    coarse = plan.ground[0] + (plan.ground[1] - plan.ground[0]) * steps + plan.relief[..., None]
-    ground = cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_CUBIC)
-    kx, ky, phase, strength = plan.ripple
-    wave = np.sin(line * (2 * math.pi * kx) + line[:, None] * (2 * math.pi * ky) + phase)
-    ground += cv2.merge([wave * np.float32(strength)] * 3)
-    return cv2.resize(ground, (width, width))
-
-
 def _draw_bar(image: np.ndarray, labels: np.ndarray, bar: tuple) -> None:
     x, y, angle, half, grey = bar
     along, across = 2 * np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
@@ -298,7 +278,7 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
     """
     over = max(1, math.ceil(128 / size))  # small images are drawn larger and averaged down
     width = size * over
-    image, labels = _ground(plan, width), np.ones((width, width), np.uint8)
+    image, labels = np.tile(plan.ground, (width, width, 1)), np.ones((width, width), np.uint8)
     sprites, drop = {}, round(0.018 * width)
     for thing in plan.things:
         if thing.skin not in sprites:
@@ -319,10 +299,7 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
     if over > 1:
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
         labels = np.ascontiguousarray(labels[over // 2 :: over, over // 2 :: over])
-    line = _axis(size, size)
-    light = 1 + np.float32(plan.light[0]) * line + np.float32(plan.light[1]) * line[:, None]
-    image *= cv2.merge([light] * 3)
-    image += cv2.merge([noise.standard_normal((size, size), np.float32) * np.float32(2.5)] * 3)
+    image += cv2.merge([noise.standard_normal((size, size), np.float32)] * 3)
     return cv2.convertScaleAbs(image), labels
 
 

@@ -45,7 +45,7 @@ class TokenizerMetric(BaseMetric):
         used = int((counts > 0).sum())
         if used < 0.1 * self.vocab_size:
             MMLogger.get_current_instance().warning(
-                f'the codebook is collapsing: {used} of {self.vocab_size} codes are used. Mends: init_codebook=True, a larger '
+                f'the codebook is collapsing: {used} of {self.vocab_size} codes are used. Mends: the InitCodebook hook, a larger '
                 'marginal_weight than information_weight, a slower temperature schedule, more images a batch'
             )
         means = {k: sum(r[k] for r in results) / len(results) for k in results[0] if k != 'counts'}

@@ -125,6 +125,8 @@ class BEiT(BaseModule):
         out_type: 'raw' normalised sequence [B, 1 + N, D]; 'featmap' [B, D, h, w] without norm; 'cls_token' [B, D]
             normalised; 'avg_featmap' [B, D], the mean of the patches, then a LayerNorm of its own.
         mask_token: learn the embedding that stands for hidden patches (pre-training).
+        patch_embed_std: of the initial patch embedding. Short runs want a larger one: at 0.02 the first blocks' outputs
+            swamp the patches.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
         frozen_stages: −1 trains all; 0 freezes the embeddings, n also the first n blocks.
         with_cp: recompute each block's activations in the backward pass.
@@ -146,6 +148,7 @@ class BEiT(BaseModule):
         out_indices: int | Sequence[int] = -1,
         out_type: str = 'raw',
         mask_token: bool = False,
+        patch_embed_std: float = 0.02,
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -159,6 +162,7 @@ class BEiT(BaseModule):
             raise ValueError(f"rel_pos_bias={rel_pos_bias!r} is unknown: choose 'shared', 'per_layer' or None")
         self.embed_dims, depth, self.num_heads = arch['embed_dims'], arch['num_layers'], arch['num_heads']
         self.patch_size, self.out_type, self.with_cp, self.frozen_stages = patch_size, out_type, with_cp, frozen_stages
+        self.patch_embed_std = patch_embed_std
         self.grid = self._grid_of((img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
         self.out_indices = _resolve_indices(out_indices, depth)
         if not -1 <= frozen_stages <= depth:
@@ -238,14 +242,16 @@ class BEiT(BaseModule):
 
     def init_weights(self) -> None:
         """The paper's initialisation (sec. 2.5, official `_init_weights`), then the checkpoint of `init_cfg`, if any."""
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
                 _trunc_normal(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for p in (self.cls_token, self.mask_token, self.pos_embed):
             if p is not None:
                 _trunc_normal(p)
+        _trunc_normal(self.patch_embed.proj.weight, self.patch_embed_std)
+        nn.init.zeros_(self.patch_embed.proj.bias)
         with torch.no_grad():
             for layer, block in enumerate(self.blocks, 1):
                 block.attn.proj.weight.div_(math.sqrt(2 * layer))
@@ -313,5 +319,5 @@ def _resolve_indices(out_indices: int | Sequence[int], depth: int) -> tuple[int,
     return resolved
 
 
-def _trunc_normal(parameter: Tensor) -> None:
-    trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02)
+def _trunc_normal(parameter: Tensor, std: float = 0.02) -> None:
+    trunc_normal_(parameter, std=std, a=-std, b=std)

@@ -130,7 +130,6 @@ class DiscreteVAE(BaseModel):
         beta, temperature: KL weight and Gumbel-softmax temperature; `beit_mm.Anneal` hooks move them.
         information_weight, marginal_weight: of the KL's two parts. Equal ones are the paper's objective.
         straight_through: one-hot samples forward, soft gradients backward.
-        init_codebook: make code rows from the features of the first training batch (`codebook_scale` their length).
         init_cfg: `dict(type='Pretrained', checkpoint=…)`, every key must match.
 
     The loss is −ELBO / (3·H·W), nats a subpixel, so that `beta` means what it does in the paper (β / 192 a token).
@@ -150,8 +149,6 @@ class DiscreteVAE(BaseModel):
         information_weight: float = 1.0,
         marginal_weight: float = 1.0,
         straight_through: bool = False,
-        init_codebook: bool = False,
-        codebook_scale: float = 4.0,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
@@ -161,12 +158,9 @@ class DiscreteVAE(BaseModel):
         self.vocab_size, self.stride, self.log_likelihood = vocab_size, 2 ** (groups - 1), LIKELIHOODS[likelihood]
         self.beta, self.temperature = beta, temperature
         self.information_weight, self.marginal_weight = information_weight, marginal_weight
-        self.straight_through, self.codebook_scale = straight_through, codebook_scale
+        self.straight_through = straight_through
         self.encoder = encoder(width, groups, blocks, vocab_size)
         self.decoder = decoder(width, groups, blocks, vocab_size, width_in)
-        self.init_codebook = init_codebook
-        if init_codebook:
-            self.register_buffer('codebook_ready', torch.tensor(False))
         self._reset_parameters()
 
     # -- the two maps ----------------------------------------------------------------------------------------------
@@ -199,8 +193,6 @@ class DiscreteVAE(BaseModel):
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """−ELBO a subpixel of images [B, 3, H, W] in [0, 1], and what to watch: KL parts, code usage, perplexity."""
-        if self.init_codebook:
-            self._init_codebook(inputs)
         logits = at_least_f32(self.logits(inputs))
         codes = F.gumbel_softmax(logits, self.temperature, hard=self.straight_through, dim=1)
         out = self.decoder(codes.to(self.decoder.input.weight.dtype))
@@ -256,21 +248,28 @@ class DiscreteVAE(BaseModel):
         self._is_init = True
 
     @torch.no_grad()
-    def _init_codebook(self, image: Tensor) -> None:
-        """Make each code the (centred, normalised) feature of a random patch, so that each is somebody's likeliest."""
-        self.init_codebook = False
-        if self.codebook_ready:  # a resumed run
-            return
-        features = self.encoder[:-1](map_pixels(image)).relu().permute(0, 2, 3, 1).flatten(0, 2)
-        centre = features.mean(0)
-        chosen = torch.randint(len(features), (self.vocab_size,), device=features.device)
-        rows = (
-            F.normalize(features[chosen] - centre, dim=1) * self.codebook_scale / (features - centre).norm(dim=1).mean()
-        )
+    def init_codebook(self, images: Tensor, sharpness: float = 4.0) -> None:
+        """Make each code the feature of a patch of these images [B, 3, H, W], chosen far apart (k-means++), and each logit
+        −`sharpness` · (squared distance to the code) / 2, in units of a patch's mean squared distance to its code.
+
+        Codes that are nearly the same are never told apart later on, and what tells them apart cannot be predicted.
+        """
+        features = self.encoder[:-1](map_pixels(images)).relu().permute(0, 2, 3, 1).flatten(0, 2)
+        codes, distance = spread_out(features, self.vocab_size)
+        rows = codes * sharpness / distance.mean()
         conv = self.encoder.output.conv
         conv.weight.copy_(broadcast_(rows[..., None, None].contiguous()))
-        conv.bias.copy_(broadcast_(-rows @ centre))
-        self.codebook_ready.fill_(True)
+        conv.bias.copy_(broadcast_(-(rows * codes).sum(1) / 2))
+
+
+def spread_out(features: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """k-means++ seeding: `number` of the features [P, D], and each feature's squared distance to the nearest [P]."""
+    chosen, distance = [], torch.ones(len(features), device=features.device)
+    for _ in range(number):
+        chosen.append(features[torch.multinomial(distance + 1e-12, 1)])
+        to_last = (features - chosen[-1]).square().sum(1)
+        distance = to_last if len(chosen) == 1 else torch.minimum(distance, to_last)
+    return torch.cat(chosen), distance
 
 
 def perplexity(counts: Tensor) -> Tensor:

@@ -20,9 +20,7 @@ model = dict(
     width_in=64,
     likelihood='mse',
     information_weight=0.0,
-    marginal_weight=1.0,
-    init_codebook=True,
-    codebook_scale=60.0)
+    marginal_weight=1.0)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -65,7 +63,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iters, eta_min=3e-5),
 ]
 custom_hooks = [
-    dict(type='Anneal', attribute='beta', start=0.0, end=0.5, iters=100),
+    dict(type='InitCodebook', images=192, sharpness=15.0),
+    dict(type='Anneal', attribute='beta', start=0.1, end=0.02, iters=iters),
     dict(type='Anneal', attribute='temperature', start=1.0, end=1 / 16, iters=iters),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters)

@@ -1,0 +1,33 @@
+"""Start a tokenizer's codebook from the data, so that a short run uses all of it."""
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class InitCodebook(Hook):
+    """Before the first iteration of a run from scratch, give `DiscreteVAE.init_codebook` the first `images` training images.
+
+    Raises ValueError when the model has no codebook.
+    """
+
+    def __init__(self, images: int = 192, sharpness: float = 4.0):
+        self.images, self.sharpness = images, sharpness
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not hasattr(model, 'init_codebook'):
+            raise ValueError(f'{type(model).__name__} has no codebook: InitCodebook is for beit_mm.DiscreteVAE')
+        if runner.iter or runner.cfg.get('load_from'):
+            return
+        views = []
+        for batch in runner.train_dataloader:
+            views.append(model.data_preprocessor(batch)['inputs'])
+            if sum(map(len, views)) >= self.images:
+                break
+        model.init_codebook(torch.cat(views), self.sharpness)
+        runner.logger.info(f'{model.vocab_size} codes start from the patches of {sum(map(len, views))} images')
