@@ -20,6 +20,7 @@ model = dict(
         patch_size=8,
         rel_pos_bias='per_layer',
         layer_scale=0.1,
+        patch_embed_std=0.2,
         out_type='avg_featmap',
         init_cfg=dict(type='Pretrained', checkpoint=pretrained)),
     head=dict(

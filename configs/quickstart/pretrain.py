@@ -1,12 +1,12 @@
 # Masked image modeling on Shapes at 64 px: 8×8 patches, 25 of them hidden. The small twin of configs/pretrain.
 #   python tools/train.py configs/quickstart/pretrain.py \
-#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_900.pth
+#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_800.pth
 # Hardware: two CPU cores, about three minutes.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
 
 size, patch_size, num_masked, codes, token_size = 64, 8, 25, 512, 32
-batch_size, iters = 64, 640  # 40 960 images
+batch_size, iters = 32, 1280  # 40 960 images
 
 model = dict(
     type='BEiTPretrainer',
@@ -18,6 +18,7 @@ model = dict(
         patch_size=patch_size,
         rel_pos_bias='shared',
         layer_scale=0.1,
+        patch_embed_std=0.2,
         mask_token=True),
     target=dict(
         type='TokenTarget',
@@ -62,12 +63,12 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
     constructor='LayerDecayConstructor',
     clip_grad=dict(max_norm=3.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=40, end=iters, eta_min=2e-5),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=40, end=iters, eta_min=4e-5),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters)
 val_cfg = dict(type='ValLoop')

@@ -27,6 +27,7 @@ model = dict(
         patch_size=8,
         rel_pos_bias='per_layer',
         layer_scale=0.1,
+        patch_embed_std=0.2,
         out_type='featmap',
         out_indices=(1, 3),
         init_cfg=dict(type='Pretrained', checkpoint=pretrained)),

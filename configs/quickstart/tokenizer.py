@@ -8,7 +8,7 @@ default_scope = 'beit_mm'
 
 codes = 512
 token_size = 32
-iters = 900
+iters = 800
 
 model = dict(
     type='DiscreteVAE',
