@@ -7,6 +7,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 from collections.abc import Iterator
 
 import pytest
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 from beit_mm import compat
@@ -26,9 +27,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def own_scope() -> Iterator[None]:
-    """A Runner leaves its default scope behind, in which bare names mean other classes to the next test."""
-    before = dict(DefaultScope._instance_dict)
+def nothing_left_behind() -> Iterator[None]:
+    """A Runner leaves its default scope, in which bare names mean other classes, and its logger, which may be silent."""
+    before = {kind: dict(kind._instance_dict) for kind in (DefaultScope, MMLogger)}
     yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    for kind, instances in before.items():
+        kind._instance_dict.clear()
+        kind._instance_dict.update(instances)
