@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """A Runner leaves its default scope, in which bare names mean other classes, and its logger, which may be silent."""
+    """A Runner leaves its default scope, where bare names mean other classes, and its logger, which may be silent."""
     before = {kind: dict(kind._instance_dict) for kind in (DefaultScope, MMLogger)}
     yield
     for kind, instances in before.items():
