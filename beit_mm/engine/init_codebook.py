@@ -22,7 +22,7 @@ class InitCodebook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not hasattr(model, 'init_codebook'):
             raise ValueError(f'{type(model).__name__} has no codebook: InitCodebook is for beit_mm.DiscreteVAE')
-        if runner.iter or runner.cfg.get('load_from'):
+        if runner.iter or runner.cfg.get('load_from') or model.init_cfg:  # it has one
             return
         views = []
         for batch in runner.train_dataloader:

@@ -253,9 +253,15 @@ class DiscreteVAE(BaseModel):
         −`sharpness` · (squared distance to the code) / 2, in units of a patch's mean squared distance to its code.
 
         Codes that are nearly the same are never told apart later on, and what tells them apart cannot be predicted.
+        Raises ValueError when there are no more different patches than codes.
         """
         features = self.encoder[:-1](map_pixels(images)).relu().permute(0, 2, 3, 1).flatten(0, 2)
         codes, distance = spread_out(features, self.vocab_size)
+        if not distance.any():
+            raise ValueError(
+                f'{len(features)} patches of {len(images)} images are too few different ones for {self.vocab_size} codes: '
+                'give InitCodebook more images, or lower vocab_size'
+            )
         rows = codes * sharpness / distance.mean()
         conv = self.encoder.output.conv
         conv.weight.copy_(broadcast_(rows[..., None, None].contiguous()))

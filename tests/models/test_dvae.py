@@ -16,6 +16,7 @@ from beit_mm.models.dvae import (
     mean_color,
     perplexity,
     psnr,
+    spread_out,
     unmap_pixels,
 )
 
@@ -204,34 +205,54 @@ def test_losses_are_made_in_f32_at_least_whatever_the_weights_are():
 # -- the codebook ------------------------------------------------------------------------------------------------------
 
 
-def used(model: DiscreteVAE, x: torch.Tensor) -> int:
-    return len(model.tokens(x).unique())
+def test_each_patch_gets_the_code_that_is_nearest_to_its_feature():
+    """A logit is −sharpness / 2 times the squared distance, in units of its mean, up to a constant of the patch."""
+    model, x = make(width=16), image(8)
+    model.init_codebook(x, sharpness=3.0)
+    features = model.encoder[:-1](map_pixels(x)).relu().permute(0, 2, 3, 1).flatten(0, 2)
+    conv = model.encoder.output.conv
+    assert len(conv.weight.unique(dim=0)) == 32
+    scale = (-2 * conv.bias / conv.weight.square().sum((1, 2, 3)))[:, None]  # rows are codes / scale
+    squared = torch.cdist(features, conv.weight.flatten(1) * scale).square()
+    assert torch.equal(model.tokens(x).flatten(), squared.argmin(1))
+    expected = -3 / 2 * squared / squared.amin(1).mean()
+    found = model.logits(x).permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(found.diff(dim=1), expected.diff(dim=1), rtol=1e-6, atol=1e-6)
 
 
-def test_data_dependent_codes_are_used_by_many_patches():
-    model, x = make(init_codebook=True, width=16), image(32, seed=5)
-    before = used(model, x)
-    model.loss(x)
-    assert used(model, x) >= 0.6 * 32 > 2 * before
+def test_codes_made_from_patches_are_all_used():
+    model, x = make(width=16), image(32, seed=5)
+    before = len(model.tokens(x).unique())
+    model.init_codebook(x)
+    assert len(model.tokens(x).unique()) == 32 > 2 * before
+    assert len(model.tokens(image(32, seed=6)).unique()) >= 0.9 * 32  # and by other images
 
 
-def test_the_codebook_is_made_once_also_over_a_checkpoint():
-    model, x = make(init_codebook=True), image(8)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    model.loss(x)
-    made = {k: v.clone() for k, v in model.state_dict().items()}
-    changed = {k for k in made if not torch.equal(made[k], state[k])}
-    assert {'codebook_ready', 'encoder.output.conv.weight', 'encoder.output.conv.bias'} <= changed
-    model.loss(image(8, seed=2))
-    resumed = make(init_codebook=True)
-    resumed.load_state_dict(made)
-    resumed.loss(image(8, seed=2))
-    for other in (model, resumed):
-        assert all(torch.equal(v, made[k]) for k, v in other.state_dict().items())
+def test_codes_are_chosen_far_apart():
+    """Of eight far groups of patches of which one is very common, each gets a code."""
+    rng = torch.Generator().manual_seed(0)
+    groups = 100 * torch.eye(8, dtype=torch.float64)
+    features = groups.repeat_interleave(torch.tensor([500] + [3] * 7), 0) + torch.rand(
+        521, 8, generator=rng, dtype=torch.float64
+    )
+    codes, distance = spread_out(features, 8)
+    assert sorted(torch.cdist(codes, groups).argmin(1).tolist()) == list(range(8))
+    assert all((features == code).all(1).any() for code in codes)  # they are patches
+    torch.testing.assert_close(distance, torch.cdist(features, codes).amin(1).square(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('images', [torch.rand(2, 3, 16, 16), torch.full((64, 3, 16, 16), 0.5)])
+def test_too_few_different_patches_for_a_codebook_are_an_error(images):
+    """32 patches for 32 codes; many that are one and the same inside the border."""
+    with pytest.raises(
+        ValueError, match=r'patches of \d+ images are too few different ones for 32 codes: give InitCodebook'
+    ):
+        make().init_codebook(images.double())
 
 
 def test_a_few_steps_on_the_same_images_lower_the_loss():
-    model, x = make(width=16, temperature=0.5, init_codebook=True).float(), image(8).float()
+    model, x = make(width=16, temperature=0.5).float(), image(8).float()
+    model.init_codebook(x)
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     losses, errors = [], [psnr(model.decode(model.tokens(x)), x)]
     for _ in range(60):
@@ -261,7 +282,8 @@ def test_psnr_in_decibels():
 
 
 def test_logged_usage_is_the_batchs():
-    model, x = make(width=16, init_codebook=True), image(16)
+    model, x = make(width=16), image(16)
+    model.init_codebook(x)
     logged = model.loss(x)
     counts = torch.bincount(model.tokens(x).flatten(), minlength=32)
     assert logged['codes'] == (counts > 0).sum()

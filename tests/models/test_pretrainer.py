@@ -15,8 +15,8 @@ ARCH = dict(embed_dims=32, num_layers=2, num_heads=4, feedforward_channels=64)
 @pytest.fixture(scope='module')
 def tokenizer(tmp_path_factory) -> str:
     torch.manual_seed(0)
-    model = DiscreteVAE(**VAE, init_codebook=True)
-    model.loss(torch.rand(16, 3, 8, 8))
+    model = DiscreteVAE(**VAE)
+    model.init_codebook(torch.rand(16, 3, 8, 8))
     path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
     return str(path)

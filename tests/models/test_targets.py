@@ -12,8 +12,8 @@ VAE = dict(type='DiscreteVAE', vocab_size=32, width=8, groups=3, blocks=1, width
 def trained(tmp_path) -> tuple[DiscreteVAE, str]:
     """A tokenizer and the checkpoint that a run of it would write."""
     torch.manual_seed(0)
-    model = DiscreteVAE(**{k: v for k, v in VAE.items() if k != 'type'}, init_codebook=True).eval()
-    model.loss(views(16))
+    model = DiscreteVAE(**{k: v for k, v in VAE.items() if k != 'type'}).eval()
+    model.init_codebook(views(16))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'tokenizer.pth')
     return model, str(tmp_path / 'tokenizer.pth')
 
@@ -39,6 +39,17 @@ def test_the_tokenizer_is_frozen_and_no_part_of_the_model(trained):
     assert not target.tokenizer.training and not any(p.requires_grad for p in target.tokenizer.parameters())
     tokens = target(dict(token_view=views().requires_grad_()))
     assert not tokens.requires_grad and target.tokenizer.encoder.input.weight.grad is None
+
+
+def test_tokens_are_made_in_f32_also_under_autocast(trained):
+    """As the official tokenizer's are, whatever precision BEiT trains in."""
+    model, path = trained
+    target, inputs = TokenTarget(VAE, path), dict(token_view=views(64))
+    expected = target(inputs)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert torch.equal(target(inputs), expected)
+        assert not torch.equal(model.tokens(views(64)), expected)  # what this test is able to see
+        assert torch.is_autocast_enabled('cpu')
 
 
 def test_cached_ids_are_used_as_they_are_and_need_no_tokenizer():
