@@ -6,10 +6,8 @@ _base_ = 'classification.py'
 
 pretrained = None
 data_root = 'data/quickstart_112/imagenet'
-train_pipeline = _base_.train_pipeline
-train_pipeline[1].scale = 112
 model = dict(
     backbone=dict(img_size=112, init_cfg=dict(type='Pretrained', checkpoint=pretrained)))
-train_dataloader = dict(dataset=dict(dataset=dict(data_root=data_root, pipeline=train_pipeline)))
+train_dataloader = dict(dataset=dict(dataset=dict(data_root=data_root)))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader

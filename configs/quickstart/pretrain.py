@@ -1,6 +1,6 @@
 # Masked image modeling on Shapes at 64 px: 8×8 patches, 25 of them hidden. The small twin of configs/pretrain.
 #   python tools/train.py configs/quickstart/pretrain.py \
-#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_800.pth
+#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_1100.pth
 # Hardware: two CPU cores, about three minutes.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
@@ -31,7 +31,7 @@ mask = dict(type='BlockwiseMask', grid=size // patch_size, budget=num_masked, mi
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='TwoViews', size=size, token_size=token_size, scale=(0.5, 1.0)),
+    dict(type='TwoViews', size=size, token_size=token_size, scale=(0.7, 1.0)),
     mask,
     dict(type='PackViews'),
 ]

@@ -1,14 +1,14 @@
 # Discrete VAE on Shapes: 512 codes, token view of 32 px, 8×8 tokens. The small twin of configs/tokenizer.
 #   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 1000
 #   python tools/train.py configs/quickstart/tokenizer.py
-# Hardware: two CPU cores, about a minute. Unlike the paper's, its KL weighs the use of the codebook alone, and code rows
-# start from the features of the first batch: the paper's schedule needs a thousand times as many updates.
+# Hardware: two CPU cores, about a minute. Unlike the paper's, its KL weighs the use of the codebook alone, and the codes
+# start from patches chosen far apart: the paper's schedule needs a thousand times as many updates.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
 
 codes = 512
 token_size = 32
-iters = 800
+iters = 1100
 
 model = dict(
     type='DiscreteVAE',
@@ -27,7 +27,7 @@ train_pipeline = [
     dict(
         type='mmpretrain.RandomResizedCrop',
         scale=token_size,
-        crop_ratio_range=(0.5, 1.0),
+        crop_ratio_range=(0.7, 1.0),
         interpolation='lanczos',
         backend='pillow'),
     dict(type='RandomFlip', prob=0.5),
