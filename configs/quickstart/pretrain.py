@@ -1,12 +1,12 @@
 # Masked image modeling on Shapes at 64 px: 8×8 patches, 25 of them hidden. The small twin of configs/pretrain.
 #   python tools/train.py configs/quickstart/pretrain.py \
-#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_1100.pth
+#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_1300.pth
 # Hardware: two CPU cores, about three minutes.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
 
 size, patch_size, num_masked, codes, token_size = 64, 8, 25, 512, 32
-batch_size, iters = 32, 1280  # 40 960 images
+batch_size, iters = 32, 1250  # 40 000 images
 
 model = dict(
     type='BEiTPretrainer',

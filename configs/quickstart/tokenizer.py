@@ -8,7 +8,7 @@ default_scope = 'beit_mm'
 
 codes = 512
 token_size = 32
-iters = 1100
+iters = 1300
 
 model = dict(
     type='DiscreteVAE',
@@ -27,7 +27,7 @@ train_pipeline = [
     dict(
         type='mmpretrain.RandomResizedCrop',
         scale=token_size,
-        crop_ratio_range=(0.7, 1.0),
+        crop_ratio_range=(0.8, 1.0),
         interpolation='lanczos',
         backend='pillow'),
     dict(type='RandomFlip', prob=0.5),
