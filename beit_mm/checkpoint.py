@@ -20,7 +20,9 @@ def read(path: str) -> dict[str, Tensor]:
     Raises FileNotFoundError naming the path, or ValueError when the file holds no state dict.
     """
     if '://' not in str(path) and not Path(path).is_file():
-        raise FileNotFoundError(f'no checkpoint at {path}: give the .pth file that an earlier stage wrote into its work_dir')
+        raise FileNotFoundError(
+            f'no checkpoint at {path}: give the .pth file that an earlier stage wrote into its work_dir'
+        )
     loaded = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
     state = loaded
     for wrapper in ('state_dict', 'model'):  # mmengine's, the official code's
@@ -45,7 +47,11 @@ def load_backbone(model: BEiT, path: str) -> None:
     new = sorted(k for k in own if k not in state)
     missing = [k for k in new if not k.startswith(('fc_norm.', 'norm.'))]
     unexpected = sorted(k for k in state if k not in own)
-    wrong = [f'{k}: {tuple(v.shape)} ≠ {tuple(own[k].shape)}' for k, v in state.items() if k in own and v.shape != own[k].shape]
+    wrong = [
+        f'{k}: {tuple(v.shape)} ≠ {tuple(own[k].shape)}'
+        for k, v in state.items()
+        if k in own and v.shape != own[k].shape
+    ]
     if missing or unexpected or wrong:
         raise ValueError(
             f'{path} does not fit this BEiT. Missing: {_few(missing)}; unexpected: {_few(unexpected)}; of another shape: '
@@ -75,7 +81,9 @@ def fit_backbone(source: dict[str, Tensor], model: BEiT) -> tuple[dict[str, Tens
         elif key == 'pos_embed':
             side = _side(value.shape[1] - 1, lambda s: s * s)
             state[key] = resize_pos_embed(value, (side, side), model.grid) if side else value
-    reasons = dict(mask_token='hides patches in pre-training only', norm='mean pooling and feature maps are taken before it')
+    reasons = dict(
+        mask_token='hides patches in pre-training only', norm='mean pooling and feature maps are taken before it'
+    )
     reasons['fc_norm'] = 'belongs to the pooled feature'
     for key in list(state):
         if (name := key.split('.')[0]) in reasons and getattr(model, name) is None:
@@ -90,7 +98,9 @@ def load_tokenizer(model: nn.Module, path: str) -> None:
     own = {k: v for k, v in model.state_dict().items() if not k.startswith('data_preprocessor.')}
     odd = sorted(state.keys() ^ own.keys()) + [k for k in state if k in own and state[k].shape != own[k].shape]
     if odd:
-        raise ValueError(f'{path} is no tokenizer of this shape (vocab_size, width, groups, blocks): {_few(odd)} differ')
+        raise ValueError(
+            f'{path} is no tokenizer of this shape (vocab_size, width, groups, blocks): {_few(odd)} differ'
+        )
     model.load_state_dict(state, strict=False)
     print_log(f'{len(state)} tokenizer tensors loaded from {path}, all keys matched', logger='current')
 

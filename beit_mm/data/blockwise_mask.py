@@ -39,7 +39,9 @@ def blockwise_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int,
     return mask
 
 
-def exact_blockwise_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int, min_block: int = 16) -> np.ndarray:
+def exact_blockwise_mask(
+    rng: np.random.Generator, grid: tuple[int, int], budget: int, min_block: int = 16
+) -> np.ndarray:
     """The same, drawn again until exactly `budget` patches are hidden. ValueError when a thousand draws do not give one."""
     for _ in range(1000):
         mask = blockwise_mask(rng, grid, budget, min_block)
@@ -82,7 +84,9 @@ class BlockwiseMask(BaseTransform):
         if not 0 < min_block <= budget:
             raise ValueError(f'a budget of {budget} is smaller than a block of min_block={min_block}: lower min_block')
         if min(self.grid) < 2:
-            raise ValueError(f'a grid of {self.grid} has no block smaller than itself both ways: take beit_mm.RandomMask')
+            raise ValueError(
+                f'a grid of {self.grid} has no block smaller than itself both ways: take beit_mm.RandomMask'
+            )
         self.sample = exact_blockwise_mask if exact else blockwise_mask
 
     def transform(self, results: dict) -> dict:

@@ -61,7 +61,9 @@ class TwoViews(BaseTransform):
             image = image[top : top + height, left : left + width]
         for name, side, interpolation in self.views:
             same = image.shape[:2] == (side, side)  # PIL copies then as well
-            results[name] = image if same else mmcv.imresize(image, (side, side), interpolation=interpolation, backend='pillow')
+            results[name] = (
+                image if same else mmcv.imresize(image, (side, side), interpolation=interpolation, backend='pillow')
+            )
         return results
 
 

@@ -70,7 +70,9 @@ class MIMMetric(BaseMetric):
                 continue
             valid = sample['valid']
             target, prediction = sample['target'][valid].cpu(), sample['prediction'][valid].cpu()
-            entry = dict(target=target, correct=int((target == prediction).sum()), token=sample['mim_log_likelihood'].item())
+            entry = dict(
+                target=target, correct=int((target == prediction).sum()), token=sample['mim_log_likelihood'].item()
+            )
             if 'log_likelihood' in sample:
                 entry['pixel'] = sample['log_likelihood'].item()
             self.results.append(entry)

@@ -52,7 +52,9 @@ class Attention(nn.Module):
             q, k, v = F.linear(x, self.qkv.weight, full).chunk(3, -1)
         else:
             q = F.linear(take(x, index), wq, self.q_bias)
-            k, v = F.linear(x, torch.cat([wk, wv]), torch.cat([torch.zeros_like(self.v_bias), self.v_bias])).chunk(2, -1)
+            k, v = F.linear(x, torch.cat([wk, wv]), torch.cat([torch.zeros_like(self.v_bias), self.v_bias])).chunk(
+                2, -1
+            )
             bias = None if bias is None else bias[:, index].transpose(0, 1)
         return self._heads(q), self._heads(k), self._heads(v), bias
 
@@ -74,7 +76,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm Transformer block, each branch scaled (LayerScale) and dropped for whole images (stochastic depth)."""
 
-    def __init__(self, dims: int, num_heads: int, hidden: int, drop_path: float, layer_scale: float | None, grid: Grid | None):
+    def __init__(
+        self, dims: int, num_heads: int, hidden: int, drop_path: float, layer_scale: float | None, grid: Grid | None
+    ):
         super().__init__()
         self.drop_path = drop_path
         self.norm1, self.norm2 = nn.LayerNorm(dims, eps=1e-6), nn.LayerNorm(dims, eps=1e-6)

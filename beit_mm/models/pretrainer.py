@@ -39,14 +39,16 @@ class BEiTPretrainer(BaseModel):
     Raises ValueError when the head's width is not the target's, a mask exceeds the budget, or the grids differ.
     """
 
-    def __init__(self, backbone: dict, target: dict, head: dict, num_masked: int = 75, data_preprocessor: dict | None = None):
+    def __init__(
+        self, backbone: dict, target: dict, head: dict, num_masked: int = 75, data_preprocessor: dict | None = None
+    ):
         super().__init__(data_preprocessor or dict(type='beit_mm.MIMDataPreprocessor'))
         self.backbone, self.target, self.head = MODELS.build(backbone), MODELS.build(target), MODELS.build(head)
         self.num_masked = num_masked
         if self.head.proj.out_features != self.target.channels:
             raise ValueError(
                 f'the head predicts {self.head.proj.out_features} channels, the target has {self.target.channels} '
-                f'(a tokenizer\'s vocabulary, or 3·p² pixels): set model.head.out_channels={self.target.channels}'
+                f"(a tokenizer's vocabulary, or 3·p² pixels): set model.head.out_channels={self.target.channels}"
             )
         self.register_buffer('target_fingerprint', torch.zeros((), dtype=torch.int64))
 
@@ -83,7 +85,9 @@ class BEiTPretrainer(BaseModel):
             index = index.to(target.device).expand(len(target), -1)
             return index, torch.ones_like(index, dtype=torch.bool)
         if mask is None:
-            raise ValueError("recover='masked' needs a mask: add beit_mm.BlockwiseMask to the pipeline, or recover='all'")
+            raise ValueError(
+                "recover='masked' needs a mask: add beit_mm.BlockwiseMask to the pipeline, or recover='all'"
+            )
         return masked_places(mask, self.num_masked)
 
     def _check_grid(self, patch_view: Tensor, target: Tensor) -> None:
@@ -91,7 +95,7 @@ class BEiTPretrainer(BaseModel):
         if tuple(target.shape[1:3]) != grid:
             raise ValueError(
                 f'the token grid is {tuple(target.shape[1:3])}, the patch grid {grid}: they must be equal. '
-                'Resize the token view (TwoViews.token_size) to the patch grid times the tokenizer\'s stride'
+                "Resize the token view (TwoViews.token_size) to the patch grid times the tokenizer's stride"
             )
 
     # -- evaluation: both terms of the paper's eq. 3 ---------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from beit_mm.engine import InitCodebook
@@ -61,6 +62,47 @@ def test_weights_that_were_trained_stay(how):
     config = dict(load_from='a.pth') if how == 'load_from' else {}
     InitCodebook().before_train(run(model, 100 if how == 'resumed' else 0, **config))
     assert torch.equal(row(model), before)
+
+
+class Watched(DiscreteVAE):
+    """Notes the first pixel of each image that an iteration trains on."""
+
+    def loss(self, inputs: torch.Tensor, data_samples: list | None = None) -> dict[str, torch.Tensor]:
+        self.seen = [*getattr(self, 'seen', []), *inputs[:, 0, 0, 0].tolist()]
+        return super().loss(inputs, data_samples)
+
+
+def train(folder, images: torch.Tensor, iters: int, seed: int, **config) -> Watched:
+    """A run whose iterations change no weight."""
+    cfg = dict(
+        work_dir=str(folder),
+        model=Watched(**VAE),
+        train_dataloader=DataLoader(
+            [dict(inputs=image) for image in images], batch_size=8, num_workers=1, persistent_workers=True
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=iters),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+        custom_hooks=[InitCodebook(images=24)],
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False)),
+        randomness=dict(seed=seed),
+        experiment_name=f'{folder.name}_{seed}',
+        log_level='WARNING',
+        **config,
+    )
+    return Runner(**cfg, cfg=Config(config)).train()
+
+
+def test_a_run_uses_its_codes_begins_with_its_first_image_and_keeps_the_codes_when_resumed(tmp_path):
+    images = run(None).images
+    first = train(tmp_path, images, 2, seed=1)
+    assert first.seen == images[:16, 0, 0, 0].tolist()  # the images of the codebook are trained on
+    assert len(first.tokens(images[:24]).unique()) >= 0.9 * VAE['vocab_size']
+    resumed = train(tmp_path, images, 4, seed=2, resume=True)
+    assert resumed.seen == images[16:32, 0, 0, 0].tolist()
+    loaded = train(tmp_path / 'more', images, 1, seed=3, load_from=str(tmp_path / 'iter_2.pth'))
+    again = train(tmp_path / 'again', images, 1, seed=4)
+    assert torch.equal(row(resumed), row(first)) and torch.equal(row(loaded), row(first))
+    assert not torch.equal(row(again), row(first))
 
 
 def test_a_model_without_codebook_is_an_error():

@@ -40,7 +40,9 @@ def test_parameter_counts_are_the_papers():
     assert count(vanilla) == count(plus) - relative - scales + absolute
 
 
-@pytest.mark.parametrize('positions', [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)])
+@pytest.mark.parametrize(
+    'positions', [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)]
+)
 def test_index_reads_the_same_features_as_the_whole_sequence(positions):
     model, x = make(layer_scale=0.1, mask_token=True, **positions), image()
     mask = torch.rand(2, 4, 4) < 0.4
@@ -93,7 +95,9 @@ def test_permuting_patches_with_their_absolute_positions_permutes_the_output():
     assert (biased(shuffled)[0][:, 1:] - biased(x)[0][:, 1:][:, order]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize('positions', [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)])
+@pytest.mark.parametrize(
+    'positions', [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)]
+)
 def test_other_sizes_at_run_time(positions):
     model = make(out_type='featmap', **positions).train()
     (feature,) = model(image(1, 48, 24))
@@ -154,14 +158,24 @@ def test_every_parameter_is_used():
 def test_frozen_stages_stay_as_they_are():
     model = make(frozen_stages=2, drop_path_rate=0.5).train()
     model(image())[0].sum().backward()
-    trained = {n.split('.')[0] + n.split('.')[1] if n.startswith('blocks') else n.split('.')[0] for n, p in model.named_parameters() if p.grad is not None}
+    trained = {
+        n.split('.')[0] + n.split('.')[1] if n.startswith('blocks') else n.split('.')[0]
+        for n, p in model.named_parameters()
+        if p.grad is not None
+    }
     assert trained == {'blocks2', 'norm'}
     assert [block.training for block in model.blocks] == [False, False, True]
 
 
 def test_initialisation_is_the_papers():
     torch.manual_seed(0)
-    model = BEiT(dict(embed_dims=256, num_layers=4, num_heads=4, feedforward_channels=512), 32, 8, rel_pos_bias='shared', layer_scale=0.1)
+    model = BEiT(
+        dict(embed_dims=256, num_layers=4, num_heads=4, feedforward_channels=512),
+        32,
+        8,
+        rel_pos_bias='shared',
+        layer_scale=0.1,
+    )
     model.init_weights()
     cut = 0.02 * math.sqrt(0.2912)  # deviation of a normal of 0.02 cut at one deviation
     for layer, block in enumerate(model.blocks, 1):
@@ -175,6 +189,23 @@ def test_initialisation_is_the_papers():
             assert weight.std().item() == pytest.approx(cut / scale, rel=0.02)
         assert block.mlp.fc1.bias.abs().max() == 0 and (block.gamma_1 == 0.1).all()
     assert model.rel_pos_bias.relative_position_bias_table.abs().max() == 0
+
+
+@pytest.mark.parametrize('std', [None, 0.2])
+def test_the_patch_embedding_starts_with_its_own_deviation(std):
+    torch.manual_seed(0)
+    model = BEiT(
+        dict(TINY, embed_dims=256), 32, 8, mask_token=True, **({} if std is None else dict(patch_embed_std=std))
+    )
+    torch.nn.init.ones_(model.patch_embed.proj.bias)
+    model.init_weights()
+    std = std or 0.02  # the paper's
+    weight = model.patch_embed.proj.weight
+    assert 0.99 * std < weight.abs().max() <= std * (1 + 1e-6)
+    assert weight.std().item() == pytest.approx(std * math.sqrt(0.2912), rel=0.02)
+    assert model.patch_embed.proj.bias.abs().max() == 0
+    for other in (model.cls_token, model.mask_token, model.blocks[0].mlp.fc1.weight):
+        assert 0.01 < other.abs().max() <= 0.02 + 1e-9
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
