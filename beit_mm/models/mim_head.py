@@ -32,7 +32,7 @@ class MIMHead(BaseModule):
         return self.proj(features)
 
     def loss(self, features: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """`valid` bool [B, M]: places that count. Logs the loss and, of tokens, `masked_accuracy` (%) and `token_entropy` (nats)."""
+        """`valid` bool [B, M]: places that count. Logs the loss and, of tokens, `masked_accuracy` (%), `token_entropy` (nats)."""
         prediction, count = self(features), valid.sum().float()
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         scale = world_size() / sum_over_ranks(count).clamp_min(1)  # DDP will divide by the number of ranks
