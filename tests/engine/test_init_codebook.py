@@ -97,8 +97,9 @@ def test_a_run_uses_its_codes_begins_with_its_first_image_and_keeps_the_codes_wh
     first = train(tmp_path, images, 2, seed=1)
     assert first.seen == images[:16, 0, 0, 0].tolist()  # the images of the codebook are trained on
     assert len(first.tokens(images[:24]).unique()) >= 0.9 * VAE['vocab_size']
-    resumed = train(tmp_path, images, 4, seed=2, resume=True)
-    assert resumed.seen == images[16:32, 0, 0, 0].tolist()
+    others = images.flip(0)  # would make another codebook
+    resumed = train(tmp_path, others, 4, seed=2, resume=True)
+    assert resumed.seen == others[16:32, 0, 0, 0].tolist()
     loaded = train(tmp_path / 'more', images, 1, seed=3, load_from=str(tmp_path / 'iter_2.pth'))
     again = train(tmp_path / 'again', images, 1, seed=4)
     assert torch.equal(row(resumed), row(first)) and torch.equal(row(loaded), row(first))
