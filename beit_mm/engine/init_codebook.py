@@ -4,6 +4,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from ..registry import HOOKS
 
@@ -24,8 +25,11 @@ class InitCodebook(Hook):
             raise ValueError(f'{type(model).__name__} has no codebook: InitCodebook is for beit_mm.DiscreteVAE')
         if runner.iter or runner.cfg.get('load_from') or model.init_cfg:  # it has one
             return
-        views = []
-        for batch in runner.train_dataloader:
+        loader, views = runner.train_dataloader, []
+        # A loader of its own: workers that persist would go on behind these images when training begins.
+        same = dict(batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn, generator=loader.generator)
+        first = DataLoader(loader.dataset, **same)
+        for batch in first:
             views.append(model.data_preprocessor(batch)['inputs'])
             if sum(map(len, views)) >= self.images:
                 break
