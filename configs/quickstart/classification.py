@@ -1,4 +1,4 @@
-# Classification on Shapes at 64 px: 500 labels, 70 steps. A small twin of configs/classification.
+# Classification on Shapes at 64 px: 500 labels, 40 steps. A small twin of configs/classification.
 #   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/classification.py
 # Hardware: one CPU core, about half a minute. From scratch as it stands; set `pretrained` to start from a checkpoint.
@@ -7,7 +7,7 @@ default_scope = 'mmpretrain'
 
 pretrained = None
 lr = 4e-3
-iters = 70
+iters = 40
 
 model = dict(
     type='ImageClassifier',
@@ -59,8 +59,8 @@ optim_wrapper = dict(
     constructor='beit_mm.LayerDecayConstructor',
     paramwise_cfg=dict(layer_decay_rate=1.0))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=10),
-    dict(type='CosineAnnealingLR', eta_min_ratio=1e-2, by_epoch=False, begin=10, end=iters),
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=5),
+    dict(type='CosineAnnealingLR', eta_min_ratio=1e-2, by_epoch=False, begin=5, end=iters),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters)
 val_cfg = dict()

@@ -17,14 +17,17 @@ prepare = [
 backbone = 'model.backbone.init_cfg.checkpoint'
 classification, segmentation = 'configs/quickstart/classification.py', 'configs/quickstart/segmentation.py'
 long_classification = {
-    'train_cfg.max_iters': 280, 'train_cfg.val_interval': 35, 'param_scheduler.1.end': 280,
-    'default_hooks.checkpoint.interval': 280}
+    'train_cfg.max_iters': 160, 'train_cfg.val_interval': 20, 'param_scheduler.1.end': 160,
+    'default_hooks.checkpoint.interval': 160}
 long_segmentation = {
     'train_cfg.max_iters': 320, 'train_cfg.val_interval': 40, 'param_scheduler.1.end': 320,
     'default_hooks.checkpoint.interval': 320, 'default_hooks.logger.interval': 25}
 
 # Each arm at its own best learning rate, found on other scenes (seed 0).
 at_best = {'optim_wrapper.optimizer.lr': 6e-3, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85}
+dense_at_best = {
+    'optim_wrapper.optimizer.lr': 1e-3, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.75,
+    'optim_wrapper.paramwise_cfg.head_lr_mult': 10.0}
 
 stages = [
     dict(name='tokenizer', config='configs/quickstart/tokenizer.py'),
@@ -36,9 +39,13 @@ stages = [
     dict(name='classification/scratch', config=classification),
     dict(name='classification/pretrained', config=classification, weights={backbone: 'pretrain'}, options=at_best),
     dict(name='segmentation/scratch', config=segmentation),
-    dict(name='segmentation/pretrained', config=segmentation, weights={backbone: 'pretrain'}),
+    dict(name='segmentation/pretrained', config=segmentation, weights={backbone: 'pretrain'}, options=dense_at_best),
     # The paper's intermediate fine-tuning: classification first.
-    dict(name='segmentation/intermediate', config=segmentation, weights={backbone: 'classification/pretrained'}),
+    dict(
+        name='segmentation/intermediate',
+        config=segmentation,
+        weights={backbone: 'classification/pretrained'},
+        options=dense_at_best),
     # Four times the steps.
     dict(name='classification-long/scratch', config=classification, options=long_classification, long=True),
     dict(
@@ -52,6 +59,6 @@ stages = [
         name='segmentation-long/pretrained',
         config=segmentation,
         weights={backbone: 'pretrain'},
-        options=long_segmentation,
+        options=dict(long_segmentation, **dense_at_best),
         long=True),
 ]
