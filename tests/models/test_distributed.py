@@ -78,9 +78,10 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {n.removeprefix('module.'): p.grad.clone() for n, p in model.named_parameters()}
 
 
-def work(rank: int, folder: Path) -> None:
+def work(rank: int, port: int, folder: Path) -> None:
     """What each of the two processes does: saves what it logged and the gradients that DDP left."""
-    dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=RANKS)
+    store = dist.TCPStore('127.0.0.1', port, is_master=False)
+    dist.init_process_group('gloo', store=store, rank=rank, world_size=RANKS)
     saved = {}
     for target, recover, hidden in CASES:
         model = DistributedDataParallel(pretrainer(target, recover))
@@ -107,13 +108,20 @@ def ranks(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp('ranks')
     path = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)]))
     env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=path)
+    store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)  # any free port
     started = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=env, text=True, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(store.port), folder], env=env, text=True, stderr=subprocess.PIPE
+        )
         for rank in range(RANKS)
     ]
-    for process in started:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors[-3000:]
+    try:
+        for process in started:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in started:
+            process.kill()
     return [torch.load(folder / f'{rank}.pth') for rank in range(RANKS)]
 
 
@@ -185,4 +193,4 @@ def test_histogram_counts():
 
 
 if __name__ == '__main__':
-    work(int(sys.argv[1]), Path(sys.argv[2]))
+    work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
