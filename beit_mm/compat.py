@@ -164,3 +164,21 @@ def _stand_in_for_missing_ops() -> None:
         importlib.import_module('mmcv.ops')
     finally:
         del sys.modules['mmcv._ext']  # mmengine's mmcv_full_available() goes on telling the truth
+
+
+def weigh_classes_beside_ignored_pixels() -> None:
+    """mmseg 1.2.2's cross-entropy looks a weight up for every label before it passes over the ignored ones: an IndexError
+    for 255, on a GPU an assertion that ends the process. Called where mmseg is imported, not by `apply`.
+    """
+    from mmseg.models.losses import cross_entropy_loss
+
+    stock = cross_entropy_loss.cross_entropy
+    if _version(importlib.import_module('mmseg')) >= (1, 3) or isinstance(stock, functools.partial):
+        return
+
+    def cross_entropy(stock, pred, label, weight=None, class_weight=None, reduction='mean', avg_factor=None, **kwargs):
+        if class_weight is not None and avg_factor is None and reduction == 'mean':
+            avg_factor = class_weight[label[label != kwargs.get('ignore_index', -100)]].sum()
+        return stock(pred, label, weight, class_weight, reduction, avg_factor, **kwargs)
+
+    cross_entropy_loss.cross_entropy = functools.partial(cross_entropy, stock)

@@ -177,6 +177,29 @@ def test_a_missing_op_speaks_up_when_it_is_called_and_only_then():
         nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
 
 
+# --- class weights beside ignored pixels ---
+
+WEIGHTED = '''
+import torch
+from mmseg.models.losses import CrossEntropyLoss
+loss = CrossEntropyLoss(class_weight=[0.25, 1.0])
+logits, labels = torch.randn(1, 2, 4, 4, dtype=torch.float64), torch.randint(2, (1, 4, 4))
+labels[0, 0] = 255
+ours = loss(logits, labels, ignore_index=255)
+torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(
+    logits, labels, torch.tensor([0.25, 1.0], dtype=torch.float64), ignore_index=255))
+'''
+
+
+@pytest.mark.skipif(ONEDL, reason='mended there')
+def test_fault_mmseg_looks_up_a_class_weight_for_ignored_pixels():
+    assert 'IndexError: index 255' in python('import beit_mm.registry\n' + WEIGHTED).stderr
+
+
+def test_class_weights_pass_over_ignored_pixels():
+    assert python('import beit_mm.models\n' + WEIGHTED).returncode == 0
+
+
 # --- what is needed, and what is not ---
 
 

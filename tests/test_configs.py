@@ -461,3 +461,9 @@ def test_quickstart_names_what_shapes_draws():
     assert load('quickstart/classification').classes == list(shapes.SPECIES)
     cfg = load('quickstart/segmentation')
     assert (cfg.classes, cfg.palette) == (list(shapes.CLASSES), shapes.PALETTE)
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('quickstart/')])
+def test_checkpoints_that_a_quickstart_page_names_are_those_its_run_ends_with(name):
+    for stage, last in re.findall(r'work_dirs/(?:quickstart/)?(\w+)/iter_(\d+)\.pth', CONFIGS[name].read_text()):
+        assert load(f'quickstart/{stage}').train_cfg.max_iters == int(last)

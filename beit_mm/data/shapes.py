@@ -1,6 +1,6 @@
 """Shapes: an embedded data set of drawn scenes, in ImageNet's and ADE20K's own layouts.
 
-A scene repeats one species two to five times, in a row, a ring, a grid or a mirror image: a hidden object can be told
+A scene repeats one species two to four times, in a row, a ring, a grid or a mirror image: a hidden object can be told
 from the visible ones. Other species and a grey bar lie about as distraction. A species is an outline, a texture and a
 palette; each texture and each palette belongs to two species, so neither tells the class. A scene is a pure
 function of (seed, index), drawn in `beit_mm.data.shapes_scene`; this file writes them.
@@ -25,7 +25,7 @@ from beit_mm.data.shapes_scene import CLASSES, PALETTE, SPECIES, scene
 
 __all__ = ['CLASSES', 'PALETTE', 'SPECIES', 'scene', 'write']
 
-VERSION = 1  # of what is drawn: a folder drawn by another version is not taken for this one's
+VERSION = 2  # of what is drawn: a folder drawn by another version is not taken for this one's
 # The first index of each split, so far apart that the splits never meet; multiples of ten keep index % 10 the class.
 _FIRST = dict(train=0, val=10**9, training=2 * 10**9, validation=3 * 10**9)
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 SPECIES = ('starfish', 'flower', 'heart', 'leaf', 'fish', 'moon', 'drop', 'cross', 'butterfly', 'mushroom')
-TEXTURES = ('stripes', 'rings', 'checks', 'dots', 'swirl')
+TEXTURES = ('stripes', 'bands', 'checks', 'dots', 'diagonals')
 CLASSES = ('background', *SPECIES)
 PALETTE = [[222, 222, 216], [228, 87, 86], [245, 160, 60], [214, 39, 120], [84, 162, 75], [54, 130, 190],
            [240, 208, 70], [114, 190, 215], [120, 94, 70], [150, 95, 180], [30, 140, 130]]  # fmt: skip
@@ -27,6 +27,7 @@ _INKS = np.array(
     np.float32,
 )
 _ARRANGEMENTS = ('row', 'ring', 'grid', 'mirror')
+_LEAN = 0.2  # things stand upright but for this, in radians
 
 
 def texture_of(species: int) -> int:
@@ -46,8 +47,7 @@ class Skin:
     """
 
     inks: tuple  # low and high, RGB each
-    phase: float
-    angle: float
+    phase: tuple  # of the texture across and down, radians
     period: float  # in radii
     balance: float  # added to the figure's −1..1: which ink covers more
     contrast: float  # how fast one ink turns into the other
@@ -81,35 +81,36 @@ class Layout:
 
 def _arrange(rng: np.random.Generator, kind: str) -> tuple[float, list[tuple[float, float, float, bool]]]:
     """The main species' radius and its places: x, y, angle, mirrored."""
-    tilt, places = rng.uniform(-0.5, 0.5), []
+    tilt, places = rng.uniform(-_LEAN, _LEAN), []
     if kind == 'row':
-        number = int(rng.integers(2, 6))
-        radius = rng.uniform(0.9, 1.1) * (0.18, 0.16, 0.14, 0.125)[number - 2]
+        number = int(rng.integers(2, 5))
+        radius = rng.uniform(0.9, 1.1) * (0.22, 0.185, 0.155)[number - 2]
         step = min(rng.uniform(1.9, 2.4) * radius, (0.96 - 2 * radius) / (number - 1))
-        turn, twist = rng.uniform(0, 2 * math.pi), max(0, rng.uniform(-1, 0.5))
+        turn = rng.uniform(0, 2 * math.pi)
         off = rng.uniform(-1, 1) * (0.45 - 1.2 * radius)
         slide = rng.uniform(-0.35, 0.35) * (0.98 - 2 * radius - step * (number - 1))
         for i in range(number):
             along = slide + step * (i - (number - 1) / 2)
-            places.append((*_turned(along, off, turn), tilt + twist * i, False))
+            places.append((*_turned(along, off, turn), tilt, False))
     elif kind == 'ring':
-        number = int(rng.integers(3, 6))
-        radius = rng.uniform(0.9, 1.1) * (0.16, 0.145, 0.13)[number - 3]
+        number = int(rng.integers(3, 5))
+        radius = rng.uniform(0.9, 1.1) * (0.19, 0.165)[number - 3]
         ring = rng.uniform(min(radius / math.sin(math.pi / number), 0.47 - radius), 0.48 - radius)
         start = rng.uniform(0, 2 * math.pi)
         for turn in np.linspace(start, start + 2 * math.pi, number, endpoint=False).tolist():
-            places.append((*_turned(ring, 0, turn), turn + math.pi / 2 + tilt, False))
+            places.append((*_turned(ring, 0, turn), tilt, False))
     elif kind == 'grid':
-        radius, turn = rng.uniform(0.13, 0.16), rng.uniform(-0.35, 0.35)
+        radius, turn = rng.uniform(0.16, 0.185), rng.uniform(-0.35, 0.35)
         wide, high = (rng.uniform(1.05 * radius, 0.42 - radius, 2) + 0.02).tolist()
         for x, y in ((-wide, -high), (wide, -high), (-wide, high), (wide, high)):
             places.append((*_turned(x, y, turn), tilt, False))
     else:
-        pairs, axis = int(rng.integers(1, 3)), rng.uniform(0, math.pi)
-        radius = rng.uniform(0.17, 0.2) if pairs == 1 else rng.uniform(0.13, 0.15)
+        pairs = int(rng.integers(1, 3))
+        axis = math.pi / 2 * int(rng.integers(2)) + rng.uniform(-0.15, 0.15)
+        radius = rng.uniform(0.19, 0.214) if pairs == 1 else rng.uniform(0.155, 0.18)
         along = rng.uniform(-0.1, 0.1) if pairs == 1 else rng.uniform(0.17, 0.24)
         for where in (along, -along)[:pairs]:
-            away, lean = rng.uniform(1.05 * radius, 0.44 - radius), rng.uniform(-0.8, 0.8)
+            away, lean = rng.uniform(1.05 * radius, 0.44 - radius), rng.uniform(-_LEAN, _LEAN)
             places.append((*_turned(where, away, axis), lean, False))
             places.append((*_turned(where, -away, axis), 2 * axis - lean, True))  # what the mirror makes of the angle
     return radius, places
@@ -121,18 +122,17 @@ def _turned(x: float, y: float, angle: float) -> tuple[float, float]:
     return 0.5 + cos * x - sin * y, 0.5 + sin * x + cos * y
 
 
-def _skin(rng: np.random.Generator, species: int) -> Skin:
+def _skin(rng: np.random.Generator, species: int, radius: float) -> Skin:
     inks = _INKS[palette_of(species)] * rng.uniform(0.85, 1.15, (2, 1)) + rng.uniform(-18, 18, (2, 3))
     if rng.random() < 0.5:  # which ink is the figure and which the ground tells nothing
         inks = inks[::-1]
     dice = rng.random(8).tolist()
     return Skin(
         inks=tuple(inks.ravel().tolist()),
-        phase=2 * math.pi * dice[0],
-        angle=2 * math.pi * dice[1],
-        period=0.55 + 0.13 * dice[2],
-        balance=0.8 * dice[3] - 0.4,
-        contrast=1 + 1.4 * dice[4],
+        phase=(2 * math.pi * dice[0], 2 * math.pi * dice[1]),
+        period=(0.104 + 0.011 * dice[2]) / radius,  # about 7 pixels of 64, a patch holds one, whatever the thing's size
+        balance=1.6 * dice[3] - 0.8,
+        contrast=0.8 + 1.4 * dice[4],
         dome=0.3 * dice[5],
         rim=(0.05 + 0.1 * dice[6], 0.2 + 0.5 * dice[7]),
     )
@@ -144,7 +144,7 @@ def layout(seed: int, index: int) -> Layout:
     label = index % len(SPECIES)
     kind = _ARRANGEMENTS[rng.integers(len(_ARRANGEMENTS))]
     radius, places = _arrange(rng, kind)
-    skin = _skin(rng, label)
+    skin = _skin(rng, label, radius)
     things = [Thing(label, x, y, radius, angle, mirrored, skin) for x, y, angle, mirrored in places]
     for _ in range(rng.integers(3)):
         other = int(label + rng.integers(1, len(SPECIES))) % len(SPECIES)
@@ -152,7 +152,7 @@ def layout(seed: int, index: int) -> Layout:
         gaps = np.linalg.norm(spots[:, None] - np.array([(t.x, t.y) for t in things]), axis=2).min(axis=1)
         x, y = spots[gaps.argmax()].tolist()
         small = min(rng.uniform(0.075, 0.1), 0.65 * radius)
-        one = Thing(other, x, y, small, rng.uniform(-0.6, 0.6), False, _skin(rng, other))
+        one = Thing(other, x, y, small, rng.uniform(-_LEAN, _LEAN), False, _skin(rng, other, small))
         things.insert(0 if rng.random() < 0.5 else len(things), one)
     bar = None
     if rng.random() < 0.35:
@@ -212,18 +212,16 @@ def _axis(side: int, unit: float) -> np.ndarray:
 
 def _texture(kind: str, u: np.ndarray, v: np.ndarray, skin: Skin) -> np.ndarray:
     """A figure with zero mean and the sign as its pattern, at coordinates in radii."""
-    phase, k = skin.phase, 2 * math.pi / skin.period
-    cos, sin = k * math.cos(skin.angle), k * math.sin(skin.angle)
+    k, (p, q) = 2 * math.pi / skin.period, skin.phase
     if kind == 'stripes':
-        return np.sin(cos * u + (sin * v + phase))
+        return np.sin(k * u + p) + 0 * v
+    if kind == 'bands':
+        return np.sin(k * v + p) + 0 * u
     if kind == 'checks':
-        return 1.9 * np.sin(0.8 * (cos * u + sin * v) + phase) * np.sin(0.8 * (cos * v - sin * u) + phase)
+        return 1.9 * np.sin(k * u + p) * np.sin(k * v + q)
     if kind == 'dots':
-        return np.cos(cos * u + (sin * v + phase)) + np.cos((cos * v + phase) - sin * u) - 0.35
-    distance = np.sqrt(u * u + v * v)
-    if kind == 'rings':
-        return np.sin(k * distance + phase)
-    return np.sin(6 * np.arctan2(v, u) + 3.5 * distance + phase)
+        return np.cos(k * u + p) + np.cos(k * v + q) - 0.35
+    return np.cos(0.71 * k * (u - v) + p)
 
 
 def _sprite(thing: Thing, width: int) -> np.ndarray:

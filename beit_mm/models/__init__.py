@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 if compat.installed('mmseg'):  # who only classifies needs no mmseg
+    compat.weigh_classes_beside_ignored_pixels()
     from .setr_pup_head import SETRPUPHead
 
     __all__ += ['SETRPUPHead']

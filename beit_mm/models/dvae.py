@@ -255,7 +255,8 @@ class DiscreteVAE(BaseModel):
         Codes that are nearly the same are never told apart later on, and what tells them apart cannot be predicted.
         Raises ValueError when there are no more different patches than codes.
         """
-        features = self.encoder[:-1](map_pixels(images)).relu().permute(0, 2, 3, 1).flatten(0, 2)
+        some = map_pixels(images).split(16)  # all at once would need a large part of a GPU at the paper's width
+        features = torch.cat([self.encoder[:-1](part).relu() for part in some]).permute(0, 2, 3, 1).flatten(0, 2)
         codes, distance = spread_out(features, self.vocab_size)
         if not distance.any():
             raise ValueError(
