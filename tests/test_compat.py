@@ -179,7 +179,7 @@ def test_a_missing_op_speaks_up_when_it_is_called_and_only_then():
 
 # --- class weights beside ignored pixels ---
 
-WEIGHTED = '''
+WEIGHTED = """
 import torch
 from mmseg.models.losses import CrossEntropyLoss
 loss = CrossEntropyLoss(class_weight=[0.25, 1.0])
@@ -188,7 +188,7 @@ labels[0, 0] = 255
 ours = loss(logits, labels, ignore_index=255)
 torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(
     logits, labels, torch.tensor([0.25, 1.0], dtype=torch.float64), ignore_index=255))
-'''
+"""
 
 
 @pytest.mark.skipif(ONEDL, reason='mended there')
