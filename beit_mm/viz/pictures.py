@@ -41,7 +41,8 @@ def show(work_dir: Path, name: str, count: int) -> Shown:
         model, dataset = MODELS.build(cfg.model).eval(), DATASETS.build(cfg.val_dataloader.dataset)
     model.load_state_dict(read(checkpoint(work_dir / name)))
     stacked = cfg.val_dataloader.get('collate_fn', {}).get('type') == 'default_collate'
-    picks = np.linspace(0, len(dataset) - 1, min(count, len(dataset)), dtype=int)
+    # Even steps would meet one class only where the classes alternate.
+    picks = np.sort(np.random.default_rng(0).permutation(len(dataset))[:count])
     batch = (default_collate if stacked else pseudo_collate)([dataset[int(pick)] for pick in picks])
     data = model.data_preprocessor(batch, False)
     return Shown(model, batch, data['inputs'], model(**data, mode='predict'), dataset.metainfo)

@@ -67,4 +67,4 @@ val_cfg = dict()
 test_cfg = dict()
 
 log_processor = dict(by_epoch=False)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=iters))
+default_hooks = dict(logger=dict(interval=5), checkpoint=dict(by_epoch=False, interval=iters))

@@ -108,4 +108,4 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 log_processor = dict(by_epoch=False)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=iters))
+default_hooks = dict(logger=dict(interval=5), checkpoint=dict(by_epoch=False, interval=iters))
