@@ -25,7 +25,7 @@ from beit_mm.data.shapes_scene import CLASSES, PALETTE, SPECIES, scene
 
 __all__ = ['CLASSES', 'PALETTE', 'SPECIES', 'scene', 'write']
 
-VERSION = 2  # of what is drawn: a folder drawn by another version is not taken for this one's
+VERSION = 3  # of what is drawn: a folder drawn by another version is not taken for this one's
 # The first index of each split, so far apart that the splits never meet; multiples of ten keep index % 10 the class.
 _FIRST = dict(train=0, val=10**9, training=2 * 10**9, validation=3 * 10**9)
 

@@ -201,7 +201,19 @@ def _outlines() -> list[np.ndarray]:
     return polygons
 
 
+def _inward(points: np.ndarray) -> np.ndarray:
+    """For each corner the step that moves both its sides inwards by 1."""
+    sides = np.roll(points, -1, 0) - points
+    normals = np.stack([-sides[:, 1], sides[:, 0]], 1) / np.linalg.norm(sides, axis=1, keepdims=True)
+    x, y = points.T
+    normals *= np.sign(x @ np.roll(y, -1) - y @ np.roll(x, -1))
+    before = np.roll(normals, 1, 0)
+    return (normals + before) / np.maximum(1 + (normals * before).sum(1, keepdims=True), 0.3)
+
+
 _OUTLINES = _outlines()
+_INWARD = [_inward(outline) for outline in _OUTLINES]
+_SPREAD = 0.64  # pixels that cv2.fillPoly's antialiased edge reaches too far, at any size
 _REACH = [float(np.linalg.norm(outline, axis=1).max()) + 0.07 for outline in _OUTLINES]  # with half the rim
 
 
@@ -235,11 +247,14 @@ def _sprite(thing: Thing, width: int) -> np.ndarray:
     dome = (1 + 0.5 * skin.dome) - skin.dome * (u * u + v * v)
     low, high = skin.inks[:3], skin.inks[3:]
     colours = cv2.merge([(one + (two - one) * share) * dome for one, two in zip(low, high, strict=True)])
-    points = [np.round((_OUTLINES[thing.species] * unit + (side - 1) / 2) * 16).astype(np.int32)]
+    outline = _OUTLINES[thing.species] * unit + (side - 1) / 2
+    points, inner = (
+        [np.round(corners * 16).astype(np.int32)] for corners in (outline, outline + _SPREAD * _INWARD[thing.species])
+    )
     thick, bright = skin.rim
     rim = [bright / 2 * (one + two) for one, two in zip(low, high, strict=True)]
     cv2.polylines(colours, points, True, rim, max(1, round(thick * unit)), cv2.LINE_AA, 4)
-    alpha = cv2.fillPoly(np.zeros((side, side), np.uint8), points, 255, cv2.LINE_AA, 4)
+    alpha = cv2.fillPoly(np.zeros((side, side), np.uint8), inner, 255, cv2.LINE_AA, 4)
     return cv2.merge([*cv2.split(colours), alpha.astype(np.float32) / 255])
 
 
@@ -257,15 +272,23 @@ def _place(sprite: np.ndarray, thing: Thing, width: int) -> tuple[int, int, np.n
     return top, left, cv2.warpAffine(sprite, matrix, (right - left, bottom - top))
 
 
-def _draw_bar(image: np.ndarray, labels: np.ndarray, bar: tuple) -> None:
+def _draw_bar(image: np.ndarray, bar: tuple) -> np.ndarray:
+    """Paint the bar; what it covers, float32 0..1."""
     x, y, angle, half, grey = bar
+    width = len(image)
     along, across = 2 * np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
-    for near, far, level in ((-1, 1, 0.82), (-0.7, 0.5, 1.0), (-0.4, 0.0, 1.12)):  # darker rims, a lit ridge
+
+    def between(near: float, far: float, half: float) -> list[np.ndarray]:
         edges = [t * along + side * half * across for t, side in ((-1, near), (1, near), (1, far), (-1, far))]
-        points = [np.round(((np.array(edges) + np.array([x, y])) * len(image) - 0.5) * 16).astype(np.int32)]
-        cv2.fillPoly(image, points, (grey * level, grey * level * 0.97, grey * level * 0.92), cv2.LINE_8, 4)
-        if near == -1:
-            cv2.fillPoly(labels, points, 0, cv2.LINE_8, 4)
+        return [np.round(((np.array(edges) + np.array([x, y])) * width - 0.5) * 16).astype(np.int32)]
+
+    for near, far, level in ((-1, 1, 0.82), (-0.7, 0.5, 1.0), (-0.4, 0.0, 1.12)):  # darker rims, a lit ridge
+        cv2.fillPoly(
+            image, between(near, far, half), (grey * level, grey * level * 0.97, grey * level * 0.92), cv2.LINE_8, 4
+        )
+    cover = np.zeros((width, width), np.uint8)
+    cv2.fillPoly(cover, between(-1, 1, half - _SPREAD / width), 255, cv2.LINE_AA, 4)
+    return cover.astype(np.float32) / 255
 
 
 def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -276,7 +299,11 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
     """
     over = max(1, math.ceil(128 / size))  # small images are drawn larger and averaged down
     width = size * over
-    image, labels = np.tile(plan.ground, (width, width, 1)), np.ones((width, width), np.uint8)
+    image, labels = np.tile(plan.ground, (width, width, 1)), np.ones((size, size), np.uint8)
+
+    def mark(value: int, cover: np.ndarray) -> None:
+        np.putmask(labels, cv2.resize(cover, (size, size), interpolation=cv2.INTER_AREA) > 0.5, value)
+
     sprites, drop = {}, round(0.018 * width)
     for thing in plan.things:
         if thing.skin not in sprites:
@@ -291,12 +318,13 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
         shaded *= 1 - np.float32(0.3) * weight[: shaded.shape[0], : shaded.shape[1]]
         under = image[top : top + height, left : left + breadth]
         under += (cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR) - under) * weight
-        np.putmask(labels[top : top + height, left : left + breadth], alpha > 0.5, 2 + thing.species)
+        cover = np.zeros((width, width), np.float32)
+        cover[top : top + height, left : left + breadth] = alpha
+        mark(2 + thing.species, cover)
     if plan.bar is not None:
-        _draw_bar(image, labels, plan.bar)
+        mark(0, _draw_bar(image, plan.bar))
     if over > 1:
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-        labels = np.ascontiguousarray(labels[over // 2 :: over, over // 2 :: over])
     image += cv2.merge([noise.standard_normal((size, size), np.float32)] * 3)
     return cv2.convertScaleAbs(image), labels
 

@@ -56,7 +56,7 @@ def test_size_is_resolution_only(size):
         shrunk = cv2.resize(large, (64, 64), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(shrunk - small).mean() < 5
         nearest = cv2.resize(large_map, (64, 64), interpolation=cv2.INTER_NEAREST_EXACT)
-        assert (nearest == small_map).mean() > 0.96  # outlines differ by a pixel
+        assert (nearest == small_map).mean() > 0.97  # outlines differ by a pixel
 
 
 def test_label_maps_agree_with_the_class(many):
