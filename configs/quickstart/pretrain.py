@@ -13,7 +13,7 @@ model = dict(
     num_masked=num_masked,
     backbone=dict(
         type='BEiT',
-        arch=dict(embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512),
+        arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
         img_size=size,
         patch_size=patch_size,
         rel_pos_bias='shared',
@@ -25,7 +25,7 @@ model = dict(
         tokenizer=dict(
             type='DiscreteVAE', vocab_size=codes, width=32, groups=3, blocks=1, width_in=64, likelihood='mse'),
         checkpoint=None),
-    head=dict(type='MIMHead', in_channels=128, out_channels=codes))
+    head=dict(type='MIMHead', in_channels=96, out_channels=codes))
 
 mask = dict(type='BlockwiseMask', grid=size // patch_size, budget=num_masked, min_block=4)
 train_pipeline = [

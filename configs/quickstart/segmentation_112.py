@@ -6,12 +6,9 @@ _base_ = 'segmentation.py'
 
 pretrained = None
 data_root = 'data/quickstart_112/ade20k'
-train_pipeline = _base_.train_pipeline
-train_pipeline[2].scale = (112, 112)
-train_pipeline[3].crop_size = (112, 112)
 model = dict(
     data_preprocessor=dict(size=(112, 112)),
     backbone=dict(img_size=112, init_cfg=dict(type='Pretrained', checkpoint=pretrained)))
-train_dataloader = dict(dataset=dict(dataset=dict(data_root=data_root, pipeline=train_pipeline)))
+train_dataloader = dict(dataset=dict(dataset=dict(data_root=data_root)))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader

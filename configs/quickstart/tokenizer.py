@@ -57,10 +57,10 @@ val_evaluator = dict(type='TokenizerMetric', vocab_size=codes)
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-3, weight_decay=1e-4, fused=True))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=5e-3, weight_decay=1e-4, fused=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iters, eta_min=3e-5),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iters, eta_min=5e-5),
 ]
 custom_hooks = [
     dict(type='InitCodebook', images=192, sharpness=15.0),
