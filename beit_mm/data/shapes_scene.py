@@ -223,12 +223,12 @@ def _axis(side: int, unit: float) -> np.ndarray:
 
 
 def _texture(kind: str, u: np.ndarray, v: np.ndarray, skin: Skin) -> np.ndarray:
-    """A figure with zero mean and the sign as its pattern, at coordinates in radii."""
+    """A figure with zero mean and the sign as its pattern, at coordinates in radii; broadcasts to [len(v), len(u)]."""
     k, (p, q) = 2 * math.pi / skin.period, skin.phase
     if kind == 'stripes':
-        return np.sin(k * u + p) + 0 * v
+        return np.sin(k * u + p)
     if kind == 'bands':
-        return np.sin(k * v + p) + 0 * u
+        return np.sin(k * v + p)
     if kind == 'checks':
         return 1.9 * np.sin(k * u + p) * np.sin(k * v + q)
     if kind == 'dots':

@@ -253,9 +253,9 @@ def test_too_few_different_patches_for_a_codebook_are_an_error(images):
 def test_a_few_steps_on_the_same_images_lower_the_loss():
     model, x = make(width=16, temperature=0.5).float(), image(8).float()
     model.init_codebook(x)
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses, errors = [], [psnr(model.decode(model.tokens(x)), x)]
-    for _ in range(60):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = model.loss(x)['loss']
         loss.backward()
@@ -263,7 +263,7 @@ def test_a_few_steps_on_the_same_images_lower_the_loss():
         losses.append(loss.item())
     errors.append(psnr(model.decode(model.tokens(x)), x))
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
-    assert errors[1] > errors[0] + 3  # dB
+    assert errors[1] > errors[0] + 3  # dB; 5.1 where it was tried, and rounding differs between machines
 
 
 # -- what is reported --------------------------------------------------------------------------------------------------
