@@ -1,6 +1,6 @@
 # Masked image modeling on Shapes at 64 px: 8×8 patches, 25 of them hidden. The small twin of configs/pretrain.
 #   python tools/train.py configs/quickstart/pretrain.py \
-#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_1300.pth
+#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_1400.pth
 # Hardware: two CPU cores, about three minutes.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
@@ -23,7 +23,7 @@ model = dict(
     target=dict(
         type='TokenTarget',
         tokenizer=dict(
-            type='DiscreteVAE', vocab_size=codes, width=32, groups=3, blocks=1, width_in=64, likelihood='mse'),
+            type='DiscreteVAE', vocab_size=codes, width=32, groups=3, blocks=1, width_in=128, likelihood='mse'),
         checkpoint=None),
     head=dict(type='MIMHead', in_channels=96, out_channels=codes))
 

@@ -2,7 +2,7 @@
 #   python -m beit_mm.data.shapes data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/tokenizer_112.py
 #   python tools/train.py configs/quickstart/pretrain_112.py \
-#       --cfg-options model.target.checkpoint=work_dirs/tokenizer_112/iter_1300.pth
+#       --cfg-options model.target.checkpoint=work_dirs/tokenizer_112/iter_1400.pth
 # Hardware: one CPU core, about a quarter of an hour.
 _base_ = 'pretrain.py'
 

@@ -1,14 +1,14 @@
 # Discrete VAE on Shapes: 512 codes, token view of 32 px, 8×8 tokens. The small twin of configs/tokenizer.
 #   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 1000
 #   python tools/train.py configs/quickstart/tokenizer.py
-# Hardware: two CPU cores, about a minute. Unlike the paper's, its KL weighs the use of the codebook alone, and the codes
+# Hardware: two CPU cores, about two minutes. Unlike the paper's, its KL weighs the use of the codebook alone, and the codes
 # start from patches chosen far apart: the paper's schedule needs a thousand times as many updates.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
 
 codes = 512
 token_size = 32
-iters = 1300
+iters = 1400
 
 model = dict(
     type='DiscreteVAE',
@@ -17,7 +17,7 @@ model = dict(
     width=32,
     groups=3,
     blocks=1,
-    width_in=64,
+    width_in=128,
     likelihood='mse',
     information_weight=0.0,
     marginal_weight=1.0)
@@ -57,7 +57,7 @@ val_evaluator = dict(type='TokenizerMetric', vocab_size=codes)
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=5e-3, weight_decay=1e-4, fused=True))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=5e-3, betas=(0.9, 0.95), weight_decay=1e-4, fused=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iters, eta_min=5e-5),
