@@ -275,7 +275,7 @@ def spread_out(features: Tensor, number: int) -> tuple[Tensor, Tensor]:
     chosen, distance = [], torch.ones(len(features), device=features.device)
     for _ in range(number):
         chosen.append(features[torch.multinomial(distance + 1e-12, 1)])
-        to_last = (features - chosen[-1]).square().sum(1)
+        to_last = torch.cdist(features, chosen[-1], compute_mode='donot_use_mm_for_euclid_dist').squeeze(1).square()
         distance = to_last if len(chosen) == 1 else torch.minimum(distance, to_last)
     return torch.cat(chosen), distance
 
