@@ -1,4 +1,4 @@
-# Classification on Shapes at 64 px: 500 labels, 30 steps. A small twin of configs/classification.
+# Classification on Shapes at 64 px: 500 labels, 20 steps. A small twin of configs/classification.
 #   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/classification.py
 # Hardware: one CPU core, about half a minute. From scratch as it stands; set `pretrained` to start from a checkpoint.
@@ -6,8 +6,8 @@ _base_ = '../_base_/default_runtime.py'
 default_scope = 'mmpretrain'
 
 pretrained = None
-lr = 1.2e-2
-iters = 30
+lr = 1.6e-2
+iters = 20
 
 model = dict(
     type='ImageClassifier',
@@ -15,7 +15,7 @@ model = dict(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True, num_classes=10),
     backbone=dict(
         type='beit_mm.BEiT',
-        arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
+        arch=dict(embed_dims=96, num_layers=3, num_heads=3, feedforward_channels=384),
         img_size=64,
         patch_size=8,
         rel_pos_bias='per_layer',

@@ -13,7 +13,7 @@ model = dict(
     num_masked=num_masked,
     backbone=dict(
         type='BEiT',
-        arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
+        arch=dict(embed_dims=96, num_layers=3, num_heads=3, feedforward_channels=384),
         img_size=size,
         patch_size=patch_size,
         rel_pos_bias='shared',

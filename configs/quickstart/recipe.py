@@ -17,17 +17,17 @@ prepare = [
 backbone = 'model.backbone.init_cfg.checkpoint'
 classification, segmentation = 'configs/quickstart/classification.py', 'configs/quickstart/segmentation.py'
 long_classification = {
-    'train_cfg.max_iters': 120, 'train_cfg.val_interval': 15, 'param_scheduler.1.end': 120,
-    'default_hooks.checkpoint.interval': 120}
+    'train_cfg.max_iters': 80, 'train_cfg.val_interval': 10, 'param_scheduler.1.end': 80,
+    'default_hooks.checkpoint.interval': 80}
 long_segmentation = {
-    'train_cfg.max_iters': 320, 'train_cfg.val_interval': 40, 'param_scheduler.1.end': 320,
-    'default_hooks.checkpoint.interval': 320, 'default_hooks.logger.interval': 25}
+    'train_cfg.max_iters': 440, 'train_cfg.val_interval': 55, 'param_scheduler.1.end': 440,
+    'default_hooks.checkpoint.interval': 440, 'default_hooks.logger.interval': 25}
 
 # Each arm at its own best learning rate, found on other scenes (seed 0).
 at_best = {'optim_wrapper.optimizer.lr': 1e-2, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85}
 dense_at_best = {
-    'optim_wrapper.optimizer.lr': 2e-3, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85,
-    'optim_wrapper.paramwise_cfg.head_lr_mult': 10.0}
+    'optim_wrapper.optimizer.lr': 3e-3, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85,
+    'optim_wrapper.paramwise_cfg.head_lr_mult': 20 / 3}
 
 stages = [
     dict(name='tokenizer', config='configs/quickstart/tokenizer.py'),

@@ -1,4 +1,4 @@
-# Segmentation of Shapes at 64 px with SETR-PUP: 200 label maps, 80 steps. A small twin of configs/segmentation.
+# Segmentation of Shapes at 64 px with SETR-PUP: 200 label maps, 110 steps. A small twin of configs/segmentation.
 #   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/segmentation.py
 # Hardware: one CPU core, about a minute. From scratch as it stands; set `pretrained` to start from a checkpoint.
@@ -6,8 +6,8 @@ _base_ = '../_base_/default_runtime.py'
 default_scope = 'mmseg'
 
 pretrained = None
-lr, head_lr = 4e-3, 2e-2
-iters = 80
+lr, head_lr = 2e-3, 2e-2
+iters = 110
 norm_cfg = dict(type='BN')
 # Four pixels of five are background: a lower weight, or a short run does not get beyond it.
 class_weight = [0.4] + [1.0] * 10
@@ -24,7 +24,7 @@ model = dict(
         size=(64, 64)),
     backbone=dict(
         type='beit_mm.BEiT',
-        arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
+        arch=dict(embed_dims=96, num_layers=3, num_heads=3, feedforward_channels=384),
         img_size=64,
         patch_size=8,
         rel_pos_bias='per_layer',
