@@ -1,7 +1,7 @@
 # Masked image modeling on Shapes at 64 px: 8×8 patches, 25 of them hidden. The small twin of configs/pretrain.
 #   python tools/train.py configs/quickstart/pretrain.py \
 #       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_1400.pth
-# Hardware: two CPU cores, about three minutes.
+# Hardware: two CPU cores, about four minutes.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
 

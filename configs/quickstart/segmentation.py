@@ -1,7 +1,7 @@
 # Segmentation of Shapes at 64 px with SETR-PUP: 200 label maps, 110 steps. A small twin of configs/segmentation.
 #   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/segmentation.py
-# Hardware: one CPU core, about a minute. From scratch as it stands; set `pretrained` to start from a checkpoint.
+# Hardware: one CPU core, a quarter of a minute. From scratch as it stands; set `pretrained` to start from a checkpoint.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'mmseg'
 
