@@ -53,6 +53,10 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['beit_mm', 'beit_mm.*']),
     install_requires=['numpy', 'scipy', 'safetensors'],
-    extras_require={'onedl': ONEDL, 'openmmlab': OPENMMLAB, 'dev': ['pytest', 'ruff', 'psutil', 'transformers', 'timm']},
+    extras_require={
+        'onedl': ONEDL,
+        'openmmlab': OPENMMLAB,
+        'dev': ['pytest', 'ruff', 'psutil', 'transformers', 'timm'],
+    },
     cmdclass={'build_py': BuildWithConfigs},
 )
