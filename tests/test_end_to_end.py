@@ -44,7 +44,10 @@ def test_every_stage_ran_and_started_from_the_one_it_names(quickstart):
     for name in STAGES:
         assert recipe.read_record(quickstart / 'work' / name), name
     log = (quickstart / 'log.txt').read_text()
-    assert len(re.findall(r'work/tokenizer/iter_2.pth, written by beit_mm:\n +keys +fate +which\n +64 +loaded\n', log)) >= 2
+    assert (
+        len(re.findall(r'work/tokenizer/iter_2.pth, written by beit_mm:\n +keys +fate +which\n +64 +loaded\n', log))
+        >= 2
+    )
     assert len(re.findall(r'work/pretrain/iter_2.pth, written by beit_mm:\n', log)) == 2
     assert len(re.findall(r'work/classification/pretrained/iter_2.pth, written by beit_mm:\n', log)) == 1
     assert len(re.findall(r'Iter\(train\) .* eta: ', log)) >= 2 * len(STAGES), 'progress shows'

@@ -39,13 +39,15 @@ def _convert(args) -> None:
     safetensors = (args.format or ('safetensors' if args.to == 'hf' else 'pth')) == 'safetensors'
     facts, notes = export(state, args.to, args.dst, meta, safetensors)
     notes = [f'left out: {key} ({why})' for key, why in left.items() if not key.endswith('_index')] + notes
+    if 'taps' in meta:
+        notes.append(f'{origin} reads the output of blocks {meta["taps"]}: set backbone.out_indices to that')
     print(f'{args.src}, a {facts.kind} written by {origin} → {args.dst}, for {args.to}', *notes, sep='\n  ')
     if args.verify:
-        print(f'max_abs_diff={_difference(args, state, origin, facts):.3g}')
+        print(f'max_abs_diff={_difference(args, state, origin, facts, meta.get("taps")):.3g}')
 
 
 @torch.no_grad()
-def _difference(args, state: dict, origin: str, facts: Facts) -> float:
+def _difference(args, state: dict, origin: str, facts: Facts, taps: list[int] | None) -> float:
     """Between the model that read SRC and the one that reads DST, each of its own project where that is a library."""
     from beit_mm.checkpoint.export import fit_target
     from beit_mm.checkpoint.facts import describe
@@ -59,7 +61,7 @@ def _difference(args, state: dict, origin: str, facts: Facts) -> float:
     source = None if args.backbone or args.to != 'beit_mm' else peer(origin, Path(args.src), facts)
     target = peer(args.to, args.dst, facts)
     names = [origin if source else 'ours', args.to if target else 'ours']
-    source, target = source or ours(source_state), target or ours(load_with_meta(str(args.dst))[0])
+    source, target = source or ours(source_state), target or ours(load_with_meta(str(args.dst))[0], taps=taps)
     print(f'verified: {names[0]} on {args.src}, {names[1]} on {args.dst}')
     return (source(image, mask) - target(image, mask)).abs().max().item()
 

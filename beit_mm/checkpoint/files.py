@@ -11,6 +11,7 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.dist import get_dist_info
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,7 +37,10 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
             'project, a Hugging Face folder, or a URL'
         )
     if _is_safetensors(path):
-        return load_file(path, device=str(map_location) if isinstance(map_location, str | torch.device) else 'cpu')
+        try:
+            return load_file(path, device=str(map_location) if isinstance(map_location, str | torch.device) else 'cpu')
+        except SafetensorError as error:
+            raise ValueError(f'{path} is a broken safetensors file, it may be incomplete: {error}') from error
     return _read_torch(path, map_location)
 
 
@@ -122,4 +126,7 @@ def _read_folder(folder: Path, map_location: Any) -> dict:
         if settings.get('do_normalize', True) and 'image_mean' in settings:
             kinds = dict(mean='image_mean', std='image_std')
             meta['normalization'] = {k: [255 * v for v in settings[name]] for k, name in kinds.items()}
+    config = json.loads((folder / 'config.json').read_text()) if (folder / 'config.json').is_file() else {}
+    if 'decode_head.classifier.weight' in state and config.get('out_indices'):
+        meta['taps'] = [i - 2 for i in config['out_indices']]  # as it computes: see export.hf_config
     return dict(state_dict=state, meta=meta)

@@ -122,11 +122,11 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
         return 'hf'
     if any_key(r'(backbone\.)?layers\.\d+\.ffn\.layers\.'):
         return 'mmseg' if any_key(r'decode_head\.') else 'mmpretrain'
-    foreign = wrapper == 'model' or any_key(r'lm_head\.|backbone\.fpn1\.|.*relative_position_index$')
+    official = any_key(r'lm_head\.|backbone\.fpn1\.|.*relative_position_index$')
     if any_key(r'backbone\.(blocks\.\d+\.attn\.|cls_token)'):
-        return 'unilm' if foreign else 'beit_mm'
+        return 'unilm' if official else 'beit_mm'
     if any_key(r'blocks\.\d+\.attn\.qkv\.'):
-        return 'unilm' if foreign else 'timm' if any_key(r'head\.') else 'beit_mm'
+        return 'unilm' if official or wrapper == 'model' else 'timm' if any_key(r'head\.') else 'beit_mm'
     raise ValueError(
         f'these are the weights of no BEiT that is known: the keys are {", ".join(sorted(keys)[:4])} …; known are those of '
         f'{", ".join(ORIGINS)}'

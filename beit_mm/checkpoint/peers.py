@@ -6,7 +6,7 @@ pooled feature, 'mim' logits of all patches [B, N, |V|], 'classifier' logits, 's
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,12 +21,13 @@ from .files import read_file, state_of
 Peer = Callable[[Tensor, Tensor], Tensor]
 
 
-def ours(state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Peer:
-    """Of a state dict under our names."""
+def ours(state: dict[str, Tensor], dtype: torch.dtype = torch.float32, taps: Sequence[int] | None = None) -> Peer:
+    """Of a state dict under our names; `taps`: the blocks that a segmentor reads, the official ones unless told."""
     facts = describe(state)
     if facts.kind == 'tokenizer':
         return _tokenizer(state, dtype)
-    backbone = _loaded(BEiT(**facts.backbone()), _part(state, 'backbone.'), dtype)
+    settings = facts.backbone() | (dict(out_indices=tuple(taps)) if taps else {})
+    backbone = _loaded(BEiT(**settings), _part(state, 'backbone.'), dtype)
     if facts.kind == 'segmentor':
         segment = _segmentor(state, facts, dtype)
         return lambda image, mask: segment(backbone(image))
