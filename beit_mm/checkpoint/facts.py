@@ -39,7 +39,7 @@ class Facts:
 
     def backbone(self) -> dict:
         """The arguments of `beit_mm.BEiT`."""
-        segmentor = dict(out_indices=self.taps) if self.out_type == 'featmap' else {}
+        segmentor = dict(out_indices=self.taps) if self.kind == 'segmentor' else {}
         return dict(
             arch=self.arch,
             img_size=self.img_size,

@@ -33,8 +33,9 @@ class MIMHead(BaseModule):
 
     def loss(self, features: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
         """`valid` bool [B, M]: places that count. Logs the loss and, of tokens, `masked_accuracy` (%), `token_entropy` (nats)."""
-        prediction, count = self(features), valid.sum().float()
+        prediction = self(features)
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+        count = valid.sum().to(prediction.dtype)
         scale = world_size() / sum_over_ranks(count).clamp_min(1)  # DDP will divide by the number of ranks
         if target.is_floating_point():
             return dict(loss=(F.mse_loss(prediction, target, reduction='none').mean(-1) * valid).sum() * scale)

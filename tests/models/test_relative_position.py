@@ -1,5 +1,9 @@
 """The relative position table: the official rows, and a resize that keeps what the table means."""
 
+import json
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +124,17 @@ def test_it_is_the_cubic_spline_of_the_official_code(source, target):
         values = table[:-3, head].reshape(len(y), len(x)).numpy()
         expected = RectBivariateSpline(y, x, values, kx=3, ky=3, s=0)(*wanted)
         assert np.abs(resized[:-3, head].reshape(expected.shape).numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize('case', range(5))
+def test_it_is_what_interp2d_gave_in_the_official_code(case):
+    """Judged by SciPy 1.13 (interp2d.json). The official code finds its ratio to 1e-6 only: 1e-5 of the table's range."""
+    judge = runpy.run_path(str(Path(__file__).parent / 'interp2d.py'))['table']
+    judged = json.loads((Path(__file__).parent / 'interp2d.json').read_text())['cases'][case]
+    source, target = judged['source'], judged['target']
+    table = torch.from_numpy(np.append(judge(source).ravel(), [1.0, 2.0, 3.0]))[:, None]
+    resized = resize_bias_table(table, (source,) * 2, (target,) * 2)[:-3].reshape(2 * target - 1, -1).numpy()
+    assert np.abs(resized[judged['rows']] - judged['values']).max() < 1e-5 * np.ptp(judge(source))
 
 
 def test_gradients_flow_through_the_resize():
