@@ -214,7 +214,7 @@ def test_the_segmentation_inferencer_says_what_the_model_says(image, tmp_path):
     own = revert_sync_batchnorm(MODELS.build(cfg.model))
     weights = randomised(own, tmp_path / 'weights.pth')
     inferencer = MMSegInferencer(
-        str(tmp_path / 'config.py'), weights=weights, dataset_name='ade20k', device='cpu', show_progress=False
+        str(tmp_path / 'config.py'), weights=weights, dataset_name='ade20k', device='cpu'
     )
     found = inferencer(str(image))['predictions']
 
