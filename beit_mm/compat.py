@@ -24,6 +24,7 @@ _NEEDED = {  # import name: (least version, what pip installs it from)
     'mmengine': ((0, 10), {_ONEDL: 'onedl-mmengine', _OPENMMLAB: 'mmengine'}),
     'mmcv': ((2, 1), {_ONEDL: 'onedl-mmcv', _OPENMMLAB: '"mmcv-lite>=2.1,<2.2"'}),
     'mmpretrain': ((1, 2), {_ONEDL: 'onedl-mmpretrain einops torchvision', _OPENMMLAB: 'mmpretrain torchvision'}),
+    'mmdet': ((3, 3), {_ONEDL: 'onedl-mmdetection', _OPENMMLAB: 'mmdet'}),
     'mmseg': ((1, 2), {_ONEDL: 'onedl-mmsegmentation', _OPENMMLAB: 'mmsegmentation ftfy regex'}),
 }
 
@@ -34,7 +35,7 @@ def installed(package: str) -> bool:
 
 
 def require(*packages: str) -> None:
-    """Imports each of torch, mmengine, mmcv, mmpretrain, mmseg that is named.
+    """Imports each of torch, mmengine, mmcv, mmpretrain, mmseg, mmdet that is named.
 
     Raises ImportError, with the pip command that mends it, for one that is missing, too old, or refused by its host.
     """

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/detection/beit-base_gfl_8xb2-amp-12e_coco-640px.py'
 
 pytestmark = pytest.mark.skipif(
-    not compat.installed('mmdet'), reason='mmdet is not installed: `bash tools/test.sh` has it on the stack onedl'
+    not compat.installed('mmdet'), reason='mmdet is not installed: `bash tools/test.sh --stack detection` installs it'
 )
 spec = importlib.util.spec_from_file_location('small', ROOT / 'tests/test_configs.py')
 small = importlib.util.module_from_spec(spec)
@@ -44,7 +44,14 @@ def coco(tmp_path_factory) -> Path:
         images.append(dict(id=number, file_name=f'{number}.png', width=SIDE, height=SIDE))
         for label, box in boxes(labels):
             annotations.append(
-                dict(id=len(annotations) + 1, image_id=number, category_id=label, bbox=box, area=box[2] * box[3], iscrowd=0)
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=number,
+                    category_id=label,
+                    bbox=box,
+                    area=box[2] * box[3],
+                    iscrowd=0,
+                )
             )
     categories = [dict(id=label, name=name) for label, name in enumerate(shapes.SPECIES)]
     assert len(annotations) > 8

@@ -98,13 +98,16 @@ def test_where_a_file_is_and_what_makes_it_ours(name):
     )
 
 
-def test_the_page_of_models_has_a_row_of_each():
+def test_the_page_of_models_has_a_row_of_each_and_the_two_commands_to_its_miou():
     page = (ROOT / 'docs/models.md').read_text()
     for name, entry in ENTRIES.items():
         row = next(line for line in page.splitlines() if line.startswith(f'| `{name}`'))
         assert f'`{entry.config}`' in row
         assert all(str(value) in row for result in entry.results or () for value in result.metrics.values())
         assert entry.data['Converted From']['Weights'] in page
+    first, second = re.search(r'```bash\n(.+ --to beit_mm)\n(bash tools/dist_test.sh .+)\n```', page).groups()
+    assert first == ENTRIES[SEGMENTOR].data['Converted From']['Command']
+    assert second == f'bash tools/dist_test.sh {ENTRIES[SEGMENTOR].config} checkpoints/{SEGMENTOR}_beit-mm.pth 8'
 
 
 # -- who finds them ----------------------------------------------------------------------------------------------------
@@ -213,9 +216,7 @@ def test_the_segmentation_inferencer_says_what_the_model_says(image, tmp_path):
     cfg.dump(tmp_path / 'config.py')
     own = revert_sync_batchnorm(MODELS.build(cfg.model))
     weights = randomised(own, tmp_path / 'weights.pth')
-    inferencer = MMSegInferencer(
-        str(tmp_path / 'config.py'), weights=weights, dataset_name='ade20k', device='cpu'
-    )
+    inferencer = MMSegInferencer(str(tmp_path / 'config.py'), weights=weights, dataset_name='ade20k', device='cpu')
     found = inferencer(str(image))['predictions']
 
     preprocessor = cfg.model.data_preprocessor

@@ -68,11 +68,11 @@ def read_config(args: Namespace) -> Config:
 def build_runner(cfg: Config) -> Runner:
     """A Runner for this machine; where it has no GPU, the process group is made here, and `cfg` changed by `for_cpu`.
 
-    Raises ImportError, with the pip command, when mmpretrain or mmseg is named in the config and missing or too old.
+    Raises ImportError, with the pip command, when mmpretrain, mmseg or mmdet is named in the config and missing or too old.
     """
     hosts = [
         host
-        for host in ('mmpretrain', 'mmseg')
+        for host in ('mmpretrain', 'mmseg', 'mmdet')
         if cfg.get('default_scope') == host or f"'{host}." in str(cfg.to_dict())
     ]
     compat.require('torch', 'mmengine', 'mmcv', *hosts)
