@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from modelindex.load_model_index import load as load_index
 from PIL import Image
 
 from beit_mm import shelf
+from beit_mm.checkpoint.export import export
 from beit_mm.data import shapes
 
 ROOT = Path(__file__).parents[1]
@@ -40,12 +42,13 @@ def toy() -> dict:
     return dict(backbone=dict(arch=dict(small.ARCH, _delete_=True)), head=dict(in_channels=32))
 
 
-def python(code: str, *paths: object) -> str:
-    """What code prints in a process of its own, `paths` first on its path."""
-    path = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get('PYTHONPATH')]), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, '-c', code], env=os.environ | dict(PYTHONPATH=path), text=True, capture_output=True
-    )
+def environment() -> dict:
+    return os.environ | dict(PYTHONPATH=os.pathsep.join([*filter(None, [os.environ.get('PYTHONPATH')]), str(ROOT)]))
+
+
+def python(code: str) -> str:
+    """What code prints last in a process of its own."""
+    done = subprocess.run([sys.executable, '-c', code], env=environment(), text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
 
@@ -110,6 +113,25 @@ def test_the_page_of_models_has_a_row_of_each_and_the_two_commands_to_its_miou()
     assert second == f'bash tools/dist_test.sh {ENTRIES[SEGMENTOR].config} checkpoints/{SEGMENTOR}_beit-mm.pth 8'
 
 
+@pytest.mark.parametrize('name', ['beit_base_patch16_224_pt22k', NAME, SEGMENTOR])
+def test_what_the_command_makes_of_a_published_file_is_the_whole_model(name, tmp_path):
+    """Of a file with the keys of the official code, at toy size."""
+    cfg = Config.fromfile(ROOT / ENTRIES[name].config)
+    small._shrink_sizes(cfg.model)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    randomised(model, tmp_path / 'drawn.pth')
+    state = {key: value for key, value in model.state_dict().items() if 'target' not in key}  # the run's own
+    published = tmp_path / f'checkpoints/{name}.pth'
+    export(dict(state), 'unilm', published, {}, safetensors=False)
+    assert weights_of(published).keys() != state.keys()
+    command = shlex.split(ENTRIES[name].data['Converted From']['Command'])
+    subprocess.run([sys.executable, ROOT / command[1], *command[2:]], cwd=tmp_path, check=True, env=environment())
+    made = weights_of(tmp_path / f'checkpoints/{name}_beit-mm.pth')
+    assert made.keys() == state.keys()
+    assert all(torch.equal(made[key], state[key]) for key in made)
+
+
 # -- who finds them ----------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +179,11 @@ def test_pretrained_weights_are_built_from_our_parts_by_name():
 
 
 # -- they run ----------------------------------------------------------------------------------------------------------
+
+
+def weights_of(path: Path) -> dict:
+    loaded = torch.load(path, weights_only=True)
+    return loaded.get('state_dict') or loaded['model']
 
 
 def randomised(model: torch.nn.Module, path: Path) -> str:
