@@ -92,6 +92,18 @@ def test_two_iterations_on_drawn_boxes_then_average_precision(coco, tmp_path):
     assert 'coco/bbox_mAP' in lines[-1]
 
 
+def test_it_learns_four_scenes_by_heart(coco, tmp_path):
+    cfg = toy(coco, tmp_path)
+    cfg.model.backbone.patch_embed_std = 0.2  # a short run
+    cfg.optim_wrapper.optimizer.lr = 2e-3
+    cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20)]
+    cfg.train_cfg.update(max_epochs=80, val_interval=80)
+    cfg.default_hooks.checkpoint.interval = 80
+    runner = build_runner(cfg)
+    runner.train()
+    assert runner.message_hub.get_scalar('val/coco/bbox_mAP').current() > 0.6
+
+
 def test_every_level_of_the_pyramid_is_half_as_large_as_the_one_before(coco, tmp_path):
     model = build_runner(toy(coco, tmp_path)).model.eval()
     with torch.no_grad():

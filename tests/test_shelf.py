@@ -31,9 +31,15 @@ MMPRETRAIN = [name for name in ENTRIES if 'toade20k' not in name]
 CLASSES = {'ImageNet-1k': 1000, 'ImageNet-22k': 21841, 'ADE20K': 150}
 NAME, SEGMENTOR = 'beit_base_patch16_224_pt22k_ft1k', 'beit_base_patch16_640_pt22k_ft22ktoade20k'
 
-spec = importlib.util.spec_from_file_location('small', ROOT / 'tests/test_configs.py')
-small = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(small)
+
+def module(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+small = module(ROOT / 'tests/test_configs.py')
 unformatted = small.unformatted
 
 
@@ -42,13 +48,12 @@ def toy() -> dict:
     return dict(backbone=dict(arch=dict(small.ARCH, _delete_=True)), head=dict(in_channels=32))
 
 
-def environment() -> dict:
-    return os.environ | dict(PYTHONPATH=os.pathsep.join([*filter(None, [os.environ.get('PYTHONPATH')]), str(ROOT)]))
-
-
 def python(code: str) -> str:
     """What code prints last in a process of its own."""
-    done = subprocess.run([sys.executable, '-c', code], env=environment(), text=True, capture_output=True)
+    path = os.pathsep.join([*filter(None, [os.environ.get('PYTHONPATH')]), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=os.environ | dict(PYTHONPATH=path), text=True, capture_output=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
 
@@ -114,7 +119,7 @@ def test_the_page_of_models_has_a_row_of_each_and_the_two_commands_to_its_miou()
 
 
 @pytest.mark.parametrize('name', ['beit_base_patch16_224_pt22k', NAME, SEGMENTOR])
-def test_what_the_command_makes_of_a_published_file_is_the_whole_model(name, tmp_path):
+def test_what_the_command_makes_of_a_published_file_is_the_whole_model(name, tmp_path, monkeypatch):
     """Of a file with the keys of the official code, at toy size."""
     cfg = Config.fromfile(ROOT / ENTRIES[name].config)
     small._shrink_sizes(cfg.model)
@@ -126,7 +131,8 @@ def test_what_the_command_makes_of_a_published_file_is_the_whole_model(name, tmp
     export(dict(state), 'unilm', published, {}, safetensors=False)
     assert weights_of(published).keys() != state.keys()
     command = shlex.split(ENTRIES[name].data['Converted From']['Command'])
-    subprocess.run([sys.executable, ROOT / command[1], *command[2:]], cwd=tmp_path, check=True, env=environment())
+    monkeypatch.chdir(tmp_path)
+    module(ROOT / command[1]).main(command[2:])
     made = weights_of(tmp_path / f'checkpoints/{name}_beit-mm.pth')
     assert made.keys() == state.keys()
     assert all(torch.equal(made[key], state[key]) for key in made)
