@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-SHIPPED = ('configs', 'tools')  # found under beit_mm/.mim, where OpenMMLab's tools look for them
+SHIPPED = ('configs', 'tools', 'model-index.yml')  # found under beit_mm/.mim, where OpenMMLab's tools look for them
 
 ONEDL = [
     'torch>=2.6',
@@ -32,7 +32,7 @@ OPENMMLAB = [
 
 
 class BuildWithConfigs(build_py):
-    """Copies configs and tools into the wheel, as `beit_mm/.mim`."""
+    """Copies configs, tools and the model index into the wheel, as `beit_mm/.mim`."""
 
     def run(self) -> None:
         super().run()
@@ -40,7 +40,11 @@ class BuildWithConfigs(build_py):
             return  # they lie beside the package
         for name in SHIPPED:
             target = Path(self.build_lib, 'beit_mm', '.mim', name)
-            shutil.copytree(ROOT / name, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
+            if (ROOT / name).is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, target)
+            else:
+                shutil.copytree(ROOT / name, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
 
 
 setup(

@@ -9,6 +9,7 @@ import functools
 import importlib
 import pickle
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ _NEEDED = {  # import name: (least version, what pip installs it from)
     'mmengine': ((0, 10), {_ONEDL: 'onedl-mmengine', _OPENMMLAB: 'mmengine'}),
     'mmcv': ((2, 1), {_ONEDL: 'onedl-mmcv', _OPENMMLAB: '"mmcv-lite>=2.1,<2.2"'}),
     'mmpretrain': ((1, 2), {_ONEDL: 'onedl-mmpretrain einops torchvision', _OPENMMLAB: 'mmpretrain torchvision'}),
+    'mmdet': ((3, 3), {_ONEDL: 'onedl-mmdetection', _OPENMMLAB: 'mmdet'}),
     'mmseg': ((1, 2), {_ONEDL: 'onedl-mmsegmentation', _OPENMMLAB: 'mmsegmentation ftfy regex'}),
 }
 
@@ -32,7 +34,7 @@ def installed(package: str) -> bool:
 
 
 def require(*packages: str) -> None:
-    """Imports each of torch, mmengine, mmcv, mmpretrain, mmseg that is named.
+    """Imports each of torch, mmengine, mmcv, mmpretrain, mmseg, mmdet that is named.
 
     Raises ImportError, with the pip command that mends it, for one that is missing, too old, or refused by its host.
     """
@@ -70,6 +72,7 @@ def apply() -> None:
         return
     _load_weights_only()
     _stand_in_for_missing_ops()
+    _leave_out_multimodal_models()
 
 
 def _load_weights_only() -> None:
@@ -115,23 +118,31 @@ def _load_weights_only() -> None:
 
 
 def _stand_in_for_missing_ops() -> None:
-    """mmseg 1.2.2 imports mmcv.ops without a guard, which fails where mmcv has no compiled ops (as mmcv-lite).
+    """mmseg 1.2.2 and mmdet import mmcv.ops without a guard, which fails where mmcv has no compiled ops (as mmcv-lite).
 
     With a stand-in during that one import, all of mmcv.ops is there and an op says what is missing when it is called.
+    The one that every detector needs to predict, suppression of boxes, is torchvision's.
     """
-    if not installed('mmcv') or not installed('mmseg') or find_spec('mmcv._ext'):
+    if not installed('mmcv') or find_spec('mmcv._ext'):
         return
     import mmcv
 
-    if _version(mmcv) >= (2, 3):
-        return  # onedl: its mmseg guards these imports, and has fallbacks for some
+    if not installed('mmdet') and (not installed('mmseg') or _version(mmcv) >= (2, 3)):
+        return  # onedl's mmseg guards these imports, and has fallbacks for some
+    source = f'{"onedl-" if _version(mmcv) >= (2, 3) else ""}mmcv=={mmcv.__version__}'
 
     class NoOps(ModuleType):
+        @staticmethod
+        def nms(bboxes: Any, scores: Any, iou_threshold: float, offset: int) -> Any:
+            from torchvision.ops import nms
+
+            return nms(bboxes + bboxes.new_tensor([0, 0, offset, offset]), scores, iou_threshold)
+
         def __getattr__(self, name: str) -> Any:
             def op(*args: Any, **kwargs: Any) -> None:
                 raise ImportError(
-                    f'the compiled op {name} of mmcv was called, but mmcv {mmcv.__version__} has none: in place '
-                    'of mmcv-lite, build it with `MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0`'
+                    f'the compiled op {name} of mmcv was called, but mmcv {mmcv.__version__} has none: build it with '
+                    f'`MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary :all: --no-deps {source}`'
                 )
 
             return op
@@ -141,6 +152,19 @@ def _stand_in_for_missing_ops() -> None:
         importlib.import_module('mmcv.ops')
     finally:
         del sys.modules['mmcv._ext']  # mmengine's mmcv_full_available() goes on telling the truth
+
+
+def _leave_out_multimodal_models() -> None:
+    """mmpretrain.models cannot be imported beside transformers 5 and pycocotools, which MMDetection needs: with both there
+    it makes its multimodal models, out of names that transformers no longer has. Without them it says so itself.
+    """
+    if not all(map(installed, ('mmpretrain', 'pycocotools', 'transformers'))):
+        return
+    if int(version('transformers').split('.')[0]) < 5:
+        return
+    from mmpretrain.utils import dependency
+
+    dependency.WITH_MULTIMODAL = False
 
 
 def weigh_classes_beside_ignored_pixels() -> None:

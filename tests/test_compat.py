@@ -36,7 +36,7 @@ def python(code: str, *paths: object) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.skipif(not STACK, reason='tools/test.sh says which stack is meant')
+@pytest.mark.skipif(STACK not in ('onedl', 'openmmlab'), reason='tools/test.sh says which stack is meant')
 def test_every_package_is_the_pinned_one_and_comes_from_its_stack():
     pins = dict(re.findall(r'^([\w-]+)==([\w.]+)$', (ROOT / f'requirements/{STACK}.txt').read_text(), re.M))
     home = ROOT / ('.overlay/openmmlab' if STACK == 'openmmlab' else '.venv')
@@ -166,15 +166,59 @@ def test_fault_mmseg_cannot_be_imported_without_compiled_ops():
     assert "No module named 'mmcv._ext'" in python('import mmseg.models').stderr
 
 
-@pytest.mark.skipif(ONEDL, reason='its mmseg guards the import')
+@pytest.mark.skipif(ONEDL and not compat.installed('mmdet'), reason='its mmseg guards the import')
 def test_a_missing_op_speaks_up_when_it_is_called_and_only_then():
-    from mmcv.ops import nms, point_sample
+    from mmcv.ops import point_sample, soft_nms
     from mmengine.utils.dl_utils import mmcv_full_available
 
     assert not mmcv_full_available()
     assert point_sample(torch.ones(1, 1, 4, 4), torch.full((1, 1, 2), 0.5)).item() == 1  # plain PyTorch, no op
-    with pytest.raises(ImportError, match='compiled op nms of mmcv was called.*pip install'):
-        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    with pytest.raises(ImportError, match='compiled op softnms of mmcv was called.*pip install'):
+        soft_nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+
+
+@pytest.mark.skipif(ONEDL and not compat.installed('mmdet'), reason='its mmseg guards the import')
+def test_of_boxes_that_overlap_more_than_the_threshold_the_best_stays():
+    from mmcv.ops import batched_nms, nms
+
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])  # the first two: 8/9, counting borders 9/10
+    scores = torch.tensor([0.5, 0.9, 0.7])
+    for threshold, offset, kept in ((0.85, 0, [1, 2]), (0.895, 0, [1, 2, 0]), (0.895, 1, [1, 2])):
+        assert nms(boxes, scores, threshold, offset)[1].tolist() == kept
+    found, kept = batched_nms(boxes, scores, torch.tensor([0, 1, 0]), dict(type='nms', iou_threshold=0.5))
+    assert kept.tolist() == [1, 2, 0] and torch.equal(found, torch.cat([boxes, scores[:, None]], 1)[kept])
+
+
+# --- multimodal models ---
+
+
+beside_transformers_5 = pytest.mark.skipif(
+    not compat.installed('transformers') or importlib.metadata.version('transformers') < '5',
+    reason='needs transformers 5',
+)
+
+
+@pytest.fixture
+def pycocotools(tmp_path) -> Path:
+    """A folder in which pycocotools seems to be installed."""
+    (tmp_path / 'pycocotools').mkdir()
+    (tmp_path / 'pycocotools/__init__.py').touch()
+    (tmp_path / 'pycocotools-2.0.11.dist-info').mkdir()
+    metadata = 'Metadata-Version: 2.1\nName: pycocotools\nVersion: 2.0.11\n'
+    (tmp_path / 'pycocotools-2.0.11.dist-info/METADATA').write_text(metadata)
+    return tmp_path
+
+
+@beside_transformers_5
+def test_fault_mmpretrain_cannot_be_imported_beside_transformers_5_and_pycocotools(pycocotools):
+    error = python('import mmpretrain.models', pycocotools).stderr
+    assert re.search("NoneType takes no arguments|cannot import name '.*' from 'transformers", error), error
+
+
+@beside_transformers_5
+def test_mmpretrain_leaves_its_multimodal_models_out_beside_transformers_5(pycocotools):
+    done = python('import beit_mm.registry, mmpretrain.models', pycocotools)
+    assert done.returncode == 0, done.stderr
 
 
 # --- class weights beside ignored pixels ---

@@ -22,7 +22,7 @@ def call(*words: object, **options: object) -> subprocess.CompletedProcess:
 def source(tmp_path_factory) -> Path:
     """A copy of what a build needs, since building leaves files behind."""
     copy = tmp_path_factory.mktemp('source')
-    for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE'):
+    for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml'):
         shutil.copy(ROOT / name, copy)
     for name in ('beit_mm', 'configs', 'tools', 'requirements'):
         shutil.copytree(ROOT / name, copy / name)
@@ -37,14 +37,35 @@ def pip(*words: object) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_every_module_config_and_tool(source, tmp_path):
-    pip('wheel', '--no-deps', '-w', tmp_path, source)
-    held = set(zipfile.ZipFile(next(tmp_path.glob('beit_mm-*.whl'))).namelist())
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp('wheel')
+    pip('wheel', '--no-deps', '-w', folder, source)
+    return zipfile.ZipFile(next(folder.glob('beit_mm-*.whl')))
+
+
+def test_the_wheel_holds_every_module_config_and_tool_and_the_model_index(wheel):
+    held = set(wheel.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'beit_mm').rglob('*.py')}
     shipped = {path.relative_to(ROOT) for name in ('configs', 'tools') for path in (ROOT / name).rglob('*.*')}
     assert held >= modules
     assert held >= {f'beit_mm/.mim/{path}' for path in shipped if path.suffix in ('.py', '.sh', '.yml')}
     assert not [name for name in held if '__pycache__' in name]
+    assert 'beit_mm/.mim/model-index.yml' in held
+
+
+def test_mmpretrain_finds_our_models_in_an_installed_package(wheel, tmp_path):
+    wheel.extractall(tmp_path / 'site')
+    code = """
+import beit_mm.shelf
+from mmpretrain.apis.model import ModelHub
+print(beit_mm.shelf.root() / 'model-index.yml', ModelHub.get('beit_base_patch16_224_pt22k_ft1k').config.filename)
+"""
+    path = os.pathsep.join([str(tmp_path / 'site'), *filter(None, [os.environ.get('PYTHONPATH')])])
+    done = call(sys.executable, '-c', code, cwd=tmp_path, env=os.environ | dict(PYTHONPATH=path))
+    index, config = map(Path, done.stdout.strip().splitlines()[-1].split())
+    assert index.is_file() and config.is_file(), done.stdout
+    assert index.parent == tmp_path / 'site/beit_mm/.mim' and index.parent in config.parents
 
 
 def test_installing_into_an_openmmlab_environment_changes_nothing_else(source):

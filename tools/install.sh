@@ -1,9 +1,9 @@
-# Sourced by quickstart.sh and test.sh, from the root of the project: `install STACK` fills .venv, for STACK=openmmlab also
-# .overlay/openmmlab, with what requirements/STACK.txt pins. It does nothing when it has done so for these very files.
+# Sourced by quickstart.sh and test.sh, from the root of the project: `install STACK` fills .venv, for STACK=openmmlab or
+# detection also .overlay/STACK, with what requirements/STACK.txt pins. It does nothing when it has done so for these files.
 # PYTHON names the Python (3.10 or newer) to make .venv with.
 
 install() {
-    [[ $1 == onedl ]] || install onedl  # the second stack lies over the first one's torch
+    [[ $1 == onedl ]] || install onedl  # the others lie over its torch
     local wanted stamp=.venv/installed
     [[ $1 == onedl ]] || stamp=.overlay/$1/installed
     wanted=$(cat setup.py pyproject.toml "requirements/$1.txt" tools/install.sh; pwd)
@@ -17,8 +17,10 @@ install() {
     if [[ $1 == onedl ]]; then
         "${pip[@]}" --editable '.[onedl,dev]'
     else
+        local packages=(mmengine mmcv-lite mmpretrain mmsegmentation)
+        [[ $1 == openmmlab ]] || packages=(--requirement "requirements/$1.txt")
         rm -rf ".overlay/$1"
-        "${pip[@]}" --target ".overlay/$1" --no-deps mmengine mmcv-lite mmpretrain mmsegmentation
+        "${pip[@]}" --target ".overlay/$1" --no-deps "${packages[@]}"
         rm -rf ".overlay/$1/tests"  # mmcv's own, in the way of ours
     fi
     echo "$wanted" >"$stamp"

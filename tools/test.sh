@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Install what the tests need, then run them:
-#   bash tools/test.sh [--stack onedl|openmmlab] [--install-only] [arguments of pytest]
+#   bash tools/test.sh [--stack onedl|openmmlab|detection] [--install-only] [arguments of pytest]
+# The stack detection is onedl with MMDetection laid over it, apart since mmseg imports it wherever it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stack=onedl install_only=false arguments=()
 while (($#)); do
     case $1 in
-        --stack) stack=${2:?--stack takes onedl or openmmlab} && shift ;;
+        --stack) stack=${2:?--stack takes onedl, openmmlab or detection} && shift ;;
         --install-only) install_only=true ;;
         *) arguments+=("$1") ;;
     esac
     shift
 done
-[[ -e requirements/$stack.txt ]] || { echo "--stack $stack is unknown: onedl or openmmlab" >&2; exit 2; }
+[[ -e requirements/$stack.txt ]] || { echo "--stack $stack is unknown: onedl, openmmlab or detection" >&2; exit 2; }
 
 source tools/install.sh
 install "$stack"

@@ -71,11 +71,11 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
 
     Its `load_from` takes a checkpoint of any project (`AnyCheckpoint`); with `every_key` one that lacks a key is an error.
 
-    Raises ImportError, with the pip command, when mmpretrain or mmseg is named in the config and missing or too old.
+    Raises ImportError, with the pip command, when mmpretrain, mmseg or mmdet is named in the config and missing or too old.
     """
     hosts = [
         host
-        for host in ('mmpretrain', 'mmseg')
+        for host in ('mmpretrain', 'mmseg', 'mmdet')
         if cfg.get('default_scope') == host or f"'{host}." in str(cfg.to_dict())
     ]
     compat.require('torch', 'mmengine', 'mmcv', *hosts)

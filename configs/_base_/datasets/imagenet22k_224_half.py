@@ -1,4 +1,5 @@
-# ImageNet-22k (21 841 classes, no validation split) at 224 px, normalised with mean and std 0.5.
+# ImageNet-22k (21 841 classes, no validation split) at 224 px, normalised with mean and std 0.5. What is tested are
+# images that you hold back yourself.
 _base_ = 'imagenet_224_half.py'
 data_preprocessor = dict(num_classes=21841)
 data_root = 'data/imagenet22k'
@@ -8,6 +9,5 @@ train_dataloader = dict(
 val_dataloader = None
 val_evaluator = None
 val_cfg = None
-test_dataloader = None
-test_evaluator = None
-test_cfg = None
+test_dataloader = dict(
+    dataset=dict(_delete_=True, type='ImageNet21k', data_root=data_root, data_prefix='val', pipeline=_base_.test_pipeline))

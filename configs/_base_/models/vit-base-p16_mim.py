@@ -3,6 +3,7 @@
 default_scope = 'beit_mm'
 model = dict(
     type='BEiTPretrainer',
+    _scope_='beit_mm',  # mmpretrain's `get_model` builds by its own names
     num_masked=75,
     data_preprocessor=dict(
         type='MIMDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),

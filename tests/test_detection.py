@@ -1,0 +1,121 @@
+"""BEiT in a detector of MMDetection: it trains on boxes and predicts them, without compiled ops of mmcv."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from beit_mm import compat
+from beit_mm.data import shapes
+from beit_mm.engine.launch import build_runner
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / 'configs/detection/beit-base_gfl_8xb2-amp-12e_coco-640px.py'
+
+pytestmark = pytest.mark.skipif(
+    not compat.installed('mmdet'), reason='mmdet is not installed: `bash tools/test.sh --stack detection` installs it'
+)
+spec = importlib.util.spec_from_file_location('small', ROOT / 'tests/test_configs.py')
+small = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(small)
+unformatted = small.unformatted
+SIDE = 128
+
+
+def boxes(labels: np.ndarray):
+    """(class 0 … 9, [x, y, width, height]) of each thing in a label map of Shapes."""
+    for label in range(2, labels.max() + 1):  # 0 is unlabelled, 1 the background
+        _, _, stats, _ = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))
+        yield from ((label - 2, [int(value) for value in row[:4]]) for row in stats[1:] if row[4] > 16)
+
+
+@pytest.fixture(scope='module')
+def coco(tmp_path_factory) -> Path:
+    """Four scenes in COCO's layout."""
+    out, images, annotations = tmp_path_factory.mktemp('coco'), [], []
+    for number in range(4):
+        pixels, labels, _ = shapes.scene(0, number, SIDE)
+        cv2.imwrite(str(out / f'{number}.png'), pixels[..., ::-1])
+        images.append(dict(id=number, file_name=f'{number}.png', width=SIDE, height=SIDE))
+        for label, box in boxes(labels):
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=number,
+                    category_id=label,
+                    bbox=box,
+                    area=box[2] * box[3],
+                    iscrowd=0,
+                )
+            )
+    categories = [dict(id=label, name=name) for label, name in enumerate(shapes.SPECIES)]
+    assert len(annotations) > 8
+    (out / 'boxes.json').write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    return out
+
+
+def toy(coco: Path, work_dir: Path) -> Config:
+    cfg = Config.fromfile(CONFIG)
+    cfg.work_dir, cfg.experiment_name = str(work_dir), work_dir.name
+    small._shrink_sizes(cfg.model)
+    cfg.model.backbone.img_size = SIDE
+    cfg.model.neck[1].update(in_channels=[32] * 4, out_channels=64)
+    cfg.model.bbox_head.update(num_classes=len(shapes.SPECIES), in_channels=64, feat_channels=64, stacked_convs=1)
+    cfg.model.test_cfg.score_thr = 0.0  # or two iterations find nothing
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        dataset = next(node for node in small.nodes(loader.dataset) if 'pipeline' in node)
+        dataset.update(data_root=str(coco), ann_file='boxes.json', data_prefix=dict(img=''))
+        dataset.metainfo = dict(classes=tuple(shapes.SPECIES))
+        for node in small.nodes(dataset.pipeline):
+            if 'scale' in node:
+                node.scale = (SIDE, SIDE)
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.ann_file = str(coco / 'boxes.json')
+    cfg.train_cfg.max_epochs = 1
+    return cfg
+
+
+def test_two_iterations_on_drawn_boxes_then_average_precision(coco, tmp_path):
+    runner = build_runner(toy(coco, tmp_path))
+    runner.train()
+    assert runner.iter == 2
+    trained = runner.optim_wrapper.optimizer.state
+    assert [name for name, p in runner.model.named_parameters() if p not in trained] == []
+    assert all(p.isfinite().all() for p in runner.model.parameters())
+    lines = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
+    assert 'coco/bbox_mAP' in lines[-1]
+
+
+def test_it_learns_four_scenes_by_heart(coco, tmp_path):
+    cfg = toy(coco, tmp_path)
+    cfg.model.backbone.patch_embed_std = 0.2  # a short run
+    cfg.optim_wrapper.optimizer.lr = 2e-3
+    cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20)]
+    cfg.train_cfg.update(max_epochs=80, val_interval=80)
+    cfg.default_hooks.checkpoint.interval = 80
+    runner = build_runner(cfg)
+    runner.train()
+    assert runner.message_hub.get_scalar('val/coco/bbox_mAP').current() > 0.6
+
+
+def test_every_level_of_the_pyramid_is_half_as_large_as_the_one_before(coco, tmp_path):
+    model = build_runner(toy(coco, tmp_path)).model.eval()
+    with torch.no_grad():
+        features = model.extract_feat(torch.zeros(1, 3, SIDE, SIDE))
+    assert [SIDE // feature.shape[-1] for feature in features] == [8, 16, 32, 64, 128]
+
+
+def test_it_builds_at_its_real_size():
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg = Config.fromfile(CONFIG)
+    init_default_scope('mmdet')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+        assert [feature.shape[1] for feature in model.extract_feat(torch.zeros(1, 3, 640, 640))] == [256] * 5
