@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from beit_mm import recipe
+from beit_mm.recipe import chain as recipe
 
 ROOT = Path(__file__).parents[1]
 STEPS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.logger.interval=1']

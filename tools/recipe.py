@@ -4,7 +4,8 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from beit_mm import recipe
+from beit_mm.recipe import chain as recipe
+from beit_mm.recipe.process import StageFailed
 from beit_mm.viz import summary
 
 
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f'--cfg-options takes KEY=VALUE, got {" ".join(wrong)}')
     try:
         _run(recipe.read_recipe(args.recipe, args.long), args)
-    except (FileNotFoundError, ValueError, recipe.StageFailed) as error:
+    except (FileNotFoundError, ValueError, StageFailed) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         sys.exit('stopped; finished stages are kept, the same command goes on behind them')

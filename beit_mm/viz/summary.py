@@ -6,7 +6,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from statistics import mean, stdev
 
-from ..recipe import PREPARED, read_record
+from ..recipe.chain import PREPARED, read_record
 
 _PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg')
 _NO_METRIC = {'data_time', 'time', 'step', 'iter', 'epoch'}

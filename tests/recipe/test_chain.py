@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, DictAction
 
-from beit_mm import recipe
-from beit_mm.recipe import Recipe, Stage
+from beit_mm.recipe import chain as recipe
+from beit_mm.recipe import process
+from beit_mm.recipe.chain import Recipe, Stage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TRAIN = """
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ CONFIG = 'train_dataloader = dict(sampler=dict(type={!r}), dataset=dict(type={!r
 def place(tmp_path, monkeypatch):
     """An empty project: two configs, tools that train in no time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recipe, '_preload', lambda: None)
+    monkeypatch.setattr(process, '_preload', lambda: None)
     Path('ours.py').write_text(CONFIG.format('beit_mm.KeyedSampler', 'beit_mm.SeededDataset'))
     Path('other.py').write_text(CONFIG.format('DefaultSampler', 'CustomDataset'))
     Path('tools').mkdir()
@@ -129,7 +130,7 @@ def test_a_broken_off_stage_is_not_finished(place, capsys, damage):
 def test_a_failed_stage_stops_the_chain_and_is_named(place, capsys):
     run(FIRST)
     failing = Stage('task/second', 'other.py', options={'fail': True})
-    with pytest.raises(recipe.StageFailed, match=r'\[2 of 3\] task/second failed with exit code 3') as failure:
+    with pytest.raises(process.StageFailed, match=r'\[2 of 3\] task/second failed with exit code 3') as failure:
         run(FIRST, failing, THIRD)
     assert 'its log: work/task/second/1/1.log' in str(failure.value)
     assert ran(capsys) == ['first'] and recipe.read_record(Path('work/first'))
@@ -137,7 +138,7 @@ def test_a_failed_stage_stops_the_chain_and_is_named(place, capsys):
 
 def test_a_stage_that_fails_when_it_runs_again_is_no_longer_finished(place):
     run(THIRD)
-    with pytest.raises(recipe.StageFailed):
+    with pytest.raises(process.StageFailed):
         run(THIRD, overrides=['fail=True'])
     assert recipe.read_record(Path('work/task/third')) is None
 
@@ -185,11 +186,11 @@ def test_time_and_memory_are_recorded(place):
 def test_memory_counts_grandchildren():
     grow = "b = b'x' * (200 << 20); print(1, flush=True); input()"
     nested = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {grow!r}])'
-    before = recipe.tree_rss(os.getpid())
-    with subprocess.Popen([sys.executable, '-c', nested], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        assert recipe.tree_rss(os.getpid()) - before > 200 << 20
-        process.communicate(b'\n')
+    before = process.tree_rss(os.getpid())
+    with subprocess.Popen([sys.executable, '-c', nested], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert process.tree_rss(os.getpid()) - before > 200 << 20
+        child.communicate(b'\n')
 
 
 # -- what makes no chain ---------------------------------------------------------------------------------------------
