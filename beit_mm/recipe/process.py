@@ -4,13 +4,13 @@ import importlib
 import multiprocessing
 import os
 import runpy
-import shlex
 import sys
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
 from .. import compat
+from .commands import readable
 
 
 class StageFailed(Exception):
@@ -80,11 +80,6 @@ def tree_rss(root: int) -> int:
         with suppress(OSError, IndexError):
             total += int(Path(f'/proc/{pid}/statm').read_text().split()[1]) * page
     return total
-
-
-def readable(command: list[str]) -> str:
-    """The command as one would type it."""
-    return shlex.join(['python', *command[1:]] if command[0] == sys.executable else command)
 
 
 def say(text: str) -> None:

@@ -1,162 +1,30 @@
-"""The chain runner: what makes a chain, when a stage is finished, and what happens when one fails.
-
-The stages here are two-line scripts in the place of tools/train.py and test.py; test_end_to_end.py runs the real ones.
-"""
+"""What makes a chain, what a stage is given, and the checkpoint that it will end with."""
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config, DictAction
 
 from beit_mm.recipe import chain as recipe
-from beit_mm.recipe import process
-from beit_mm.recipe.chain import Recipe, Stage
+from beit_mm.recipe.chain import Stage
 
 ROOT = Path(__file__).parents[2]
-TRAIN = """
-import sys
-from pathlib import Path
-arguments = sys.argv[1:]
-work = Path(arguments[arguments.index('--work-dir') + 1])
-(work / '1').mkdir(parents=True, exist_ok=True)
-(work / '1' / '1.log').write_text('why')
-if 'fail=True' in arguments:
-    sys.exit(3)
-count = len(list(work.glob('*.pth'))) + 1
-(work / f'iter_{count}.pth').write_text(' '.join(arguments) + str(count))
-(work / 'last_checkpoint').write_text(f'/elsewhere/iter_{count}.pth')
-"""
 CONFIG = 'train_dataloader = dict(sampler=dict(type={!r}), dataset=dict(type={!r}))'
+FIRST, THIRD = Stage('first', 'ours.py'), Stage('task/third', 'other.py', options={'lr': 0.1})
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty project: two configs, tools that train in no time."""
+    """An empty project with two configs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(process, '_preload', lambda: None)
     Path('ours.py').write_text(CONFIG.format('beit_mm.KeyedSampler', 'beit_mm.SeededDataset'))
     Path('other.py').write_text(CONFIG.format('DefaultSampler', 'CustomDataset'))
-    Path('tools').mkdir()
-    for name in ('train.py', 'test.py'):
-        Path('tools', name).write_text(TRAIN)
     return tmp_path
 
 
-FIRST, SECOND = Stage('first', 'ours.py'), Stage('task/second', 'other.py', weights={'model.load': 'first'})
-THIRD = Stage('task/third', 'other.py', options={'lr': 0.1})
-
-
-def chain(*stages: Stage, prepare=()) -> Recipe:
-    return Recipe('work', list(stages), list(prepare), None, '', '')
-
-
-def run(*stages: Stage, work='work', overrides=(), **kwargs) -> None:
-    recipe.run(chain(*stages), Path(work), Path('tools'), list(overrides), **kwargs)
-
-
-def ran(capsys) -> list[str]:
-    """The stages that ran since the last call."""
-    lines = capsys.readouterr().out.splitlines()
-    return [line.split('] ')[1].partition(':')[0] for line in lines if ': done in' in line]
-
-
-# -- when a stage runs -----------------------------------------------------------------------------------------------
-
-
-def test_finished_stages_are_skipped_and_a_change_runs_what_depends_on_it(place, capsys):
-    run(FIRST, SECOND, THIRD)
-    assert ran(capsys) == ['first', 'task/second', 'task/third']
-    run(FIRST, SECOND, THIRD)
-    assert ran(capsys) == []
-    run(FIRST, SECOND, Stage('task/third', 'other.py', options={'lr': 0.2}))
-    assert ran(capsys) == ['task/third']
-    Path('ours.py').write_text('more = 1\n' + Path('ours.py').read_text())
-    run(FIRST, SECOND, Stage('task/third', 'other.py', options={'lr': 0.2}))
-    assert ran(capsys) == ['first', 'task/second']
-
-
-def test_what_changes_no_result_runs_nothing_again(place, capsys):
-    run(FIRST, SECOND)
-    Path('ours.py').write_text('# a word\n' + Path('ours.py').read_text())
-    Path('work').rename('moved')
-    ran(capsys)
-    run(FIRST, SECOND, work='moved')
-    assert ran(capsys) == []
-
-
-def test_says_what_changed(place, capsys):
-    run(THIRD)
-    run(THIRD, overrides=['lr=0.3'])
-    assert 'task/third: runs again, since what it was made from has changed: options\n' in capsys.readouterr().out
-
-
-def test_new_data_runs_everything_again(place, capsys):
-    recipe.run(chain(FIRST, prepare=['true']), Path('work'), Path('tools'), [])
-    recipe.run(chain(FIRST, prepare=['true 2']), Path('work'), Path('tools'), [])
-    assert ran(capsys) == ['first', 'first']
-
-
-def test_on_a_machine_with_a_gpu_a_stage_is_a_process_of_its_own(place, monkeypatch):
-    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
-    Path('tools/train.py').write_text(TRAIN + "(work / 'modules').write_text(str('pytest' in sys.modules))")
-    run(FIRST)
-    assert Path('work/first/modules').read_text() == 'False'  # a fork of this process has it
-    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
-    run(FIRST, overrides=['x=1'])
-    assert Path('work/first/modules').read_text() == 'True'
-
-
-@pytest.mark.parametrize('damage', ['no record', 'half a record', 'no checkpoint'])
-def test_a_broken_off_stage_is_not_finished(place, capsys, damage):
-    run(FIRST)
-    if damage == 'no checkpoint':
-        Path('work/first/iter_1.pth').unlink()
-    else:
-        record = Path('work/first/stage.json')
-        text = record.read_text()
-        record.unlink()
-        if damage == 'half a record':
-            record.write_text(text[:40])
-    ran(capsys)
-    run(FIRST)
-    assert ran(capsys) == ['first']
-
-
-def test_a_failed_stage_stops_the_chain_and_is_named(place, capsys):
-    run(FIRST)
-    failing = Stage('task/second', 'other.py', options={'fail': True})
-    with pytest.raises(process.StageFailed, match=r'\[2 of 3\] task/second failed with exit code 3') as failure:
-        run(FIRST, failing, THIRD)
-    assert 'its log: work/task/second/1/1.log' in str(failure.value)
-    assert ran(capsys) == ['first'] and recipe.read_record(Path('work/first'))
-
-
-def test_a_stage_that_fails_when_it_runs_again_is_no_longer_finished(place):
-    run(THIRD)
-    with pytest.raises(process.StageFailed):
-        run(THIRD, overrides=['fail=True'])
-    assert recipe.read_record(Path('work/task/third')) is None
-
-
 # -- what a stage is given -------------------------------------------------------------------------------------------
-
-
-def test_a_stage_reads_the_last_checkpoint_of_the_one_it_names(place):
-    run(FIRST)
-    run(FIRST, SECOND, overrides=['x=1'])  # the first stage runs again, and writes a second file
-    written = Path('work/task/second/iter_1.pth').read_text()
-    assert 'other.py --work-dir work/task/second --cfg-options x=1 model.load=work/first/iter_2.pth' in written
-
-
-def test_a_tested_stage_is_tested_with_its_own_checkpoint_and_options(place):
-    run(Stage('first', 'ours.py', options={'a': 1}, test=True))
-    arguments = Path('work/first/test/iter_1.pth').read_text()
-    assert 'ours.py work/first/iter_1.pth --work-dir work/first/test --cfg-options a=1' in arguments
 
 
 def test_a_seed_reaches_weights_order_and_draws_and_only_configs_that_have_them(place):
@@ -175,22 +43,24 @@ def test_options_arrive_as_they_were_written(value, place):
     assert parser.parse_args(['--cfg-options', *written]).cfg_options == {'key': value}
 
 
-def test_time_and_memory_are_recorded(place):
-    Path('tools/train.py').write_text(TRAIN + "import time; block = b'x' * (300 << 20); time.sleep(1.2)")
-    run(FIRST)
-    record = recipe.read_record(Path('work/first'))
-    assert 1.2 < record['wall_s'] < 30 and record['peak_rss_gib'] > 300 / 1024
-    assert record['commands'] == ['python tools/train.py ours.py --work-dir work/first']
+@pytest.mark.parametrize(
+    'config, options, name',
+    [
+        ("train_cfg = dict(max_epochs=8)", [], 'work/a/epoch_8.pth'),
+        ("train_cfg = dict(max_epochs=8)", ['train_cfg.max_epochs=3'], 'work/a/epoch_3.pth'),
+        ("train_cfg = dict(max_iters=9)\ndefault_hooks = dict(checkpoint=dict(by_epoch=False))", [], 'work/a/iter_9.pth'),
+        ("train_cfg = dict(max_iters=9)", [], '<last checkpoint in work/a>'),
+    ],
+)  # fmt: skip
+def test_the_last_checkpoint_is_known_before_it_is_written(place, config, options, name):
+    Path('a.py').write_text(config)
+    assert recipe.last_checkpoint(Stage('a', 'a.py'), Path('work/a'), options) == name
 
 
-def test_memory_counts_grandchildren():
-    grow = "b = b'x' * (200 << 20); print(1, flush=True); input()"
-    nested = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {grow!r}])'
-    before = process.tree_rss(os.getpid())
-    with subprocess.Popen([sys.executable, '-c', nested], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        child.stdout.readline()
-        assert process.tree_rss(os.getpid()) - before > 200 << 20
-        child.communicate(b'\n')
+def test_more_processes_make_another_result(place):
+    one, two = (recipe.made_from(FIRST, Path('work'), [], [], gpus) for gpus in (1, 2))
+    assert recipe.changes(two, dict(made_from=one)) == recipe.changes(one, dict(made_from=two)) == ['gpus']
+    assert recipe.changes(two, dict(made_from=two)) == []
 
 
 # -- what makes no chain ---------------------------------------------------------------------------------------------
@@ -228,6 +98,27 @@ def test_long_stages_run_when_asked_for(place):
     )
     assert [stage.name for stage in recipe.read_recipe('recipe.py').stages] == ['a']
     assert [stage.name for stage in recipe.read_recipe('recipe.py', long=True).stages] == ['a', 'b']
+
+
+# -- the recipes of this project -----------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_fits_the_config_that_reads_it(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    chain = recipe.read_recipe('configs/paper/recipe.py')
+    stages = {stage.name: Config.fromfile(stage.config) for stage in chain.stages}
+    for stage in chain.stages:
+        cfg, options = stages[stage.name], {}
+        for key, source in stage.weights.items():
+            written = recipe.last_checkpoint(
+                stages[source] and next(s for s in chain.stages if s.name == source), Path('x'), []
+            )
+            assert Path(cfg.pretrained if 'pretrained' in cfg else cfg.tokenizer).name == Path(written).name
+            options[key] = written
+        before = cfg.to_dict()
+        cfg.merge_from_dict(options)
+        assert cfg.to_dict() != before or not options  # every key is one that the config has
+        assert str(cfg.to_dict()).count(written) >= len(options) if options else True
 
 
 # -- the quickstart's ------------------------------------------------------------------------------------------------
