@@ -26,7 +26,8 @@ class Facts:
     # which recipe it is
     task: str  # tokenizer, pretrain, classification, segmentation
     arch: str | None = None  # base, large, other
-    variant: str | None = None  # vanilla, BEiT+, mixed
+    variant: str | None = None  # vanilla, LayerScale (vanilla with it), BEiT+, mixed
+    frozen: bool = False  # the whole backbone, as in a linear probe
     start: str | None = None  # self-supervised, IN1k, IN22k: what made the weights that it starts from
     px: int | None = None
     head: str | None = None
@@ -157,7 +158,7 @@ def facts(cfg: dict, ranks: int = 1, auto_scale: bool = False, source: Facts | N
     if task == 'tokenizer':
         return Facts(**found | parts.tokenizer_facts(cfg, model))
     found |= parts.backbone_facts(model['backbone'], cfg.get('default_scope'))
-    found['decayed'] = optimization.decayed(cfg, found)
+    found['decayed'] = None if found['frozen'] else optimization.decayed(cfg, found)
     found |= parts.augmentation_facts(train)
     if task == 'pretrain':
         found |= parts.masked_modeling_facts(model, train, found['px'])

@@ -30,10 +30,15 @@ ADAMW = dict(optimizer='AdamW', betas=(0.9, 0.999), eps=1e-8)
 SELF, AFTER_IN1K, AFTER_IN22K = ('self-supervised',), ('IN1k',), ('IN22k',)
 
 
+def _variants(arch: str) -> tuple[str, ...]:
+    """Table 5 has the base with LayerScale alone as well."""
+    return ('vanilla', 'LayerScale', 'BEiT+') if arch == 'base' else ('vanilla', 'BEiT+')
+
+
 def _pretrain(arch: str, epochs: int) -> Row:
     return Row(
         f'pre-training on ImageNet-1k, {arch}, {epochs} epochs' + (' (ablations)' if epochs == 300 else ''),
-        dict(task=('pretrain',), arch=(arch,), variant=('vanilla', 'BEiT+'), data=('IN1k',)),
+        dict(task=('pretrain',), arch=(arch,), variant=_variants(arch), data=('IN1k',)),
         ADAMW
         | dict(
             batch=2048, lr=1.5e-3, min_lr=1e-5, unit='epochs', length=epochs, warmup=10, weight_decay=0.05,
@@ -53,7 +58,9 @@ _MIXED, _PLAIN = dict(mixup=0.8, cutmix=1.0), dict(mixup=OFF, cutmix=OFF)
 
 
 def _classify(title: str, arch: str, start: tuple, px: int, data: str = 'IN1k', **values: object) -> Row:
-    identity = dict(task=('classification',), arch=(arch,), variant=('vanilla', 'BEiT+'), start=start, px=(px,))
+    identity = dict(
+        task=('classification',), arch=(arch,), variant=_variants(arch), frozen=(False,), start=start, px=(px,)
+    )
     test_crop = {} if data == 'IN22k' else dict(test_crop=224 / 256 if px == 224 else 1.0)
     return Row(title, identity | dict(data=(data,)), _IMAGENET | test_crop | values)
 
@@ -90,6 +97,13 @@ def _further(arch: str) -> Row:
     return Row(title, row.identity, {fact: value for fact, value in row.values.items() if fact not in silent})
 
 
+def _probe(arch: str) -> Row:
+    title = f'linear probe on ImageNet-1k, {arch} (app. D)'
+    identity = _finetune(arch, 224, SELF).identity | dict(frozen=(True,))
+    values = dict(batch=1024, lr=4e-3, unit='epochs', length=50, weight_decay=1e-4, optimizer='AdamW')
+    return Row(title, identity, values | dict(taps=8 if arch == 'base' else 13, mean_std=IMAGENET, layer_decay=OFF))
+
+
 def _segment(head: str, arch: str, start: tuple, variant: tuple, title: str, **values: object) -> Row:
     shared = ADAMW | dict(
         batch=16, unit='iterations', length=160000, warmup=1500, min_lr=0.0, weight_decay=0.05, clip=OFF, flip=0.5,
@@ -103,8 +117,7 @@ def _segment(head: str, arch: str, start: tuple, variant: tuple, title: str, **v
     return Row(f'ADE20K with {head}, {arch}, {title}', identity, shared | values, slips)
 
 
-_BOTH, _PLUS = ('vanilla', 'BEiT+'), ('BEiT+',)
-_TAPS = (3, 5, 7, 11)
+_PLUS, _TAPS = ('BEiT+',), (3, 5, 7, 11)
 
 ROWS = [
     Row(
@@ -122,13 +135,14 @@ ROWS = [
     *(_further(arch) for arch in ('base', 'large')),
     *(_intermediate(arch) for arch in ('base', 'large')),
     *(_finetune(arch, px, AFTER_IN22K) for arch in ('base', 'large') for px in (224, 384)),
+    *(_probe(arch) for arch in ('base', 'large')),
     _segment('SETR-PUP', 'base', SELF, ('vanilla',), 'after self-supervision', lr=1e-3, layer_decay=0.65, px=512),
     _segment(
         'SETR-PUP', 'base', AFTER_IN1K, ('vanilla',), 'after intermediate fine-tuning on ImageNet-1k', lr=1e-3,
         layer_decay=0.65, px=512,
     ),
     _segment(
-        'UPerNet', 'base', SELF, _BOTH, 'after self-supervision', lr=7e-4, layer_decay=0.65, px=512, stride=341,
+        'UPerNet', 'base', SELF, _variants('base'), 'after self-supervision', lr=7e-4, layer_decay=0.65, px=512, stride=341,
         taps=_TAPS,
     ),
     _segment(
@@ -143,6 +157,9 @@ ROWS = [
 ]  # fmt: skip
 
 
+_WEIGHT = dict(head=3, frozen=3)  # what makes a config another thing altogether
+
+
 def nearest(facts: Facts) -> tuple[Row, list[str]]:
     """The row that a config is, and []; or the nearest row, and the facts that keep it from being that one."""
 
@@ -154,7 +171,7 @@ def nearest(facts: Facts) -> tuple[Row, list[str]]:
         return sum(agrees(facts, row, fact) for fact in row.values)
 
     rows = [row for row in ROWS if facts.task in row.identity['task']]
-    row = min(rows, key=lambda row: (len(misses(row)), -agreement(row)))
+    row = min(rows, key=lambda row: (sum(_WEIGHT.get(fact, 1) for fact in misses(row)), -agreement(row)))
     return row, misses(row)
 
 

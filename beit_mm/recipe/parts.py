@@ -19,16 +19,18 @@ def backbone_facts(backbone: dict, scope: str | None) -> dict:
         relative = 'shared' if backbone.get('use_shared_rel_pos_bias', shared) else None
         relative = 'per_layer' if backbone.get('use_rel_pos_bias') else relative
         layer_scale = backbone.get('layer_scale_init_value', 0.1)
+    depth = arch.get('num_layers') if isinstance(arch, dict) else 24 if arch in ('l', 'large') else 12
     sizes = {(768, 12): 'base', (1024, 24): 'large'}
     if isinstance(arch, dict):
         arch = sizes.get((arch.get('embed_dims'), arch.get('num_layers')), 'other')
     relative = relative and f'relative, {relative.replace("_", " ")}'
-    vanilla, plus = absolute and not relative and not layer_scale, relative and layer_scale and not absolute
+    variants = {(True, False, False): 'vanilla', (True, False, True): 'LayerScale', (False, True, True): 'BEiT+'}
     return dict(
         arch=dict(b='base', l='large').get(arch, arch),
         positions=' and '.join(filter(None, ['absolute' if absolute else None, relative])) or 'none',
         layer_scale=layer_scale or OFF,
-        variant='vanilla' if vanilla else 'BEiT+' if plus else 'mixed',
+        variant=variants.get((bool(absolute), bool(relative), bool(layer_scale)), 'mixed'),
+        frozen=backbone.get('frozen_stages', -1) == depth,
         drop_path=backbone.get('drop_path_rate', 0.0),
         px=side(backbone.get('img_size', 224)),
         patch_grid=side(backbone.get('img_size', 224)) / backbone.get('patch_size', 16),
@@ -91,7 +93,9 @@ def classifier_facts(cfg: dict, model: dict) -> dict:
     edge, center = find(test, 'ResizeEdge'), find(test, 'CenterCrop')
     init = head.get('init_cfg') or model.get('init_cfg')
     normal = find(init, 'TruncNormal', 'Normal')
+    backbone = model['backbone']
     return dict(
+        taps=as_tuple(backbone.get('out_indices', -1)) if backbone.get('frozen_stages', -1) > 0 else None,
         head_std=normal.get('std') if normal else None if find(init, 'Pretrained') else 0.01,  # LinearClsHead's own
         label_smoothing=get(find(head, 'LabelSmoothLoss'), 'label_smooth_val') or OFF,
         mixup=get(mixup, 'alpha') or OFF,

@@ -9,8 +9,9 @@ from .paper import Row, agrees
 
 WIDTHS = 26, 24, 24, 46  # what, paper, yours, effect
 VARIANTS = dict(vanilla='plain ViT, absolute positions', mixed='neither plain ViT nor BEiT+')
+VARIANTS['LayerScale'] = 'plain ViT with LayerScale (table 5)'
 VARIANTS['BEiT+'] = 'BEiT+, relative positions and LayerScale'
-_MEANING = dict(arch='size', px='pixels a side', data='data set', variant='architecture')
+_MEANING = dict(arch='size', px='pixels a side', data='data set', variant='architecture', frozen='frozen backbone')
 
 
 def text(facts: Facts, row: Row, misses: list[str], findings: list[Finding]) -> str:
