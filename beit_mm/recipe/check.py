@@ -1,7 +1,11 @@
 """A config against the paper's recipes: what differs and what that does, and what contradicts itself.
 
 A rule is a pure function (facts, row) → findings. CONTRADICTIONS hold whatever the recipe is meant to be, and are worth
-asking before any training; DIFFERENCES compare with a row of the paper's tables.
+asking before any training; DIFFERENCES compare with a row of the paper's tables. From a Runner's config:
+
+    found = facts(cfg.to_dict(), ranks=world_size)
+    row, _ = nearest(found)
+    findings = check(found, row)
 """
 
 from collections.abc import Callable, Iterator
@@ -91,10 +95,8 @@ def as_many_are_read_as_are_masked(facts: Facts, row: Row) -> Iterator[Finding]:
     hidden = facts.recover == 'masked' and facts.budget and facts.num_masked
     if hidden and facts.num_masked != facts.budget:
         effect = 'a mask does not fit: training stops' if facts.num_masked < facts.budget else 'places stay unused'
-        paper, yours = (
-            f'{show(row.values.get("budget"))}, as in the mask',
-            f'{facts.num_masked}, the mask {facts.budget}',
-        )
+        paper = f'{show(row.values.get("budget"))}, as in the mask'
+        yours = f'{facts.num_masked}, the mask {facts.budget}'
         yield Finding('num_masked', paper, yours, f'{effect}; set both to the same', True)
 
 
@@ -143,12 +145,7 @@ def batch_and_rate(facts: Facts, row: Row) -> Iterator[Finding]:
     ratio = facts.lr / facts.batch / (lr / batch)
     step = 'the same step an image as in the paper' if same(ratio, 1) else f"{times(ratio)} the paper's step an image"
     if not same(facts.batch, batch):
-        parts = [
-            show(facts.ranks),
-            show(facts.per_rank),
-            *([show(facts.accumulation)] if facts.accumulation > 1 else []),
-        ]
-        effect = f'{" × ".join(parts)}; {times(facts.batch / batch)} the images'
+        effect = f'{facts.factors}; {times(facts.batch / batch)} the images'
         yield Finding('images an update', show(batch), show(facts.batch), effect)
     if not same(facts.lr, lr):
         scaled = ', scaled by auto_scale_lr' if facts.auto_scale else ''
@@ -174,9 +171,7 @@ def weight_decay_of_special_tensors(facts: Facts, row: Row) -> Iterator[Finding]
     value = {True: show(facts.weight_decay), False: OFF}
     for tensor, decayed in facts.decayed.items():
         if tensor != 'cls_token' and decayed != (tensor in DECAYED):
-            effect = (
-                'it is drawn to 0, in the recipe it is free' if decayed else 'it is free, officially it is drawn to 0'
-            )
+            effect = 'it is drawn to 0, officially it is not' if decayed else 'officially it is drawn to 0'
             yield Finding(f'weight decay of {tensor}', value[not decayed], value[decayed], effect)
 
 
@@ -248,26 +243,28 @@ COMPARED = [
 
 
 def compared_values(facts: Facts, row: Row) -> Iterator[Finding]:
+    of_tokens = ('vocabulary', 'token_px') if facts.target == 'pixels' else ()
     for fact, what, effect in COMPARED:
         paper, yours = row.values.get(fact), getattr(facts, fact)
-        if paper is None or yours is None or agrees(facts, row, fact):
+        if paper is None or yours is None or fact in of_tokens or agrees(facts, row, fact):
             continue
-        if fact in ('length', 'warmup'):
-            paper, yours = f'{show(paper)} {row.values["unit"]}', f'{show(yours)} {facts.unit}'
-        if fact == 'target' and yours == 'pixels':
-            yield Finding(what, show(paper), yours, effect)
-        elif not (facts.target == 'pixels' and fact in ('vocabulary', 'token_px')):
-            yield Finding(what, show(paper), show(yours), effect)
+        units = (f' {row.values["unit"]}', f' {facts.unit}') if fact in ('length', 'warmup') else ('', '')
+        yield Finding(what, show(paper) + units[0], show(yours) + units[1], effect)
 
 
 def positions(facts: Facts, row: Row) -> Iterator[Finding]:
     """Table 5: the plain ViT and BEiT+ are both the paper's, what lies between is an ablation."""
-    if facts.arch == 'other' or facts.variant in (None, 'mixed'):
+    if facts.variant in (None, 'mixed'):
         return
-    paper = {'base': 0.1, 'large': 1e-5}.get(facts.arch, OFF) if facts.variant != 'vanilla' else OFF
-    if not same(facts.layer_scale, paper):
+    paper = {'base': 0.1, 'large': 1e-5}.get(facts.arch) if facts.variant != 'vanilla' else OFF
+    if paper and not same(facts.layer_scale, paper):
         effect = 'how much a block adds at the start; trained weights bring their own'
         yield Finding('LayerScale at the start', show(paper), show(facts.layer_scale), effect)
+    paper = f'relative, {"shared" if facts.task == "pretrain" else "per layer"}'
+    if facts.variant == 'BEiT+' and facts.positions != paper:
+        yield Finding(
+            'positions', paper, facts.positions, 'one table serves all layers in pre-training, each has its own later'
+        )
 
 
 DIFFERENCES: list[Rule] = [
@@ -289,13 +286,6 @@ def show(value: object) -> str:
     """A value as it stands in the table."""
     if value is None:
         return 'not stated'
-    named = {IMAGENET: "ImageNet's", HALF: '127.5 / 127.5 (0.5)'}
     if isinstance(value, tuple):
-        return named.get(value, ', '.join(map(show, value)))
-    return (
-        f'{value:.10g}'
-        if isinstance(value, float) and abs(value) >= 1e-3
-        else f'{value:g}'
-        if isinstance(value, float)
-        else str(value)
-    )
+        return {IMAGENET: "ImageNet's", HALF: '127.5 / 127.5 (0.5)'}.get(value) or ', '.join(map(show, value))
+    return f'{value:.6g}' if isinstance(value, float) else str(value)

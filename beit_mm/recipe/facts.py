@@ -106,6 +106,11 @@ class Facts:
         """Images an update of the weights."""
         return self.step_batch and self.step_batch * self.accumulation
 
+    @property
+    def factors(self) -> str:
+        """Of `batch`: processes × images, × accumulation where there is any."""
+        return f'{self.ranks} × {self.per_rank}' + (f' × {self.accumulation}' if self.accumulation > 1 else '')
+
 
 def read(path: str, options: dict | None = None, gpus: int | None = None, auto_scale: bool = False) -> Facts:
     """The facts of a config file under `--cfg-options`; `gpus` None takes the file name's (8xb256), or 1.

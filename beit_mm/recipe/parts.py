@@ -66,22 +66,25 @@ def masked_modeling_facts(model: dict, pipeline: object, px: int) -> dict:
     tokenizer = (target.get('tokenizer') or {}) if ours else DALLE if kind(target) == 'DALL-E' else {}
     patch, head = model['backbone'].get('patch_size', 16), model.get('head') or {}
     token_px = None if pixels or not views else views.get('token_size', views.get('second_size', 112))
-    official = kind(mask) != 'BEiTMaskGenerator'
-    return dict(
+    found = dict(
         target='pixels' if pixels else 'tokens',
         recover=target.get('recover', 'masked'),
         vocabulary=3 * target.get('patch_size', 16) ** 2 if pixels else tokenizer.get('vocab_size'),
         predicted=head.get('out_channels', head.get('num_embed')),
         num_masked=model.get('num_masked', 75) if ours else None,
-        mask=OFF if not mask else 'random' if kind(mask) == 'RandomMask' else 'blockwise',
-        budget=mask and mask.get('budget' if official else 'num_masking_patches', 75),
-        min_block=mask.get('min_block' if official else 'min_num_patches', 16)
-        if mask and 'Random' not in kind(mask)
-        else None,
-        mask_grid=mask and side(mask.get('grid' if official else 'input_size', 14)),
         token_px=token_px,
         token_grid=token_px / 2 ** (tokenizer['groups'] - 1) if token_px and 'groups' in tokenizer else None,
         patch_grid=px / patch,
+    )
+    if not mask:
+        return found | dict(mask=OFF)
+    theirs = kind(mask) == 'BEiTMaskGenerator'
+    blocks = dict(min_block=mask.get('min_num_patches' if theirs else 'min_block', 4 if theirs else 16))
+    return found | dict(
+        mask='random' if kind(mask) == 'RandomMask' else 'blockwise',
+        budget=mask.get('num_masking_patches' if theirs else 'budget', 75),
+        mask_grid=side(mask.get('input_size' if theirs else 'grid', 14)),
+        **(blocks if kind(mask) != 'RandomMask' else {}),
     )
 
 

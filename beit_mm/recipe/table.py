@@ -38,8 +38,7 @@ def _head(facts: Facts, row: Row, misses: list[str]) -> list[str]:
         lines.append(f'taken for it, since the config does not show: {", ".join(_MEANING.get(f, f) for f in silent)}')
     if facts.variant:
         lines.append(f'architecture: {VARIANTS[facts.variant]}')
-    parts = f'{facts.ranks} × {facts.per_rank}' + (f' × {facts.accumulation}' if facts.accumulation > 1 else '')
-    return [*lines, f'images an update: {facts.batch} ({parts})']
+    return [*lines, f'images an update: {facts.batch} ({facts.factors})']
 
 
 def _table(findings: list[Finding]) -> list[str]:

@@ -213,6 +213,7 @@ def test_accumulation_counts_as_batch_and_costs_updates():
         (FINETUNE, {'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.75}, 'layer decay'),
         (FINETUNE, {'model.backbone.drop_path_rate': 0.2}, 'drop path'),
         (FINETUNE, {'model.backbone.layer_scale': 1e-5}, 'LayerScale at the start'),
+        (FINETUNE, {'model.backbone.rel_pos_bias': 'shared'}, 'positions'),
         (FINETUNE, {'optim_wrapper.optimizer.weight_decay': 0.3}, 'weight decay'),
         (SETR, {'train_dataloader.dataset.dataset.pipeline.3.cat_max_ratio': 1.0}, 'cat_max_ratio'),
     ],
