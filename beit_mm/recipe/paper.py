@@ -50,6 +50,14 @@ def _pretrain(arch: str, epochs: int) -> Row:
     )  # fmt: skip
 
 
+def _pretrain_public(arch: str) -> Row:
+    """The public weights' (official code): 10 000 steps of warm-up, of 6 932 an epoch."""
+    row = _pretrain(arch, 150)
+    title = f'pre-training on ImageNet-22k, {arch}, 150 epochs (public weights)'
+    identity = row.identity | dict(variant=('BEiT+',), data=('IN22k',))
+    return Row(title, identity, row.values | dict(warmup=10_000 / 6_932, mean_std=HALF))
+
+
 _IMAGENET = ADAMW | dict(
     unit='epochs', min_lr=1e-6, label_smoothing=0.1, rand_augment=(9, 0.5), erasing=0.25, flip=0.5, jitter=OFF,
     crop_scale=(0.08, 1.0), interpolation='bicubic', head_std=2e-5, clip=OFF,
@@ -131,10 +139,12 @@ ROWS = [
         ),
     ),
     *(_pretrain(arch, epochs) for arch in ('base', 'large') for epochs in (800, 300)),
+    *(_pretrain_public(arch) for arch in ('base', 'large')),
     *(_finetune(arch, 224, SELF) for arch in ('base', 'large')),
     *(_further(arch) for arch in ('base', 'large')),
     *(_intermediate(arch) for arch in ('base', 'large')),
     *(_finetune(arch, px, AFTER_IN22K) for arch in ('base', 'large') for px in (224, 384)),
+    _finetune('large', 512, AFTER_IN22K),  # the official code gives the result, and no other values than at 384 px
     *(_probe(arch) for arch in ('base', 'large')),
     _segment('SETR-PUP', 'base', SELF, ('vanilla',), 'after self-supervision', lr=1e-3, layer_decay=0.65, px=512),
     _segment(
