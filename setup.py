@@ -52,7 +52,11 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['beit_mm', 'beit_mm.*']),
-    install_requires=['numpy', 'scipy'],
-    extras_require={'onedl': ONEDL, 'openmmlab': OPENMMLAB, 'dev': ['pytest', 'ruff', 'psutil']},
+    install_requires=['numpy', 'scipy', 'safetensors'],
+    extras_require={
+        'onedl': ONEDL,
+        'openmmlab': OPENMMLAB,
+        'dev': ['pytest', 'ruff', 'psutil', 'transformers', 'timm'],
+    },
     cmdclass={'build_py': BuildWithConfigs},
 )

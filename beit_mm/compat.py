@@ -7,7 +7,6 @@ the stock stack still has it. Importing this module imports neither torch nor Op
 
 import functools
 import importlib
-import os
 import pickle
 import sys
 from importlib.util import find_spec
@@ -73,30 +72,6 @@ def apply() -> None:
     _stand_in_for_missing_ops()
 
 
-def load_weights(filename: str | os.PathLike, map_location: Any = None) -> Any:
-    """What a checkpoint file holds: tensors, plain data, NumPy arrays, mmengine's log buffers. Never runs code from it.
-
-    Raises FileNotFoundError, or ValueError that names what else the file holds, or says that it is no checkpoint.
-    """
-    import torch
-
-    filename = os.path.expanduser(filename)
-    if not os.path.isfile(filename):
-        raise FileNotFoundError(f'{filename} can not be found.')
-    try:
-        return torch.load(filename, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f'{filename} could not be read as a checkpoint, it may be incomplete: {error}') from error
-    except pickle.UnpicklingError as error:
-        message = str(error.__context__ or error)  # torch hides the first, which names the culprit
-        reason = message.split('WeightsUnpickler error: ')[-1].strip().split('\n')[0].split('. Please')[0]
-        raise ValueError(
-            f'{filename} was not loaded, because more than weights would have to be trusted: {reason}\n'
-            'Nothing of it was run. If you trust where it comes from and the name above is a type to keep, call '
-            'torch.serialization.add_safe_globals([that type]) before loading; otherwise get a file of plain tensors.'
-        ) from error
-
-
 def _load_weights_only() -> None:
     """mmengine 0.10.7 cannot resume its own checkpoints: its HistoryBuffer and NumPy's scalars are not on the list of
     `torch.load(weights_only=True)`; onedl-mmengine loads what fails there with False, which runs the pickle's code.
@@ -129,10 +104,12 @@ def _load_weights_only() -> None:
     torch.serialization.add_safe_globals(allowed)
 
     def load_from_local(filename: str, map_location: Any) -> Any:  # mmengine logs the end of this name
-        return load_weights(filename, map_location)
+        from .checkpoint.files import read_file  # which imports torch
 
-    checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)
-    checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)  # http(s), and what resolves to it
+        return read_file(filename, map_location)
+
+    checkpoint.CheckpointLoader.register_scheme(('', 'http://', 'https://'), load_from_local, force=True)
+    checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)  # what resolves to http(s)
     if hasattr(checkpoint, '_safe_torch_load'):  # onedl: the remaining schemes
         checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
 

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmseg.structures import SegDataSample
 
-from beit_mm.checkpoint import read
+from beit_mm import checkpoint
 from beit_mm.data import shapes
 from beit_mm.engine.launch import build_runner
 from beit_mm.registry import MODELS
@@ -172,7 +172,7 @@ def test_weights_go_on_from_224_to_384_pixels_and_to_segmentation(data, tmp_path
     first = shrink(load('classification/vit-base-p16_8xb128-amp-coslr-100e_in1k'), data, tmp_path / 'first')
     build_runner(first).train()
     path = str(next((tmp_path / 'first').glob('epoch_1.pth')))
-    source = read(path)
+    source = checkpoint.load(path)[0]
     for name, size in (
         ('classification/vit-base-p16_8xb64-amp-coslr-10e_in1k-384px', 24),
         ('segmentation/vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512', 4),

@@ -45,9 +45,12 @@ def test_every_stage_ran_and_started_from_the_one_it_names(quickstart):
     for name in STAGES:
         assert recipe.read_record(quickstart / 'work' / name), name
     log = (quickstart / 'log.txt').read_text()
-    assert len(re.findall(r'tokenizer tensors loaded from work/tokenizer/iter_2.pth, all keys matched', log)) >= 2
-    assert len(re.findall(r'backbone tensors loaded from work/pretrain/iter_2.pth', log)) == 2
-    assert len(re.findall(r'backbone tensors loaded from work/classification/pretrained/iter_2.pth', log)) == 1
+    assert (
+        len(re.findall(r'work/tokenizer/iter_2.pth, written by beit_mm:\n +keys +fate +which\n +64 +loaded\n', log))
+        >= 2
+    )
+    assert len(re.findall(r'work/pretrain/iter_2.pth, written by beit_mm:\n', log)) == 2
+    assert len(re.findall(r'work/classification/pretrained/iter_2.pth, written by beit_mm:\n', log)) == 1
     assert len(re.findall(r'Iter\(train\) .* eta: ', log)) >= 2 * len(STAGES), 'progress shows'
 
 

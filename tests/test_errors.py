@@ -140,7 +140,7 @@ MISTAKES = {
         FileNotFoundError, r'no checkpoint at work_dirs/gone\.pth: give the \.pth file that an earlier stage wrote'),
     'tokenizer of another shape': (
         other_tokenizer,
-        ValueError, r'vae\.pth is no tokenizer of this shape \(vocab_size, width, groups, blocks\): '),
+        ValueError, r'vae\.pth does not fit this tokenizer\. .*of another shape: .*Give .*: vocab_size, width, groups, blocks'),
     'neither token view nor ids': (
         lambda _: pretrainer().loss(without(batch(), 'token_ids')),
         ValueError, r'neither a token_view nor cached token_ids: set TwoViews\.token_size'),
@@ -200,10 +200,10 @@ MISTAKES = {
     # checkpoints
     'checkpoint of another arch': (
         partial(loaded, source=dict(arch=ARCH | dict(num_layers=3)), load=load_backbone, model=beit),
-        ValueError, r'a\.pth does not fit this BEiT\. .*unexpected: blocks\.2\..*Use the arch, positions'),
+        ValueError, r'a\.pth does not fit this BEiT\. .*unexpected: blocks\.2\..*trained with: arch, positions'),
     'checkpoint of a backbone as tokenizer': (
         partial(loaded, source={}, load=load_tokenizer, model=vae),
-        ValueError, r'a\.pth is no tokenizer of this shape'),
+        ValueError, r'a\.pth does not fit this tokenizer'),
     'checkpoint that is not there': (
         lambda _: beit(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')).init_weights(),
         FileNotFoundError, r'no checkpoint at gone\.pth'),

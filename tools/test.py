@@ -7,14 +7,16 @@ from beit_mm.engine import launch
 
 def main() -> None:
     parser = launch.parser(__doc__)
-    parser.add_argument('checkpoint', help='what training with this config wrote')
+    parser.add_argument(
+        'checkpoint', help='what training with this config wrote, or another project, for the same model'
+    )
     parser.add_argument('--out', metavar='FILE.pkl', help='keep the predictions')
     args = parser.parse_args()
     cfg = launch.read_config(args)
     cfg.load_from = args.checkpoint
     if args.amp:
         cfg.test_cfg.fp16 = True
-    runner = launch.build_runner(cfg)
+    runner = launch.build_runner(cfg, every_key=True)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     runner.test()

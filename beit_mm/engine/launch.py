@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 from .. import compat
 from ..registry import OPTIM_WRAPPERS
+from .any_checkpoint import AnyCheckpoint
 
 # What each launcher calls the variables that torch.distributed and DDP read.
 _NAMES = dict(
@@ -65,8 +66,10 @@ def read_config(args: Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     """A Runner for this machine; where it has no GPU, the process group is made here, and `cfg` changed by `for_cpu`.
+
+    Its `load_from` takes a checkpoint of any project (`AnyCheckpoint`); with `every_key` one that lacks a key is an error.
 
     Raises ImportError, with the pip command, when mmpretrain or mmseg is named in the config and missing or too old.
     """
@@ -81,6 +84,7 @@ def build_runner(cfg: Config) -> Runner:
         join(cfg.launcher, 'gloo' if on_cpu else None, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800))
     changes = for_cpu(cfg) if on_cpu else []
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(AnyCheckpoint(strict=every_key))
     for change in changes:
         runner.logger.info(f'No GPU here: {change}')
     return runner

@@ -134,8 +134,8 @@ class BEiT(BaseModule):
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
         frozen_stages: −1 trains all; 0 freezes the embeddings, n also the first n blocks.
         with_cp: recompute each block's activations in the backward pass.
-        init_cfg: `dict(type='Pretrained', checkpoint=…)` loads any BEiT of ours, whatever its positions and prefix;
-            with checkpoint None it is trained from scratch.
+        init_cfg: `dict(type='Pretrained', checkpoint=…)` loads any BEiT, whoever wrote it (`beit_mm.checkpoint`), positions
+            fitted; with `grid=(h, w)` from positions of a grid that is not square; with checkpoint None from scratch.
 
     Raises ValueError for an unknown `arch`, `rel_pos_bias`, `out_type`, or an image that is no multiple of the patch.
     """
@@ -266,7 +266,7 @@ class BEiT(BaseModule):
             if self.init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in self.init_cfg:
                 raise ValueError(f"init_cfg={self.init_cfg}: BEiT takes dict(type='Pretrained', checkpoint=…) or None")
             if self.init_cfg['checkpoint'] is not None:
-                load_backbone(self, self.init_cfg['checkpoint'])
+                load_backbone(self, self.init_cfg['checkpoint'], self.init_cfg.get('grid'))
         self._is_init = True
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

@@ -178,6 +178,10 @@ class DiscreteVAE(BaseModel):
 
     def decode_maps(self, ids: Tensor) -> Tensor:
         """Ids int64 [B, h, w] → the decoder's output [B, 6, H, W], which `log_likelihood` reads."""
+        if self.decoder is None:
+            raise ValueError(
+                'this tokenizer was loaded from an encoder alone, so it has ids and no pictures: load both halves'
+            )
         codes = F.one_hot(ids, self.vocab_size).permute(0, 3, 1, 2)
         return self.decoder(codes.to(self.decoder.input.weight.dtype))
 

@@ -103,7 +103,8 @@ class BEiTPretrainer(BaseModel):
     @torch.no_grad()
     def predict(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> list[BaseDataElement]:
         """A sample an image: `target`, `valid`, `index` [M], `prediction` ids [M] and `mim_log_likelihood` (nats an image);
-        with a token view also `log_likelihood` of the image given its tokens (nats an image). Of pixels: `mse`."""
+        with a token view, and a tokenizer that has its decoder, also `log_likelihood` of the image given its tokens (nats an
+        image). Of pixels: `mse`."""
         features, target, valid, index = self._read(inputs)
         prediction = self.head(features).float()
         samples = data_samples or [BaseDataElement() for _ in target]
@@ -114,7 +115,7 @@ class BEiTPretrainer(BaseModel):
             return samples
         log_p = prediction.log_softmax(-1).gather(-1, target[..., None])[..., 0] * valid
         likelihood = None
-        if 'token_view' in inputs:
+        if 'token_view' in inputs and self.target.tokenizer.decoder is not None:
             dvae, view = self.target.tokenizer, inputs['token_view']
             likelihood = dvae.log_likelihood(dvae.decode_maps(dvae.tokens(view)), view).sum((1, 2, 3))
         for i, sample in enumerate(samples):

@@ -27,7 +27,7 @@ class TokenTarget(Target):
     checkpoints. Configs build without its weights; without them, training stops with FileNotFoundError.
 
     Args:
-        tokenizer: config of a `DiscreteVAE`. checkpoint: its weights.
+        tokenizer: config of a `DiscreteVAE`. checkpoint: its weights, or DALL-E's (`beit_mm.checkpoint.load_tokenizer`).
     """
 
     def __init__(self, tokenizer: dict, checkpoint: str | None = None, recover: str = 'masked'):

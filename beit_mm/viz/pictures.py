@@ -10,7 +10,7 @@ from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
-from ..checkpoint import read
+from ..checkpoint.files import read_file, state_of
 from ..recipe.chain import checkpoint, read_record, weight_options
 from . import draw
 
@@ -39,7 +39,8 @@ def show(work_dir: Path, name: str, count: int) -> Shown:
     cfg = stage_config(work_dir, name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model, dataset = MODELS.build(cfg.model).eval(), DATASETS.build(cfg.val_dataloader.dataset)
-    model.load_state_dict(read(checkpoint(work_dir / name)))
+    path = checkpoint(work_dir / name)
+    model.load_state_dict(state_of(read_file(path), str(path))[0])
     stacked = cfg.val_dataloader.get('collate_fn', {}).get('type') == 'default_collate'
     # Even steps would meet one class only where the classes alternate.
     picks = np.sort(np.random.default_rng(0).permutation(len(dataset))[:count])

@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 
 from beit_mm import compat
+from beit_mm.checkpoint.files import read_file
 from beit_mm.engine import launch
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,7 @@ def test_two_gloo_processes_resume_what_one_began_and_end_with_its_weights(confi
     assert 'SyncBN became BN' in trained and '2 processes talk through gloo' in trained
     assert 'iter: 2' in trained and not (two / 'iter_2.pth').exists()
     assert 'accuracy/top1' in tested and (two / 'out.pkl').exists()
-    expected, found = (compat.load_weights(folder / 'iter_4.pth')['state_dict'] for folder in (one, two))
+    expected, found = (read_file(folder / 'iter_4.pth')['state_dict'] for folder in (one, two))
     assert expected.keys() == found.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, atol=1e-5, rtol=1e-4, msg=key)

@@ -74,7 +74,7 @@ def test_a_tokenizer_of_another_shape_is_refused_and_never_half_loaded(trained, 
     target = TokenTarget(VAE | other, trained[1])
     before = {k: v.clone() for k, v in target._tokenizer.state_dict().items()}
     for _ in range(2):  # the second use fails as well
-        with pytest.raises(ValueError, match=r'no tokenizer of this shape.*vocab_size, width, groups, blocks'):
+        with pytest.raises(ValueError, match=r'does not fit this tokenizer.*vocab_size, width, groups, blocks'):
             target(dict(token_view=views()))
     assert all(torch.equal(v, before[k]) for k, v in target._tokenizer.state_dict().items())
 

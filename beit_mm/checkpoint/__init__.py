@@ -1,0 +1,27 @@
+"""One door for weights: read a checkpoint safely, whoever wrote it; fit it to a model; write it for another project."""
+
+from torch import Tensor
+
+from .files import read_file, state_of
+from .fit import load_backbone, load_tokenizer
+from .origins import identify, to_ours
+
+__all__ = ['load', 'load_backbone', 'load_tokenizer', 'load_with_meta']
+
+
+def load(source: str) -> tuple[dict[str, Tensor], str]:
+    """(state dict under our names, who wrote it) of a file, a URL, or a folder; see `files.read_file`, `origins`.
+
+    Raises FileNotFoundError; ValueError where there is no state dict, more than weights, or no BEiT.
+    """
+    return load_with_meta(source)[:2]
+
+
+def load_with_meta(source: str) -> tuple[dict[str, Tensor], str, dict[str, str], dict]:
+    """`load`, and: the keys left out with the reason; what the file says of itself (`normalization`: mean and std, 0 … 255)."""
+    raw = read_file(source)
+    state, wrapper = state_of(raw, str(source))
+    origin = identify(state, wrapper)
+    state, left = to_ours(state, origin)
+    meta = raw.get('meta') if wrapper == 'state_dict' else None
+    return state, origin, left, meta if isinstance(meta, dict) else {}

@@ -1,0 +1,142 @@
+"""Weights into a model: positions made to fit its grid, every key loaded, left out for a stated reason, or an error."""
+
+import re
+from dataclasses import dataclass, field
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from ..models.beit import BEiT, resize_pos_embed
+from ..models.relative_position import Grid, resize_bias_table
+from .facts import TABLE, square_side
+
+SHARED = f'rel_pos_bias.{TABLE}'
+_WHERE_NOT_READ = dict(
+    mask_token='hides patches in pre-training only',
+    norm='mean pooling and feature maps are taken before it',
+    fc_norm='belongs to the pooled feature',
+)
+
+
+@dataclass
+class Report:
+    """What became of each key of a checkpoint: (fate, key, note), printed as one table."""
+
+    source: str
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, fate: str, key: str, note: str = '') -> None:
+        self.rows.append((fate, key, note))
+
+    def __str__(self) -> str:
+        """A row for each fate and kind of key; those that differ in the number of the block alone are one kind."""
+        kinds: dict[tuple[str, str, str], list[str]] = {}
+        for fate, key, note in self.rows:
+            numbered = re.sub(r'(blocks|layers?)\.\d+\.', r'\1.*.', key)
+            key = '' if fate == 'loaded' else numbered
+            kinds.setdefault((fate, key, note), []).append(key)
+        lines = [f'{self.source}:', f'  {"keys":>5}  {"fate":<9}  which']
+        for (fate, key, note), members in kinds.items():
+            which = ' '.join(filter(None, [key, f'({note})' if note else '']))
+            lines.append(f'  {len(members):>5}  {fate:<9}  {which}'.rstrip())
+        return '\n'.join(lines)
+
+    def log(self) -> None:
+        print_log(str(self), logger='current')
+
+
+def load_backbone(model: BEiT, path: str, grid: Grid | None = None) -> None:
+    """Load the backbone of any BEiT, whoever wrote it, into `model`.
+
+    A shared position table is copied into every layer, positions are resized to the model's grid. What happened to each key
+    is logged as a table. `grid`: (h, w) that the positions were learned for, where that is not square.
+
+    Raises ValueError that names the keys that are missing, unexpected or of another shape.
+    """
+    from . import load_with_meta
+
+    state, origin, left, meta = load_with_meta(path)
+    report = Report(f'{path}, written by {origin}')
+    for key, why in left.items():
+        report.add('left out', key, why)
+    for name in sorted({k.split('.')[0] for k in state if not k.startswith('backbone.')}):
+        report.add('left out', f'{name}.*', 'no part of the backbone')
+    backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
+    fitted = fit_backbone(backbone, model, report, grid)
+    check(model, fitted, path, 'BEiT', may_be_new=('fc_norm.', 'norm.'))
+    for key in model.state_dict():
+        report.add(*(('loaded', key) if key in fitted else ('new', key, 'this task adds it')))
+    model.load_state_dict(fitted, strict=False)
+    model.pretrained_normalization = meta.get('normalization')
+    report.log()
+
+
+def fit_backbone(state: dict[str, Tensor], model: BEiT, report: Report, grid: Grid | None = None) -> dict[str, Tensor]:
+    """A state dict of a backbone (without prefix) made to fit `model`, whatever its bias and grid; `report` says how."""
+    state, own = dict(state), model.state_dict()
+    if SHARED in state and model.rel_pos_bias is None and model.blocks[0].attn.grid:
+        table, depth = state.pop(SHARED), len(model.blocks)
+        state |= {f'blocks.{i}.attn.{TABLE}': table.clone() for i in range(depth)}
+        report.add('expanded', SHARED, f'copied into {depth} layers')
+    for key, value in state.items():
+        if key not in own or (value.shape == own[key].shape and grid in (None, model.grid)):
+            continue  # of the same grid, square or not
+        source = grid or ((side, side) if (side := square_side(value)) else None)
+        if source and key.endswith(TABLE):
+            state[key] = resize_bias_table(value, source, model.grid)
+        elif source and key == 'pos_embed':
+            state[key] = resize_pos_embed(value, source, model.grid)
+        else:
+            continue
+        report.add('resized', key, f'{source[0]}×{source[1]} → {model.grid[0]}×{model.grid[1]} patches')
+    for key in list(state):
+        name = key.split('.')[0]
+        if name in _WHERE_NOT_READ and getattr(model, name) is None:
+            report.add('left out', key, _WHERE_NOT_READ[name])
+            del state[key]
+    return state
+
+
+def load_tokenizer(model: nn.Module, path: str) -> None:
+    """Load a `DiscreteVAE`: ours, DALL-E's pickles (the folder with both), or an encoder alone (one pickle, mmpretrain's).
+
+    With an encoder alone `model.decoder` becomes None: there are ids, but no pictures. ValueError names every key that
+    does not match.
+    """
+    from . import load_with_meta
+
+    state, origin, left, _ = load_with_meta(path)
+    report = Report(f'{path}, written by {origin}')
+    for key, why in left.items():
+        report.add('left out', key, why)
+    whole = any(key.startswith('decoder.') for key in state)
+    check(model, state, path, 'tokenizer', () if whole else ('decoder.',))
+    model.load_state_dict(state, strict=False)
+    if not whole:
+        model.decoder = None
+        report.add('left out', 'decoder.*', 'an encoder alone was given: there are ids, but no pictures')
+    for key in state:
+        report.add('loaded', key)
+    report.log()
+
+
+def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_be_new: tuple[str, ...] = ()) -> None:
+    """ValueError that names the keys of `state` and `model` that differ; those of data preprocessing do not count."""
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith('data_preprocessor.')}
+    missing = sorted(k for k in own if k not in state and not k.startswith(may_be_new))
+    unexpected = sorted(k for k in state if k not in own)
+    wrong = [
+        f'{k}: {tuple(v.shape)} ≠ {tuple(own[k].shape)}'
+        for k, v in state.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    if missing or unexpected or wrong:
+        raise ValueError(
+            f'{path} does not fit this {what}. Missing: {few(missing)}; unexpected: {few(unexpected)}; of another shape: '
+            f'{few(wrong)}. Give the model the settings that it was trained with: '
+            + ('vocab_size, width, groups, blocks' if what == 'tokenizer' else 'arch, positions, layer_scale, head')
+        )
+
+
+def few(names: list[str]) -> str:
+    return ', '.join(names[:8]) + (f' … ({len(names)})' if len(names) > 8 else '') if names else 'none'

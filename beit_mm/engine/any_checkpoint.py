@@ -1,0 +1,102 @@
+"""`load_from` a checkpoint of any project, and the normalisation that a run's weights were trained with."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..checkpoint.files import state_of
+from ..checkpoint.fit import Report, check, fit_backbone
+from ..checkpoint.origins import identify, to_ours
+from ..models import BEiT, DiscreteVAE
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class AnyCheckpoint(Hook):
+    """Make the checkpoint of `load_from` one of this model, whoever wrote it: renamed, positions fitted, each key accounted for.
+
+    It also stores mean and std of the data preprocessor in each checkpoint, and warns where a run normalises its images in
+    another way than its weights were trained with. tools/train.py and test.py add this hook themselves.
+
+    Args:
+        strict: a key of the model that the checkpoint lacks is an error (testing), not a new part that training begins with.
+
+    Raises ValueError that names the keys of the backbone that do not fit.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, strict: bool = False):
+        self.strict = strict
+        self.normalization = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        model = _model(runner)
+        if not isinstance(model, DiscreteVAE) and not isinstance(getattr(model, 'backbone', None), BEiT):
+            return
+        source = f'load_from={runner.cfg.get("load_from")}'
+        state, wrapper = state_of(checkpoint, source)
+        own = model.state_dict()
+        if state.keys() != own.keys() or any(state[k].shape != own[k].shape for k in own):
+            checkpoint['state_dict'] = self._fit(state, wrapper, model, source)
+        self.normalization = (checkpoint.get('meta') or {}).get('normalization')
+
+    def _fit(self, state: dict[str, Tensor], wrapper: str | None, model: nn.Module, source: str) -> dict[str, Tensor]:
+        origin = identify(state, wrapper)
+        report = Report(f'{source}, written by {origin}')
+        state, left = to_ours(state, origin)
+        for key, why in left.items():
+            report.add('left out', key, why)
+        backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
+        if isinstance(model, DiscreteVAE):
+            fitted = state
+        else:
+            backbone = fit_backbone(backbone, model.backbone, report)
+            check(model.backbone, backbone, source, 'BEiT', () if self.strict else ('fc_norm.', 'norm.'))
+            heads = {k: v for k, v in state.items() if not k.startswith('backbone.')}
+            fitted = {f'backbone.{k}': v for k, v in backbone.items()} | heads
+        own = model.state_dict()
+        for key in [k for k, v in fitted.items() if k not in own or v.shape != own[k].shape]:
+            if self.strict:
+                break  # what is unexpected is an error as well
+            why = 'this model has no such part' if key not in own else 'of another shape'
+            report.add('left out', key, why)
+            del fitted[key]
+        if self.strict or isinstance(model, DiscreteVAE):
+            buffers = tuple(key for key in own if key.endswith(('target_counts', 'target_fingerprint')))
+            check(model, fitted, source, type(model).__name__, buffers)
+        for key in own:
+            report.add(*(('loaded', key) if key in fitted else ('new', key, 'not in the checkpoint')))
+        report.log()
+        return fitted
+
+    def before_train(self, runner: Runner) -> None:
+        model = _model(runner)
+        learned = self.normalization or getattr(getattr(model, 'backbone', None), 'pretrained_normalization', None)
+        own = _normalization(model)
+        if learned and own and any(abs(a - b) > 0.5 for k in own for a, b in zip(own[k], learned[k], strict=True)):
+            runner.logger.warning(
+                f'the weights were trained on images normalised by {_words(learned)}, this run normalises by {_words(own)}: set '
+                'data_preprocessor.mean and .std to the former'
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if normalization := _normalization(_model(runner)):
+            checkpoint['meta']['normalization'] = normalization
+
+
+def _model(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _normalization(model: nn.Module) -> dict[str, list[float]] | None:
+    """Mean and std of the data preprocessor, 0 … 255, RGB; None where it has none."""
+    parts = {name: getattr(getattr(model, 'data_preprocessor', None), name, None) for name in ('mean', 'std')}
+    if not all(isinstance(part, Tensor) for part in parts.values()):
+        return None
+    return {name: [round(v, 4) for v in part.flatten().tolist()] for name, part in parts.items()}
+
+
+def _words(normalization: dict[str, list[float]]) -> str:
+    return ', '.join(f'{name} {normalization[name]}' for name in ('mean', 'std'))
