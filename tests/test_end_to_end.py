@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from beit_mm import recipe
+from beit_mm.recipe import chain as recipe
+from beit_mm.recipe import runner
 
 ROOT = Path(__file__).parents[1]
 STEPS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.logger.interval=1']
@@ -104,5 +105,5 @@ def test_report_is_one_page_that_needs_nothing_else(quickstart):
 
 def test_run_again_does_nothing(quickstart, monkeypatch, capsys):
     monkeypatch.chdir(quickstart)
-    recipe.run(recipe.read_recipe('recipe.json'), Path('work'), ROOT / 'tools', STEPS, seed=1)
+    runner.run(recipe.read_recipe('recipe.json'), runner.Settings(Path('work'), ROOT / 'tools', STEPS, seed=1))
     assert len(re.findall(r'finished before, in \d+ s; skipped', capsys.readouterr().out)) == len(STAGES)

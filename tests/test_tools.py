@@ -76,7 +76,7 @@ def test_installing_into_an_openmmlab_environment_changes_nothing_else(source):
 def test_every_script_parses_and_says_how_it_is_used():
     for script in (ROOT / 'tools').glob('*.sh'):
         assert call('bash', '-n', script).stdout == ''
-    for name in ('dist_train', 'dist_test', 'slurm_train'):
+    for name in ('dist_train', 'dist_test', 'slurm_train', 'slurm_test'):
         done = call('bash', ROOT / f'tools/{name}.sh')
         assert done.returncode == 2 and f'bash tools/{name}.sh' in done.stdout
     done = call('bash', ROOT / 'tools/test.sh', '--stack', 'none')

@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from ..checkpoint.files import read_file, state_of
-from ..recipe import checkpoint, read_record, weight_options
+from ..recipe.chain import checkpoint, read_record, weight_options
 from . import draw
 
 Picture = np.ndarray  # uint8 RGB [H, W, 3]

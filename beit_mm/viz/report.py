@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from ..recipe import read_record
+from ..recipe.chain import read_record
 from . import draw, pictures
 from .summary import JUDGED, rows, scalars, sentences, validations
 

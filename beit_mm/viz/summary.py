@@ -1,12 +1,14 @@
 """What a chain of runs reached, read from the runs' own logs: a nested dict, and a table of it."""
 
 import json
+import math
 import platform
 from importlib.metadata import packages_distributions, version
+from itertools import takewhile
 from pathlib import Path
 from statistics import mean, stdev
 
-from ..recipe import PREPARED, read_record
+from ..recipe.chain import PREPARED, read_record
 
 _PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg')
 _NO_METRIC = {'data_time', 'time', 'step', 'iter', 'epoch'}
@@ -14,9 +16,18 @@ JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')  # metric → label, of the tasks
 
 
 def scalars(stage_dir: Path) -> list[dict]:
-    """The lines of a stage's latest training log: those with `lr` are of training, the others of validation."""
+    """The lines of a stage's training log: those with `lr` are of training, the others of validation.
+
+    Of the latest run, or of all that its record names, since a stage that was broken off has several.
+    """
     logs = sorted(stage_dir.glob('*/vis_data/scalars.json'))
-    return [json.loads(line) for line in logs[-1].read_text().splitlines()] if logs else []
+    own = (read_record(stage_dir) or {}).get('logs')
+    lines: list[dict] = []
+    for log in [log for log in logs if log.parts[-3] in own] if own else logs[-1:]:
+        more = [json.loads(line) for line in log.read_text().splitlines()]
+        first = next((line['step'] for line in more if 'lr' in line), math.inf)  # what was lost is made again from here
+        lines = [*takewhile(lambda line, first=first: 'lr' not in line or line['step'] < first, lines), *more]
+    return lines
 
 
 def metrics(stage_dir: Path) -> dict[str, float]:
@@ -91,10 +102,11 @@ def rows(summary: dict) -> list[tuple[str, str, str, str, str]]:
     """(task, arm, metric, value, gain over the arm `scratch`), all text; a `scratch` arm stands before the others."""
     table = []
     for task, arms in summary.items():
-        if not isinstance(arms, dict) or not isinstance(arms.get('scratch'), dict):
-            continue
+        arms = (
+            {arm: values for arm, values in arms.items() if isinstance(values, dict)} if isinstance(arms, dict) else {}
+        )
         for metric, label in JUDGED.items():
-            base = arms['scratch'].get(metric)
+            base = arms.get('scratch', {}).get(metric)
             for arm in sorted(arms, key=lambda arm: arm != 'scratch'):
                 value = arms[arm].get(metric)
                 if value is None:

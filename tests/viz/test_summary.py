@@ -45,6 +45,11 @@ def test_table_shows_the_gain_over_scratch():
     ]
 
 
+def test_a_task_without_an_arm_from_scratch_has_values_and_no_gain():
+    found = dict(classification={'224px': dict(top1=83.2)}, pretrain=dict(vit=dict(val_loss=6.3)), wall_s=dict(vit=1.0))
+    assert summary.rows(found) == [('classification', '224px', 'top-1, %', '83.2', '')]
+
+
 def test_seeds_give_mean_and_standard_deviation():
     several = summary.over_seeds([one(50.0, 80.0), one(54.0, 83.0), one(58.0, 86.0)])
     assert several['classification'] == dict(scratch=dict(top1=54.0), pretrained=dict(top1=83.0))

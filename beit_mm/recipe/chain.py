@@ -13,30 +13,22 @@ A recipe is a Python config:
         dict(name='task/scratch', config='configs/…py', options={'optim_wrapper.optimizer.lr': 1e-3})]
 
 A stage is `tools/train.py` on its config in `work_dir/name`, then, with `test=True`, `tools/test.py`. It is finished
-when its `stage.json` says so, and runs again when what it was made from has changed: its config, its options, or a
-checkpoint that it reads.
+when its `stage.json` says so. `begun.json` says what an unfinished one was begun from: as long as that is the same (its
+config, its options, the number of processes, the checkpoints that it reads), a stage that was broken off goes on from
+its last checkpoint; when it has changed, a stage begins again. `runner` runs a chain, `commands` are what it runs.
 """
 
 import hashlib
-import importlib
 import json
-import multiprocessing
 import os
-import runpy
-import shlex
-import sys
-import time
-from collections import defaultdict
-from contextlib import suppress
+from argparse import ArgumentParser
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 
-from . import compat
-
-RECORD, PREPARED = 'stage.json', 'prepare.json'
+RECORD, BEGUN, PREPARED = 'stage.json', 'begun.json', 'prepare.json'
 
 
 @dataclass(frozen=True)
@@ -60,10 +52,6 @@ class Recipe:
     seed: int | None
     title: str
     note: str
-
-
-class StageFailed(Exception):
-    """A stage's command did not end well."""
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -147,7 +135,23 @@ def weight_options(weights: dict[str, str], work_dir: Path) -> list[str]:
     return [f'{key}={checkpoint(work_dir / source)}' for key, source in weights.items()]
 
 
-def made_from(stage: Stage, work_dir: Path, options: list[str], prepare: list[str]) -> dict:
+def as_dict(options: list[str]) -> dict:
+    """Options ('key=value') as `--cfg-options` reads them."""
+    parser = ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='*', action=DictAction)
+    return parser.parse_args(['--cfg-options', *options]).cfg_options or {}
+
+
+def last_checkpoint(stage: Stage, stage_dir: Path, options: list[str]) -> str:
+    """The checkpoint that a stage will end with, `<…>` where its config does not tell."""
+    cfg = Config.fromfile(stage.config)
+    cfg.merge_from_dict(as_dict(options))
+    loop, hook = cfg.get('train_cfg') or {}, cfg.get('default_hooks', {}).get('checkpoint', {})
+    unit, length = ('epoch', 'max_epochs') if hook.get('by_epoch', True) else ('iter', 'max_iters')
+    return str(stage_dir / f'{unit}_{loop[length]}.pth') if length in loop else f'<last checkpoint in {stage_dir}>'
+
+
+def made_from(stage: Stage, work_dir: Path, options: list[str], prepare: list[str], gpus: int = 1) -> dict:
     """All that a stage's result depends on, as its record keeps it; config and checkpoints as SHA-256."""
     config = json.dumps(Config.fromfile(stage.config).to_dict(), sort_keys=True, default=str)
     return dict(
@@ -156,6 +160,7 @@ def made_from(stage: Stage, work_dir: Path, options: list[str], prepare: list[st
         weights={key: _sha256(checkpoint(work_dir / source)) for key, source in stage.weights.items()},
         data=prepare,
         test=stage.test,
+        **(dict(gpus=gpus) if gpus > 1 else {}),
     )
 
 
@@ -176,127 +181,23 @@ def read_record(stage_dir: Path) -> dict | None:
         return None
 
 
+def read_begun(stage_dir: Path) -> dict | None:
+    """What a stage wrote when it was last begun, None for one that is finished or was never begun."""
+    try:
+        return json.loads((stage_dir / BEGUN).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def changes(origin: dict, record: dict) -> list[str]:
+    """The parts of `made_from` that are not as in a record."""
+    before = record['made_from']
+    return [part for part in (before | origin) if origin.get(part) != before.get(part)]
+
+
 def write_json(path: Path, content: dict) -> None:
     """All or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix('.tmp')
     unfinished.write_text(json.dumps(content, indent=2) + '\n')
     os.replace(unfinished, path)
-
-
-# -- running -----------------------------------------------------------------------------------------------------------
-
-
-def run(recipe: Recipe, work_dir: Path, tools: Path, overrides: list[str], seed: int | None = None) -> None:
-    """Run what is not finished, one stage after the other; progress goes to stdout. `tools`: the folder of train.py.
-
-    Raises StageFailed with the stage's name, exit code and log.
-    """
-    _prepare(recipe.prepare, work_dir)
-    for number, stage in enumerate(recipe.stages, 1):
-        title, stage_dir = f'[{number} of {len(recipe.stages)}] {stage.name}', work_dir / stage.name
-        options = settings(stage, seed, overrides)
-        origin, record = made_from(stage, work_dir, options, recipe.prepare), read_record(stage_dir)
-        if record and record['made_from'] == origin:
-            _say(f'{title}: finished before, in {record["wall_s"]:.0f} s; skipped')
-            continue
-        if record:
-            changed = [part for part in origin if origin[part] != record['made_from'].get(part)]
-            _say(f'{title}: runs again, since what it was made from has changed: {", ".join(changed)}')
-        (stage_dir / RECORD).unlink(missing_ok=True)
-        record = _run_stage(stage, title, stage_dir, tools, options + weight_options(stage.weights, work_dir))
-        write_json(stage_dir / RECORD, dict(name=stage.name, weights=stage.weights, **record, made_from=origin))
-
-
-def _prepare(commands: list[str], work_dir: Path) -> None:
-    """Run the commands; what they took counts when they first ran, since later they have nothing to do."""
-    start, record = time.monotonic(), work_dir / PREPARED
-    for command in commands:
-        words = shlex.split(command)
-        _execute('prepare', [sys.executable if words[0] == 'python' else words[0], *words[1:]], work_dir)
-    if commands and not (record.exists() and json.loads(record.read_text())['commands'] == commands):
-        write_json(record, dict(commands=commands, wall_s=time.monotonic() - start))
-
-
-def _run_stage(stage: Stage, title: str, stage_dir: Path, tools: Path, options: list[str]) -> dict:
-    cfg_options = ['--cfg-options', *options] if options else []
-    train = [sys.executable, str(tools / 'train.py'), stage.config, '--work-dir', str(stage_dir), *cfg_options]
-    commands, start = [train], time.monotonic()
-    peak = _execute(title, train, stage_dir)
-    if stage.test:
-        last, test_dir = str(checkpoint(stage_dir)), stage_dir / 'test'
-        test = [sys.executable, str(tools / 'test.py'), stage.config, last, '--work-dir', str(test_dir), *cfg_options]
-        commands.append(test)
-        peak = max(peak, _execute(f'{title}, test', test, test_dir))
-    wall = time.monotonic() - start
-    _say(f'{title}: done in {wall:.0f} s, peak memory {peak:.2f} GiB')
-    return dict(commands=[_readable(command) for command in commands], wall_s=wall, peak_rss_gib=peak)
-
-
-def _execute(title: str, command: list[str], log_dir: Path) -> float:
-    """Run a command on this terminal; the peak memory (GiB) of this process with all below it."""
-    _say(f'{title}\n   {_readable(command)}')
-    if _is_script(command):
-        _preload()
-    sys.stdout.flush()
-    process, peak = multiprocessing.get_context('fork').Process(target=_become, args=(command,)), 0.0
-    process.start()
-    try:
-        while process.is_alive():
-            peak = max(peak, tree_rss(os.getpid()) / 2**30)
-            process.join(timeout=0.5)
-    except BaseException:
-        process.terminate()
-        process.join()
-        raise
-    if process.exitcode:
-        logs = sorted(log_dir.glob('*/*.log'))
-        where = f'; its log: {logs[-1]}' if logs else ''
-        raise StageFailed(f'{title} failed with exit code {process.exitcode}{where}\n   {_readable(command)}')
-    return peak
-
-
-def _is_script(command: list[str]) -> bool:
-    return command[0] == sys.executable and command[1].endswith('.py')
-
-
-def _preload() -> None:
-    """Import once what each stage would import for seconds; a fork of this process has it then."""
-    importlib.import_module('beit_mm.engine.launch')
-    for host in filter(compat.installed, ('mmpretrain', 'mmseg')):
-        for part in ('models', 'datasets', 'engine', 'evaluation', 'visualization'):
-            importlib.import_module(f'{host}.{part}')
-
-
-def _become(command: list[str]) -> None:
-    """In a fork: run a Python script in here, as `python SCRIPT` would; any other command takes the process's place.
-
-    So does every command on a machine with a GPU, whose driver does not survive a fork.
-    """
-    if not _is_script(command) or importlib.import_module('mmengine.device').get_device() != 'cpu':
-        os.execvp(command[0], command)
-    sys.argv = command[1:]
-    runpy.run_path(command[1], run_name='__main__')
-
-
-def tree_rss(root: int) -> int:
-    """Bytes resident in a process and its descendants now, shared pages counted in each; 0 where there is no /proc."""
-    children, page = defaultdict(list), os.sysconf('SC_PAGE_SIZE')
-    for stat in Path('/proc').glob('[0-9]*/stat'):
-        with suppress(OSError, IndexError):  # it has just ended
-            children[int(stat.read_text().rpartition(')')[2].split()[1])].append(int(stat.parent.name))
-    total, tree = 0, [root]
-    while tree:
-        pid = tree.pop()
-        tree += children[pid]
-        with suppress(OSError, IndexError):
-            total += int(Path(f'/proc/{pid}/statm').read_text().split()[1]) * page
-    return total
-
-
-def _readable(command: list[str]) -> str:
-    return shlex.join(['python', *command[1:]] if command[0] == sys.executable else command)
-
-
-def _say(text: str) -> None:
-    print(f'━━ {text}', flush=True)

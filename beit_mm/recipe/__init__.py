@@ -1,0 +1,1 @@
+"""Recipes: a chain of runs (`chain`), and whether a config is the paper's (`check`)."""
