@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from beit_mm.data.two_views import PackViews, TwoViews, random_crop
+from beit_mm.models import DiscreteVAE
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -42,6 +44,28 @@ def test_both_views_are_pils_resizing_of_the_same_crop_bit_for_bit(seed):
     ):
         assert out[name].dtype == np.uint8 and out[name].shape == (side, side, 3)
         assert np.array_equal(out[name][..., ::-1], np.asarray(crop.resize((side, side), method)))
+
+
+def test_tokens_are_those_of_pils_views_and_without_antialiasing_many_are_others():
+    """Of photo-like images, with a codebook made of them: all tokens the same, while mmpretrain's cv2 gives others."""
+    torch.manual_seed(0)
+    dvae = DiscreteVAE(vocab_size=128, width=16, blocks=1, width_in=8)
+    ours, pils, cv2s = [], [], []
+    for seed in range(8):
+        image = photo(375, 500, seed=seed)
+        np.random.seed(seed)
+        view = TwoViews(size=224, token_size=112)(dict(img=image))['token_view'][..., ::-1]
+        top, left, height, width = crop_of(seed, image.shape[:2])
+        crop = np.ascontiguousarray(image[top : top + height, left : left + width, ::-1])
+        ours.append(view.copy())
+        pils.append(np.asarray(Image.fromarray(crop).resize((112, 112), Image.Resampling.LANCZOS)))
+        cv2s.append(cv2.resize(crop, (112, 112), interpolation=cv2.INTER_LANCZOS4))
+    views = [torch.from_numpy(np.stack(kind)).permute(0, 3, 1, 2).float() / 255 for kind in (ours, pils, cv2s)]
+    dvae.init_codebook(views[1])
+    ids = [dvae.tokens(view) for view in views]
+    assert ids[1].unique().numel() > 64
+    assert (ids[0] == ids[1]).float().mean() >= 0.99
+    assert (ids[2] == ids[1]).float().mean() < 0.9
 
 
 def test_without_a_crop_the_whole_image_is_seen():
