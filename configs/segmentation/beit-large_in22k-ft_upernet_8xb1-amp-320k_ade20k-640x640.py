@@ -25,7 +25,7 @@ optim_wrapper = dict(optimizer=dict(lr=2e-5), paramwise_cfg=dict(layer_decay_rat
 train_dataloader = dict(batch_size=1)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, end=3000),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, end=320000),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False),
 ]
 train_cfg = dict(max_iters=320000)
 auto_scale_lr = dict(base_batch_size=8)
