@@ -77,6 +77,23 @@ def test_weights_go_on_from_224_to_384_pixels_and_to_segmentation(data, tmp_path
         assert torch.equal(state['backbone.pos_embed'][:, 0], source['backbone.pos_embed'][:, 0])
 
 
+def test_a_linear_probe_reads_the_mean_of_its_layers_patches_and_moves_the_classifier_alone(data, tmp_path):
+    runner = build_runner(
+        shrink(load('classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k'), data, tmp_path)
+    )
+    model = runner.model
+    model.init_weights()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    image = torch.randn(1, 3, 224, 224)
+    x = model.backbone._embed(image, None, (14, 14))
+    for block in model.backbone.blocks[:3]:  # of four; in the config 9 of 12
+        x = block(x, (14, 14))
+    torch.testing.assert_close(model.extract_feat(image)[0], x[:, 1:].mean(1))
+    runner.train()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {'head.fc.weight', 'head.fc.bias'}
+
+
 def test_a_panorama_thinner_than_the_crop_is_padded_to_it(data, tmp_path):
     cfg = shrink(load('segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512'), data, tmp_path)
     init_default_scope('mmseg')

@@ -7,7 +7,7 @@ from recipes import ADE20K, IMAGENET, LINEAR_PROBE
 from small import CLASSIFICATION, CONFIGS, TRAINED, load
 
 PRETRAIN = [name for name in CONFIGS if name.startswith(('pretrain/', 'ablations/'))]
-FOUND = re.compile(r'/beit_(vit|beit)-(base|large)-p16_(?:([\w-]+)_)?8xb256-amp-coslr-(800|300)e_in1k')
+FOUND = re.compile(r'/beit_(vit|beit)-(base|large)-p16_(?:([\w-]+)_)?8xb256-amp-coslr-(800|300|150)e_(in1k|in22k)')
 
 
 def gpus(name: str) -> int:
@@ -18,15 +18,15 @@ def test_the_tables_hold_every_recipe():
     assert {f'classification/{name}' for name in [*IMAGENET, *LINEAR_PROBE]} == set(CLASSIFICATION)
     assert {f'segmentation/{name}' for name in ADE20K} == set(TRAINED) - set(CLASSIFICATION)
     found = [FOUND.search(name).groups() for name in PRETRAIN]
-    assert sum(not variant for *_, variant, _ in found) == 8
-    assert {variant for *_, variant, epochs in found if variant and epochs == '300'} == {
+    assert sum(not variant for _, _, variant, *_ in found) == 8 + 2
+    assert {variant for _, _, variant, epochs, _ in found if variant and epochs == '300'} == {
         'random-mask', 'pixels', 'pixels_random-mask', 'recover-all', 'no-mask_recover-all', 'layer-scale'
     }  # fmt: skip
 
 
 @pytest.mark.parametrize('name', PRETRAIN)
 def test_pretraining_recipe(name):
-    kind_of, size, variant, epochs = FOUND.search(name).groups(default='')
+    kind_of, size, variant, epochs, images = FOUND.search(name).groups(default='')
     cfg = load(name)
     optimizer, model = cfg.optim_wrapper.optimizer, cfg.model
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1.5e-3, 0.05)
@@ -40,7 +40,9 @@ def test_pretraining_recipe(name):
         positions = dict(abs_pos_embed=False, rel_pos_bias='shared', layer_scale=0.1 if size == 'base' else 1e-5)
     assert {key: model.backbone.get(key) for key in positions} == positions
     assert (model.backbone.arch, model.backbone.drop_path_rate) == (size, 0.1)
-    assert model.data_preprocessor.mean == [123.675, 116.28, 103.53]
+    public = images == 'in22k'
+    assert model.data_preprocessor.mean == ([127.5] * 3 if public else [123.675, 116.28, 103.53])
+    assert cfg.train_dataloader.dataset.dataset.data_root == ('data/imagenet22k' if public else 'data/imagenet')
     jitter, flip, views, *mask, _ = cfg.train_dataloader.dataset.dataset.pipeline[1:]
     assert (jitter.brightness, jitter.contrast, jitter.saturation, flip.prob) == (0.4, 0.4, 0.4, 0.5)
     assert (views.size, views.scale, views.ratio) == (224, (0.08, 1.0), (3 / 4, 4 / 3))
@@ -53,7 +55,7 @@ def test_pretraining_recipe(name):
     single['type'] = 'RandomMask'
     assert mask == ([] if 'no-mask' in variant else [single] if 'random-mask' in variant else [blocks])
     assert model.backbone.mask_token is bool(mask) and model.num_masked == 75
-    assert cfg.val_dataloader.dataset.dataset.pipeline[4:-1] == mask
+    assert public or cfg.val_dataloader.dataset.dataset.pipeline[4:-1] == mask
 
 
 def test_tokenizer_recipe():

@@ -104,7 +104,8 @@ def curve(name: str) -> tuple[float, float, list[float]]:
         bottom = 1e-6
     else:
         top, bottom, epochs, warmup = 1.5e-3, 1e-5, int(re.search(r'(\d+)e_', stem)[1]), 10
-    rising, falling = warmup * STEPS, (epochs - warmup) * STEPS
+    rising = 10_000 // SHORTER if 'pretrain/' in name and 'in22k' in name else warmup * STEPS  # official: steps there
+    falling = epochs * STEPS - rising
     values = [1e-6 + (top - 1e-6) * i / (rising - 1) for i in range(rising)]
     return top, bottom, values + [cosine(i / falling, top, bottom) for i in range(falling)]
 

@@ -167,10 +167,15 @@ ROWS = [
     ('blocks a mask', 'blocks', 0),
     ('of them under 16 patches', 'small_blocks', 0),
     ('share hidden: border', 'border', 0),
-    *((f'share hidden: row {i + 1}', 'rows', i) for i in (0, 3, 6, 7, 10, 13)),
+    *((f'share hidden: row {i + 1}', 'rows', i) for i in (0, 3, 6, 10, 13)),
     ('share hidden: corner', 'cells', 0),
     ('share hidden: middle', 'cells', 7 * SIDE + 7),
-    *((f'blocks of height / width about {label}', 'aspects', i) for label, i in (('0.3', 1), ('1', 4), ('3', 7))),
+    *((f'masks of {k} blocks', 'block_counts', k - 2) for k in range(2, 8)),
+    *(
+        (f'blocks a mask of height / width {low:.2f} … {high:.2f}', 'aspects', i)
+        for i, (low, high) in enumerate(zip(np.exp(EDGES), np.exp(EDGES[1:]), strict=False))
+        if 0 < i < len(EDGES) - 2
+    ),
 ]
 
 
