@@ -75,14 +75,14 @@ def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
     for node in nodes([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
         if 'vocab_size' in node:
             node.vocab_size = TOKENIZER['vocab_size']
-    _shrink_model(cfg.model, work_dir)
+    shrink_model(cfg.model, work_dir)
     if cfg.default_scope == 'mmseg' and backbone(cfg).img_size > 224:
-        _shrink_crops(cfg)
+        shrink_crops(cfg)
     return cfg
 
 
-def _shrink_model(model: dict, work_dir: Path) -> None:
-    _shrink_sizes(model)
+def shrink_model(model: dict, work_dir: Path) -> None:
+    shrink_sizes(model)
     for node in nodes(model):
         if kind(node) == 'TokenTarget' and not _exists(node):
             path = work_dir / 'tokenizer.pth'
@@ -95,7 +95,7 @@ def _exists(weights: dict | None) -> bool:
     return bool(weights and weights.get('checkpoint')) and Path(weights['checkpoint']).is_file()
 
 
-def _shrink_sizes(model: dict) -> None:
+def shrink_sizes(model: dict) -> None:
     for node in nodes(model):
         if kind(node) == 'BEiT':
             node.update(arch=dict(ARCH), init_cfg=node.get('init_cfg') if _exists(node.get('init_cfg')) else None)
@@ -115,7 +115,7 @@ def _shrink_sizes(model: dict) -> None:
             node.update(embed_dim=32)
 
 
-def _shrink_crops(cfg: Config) -> None:
+def shrink_crops(cfg: Config) -> None:
     for node in nodes([cfg.model, cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader]):
         for key in ('img_size', 'size', 'crop_size', 'stride', 'scale'):
             if isinstance(node.get(key), int):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmseg.structures import SegDataSample
-from small import CONFIGS, TRAINED, _shrink_sizes, backbone, load, shrink
+from small import CONFIGS, TRAINED, shrink_sizes, backbone, load, shrink
 
 from beit_mm.checkpoint import read
 from beit_mm.data import shapes
@@ -140,7 +140,7 @@ def test_pretraining_without_a_tokenizer_stops_and_names_the_run_that_makes_one(
     tokenizer = load(f'tokenizer/{cfg.tokenizer.split("/")[1]}')
     assert {k: v for k, v in cfg.model.target.tokenizer.items() if tokenizer.model[k] != v} == {}
     assert cfg.tokenizer.endswith(f'/iter_{tokenizer.train_cfg.max_iters}.pth') and not Path(cfg.tokenizer).exists()
-    _shrink_sizes(cfg.model)
+    shrink_sizes(cfg.model)
     init_default_scope(cfg.default_scope)
     with pytest.raises(FileNotFoundError, match=re.escape(cfg.tokenizer)):
         MODELS.build(cfg.model).init_weights()
