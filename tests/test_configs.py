@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmseg.structures import SegDataSample
-from small import CONFIGS, TRAINED, shrink_sizes, backbone, load, shrink
+from small import CONFIGS, TRAINED, backbone, load, shrink, shrink_sizes
 
 from beit_mm.checkpoint import read
 from beit_mm.data import shapes
