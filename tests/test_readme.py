@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 from PIL import Image
 
 from beit_mm.data import shapes
@@ -28,8 +29,7 @@ def module(path: Path):
     return loaded
 
 
-small = module(ROOT / 'tests/test_configs.py')
-unformatted = small.unformatted
+unformatted = module(ROOT / 'tests/test_configs.py').unformatted
 
 
 def test_every_link_and_every_file_named_is_there():

@@ -21,7 +21,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=3.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6 / lr, end=warmup, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min_ratio=1e-6 / lr, begin=warmup, end=epochs, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min_ratio=1e-6 / lr, begin=warmup, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=epochs)
 auto_scale_lr = dict(base_batch_size=4096)

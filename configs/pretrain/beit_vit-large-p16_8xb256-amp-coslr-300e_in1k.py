@@ -2,6 +2,4 @@
 #   bash tools/dist_train.sh configs/pretrain/beit_vit-large-p16_8xb256-amp-coslr-300e_in1k.py 8
 # Hardware: 8 GPUs of 80 GB, by estimate. Expected top-1 after fine-tuning: none published
 _base_ = 'beit_vit-large-p16_8xb256-amp-coslr-800e_in1k.py'
-param_scheduler = _base_.param_scheduler
-param_scheduler[1].end = 300
 train_cfg = dict(max_epochs=300)

@@ -1,11 +1,10 @@
-"""Masks: the official code's distribution, any grid, an end for every input."""
+"""Masks: any grid, an end for every input, randomness. Their distribution: test_mask_statistics.py."""
 
 import math
 import random
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from beit_mm.data import blockwise_mask as module
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, blockwise_mask, exact_blockwise_mask, random_mask
@@ -13,77 +12,11 @@ from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, blockwise_mas
 DRAWS = 3000
 
 
-def official(rng: random.Random, side: int, budget: int, least: int) -> np.ndarray:
-    """What the official code does, written out with python's own generator: an independent second implementation."""
-    hidden = set()
-    while len(hidden) < budget:
-        remaining = budget - len(hidden)
-        for _ in range(10):
-            area = rng.uniform(least, remaining)  # also when `least` is the larger
-            aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
-            height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if height >= side or width >= side:
-                continue
-            top, left = rng.randint(0, side - height), rng.randint(0, side - width)
-            block = {(y, x) for y in range(top, top + height) for x in range(left, left + width)} - hidden
-            if 1 <= len(block) <= remaining:
-                hidden |= block
-                break
-        else:
-            break
-    mask = np.zeros((side, side), bool)
-    for place in hidden:
-        mask[place] = True
-    return mask
-
-
 @pytest.fixture(scope='module')
 def masks() -> np.ndarray:
     """The paper's: 75 of 14×14, blocks of 16 or more."""
     rng = np.random.default_rng(0)
     return np.stack([blockwise_mask(rng, (14, 14), 75) for _ in range(DRAWS)])
-
-
-@pytest.fixture(scope='module')
-def officials() -> np.ndarray:
-    rng = random.Random(0)
-    return np.stack([official(rng, 14, 75, 16) for _ in range(DRAWS)])
-
-
-# -- the distribution --------------------------------------------------------------------------------------------------
-
-
-def test_counts_are_the_measured_ones_of_the_official_code(masks):
-    counts = masks.sum((1, 2))
-    error = counts.std() / math.sqrt(DRAWS)
-    assert counts.mean() == pytest.approx(74.5, abs=0.05 + 3 * error)  # 74.5 is rounded
-    assert counts.min() >= 60 and counts.max() == 75
-    assert (counts == 75).mean() == pytest.approx(0.67, abs=0.005 + 3 * math.sqrt(0.67 * 0.33 / DRAWS))
-
-
-def test_all_four_borders_are_hidden_about_13_percent_of_the_time(masks):
-    for border in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]):
-        error = border.mean(1).std() / math.sqrt(DRAWS)
-        assert border.mean() == pytest.approx(0.13, abs=0.005 + 3 * error)
-
-
-def test_counts_places_and_neighbours_are_distributed_as_the_official_ones(masks, officials):
-    """Two samples: no moment differs by more than chance, over 196 places at once; counts by χ²."""
-    ours, theirs = masks.sum((1, 2)), officials.sum((1, 2))
-    table = [[(sample == n).sum() for n in (73, 74, 75)] + [(sample < 73).sum()] for sample in (ours, theirs)]
-    assert stats.chi2_contingency(table).pvalue > 1e-3
-
-    def z(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a.mean(0) - b.mean(0)) / np.sqrt((a.var(0) + b.var(0)) / DRAWS)
-
-    places = z(masks.astype(float), officials.astype(float)).ravel()
-    assert abs(places).max() < 4.5 and places.std() < 1.5
-    edges = [
-        (m[:, 1:] != m[:, :-1]).sum((1, 2)) + (m[:, :, 1:] != m[:, :, :-1]).sum((1, 2)) for m in (masks, officials)
-    ]
-    assert abs(z(*map(np.asarray, edges))) < 3.5  # the blocks are as large and as long
-    rows = [m.any(2).sum(1) for m in (masks, officials)]
-    assert abs(z(*rows)) < 3.5
 
 
 def test_a_mask_and_its_mirror_images_are_equally_likely(masks):

@@ -1,4 +1,5 @@
-# 160 000 updates. The warm-up multiplies a line that falls to 0 over the whole run, as mmcv's `poly` does.
+# 160 000 updates. The warm-up multiplies a line that falls to 0 over the whole run, however long (it has no `end`), as
+# mmcv's `poly` does.
 _base_ = '../default_runtime.py'
 optim_wrapper = dict(
     type='AmpOptimWrapper',
@@ -6,7 +7,7 @@ optim_wrapper = dict(
     constructor='beit_mm.LayerDecayConstructor')
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, end=1500),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, end=160000),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')

@@ -1,4 +1,5 @@
-# What all fine-tunings on ImageNet share; learning rate, decay and epochs stand in the configs.
+# What all fine-tunings on ImageNet share; learning rate, decay and epochs stand in the configs. A schedule without `end`
+# ends where the run ends.
 _base_ = '../default_runtime.py'
 optim_wrapper = dict(
     type='AmpOptimWrapper',

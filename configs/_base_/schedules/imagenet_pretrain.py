@@ -1,4 +1,5 @@
-# What all pre-trainings on ImageNet-1k share: 800 epochs, batch 2048, one cosine after ten epochs of warm-up.
+# What all pre-trainings on ImageNet-1k share: 800 epochs, batch 2048, one cosine after ten epochs of warm-up. A schedule
+# without `end` ends where the run ends, also with --cfg-options train_cfg.max_epochs=N (more than the warm-up).
 _base_ = '../default_runtime.py'
 lr, min_lr, warmup, epochs = 1.5e-3, 1e-5, 10, 800
 optim_wrapper = dict(
@@ -9,7 +10,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=3.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6 / lr, end=warmup, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=min_lr, begin=warmup, end=epochs, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=min_lr, begin=warmup, convert_to_iter_based=True),
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=50)
 default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=10))

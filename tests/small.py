@@ -1,0 +1,124 @@
+"""Every config of the project, and how any of them is made small enough for a CPU."""
+
+from itertools import count
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from beit_mm.registry import MODELS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {
+    str(path.relative_to(ROOT / 'configs'))[:-3]: path
+    for path in sorted((ROOT / 'configs').rglob('*.py'))
+    if not {'_base_', 'detection'} & set(path.parts) and path.stem != 'recipe'  # tests/test_detection.py has the latter
+}
+FINETUNE = [name for name in CONFIGS if name.startswith(('classification/', 'segmentation/'))]
+CLASSIFICATION = [name for name in FINETUNE if name.startswith('class')]
+TRAINED = [name for name in FINETUNE if not name.endswith('_ms')]
+ARCH = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
+TOKENIZER = dict(vocab_size=32, width=8, blocks=1, width_in=8)
+_runs = count()
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(CONFIGS[name])
+
+
+def nodes(tree):
+    """Every dict in a nested config."""
+    if isinstance(tree, dict):
+        yield tree
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ():
+        yield from nodes(child)
+
+
+def kind(node) -> str:
+    return str(node.get('type', '')).rpartition('.')[2]
+
+
+def backbone(cfg) -> dict:
+    return next(node for node in nodes(cfg.model) if kind(node) == 'BEiT')
+
+
+def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
+    """The config at toy size, in place: two batches of two from Shapes, a small arch, an eighth of a crop; of weights
+    only those that are there. With `data` None it keeps its own data.
+
+    A pre-training config gets a tokenizer that `work_dir` holds then.
+    """
+    init_default_scope(cfg.default_scope)
+    cfg.work_dir, cfg.experiment_name = str(work_dir), f'{work_dir.name}_{next(_runs)}'
+    for split, length in (('train', 4), ('val', 2), ('test', 1)):
+        loader = cfg.get(f'{split}_dataloader')
+        if not loader:
+            continue
+        loader.update(num_workers=0, batch_size=2 if split == 'train' else min(2, loader.batch_size))
+        for key in ('persistent_workers', 'pin_memory', 'prefetch_factor'):
+            loader.pop(key, None)
+        dataset = next(node for node in nodes(loader.dataset) if 'pipeline' in node)
+        dataset.indices = length
+        if not data:
+            continue
+        ade = 'seg_map_path' in str(dataset.get('data_prefix'))
+        dataset.data_root = str(data / ('ade20k' if ade else 'imagenet'))
+        if 'ann_file' in dataset:
+            dataset.ann_file = '' if ade else f'meta/{"train" if split == "train" else "val"}.txt'
+    if cfg.train_cfg.type == 'EpochBasedTrainLoop':
+        cfg.train_cfg.max_epochs = 1
+        for scheduler in nodes(cfg.param_scheduler):
+            scheduler.begin = 0  # the run would end before the warm-up does
+    else:
+        cfg.train_cfg.update(max_iters=2, val_interval=2)
+    for node in nodes([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
+        if 'vocab_size' in node:
+            node.vocab_size = TOKENIZER['vocab_size']
+    shrink_model(cfg.model, work_dir)
+    if cfg.default_scope == 'mmseg' and backbone(cfg).img_size > 224:
+        shrink_crops(cfg)
+    return cfg
+
+
+def shrink_model(model: dict, work_dir: Path) -> None:
+    shrink_sizes(model)
+    for node in nodes(model):
+        if kind(node) == 'TokenTarget' and not _exists(node):
+            path = work_dir / 'tokenizer.pth'
+            work_dir.mkdir(parents=True, exist_ok=True)
+            torch.save(dict(state_dict=MODELS.build(node.tokenizer).state_dict()), path)
+            node.checkpoint = str(path)
+
+
+def _exists(weights: dict | None) -> bool:
+    return bool(weights and weights.get('checkpoint')) and Path(weights['checkpoint']).is_file()
+
+
+def shrink_sizes(model: dict) -> None:
+    for node in nodes(model):
+        if kind(node) == 'BEiT':
+            node.update(arch=dict(ARCH), init_cfg=node.get('init_cfg') if _exists(node.get('init_cfg')) else None)
+            node.frozen_stages = min(node.get('frozen_stages', -1), ARCH['num_layers'])
+            taps = node.get('out_indices', -1)
+            node.out_indices = min(taps, 2) if isinstance(taps, int) else (0, 1, 2, 3)[-len(taps) :]
+        elif kind(node) == 'DiscreteVAE':
+            node.update(TOKENIZER)
+        elif kind(node) == 'LinearClsHead':
+            node.update(in_channels=32, init_cfg=None)
+        elif kind(node) == 'MIMHead':
+            tokens = node.out_channels in (8192, 512)
+            node.update(in_channels=32, out_channels=TOKENIZER['vocab_size'] if tokens else node.out_channels)
+        elif kind(node) in ('SETRPUPHead', 'FCNHead', 'UPerHead'):
+            node.update(in_channels=[32] * 4 if kind(node) == 'UPerHead' else 32, channels=8)
+        elif kind(node) == 'Feature2Pyramid':
+            node.update(embed_dim=32)
+
+
+def shrink_crops(cfg: Config) -> None:
+    for node in nodes([cfg.model, cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader]):
+        for key in ('img_size', 'size', 'crop_size', 'stride', 'scale'):
+            if isinstance(node.get(key), int):
+                node[key] //= 8
+            elif isinstance(node.get(key), (list, tuple)):
+                node[key] = tuple(side // 8 for side in node[key])
