@@ -16,6 +16,8 @@ from beit_mm.data import shapes
 from beit_mm.engine.launch import build_runner
 from beit_mm.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures('unformatted')
+
 
 @pytest.fixture(scope='session')
 def data(tmp_path_factory) -> Path:
@@ -23,13 +25,6 @@ def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('configs') / 'shapes'
     shapes.write(out, train=12, val=4, size=64, segmentation_train=12, segmentation_val=4, jobs=1)
     return out
-
-
-@pytest.fixture(autouse=True)
-def unformatted(monkeypatch):
-    """A Runner lays its config out five times, for seconds, and nobody reads it here."""
-    for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):  # one stack imports it late, the other early
-        monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
 
 
 # -- it runs, small --------------------------------------------------------------------------------------------------

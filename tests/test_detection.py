@@ -1,12 +1,12 @@
 """BEiT in a detector of MMDetection: it trains on boxes and predicts them, without compiled ops of mmcv."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import small
 import torch
 from mmengine.config import Config
 
@@ -17,13 +17,13 @@ from beit_mm.engine.launch import build_runner
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/detection/beit-base_gfl_8xb2-amp-12e_coco-640px.py'
 
-pytestmark = pytest.mark.skipif(
-    not compat.installed('mmdet'), reason='mmdet is not installed: `bash tools/test.sh --stack detection` installs it'
-)
-spec = importlib.util.spec_from_file_location('small', ROOT / 'tests/test_configs.py')
-small = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(small)
-unformatted = small.unformatted
+pytestmark = [
+    pytest.mark.usefixtures('unformatted'),
+    pytest.mark.skipif(
+        not compat.installed('mmdet'),
+        reason='mmdet is not installed: `bash tools/test.sh --stack detection` installs it',
+    ),
+]
 SIDE = 128
 
 
@@ -62,7 +62,7 @@ def coco(tmp_path_factory) -> Path:
 def toy(coco: Path, work_dir: Path) -> Config:
     cfg = Config.fromfile(CONFIG)
     cfg.work_dir, cfg.experiment_name = str(work_dir), work_dir.name
-    small._shrink_sizes(cfg.model)
+    small.shrink_sizes(cfg.model)
     cfg.model.backbone.img_size = SIDE
     cfg.model.neck[1].update(in_channels=[32] * 4, out_channels=64)
     cfg.model.bbox_head.update(num_classes=len(shapes.SPECIES), in_channels=64, feat_channels=64, stacked_convs=1)

@@ -29,7 +29,7 @@ def module(path: Path):
     return loaded
 
 
-unformatted = module(ROOT / 'tests/test_configs.py').unformatted
+pytestmark = pytest.mark.usefixtures('unformatted')
 
 
 def test_every_link_and_every_file_named_is_there():
@@ -72,10 +72,10 @@ def mine(tmp_path, monkeypatch) -> Path:
 def test_own_images_go_from_tokenizer_to_segmentation_by_the_commands_given(mine, monkeypatch, capsys):
     build, written = launch.build_runner, {}
 
-    def shrunken(cfg):
+    def shrunken(cfg, **how):
         loop = cfg.train_cfg
         last = f'epoch_{loop.max_epochs}' if 'max_epochs' in loop else f'iter_{loop.max_iters}'
-        runner = build(small.shrink(cfg, None, Path(cfg.work_dir)))
+        runner = build(small.shrink(cfg, None, Path(cfg.work_dir)), **how)
         written[Path(cfg.work_dir)] = last
         return runner
 

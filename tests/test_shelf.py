@@ -1,9 +1,9 @@
 """The published models: what the index says is so, and mmpretrain and mmseg find and run them."""
 
-import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import small
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
@@ -32,15 +33,7 @@ CLASSES = {'ImageNet-1k': 1000, 'ImageNet-22k': 21841, 'ADE20K': 150}
 NAME, SEGMENTOR = 'beit_base_patch16_224_pt22k_ft1k', 'beit_base_patch16_640_pt22k_ft22ktoade20k'
 
 
-def module(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-small = module(ROOT / 'tests/test_configs.py')
-unformatted = small.unformatted
+pytestmark = pytest.mark.usefixtures('unformatted')
 
 
 def toy() -> dict:
@@ -122,7 +115,7 @@ def test_the_page_of_models_has_a_row_of_each_and_the_two_commands_to_its_miou()
 def test_what_the_command_makes_of_a_published_file_is_the_whole_model(name, tmp_path, monkeypatch):
     """Of a file with the keys of the official code, at toy size."""
     cfg = Config.fromfile(ROOT / ENTRIES[name].config)
-    small._shrink_sizes(cfg.model)
+    small.shrink_sizes(cfg.model)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     randomised(model, tmp_path / 'drawn.pth')
@@ -132,7 +125,7 @@ def test_what_the_command_makes_of_a_published_file_is_the_whole_model(name, tmp
     assert weights_of(published).keys() != state.keys()
     command = shlex.split(ENTRIES[name].data['Converted From']['Command'])
     monkeypatch.chdir(tmp_path)
-    module(ROOT / command[1]).main(command[2:])
+    runpy.run_path(str(ROOT / command[1]))['main'](command[2:])
     made = weights_of(tmp_path / f'checkpoints/{name}_beit-mm.pth')
     assert made.keys() == state.keys()
     assert all(torch.equal(made[key], state[key]) for key in made)
@@ -222,7 +215,7 @@ def test_the_classification_inferencer_says_what_the_model_says(by, image, tmp_p
     from mmpretrain import ImageClassificationInferencer
 
     cfg = Config.fromfile(ROOT / ENTRIES[NAME].config)
-    small._shrink_sizes(cfg.model)
+    small.shrink_sizes(cfg.model)
     init_default_scope('mmpretrain')
     own = MODELS.build(cfg.model)
     weights = randomised(own, tmp_path / 'weights.pth')

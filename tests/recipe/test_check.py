@@ -1,7 +1,6 @@
 """The paper's recipes against configs: ours agree, the known traps are found, and what is found is named right."""
 
 import importlib.util
-import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +55,7 @@ def test_a_config_of_ours_is_a_recipe_of_the_paper_and_differs_only_where_that_i
 
 def test_every_recipe_of_the_paper_is_a_config_of_ours():
     reached = [nearest(facts.read(str(path)))[0].title for path in OURS]
-    unreached = [row.title for row in ROWS if row.title not in reached]
-    assert len(ROWS) == 25 and all(re.search('linear probe|150 epochs|512 px', title) for title in unreached)
+    assert len(ROWS) == 25 and {row.title for row in ROWS} <= set(reached)
 
 
 @pytest.mark.parametrize(
