@@ -94,10 +94,10 @@ def test_own_images_go_from_tokenizer_to_segmentation_by_the_commands_given(mine
                 path.rename(folder / f'{last}.pth')
     logs = {folder.name: ''.join(path.read_text() for path in folder.rglob('*.log')) for folder in written}
     assert list(logs) == ['tokenizer', 'pretrain', 'classification', 'segmentation']
-    assert 'loaded from work_dirs/tokenizer/iter_50000.pth, all keys matched' in logs['pretrain']
+    assert 'work_dirs/tokenizer/iter_50000.pth, written by beit_mm:' in logs['pretrain']
     assert 'mim/token_term' in logs['pretrain'] and 'mim/pixel_term' in logs['pretrain']
     for task, metric in dict(classification='accuracy/top1', segmentation='mIoU').items():
-        assert 'backbone tensors loaded from work_dirs/pretrain/epoch_300.pth' in logs[task] and metric in logs[task]
+        assert 'work_dirs/pretrain/epoch_300.pth, written by beit_mm:' in logs[task] and metric in logs[task]
 
 
 HOSTS = dict(mmpretrain='resnet/resnet50_8xb32_in1k.py', mmseg='fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512.py')
