@@ -131,10 +131,12 @@ def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_
         if k in own and v.shape != own[k].shape
     ]
     if missing or unexpected or wrong:
+        settings = 'vocab_size, width, groups, blocks' if what == 'tokenizer' else 'arch, positions, layer_scale, head'
+        positions = any(TABLE in entry or 'pos_embed' in entry for entry in wrong)
         raise ValueError(
             f'{path} does not fit this {what}. Missing: {few(missing)}; unexpected: {few(unexpected)}; of another shape: '
-            f'{few(wrong)}. Give the model the settings that it was trained with: '
-            + ('vocab_size, width, groups, blocks' if what == 'tokenizer' else 'arch, positions, layer_scale, head')
+            f'{few(wrong)}. Give the model the settings that it was trained with: {settings}'
+            + (', and for positions of a grid that is not square init_cfg.grid=(h, w)' if positions else '')
         )
 
 

@@ -117,6 +117,23 @@ def test_positions_are_resized_to_the_models_grid(tmp_path, size, grid):
     assert torch.equal(target.pos_embed, resize_pos_embed(source.pos_embed, (4, 4), grid))
 
 
+@pytest.mark.parametrize('kwargs', [dict(rel_pos_bias='shared'), dict(abs_pos_embed=True)], ids=['table', 'absolute'])
+def test_positions_of_a_grid_that_is_not_square_need_it_said_and_come_back(tmp_path, kwargs):
+    """A table of 2×6 patches has as many rows as one of 6×2, and 12 positions are of no square grid."""
+    source, target = make(img_size=(16, 48), **kwargs), make(2, img_size=(32, 64), **kwargs)
+    path = save(tmp_path / 'a.pth', source)
+    with pytest.raises(ValueError, match=r'of another shape: (pos_embed|rel_pos_bias).*grid=\(h, w\)'):
+        load_backbone(target, path)
+    load_backbone(target, path, grid=(2, 6))
+    key = 'pos_embed' if 'abs_pos_embed' in kwargs else SHARED
+    wanted = resize_pos_embed if key == 'pos_embed' else resize_bias_table
+    assert torch.equal(target.state_dict()[key], wanted(source.state_dict()[key], (2, 6), (4, 8)))
+
+    same = make(3, img_size=(16, 48), init_cfg=dict(type='Pretrained', checkpoint=path, grid=(2, 6)), **kwargs)
+    same.init_weights()
+    assert torch.equal(same.state_dict()[key], source.state_dict()[key])
+
+
 def test_resizing_when_loading_is_resizing_at_run_time(tmp_path):
     source, target = make(**PRETRAIN), make(2, img_size=48, **SEGMENT)
     load_backbone(target, save(tmp_path / 'a.pth', source))

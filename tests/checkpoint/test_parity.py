@@ -1,7 +1,7 @@
 """The same numbers as the libraries that have a BEiT, whose random weights come in through our door and go out again.
 
-Width is the real one, depth is cut; f32 to 1e-5 and f64 to 1e-10 of the largest output. Each case prints what it found
-(`pytest -s`), and where it fails the difference after each block.
+Width is the real one, depth is cut; f32 to 1e-5 and f64 to 1e-10 of the largest value, after each block and at the end.
+Each case prints what it found (`pytest -s`), and where it fails the difference after each block.
 """
 
 from contextlib import contextmanager
@@ -56,11 +56,13 @@ def compare(case: str, make_ours, make_theirs, img_size: int, dtypes=(torch.floa
         with outputs_of_blocks() as other:
             b = make_theirs(dtype)(image, mask)
         assert a.shape == b.shape and b.std() > 1e-3
+        blocks = [relative(x, y) for x, y in zip(own, other, strict=False)]  # Hugging Face may have one more, idle
+        assert len(blocks) == len(own) > 1
         found[dtype] = relative(a, b)
-        if found[dtype] > TOLERANCE[dtype]:
-            blocks = [f'block {i}: {relative(x, y):.1e}' for i, (x, y) in enumerate(zip(own, other, strict=False))]
-            pytest.fail(f'{case}, {dtype}: {found[dtype]:.1e} of the largest output; {", ".join(blocks)}')
-    print(f'\n{case:52}' + '  '.join(f'{str(k)[6:]} {v:.1e}' for k, v in found.items()), end='')
+        if max(found[dtype], *blocks) > TOLERANCE[dtype]:
+            each = ', '.join(f'block {i}: {difference:.1e}' for i, difference in enumerate(blocks))
+            pytest.fail(f'{case}, {dtype}: {found[dtype]:.1e} of the largest output; {each}')
+    print(f'\n{case:56}' + '  '.join(f'{str(k)[6:]} {v:.1e}' for k, v in found.items()), end='')
 
 
 def resized(state: dict, img_size: int) -> dict:
@@ -119,7 +121,7 @@ def test_hugging_face(case, randomize, tmp_path):
         assert meta['taps'] == [0, 1, 2, 3]  # not 1, 2, 3, 4 as the official code would take these numbers for
 
 
-@pytest.mark.parametrize('case', list(HF)[:3])
+@pytest.mark.parametrize('case', [*list(HF)[:3], 'HF UPerNet'])
 def test_hugging_face_at_384_with_the_positions_that_we_resized(case, randomize, tmp_path):
     kind, settings = HF[case]
     hugging_face(kind, randomize, tmp_path / 'theirs', **settings)
@@ -204,7 +206,7 @@ def test_timm(name, arch, img_size, head, randomize, tmp_path):
 
 @pytest.mark.parametrize('kind', ['mim', 'vanilla_mim', 'classifier', 'cls_token_classifier', 'backbone'])
 def test_mmpretrain(kind, make_state, tmp_path):
-    """Every block agrees, not the last output alone; drop path differs, see test_faults_of_peers.py."""
+    """Drop path differs in training, see test_faults_of_peers.py."""
     state = make_state(kind, arch=BASE, img_size=224)
     facts, _ = export(state, 'mmpretrain', tmp_path / 'a.pth', {}, False)
     found, origin = load(str(tmp_path / 'a.pth'))
