@@ -64,12 +64,11 @@ def describe(state: dict[str, Tensor]) -> Facts:
     kind = next((kind for kind, key in kinds.items() if any(k.startswith(key) for k in state)), 'backbone')
     if kind == 'tokenizer':
         return Facts(kind, channels=len(state['encoder.output.conv.weight']))
-    try:
-        depth = 1 + max(int(k.split('.')[2]) for k in state if re.match(r'backbone\.blocks\.\d+\.', k))
-        dims, _, patch_size, _ = state['backbone.patch_embed.proj.weight'].shape
-        hidden = len(state['backbone.blocks.0.mlp.fc1.weight'])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f'this is no whole backbone: {error} is missing') from error
+    parts = ('backbone.patch_embed.proj.weight', 'backbone.blocks.0.mlp.fc1.weight')
+    if missing := [key for key in parts if key not in state]:
+        raise ValueError(f'this is neither a whole backbone nor a tokenizer with its encoder: {missing[0]} is missing')
+    depth = 1 + max(int(k.split('.')[2]) for k in state if re.match(r'backbone\.blocks\.\d+\.', k))
+    (dims, _, patch_size, _), hidden = state[parts[0]].shape, len(state[parts[1]])
     own, absolute = f'backbone.blocks.0.attn.{TABLE}', state.get('backbone.pos_embed')
     table = state.get(SHARED, state.get(own))
     heads = max(dims // 64, 1) if table is None else table.shape[1]

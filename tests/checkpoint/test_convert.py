@@ -114,6 +114,7 @@ def test_taps_of_a_hugging_face_segmentor_are_told(write, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_converted_is_said(write, tmp_path, name, arguments, message):
+    torch.save({'decoder.blocks.input.w': torch.zeros(1, 1, 1, 1)}, tmp_path / 'decoder.pth')
     write('mim')
     with pytest.raises(SystemExit, match=message):
         convert.main([str(tmp_path / name), str(tmp_path / arguments[0]), *arguments[1:]])
