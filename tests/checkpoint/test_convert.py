@@ -107,6 +107,11 @@ def test_taps_of_a_hugging_face_segmentor_are_told(write, tmp_path, capsys):
         ('mim.pth', ['out.pth', '--to', 'hf'], r'error: .*out\.pth is a file, Hugging Face needs a folder'),
         ('mim.pth', ['.', '--to', 'unilm'], r'error: .* is a folder: name the file to write'),
         (
+            'decoder.pth',
+            ['out.pth', '--to', 'mmpretrain'],
+            r'error: this is neither .* nor a tokenizer with its encoder',
+        ),
+        (
             'mim.pth',
             ['out.pth', '--to', 'timm'],
             r'error: timm has no model for a mim: .*--backbone takes the backbone',
