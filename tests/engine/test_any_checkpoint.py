@@ -5,6 +5,7 @@ import logging
 import cv2
 import numpy as np
 import pytest
+import small
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -78,6 +79,20 @@ def test_a_classifier_of_any_project_becomes_ours(tmp_path, origin):
     run = runner(tmp_path, tmp_path / 'a.pth', every_key=True)
     run.load_or_resume()
     own = run.model.state_dict()
+    assert own.keys() == state.keys() and all(torch.equal(own[k], v) for k, v in state.items())
+
+
+@pytest.mark.parametrize('origin', ['unilm', 'hf', 'mmseg'])
+@pytest.mark.usefixtures('unformatted')
+def test_the_published_segmentor_is_tested_as_it_is(tmp_path, origin):
+    """With its own config, small: backbone, pyramid, decoder and auxiliary head."""
+    cfg = small.load('segmentation/beit-base_in22k-ft_upernet_8xb2-amp-160k_ade20k-640x640')
+    run = build_runner(small.shrink(cfg, None, tmp_path), every_key=True)
+    state = {k: torch.randn(v.shape) if v.ndim else v for k, v in run.model.state_dict().items()}
+    torch.save(dict(state_dict=from_ours(state, origin), meta={}), tmp_path / 'published.pth')
+    run.load_checkpoint(str(tmp_path / 'published.pth'))
+    own = run.model.state_dict()
+    assert any(key.startswith('auxiliary_head.') for key in own)
     assert own.keys() == state.keys() and all(torch.equal(own[k], v) for k, v in state.items())
 
 
