@@ -1,7 +1,7 @@
 """`load_from` a checkpoint of any project, and the normalisation that a run's weights were trained with."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -87,7 +87,8 @@ class AnyCheckpoint(Hook):
 
 
 def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    wrapped = is_model_wrapper(runner.model) or isinstance(runner.model, BaseTTAModel)
+    return runner.model.module if wrapped else runner.model
 
 
 def _normalization(model: nn.Module) -> dict[str, list[float]] | None:

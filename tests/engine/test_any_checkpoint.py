@@ -82,16 +82,17 @@ def test_a_classifier_of_any_project_becomes_ours(tmp_path, origin):
     assert own.keys() == state.keys() and all(torch.equal(own[k], v) for k, v in state.items())
 
 
-@pytest.mark.parametrize('origin', ['unilm', 'hf', 'mmseg'])
+@pytest.mark.parametrize(('origin', 'scales'), [('unilm', ''), ('unilm', '_ms'), ('hf', ''), ('mmseg', '')])
 @pytest.mark.usefixtures('unformatted')
-def test_the_published_segmentor_is_tested_as_it_is(tmp_path, origin):
-    """With its own config, small: backbone, pyramid, decoder and auxiliary head."""
-    cfg = small.load('segmentation/beit-base_in22k-ft_upernet_8xb2-amp-160k_ade20k-640x640')
+def test_the_published_segmentor_is_tested_as_it_is(tmp_path, origin, scales):
+    """With its own config, small: backbone, pyramid, decoder and auxiliary head; also where several scales vote."""
+    cfg = small.load(f'segmentation/beit-base_in22k-ft_upernet_8xb2-amp-160k_ade20k-640x640{scales}')
     run = build_runner(small.shrink(cfg, None, tmp_path), every_key=True)
-    state = {k: torch.randn(v.shape) if v.ndim else v for k, v in run.model.state_dict().items()}
+    model = run.model.module if scales else run.model
+    state = {k: torch.randn(v.shape) if v.ndim else v for k, v in model.state_dict().items()}
     torch.save(dict(state_dict=from_ours(state, origin), meta={}), tmp_path / 'published.pth')
     run.load_checkpoint(str(tmp_path / 'published.pth'))
-    own = run.model.state_dict()
+    own = model.state_dict()
     assert any(key.startswith('auxiliary_head.') for key in own)
     assert own.keys() == state.keys() and all(torch.equal(own[k], v) for k, v in state.items())
 
