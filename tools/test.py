@@ -20,6 +20,7 @@ def main() -> None:
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     runner.test()
+    launch.leave()
 
 
 if __name__ == '__main__':

@@ -26,6 +26,7 @@ def main() -> None:
     if args.resume:
         cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
     launch.build_runner(cfg).train()
+    launch.leave()
 
 
 if __name__ == '__main__':

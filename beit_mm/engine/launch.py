@@ -112,6 +112,13 @@ def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> No
         torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
 
 
+def leave() -> None:
+    """All processes wait for each other and leave the group. Without it one that exits first can make gloo abort another."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def for_cpu(cfg: Config) -> list[str]:
     """Changes what needs a GPU into what runs without, in place; says each change in words."""
     changes = []
