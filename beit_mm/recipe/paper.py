@@ -1,6 +1,6 @@
 """The recipes of the paper and of its official code as data: a row a recipe.
 
-Sources: the paper (https://arxiv.org/abs/2106.08254), tables 1, 3, 4, 5 and appendices G to I; the official code
+Sources: the paper (https://arxiv.org/abs/2106.08254), tables 1, 3, 4, 5 and the hyperparameters in its appendix; the official code
 (https://github.com/microsoft/unilm/tree/master/beit) for ImageNet-22k and UPerNet; DALL-E's paper
 (https://arxiv.org/abs/2102.12092), app. A.2, for the tokenizer.
 """
