@@ -60,7 +60,7 @@ setup(
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
-        'dev': ['pytest', 'ruff', 'psutil', 'transformers', 'timm'],
+        'dev': ['pytest', 'hypothesis', 'ruff', 'psutil', 'transformers', 'timm'],
     },
     cmdclass={'build_py': BuildWithConfigs},
 )

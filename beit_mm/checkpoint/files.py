@@ -77,22 +77,36 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_torch(path: Path, map_location: Any) -> Any:
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith('/constants.pkl') for name in archive.namelist()):
-                raise ValueError(
-                    f'{path} is a TorchScript archive, which is a program: nothing of it was run. Get its plain weights, '
-                    '`torch.save(torch.jit.load(…).state_dict(), …)`, from who made it'
-                )
+        _check_archive(path)
     try:
         with torch.serialization.safe_globals([Namespace]):  # the official code keeps its arguments; inert
             return torch.load(path, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f'{path} could not be read as a checkpoint, it may be incomplete: {error}') from error
     except pickle.UnpicklingError as error:
         try:
             return pickled_modules.read(path)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError):
+        except Exception:
             raise ValueError(_refusal(path, error)) from error
+    except Exception as error:  # broken bytes come out as whatever they meet first
+        raise ValueError(f'{path} could not be read as a checkpoint, it may be incomplete: {error}') from error
+
+
+def _check_archive(path: Path) -> None:
+    """torch does not look at the checksums of its files: a flipped bit would be loaded. Nor is a TorchScript archive one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            script = any(name.endswith('/constants.pkl') for name in archive.namelist())
+            broken = None if script else archive.testzip()
+    except Exception as error:  # zlib's, zipfile's and struct's
+        raise ValueError(f'{path} is damaged: {error}. Take another copy, or an earlier checkpoint') from error
+    if broken:
+        raise ValueError(
+            f'{path} is damaged: the checksum of {broken} is wrong. Take another copy, or an earlier checkpoint'
+        )
+    if script:
+        raise ValueError(
+            f'{path} is a TorchScript archive, which is a program: nothing of it was run. Get its plain weights, '
+            '`torch.save(torch.jit.load(…).state_dict(), …)`, from who made it'
+        )
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:

@@ -79,8 +79,12 @@ def fit_backbone(state: dict[str, Tensor], model: BEiT, report: Report, grid: Gr
         state |= {f'blocks.{i}.attn.{TABLE}': table.clone() for i in range(depth)}
         report.add('expanded', SHARED, f'copied into {depth} layers')
     for key, value in state.items():
-        if key not in own or (value.shape == own[key].shape and grid in (None, model.grid)):
-            continue  # of the same grid, square or not
+        if (
+            key not in own
+            or value.ndim != own[key].ndim
+            or (value.shape == own[key].shape and grid in (None, model.grid))
+        ):
+            continue  # the latter are of the same grid, square or not
         source = grid or ((side, side) if (side := square_side(value)) else None)
         if source and key.endswith(TABLE):
             state[key] = resize_bias_table(value, source, model.grid)
@@ -121,7 +125,8 @@ def load_tokenizer(model: nn.Module, path: str) -> None:
 
 
 def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_be_new: tuple[str, ...] = ()) -> None:
-    """ValueError that names the keys of `state` and `model` that differ; those of data preprocessing do not count."""
+    """ValueError that names the keys of `state` and `model` that differ, or that hold no numbers; those of data preprocessing
+    do not count."""
     own = {k: v for k, v in model.state_dict().items() if not k.startswith('data_preprocessor.')}
     missing = sorted(k for k in own if k not in state and not k.startswith(may_be_new))
     unexpected = sorted(k for k in state if k not in own)
@@ -130,6 +135,8 @@ def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_
         for k, v in state.items()
         if k in own and v.shape != own[k].shape
     ]
+    if lost := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise ValueError(f'{path} holds NaN or infinity in {few(lost)}: take an earlier checkpoint of that run')
     if missing or unexpected or wrong:
         settings = 'vocab_size, width, groups, blocks' if what == 'tokenizer' else 'arch, positions, layer_scale, head'
         positions = any(TABLE in entry or 'pos_embed' in entry for entry in wrong)

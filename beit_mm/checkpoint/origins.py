@@ -184,11 +184,11 @@ def _with_prefix(key: str, state: dict, origin: str) -> str:
 
 
 def _merge_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's three matrices → the official code's one; an incomplete three stays, and is found to be unexpected."""
+    """Hugging Face's three matrices → the official code's one; three that do not fit stay, and are found to be unexpected."""
     merged = dict(state)
     for key in state:
         three = [key.replace('attn.query.weight', f'attn.{name}.weight') for name in ('query', 'key', 'value')]
-        if key.endswith('attn.query.weight') and all(name in state for name in three):
+        if key.endswith('attn.query.weight') and len({state[n].shape if n in state else None for n in three}) == 1:
             merged[key.replace('query', 'qkv')] = torch.cat([merged.pop(name) for name in three])
     return merged
 
@@ -208,7 +208,8 @@ def _without_idle_layer(state: dict[str, Tensor], left: dict[str, str]) -> tuple
     if not scales:
         return state, left
     last = max(int(key.split('.')[2]) for key in scales)
-    if any(scales[f'backbone.blocks.{last}.gamma_{i}'].any() for i in (1, 2)):
+    both = [scales.get(f'backbone.blocks.{last}.gamma_{i}') for i in (1, 2)]
+    if any(scale is None or scale.any() for scale in both):
         return state, left
     idle = [key for key in state if key.startswith(f'backbone.blocks.{last}.')]
     left = left | {key: 'of a layer that adds nothing' for key in idle}

@@ -164,6 +164,8 @@ class BEiT(BaseModule):
             raise ValueError(f'out_type={out_type!r} is unknown: choose one of {", ".join(OUT_TYPES)}')
         if rel_pos_bias not in RELATIVE:
             raise ValueError(f"rel_pos_bias={rel_pos_bias!r} is unknown: choose 'shared', 'per_layer' or None")
+        if patch_size < 1 or not 0 <= drop_path_rate < 1:
+            raise ValueError(f'patch_size={patch_size} has to be at least 1, drop_path_rate={drop_path_rate} in [0, 1)')
         self.embed_dims, depth, self.num_heads = arch['embed_dims'], arch['num_layers'], arch['num_heads']
         self.patch_size, self.out_type, self.with_cp, self.frozen_stages = patch_size, out_type, with_cp, frozen_stages
         self.patch_embed_std = patch_embed_std
@@ -235,7 +237,7 @@ class BEiT(BaseModule):
     def _grid_of(self, size: Sequence[int]) -> Grid:
         h, w = size
         p = self.patch_size
-        if h % p or w % p or not h or not w:
+        if h < 1 or w < 1 or h % p or w % p:
             raise ValueError(
                 f'image of {h}×{w} pixels is no multiple of the patch, {p}: resize it, or pad it in the data '
                 f'preprocessor (`pad_size_divisor={p}` for mmpretrain, `size_divisor={p}` for mmseg)'
@@ -310,6 +312,8 @@ def check_arch(arch: str | dict) -> dict:
         return ARCHS[arch]
     if set(arch) != set(ARCHS['base']):
         raise ValueError(f'arch needs exactly the keys {sorted(ARCHS["base"])}, given were {sorted(arch)}')
+    if wrong := [key for key, value in arch.items() if not isinstance(value, int) or value < 1]:
+        raise ValueError(f'arch={arch}: {", ".join(wrong)} have to be whole numbers, at least 1')
     if arch['embed_dims'] % arch['num_heads']:
         raise ValueError(f'embed_dims={arch["embed_dims"]} is no multiple of num_heads={arch["num_heads"]}')
     return dict(arch)

@@ -155,6 +155,11 @@ class DiscreteVAE(BaseModel):
         super().__init__(data_preprocessor, init_cfg)
         if likelihood not in LIKELIHOODS:
             raise ValueError(f'likelihood={likelihood!r} is unknown: choose one of {", ".join(LIKELIHOODS)}')
+        sizes = dict(
+            vocab_size=(vocab_size, 2), width=(width, 4), groups=(groups, 1), blocks=(blocks, 1), width_in=(width_in, 1)
+        )
+        if wrong := [f'{name}={value} (at least {least})' for name, (value, least) in sizes.items() if value < least]:
+            raise ValueError(f'a tokenizer cannot have {", ".join(wrong)}')
         self.vocab_size, self.stride, self.log_likelihood = vocab_size, 2 ** (groups - 1), LIKELIHOODS[likelihood]
         self.beta, self.temperature = beta, temperature
         self.information_weight, self.marginal_weight = information_weight, marginal_weight
@@ -307,7 +312,7 @@ def check_image(image: Tensor, stride: int) -> None:
     """
     if not image.is_floating_point():
         raise TypeError(f'the tokenizer needs a float image in [0, 1], got {image.dtype}: divide uint8 pixels by 255')
-    if image.shape[-2] % stride or image.shape[-1] % stride:
+    if image.shape[-2] % stride or image.shape[-1] % stride or not image.numel():
         raise ValueError(
             f"image of {image.shape[-2]}×{image.shape[-1]} is no multiple of the tokenizer's stride {stride}"
         )
