@@ -55,7 +55,7 @@ class Attention(nn.Module):
             k, v = F.linear(x, torch.cat([wk, wv]), torch.cat([torch.zeros_like(self.v_bias), self.v_bias])).chunk(
                 2, -1
             )
-            bias = None if bias is None else bias[:, index].transpose(0, 1)
+            bias = None if bias is None else rows_of(bias, index)
         return self._heads(q), self._heads(k), self._heads(v), bias
 
     def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
@@ -113,6 +113,15 @@ class PatchEmbed(nn.Module):
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Rows `index` [B, M] of x [B, L, D]: [B, M, D]."""
     return x.gather(1, index[..., None].expand(-1, -1, x.size(-1)))
+
+
+def rows_of(bias: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` [B, M] of a bias [H, L, L] for each image: [B, H, M, L].
+
+    Not `bias[:, index]`: on several CPU threads its gradient is summed in any order, and no two runs would be the same.
+    """
+    rows = F.embedding(index, bias.transpose(0, 1).flatten(1))
+    return rows.unflatten(-1, (bias.size(0), -1)).transpose(1, 2)
 
 
 @MODELS.register_module()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beit_mm.models import BEiT
-from beit_mm.models.beit import take
+from beit_mm.models.beit import rows_of, take
 
 TINY = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
 
@@ -222,3 +222,17 @@ def test_layer_depth_counts_as_the_official_code():
     assert depth['cls_token'] == depth['mask_token'] == depth['patch_embed.proj.weight'] == 0
     assert depth['blocks.0.norm1.weight'] == 1 and depth['blocks.2.attn.q_bias'] == 3
     assert depth['norm.weight'] == depth['rel_pos_bias.relative_position_bias_table'] == 4
+
+
+def test_rows_of_a_bias_have_the_same_gradient_each_time():
+    """On two threads, where plain indexing sums it in any order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        bias, index = torch.randn(3, 65, 65, requires_grad=True), torch.rand(32, 65).argsort(1)[:, :25]
+        weights = torch.randn(32, 3, 25, 65)
+        assert torch.equal(rows_of(bias, index), bias[:, index].transpose(0, 1))
+        first, *others = [torch.autograd.grad((rows_of(bias, index) * weights).sum(), bias)[0] for _ in range(20)]
+        assert all(torch.equal(first, other) for other in others)
+    finally:
+        torch.set_num_threads(threads)
