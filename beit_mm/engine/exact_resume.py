@@ -3,6 +3,7 @@
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -18,13 +19,15 @@ class ExactResume(Hook):
     `meta['sampler_seed']`: without one in the config it was drawn at random.
     `gradients`: name → mean over ranks, only between two updates. Saving there makes every rank's gradient that mean, so that
     the file holds one model's, any number of ranks can go on with it, and the run that goes on does as the resumed one will.
+    All ranks have to call `runner.save_checkpoint`, as CheckpointHook's do.
 
-    All ranks have to save together. `launch.build_runner` adds this hook to every run.
+    `launch.build_runner` adds this hook to every run.
     """
 
     def __init__(self):
         self.loaded: dict = {}
         self.batches = 0  # of this epoch, trained on
+        self.gradients: dict = {}
 
     # -- save ------------------------------------------------------------------------------------------------------------
 
@@ -38,8 +41,19 @@ class ExactResume(Hook):
             meta['samples_of_epoch'] = batches * _global_batch(loader)
         if hasattr(loader.sampler, 'seed'):
             meta['sampler_seed'] = loader.sampler.seed
-        if 'optimizer' in checkpoint and (gradients := _mean_gradients(_model(runner))):
-            checkpoint['gradients'] = gradients
+        if self.gradients and 'optimizer' in checkpoint:
+            checkpoint['gradients'] = self.gradients
+
+    def _share_gradients_before_saving(self, runner: Runner) -> None:
+        """On all ranks: `before_save_checkpoint` is called on one, which cannot ask the others there."""
+        save = runner.save_checkpoint
+
+        def save_checkpoint(*args, **kwargs) -> None:
+            between = isinstance(runner.optim_wrapper, OptimWrapper) and not runner.optim_wrapper.should_update()
+            self.gradients = _mean_gradients(_model(runner)) if between else {}
+            save(*args, **kwargs)
+
+        runner.save_checkpoint = save_checkpoint
 
     # -- resume ----------------------------------------------------------------------------------------------------------
 
@@ -47,6 +61,7 @@ class ExactResume(Hook):
         self.loaded = dict(checkpoint.get('meta') or {}, gradients=checkpoint.get('gradients', {}))
 
     def before_train(self, runner: Runner) -> None:
+        self._share_gradients_before_saving(runner)
         if not runner.iter:  # a new run, from these weights
             self.loaded = {}
         if 'sampler_seed' in self.loaded:
