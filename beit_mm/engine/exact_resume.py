@@ -3,6 +3,7 @@
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -69,6 +70,8 @@ class ExactResume(Hook):
         parameters = dict(_model(runner).named_parameters())
         for name, gradient in self.loaded.get('gradients', {}).items():
             parameters[name].grad = gradient.to(parameters[name])
+        if self.loaded.get('gradients'):  # mmengine has just warned that they are lost
+            runner.logger.info('the gradients of the update that was broken off were restored')
 
     def before_train_epoch(self, runner: Runner) -> None:
         loop, loader = runner.train_loop, runner.train_dataloader
@@ -87,7 +90,7 @@ class ExactResume(Hook):
 
 
 def _model(runner: Runner) -> nn.Module:
-    return getattr(runner.model, 'module', runner.model)
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _global_batch(loader: DataLoader) -> int:
