@@ -138,7 +138,7 @@ ALL = [
 
 
 def name(setup: object) -> str:
-    return '-'.join(f'{k}={v}' for k, v in setup.items()) if isinstance(setup, dict) else str(setup)
+    return '-'.join(f'{k}_{v}' for k, v in setup.items()) if isinstance(setup, dict) else str(setup)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,8 @@ def test_resumed_is_as_if_it_had_gone_through(task, setup, data, tmp_path):
 
 def test_without_keyed_randomness_it_would_not_be(data, tmp_path):
     """What the tests above are able to see."""
-    setup = dict(loop='iter')
-    whole, cfg = through(config('classification', data, tmp_path / 'whole', **setup)), None
-    cfg = config('classification', data, tmp_path / 'again', **setup)
+    whole = through(config('classification', data, tmp_path / 'whole'))
+    cfg = config('classification', data, tmp_path / 'again')
     cfg.resume, cfg.load_from = True, str(whole / f'iter_{BROKEN_AT}.pth')
     runner = build_runner(cfg)
     runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, KeyedRandomness)]
