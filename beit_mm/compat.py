@@ -11,6 +11,7 @@ import pickle
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import chain, repeat
 from types import ModuleType
 from typing import Any
 
@@ -73,6 +74,8 @@ def apply() -> None:
     _load_weights_only()
     _stand_in_for_missing_ops()
     _leave_out_multimodal_models()
+    _count_batches_inside_an_epoch()
+    _skip_without_loading()
 
 
 def _load_weights_only() -> None:
@@ -165,6 +168,47 @@ def _leave_out_multimodal_models() -> None:
     from mmpretrain.utils import dependency
 
     dependency.WITH_MULTIMODAL = False
+
+
+def _count_batches_inside_an_epoch() -> None:
+    """An epoch loop that is resumed inside an epoch calls its next batch the first, so hooks log and end the epoch at wrong
+    places (both stacks). With this it counts from `loop.first_batch`, which the hook ExactResume sets.
+    """
+    from mmengine.runner import EpochBasedTrainLoop
+
+    stock = EpochBasedTrainLoop.run_iter
+
+    def run_iter(loop: Any, idx: int, data_batch: Any) -> None:
+        stock(loop, loop.first_batch + idx, data_batch)
+
+    EpochBasedTrainLoop.first_batch, EpochBasedTrainLoop.run_iter = 0, run_iter
+
+
+def _skip_without_loading() -> None:
+    """mmengine 0.10.7 resumes an iteration-based run by loading every batch that was trained on, also where the sampler can
+    skip them, and sets workers to work from the beginning before it resumes.
+    """
+    from mmengine.runner import loops
+
+    stock, run = loops._InfiniteDataloaderIterator, loops.IterBasedTrainLoop.run
+    if hasattr(stock, 'skip_iter'):  # onedl
+        return
+
+    class LazyIterator(stock):
+        def __init__(self, dataloader: Any):
+            self._dataloader, self._epoch = dataloader, 0
+
+        @functools.cached_property
+        def _iterator(self) -> Any:
+            return iter(self._dataloader)
+
+    def run_from_position(loop: Any) -> Any:
+        if loop._iter and loop.dataloader.batch_size and hasattr(loop.dataloader.sampler, 'skip'):
+            loop.dataloader.sampler.skip(loop._iter * loop.dataloader.batch_size)
+            loop.dataloader_iterator = chain(repeat(None, loop._iter), loop.dataloader_iterator)
+        return run(loop)
+
+    loops._InfiniteDataloaderIterator, loops.IterBasedTrainLoop.run = LazyIterator, run_from_position
 
 
 def weigh_classes_beside_ignored_pixels() -> None:

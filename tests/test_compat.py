@@ -244,6 +244,67 @@ def test_class_weights_pass_over_ignored_pixels():
     assert python('import beit_mm.models\n' + WEIGHTED).returncode == 0
 
 
+# --- resume ---
+
+RESUMED = """
+import tempfile, torch
+from mmengine.model import BaseModel
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+class Numbers(list):
+    def __getitem__(self, index):
+        read.append(index)
+        return dict(inputs=torch.ones(1))
+
+class Sampler:
+    start = 0
+    def skip(self, count): self.start = count
+    def __iter__(self): return iter(range(self.start, 5))
+    def __len__(self): return 5
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return dict(loss=self.weight * inputs[0])
+
+class Count(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None): called.append(batch_idx)
+
+read, called = [], []
+runner = Runner(Model(), tempfile.mkdtemp(), custom_hooks=[Count()], log_level='ERROR', train_cfg=TRAIN,
+    train_dataloader=dict(dataset=Numbers(range(5)), sampler=Sampler(), batch_size=1, num_workers=0),
+    optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))
+runner.train_loop._iter = 3  # as resume does
+if isinstance(TRAIN.get('max_epochs'), int):
+    runner.train_dataloader.sampler.skip(3)
+    runner.train_loop.first_batch = 3
+runner.train()
+print('read', read, 'called', called)
+"""
+EPOCHS, ITERATIONS = (
+    RESUMED.replace('TRAIN', f'dict(by_epoch={epochs}, max_{"epochs=1" if epochs else "iters=5"})')
+    for epochs in (True, False)
+)
+
+
+def test_fault_a_resumed_epoch_counts_its_batches_from_zero():
+    assert 'read [3, 4] called [0, 1]' in python(EPOCHS).stdout
+
+
+@pytest.mark.skipif(ONEDL, reason='mended there')
+def test_fault_a_resumed_run_loads_what_it_was_trained_on():
+    assert 'read [0, 1, 2, 3, 4] called [3, 4]' in python(ITERATIONS).stdout
+
+
+@pytest.mark.parametrize('code', [EPOCHS, ITERATIONS], ids=['epochs', 'iterations'])
+def test_a_resumed_run_loads_and_counts_from_its_place(code):
+    done = python('import beit_mm.registry\n' + code)
+    assert 'read [3, 4] called [3, 4]' in done.stdout, done.stderr[-2000:]
+
+
 # --- what is needed, and what is not ---
 
 

@@ -12,14 +12,20 @@ from torch.utils.data import Dataset, Sampler
 from ..registry import DATA_SAMPLERS, DATASETS
 
 
+def seed_all(*key: int) -> int:
+    """Make the global generators of python, NumPy and torch's CPU a function of `key`; gives torch's seed, for a device's."""
+    python, numpy, seed = map(int, np.random.SeedSequence(key).generate_state(3))
+    random.seed(python)
+    np.random.seed(numpy)
+    torch.default_generator.manual_seed(seed)
+    return seed
+
+
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """Inside, the global generators of python, NumPy and torch's CPU are a function of `key`; afterwards as before."""
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    state = np.random.SeedSequence(key).generate_state(3)
-    random.seed(int(state[0]))
-    np.random.seed(state[1])
-    torch.default_generator.manual_seed(int(state[2]))
+    seed_all(*key)
     try:
         yield
     finally:
@@ -84,14 +90,14 @@ class KeyedSampler(Sampler):
         self.epoch = 0 if self.infinite else epoch
 
     def skip(self, num_samples: int) -> None:
-        """Start a resumed infinite run behind this rank's first `num_samples` draws, without making them."""
+        """Begin the next iteration, and only that one, behind this rank's first `num_samples` draws, without making them."""
         self.start = num_samples
 
     def __len__(self) -> int:
         return -(-self.size // self.world_size)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        draw = self.rank + self.start * self.world_size
+        draw, self.start = self.rank + self.start * self.world_size, 0
         end = None if self.infinite else len(self) * self.world_size
         order, order_of = None, None
         while end is None or draw < end:

@@ -21,6 +21,8 @@ from mmengine.runner import Runner
 from .. import compat
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
+from .exact_resume import ExactResume
+from .randomness import KeyedRandomness
 
 # What each launcher calls the variables that torch.distributed and DDP read.
 _NAMES = dict(
@@ -70,6 +72,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     """A Runner for this machine; where it has no GPU, the process group is made here, and `cfg` changed by `for_cpu`.
 
     Its `load_from` takes a checkpoint of any project (`AnyCheckpoint`); with `every_key` one that lacks a key is an error.
+    Whatever its config says, its randomness is keyed (`KeyedRandomness`) and it resumes exactly (`ExactResume`).
 
     Raises ImportError, with the pip command, when mmpretrain, mmseg or mmdet is named in the config and missing or too old.
     """
@@ -85,6 +88,9 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     changes = for_cpu(cfg) if on_cpu else []
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
+    for hook in (KeyedRandomness(), ExactResume()):
+        if not any(isinstance(known, type(hook)) for known in runner.hooks):
+            runner.register_hook(hook)
     for change in changes:
         runner.logger.info(f'No GPU here: {change}')
     return runner
