@@ -87,6 +87,8 @@ class AtomicCheckpointHook(CheckpointHook):
         self.kept = list(hub.get_info('kept_checkpoints', stock))
         self.superseded = list(hub.get_info('superseded_checkpoints', []))
         self.file_backend = _Later(self.superseded)
+        if last := hub.get_info('last_ckpt'):
+            self.last_ckpt = str(folder / Path(last).name)  # which a better validation writes anew
         if getattr(self, 'best_ckpt_path', None):  # where it was before the folder was moved, or another run's
             self.best_ckpt_path = str(folder / Path(self.best_ckpt_path).name)
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():

@@ -82,7 +82,7 @@ def config(work_dir: Path, iters: int = 8, epochs: bool = False, workers: int = 
                 )
             ),
             randomness=dict(seed=0),
-            log_level='WARNING',
+            log_level='INFO',
             resume=True,
             **more,
         )
