@@ -1,7 +1,7 @@
-"""Faults by the hundred: `python tools/stress.py kill --n 200 --seed 0`. The last line counts; the exit code is 1 if anything was lost.
+"""Faults by the hundred: `python tools/stress.py kill --n 200 --seed 0`. The last line counts; exit code 1 if anything is lost.
 
-  kill      kill -9 around saves, resume, and compare with a run that nobody killed
-  signals   SIGTERM, SIGUSR1, Ctrl-C at random moments, on one rank or --ranks 2
+kill      kill -9 around saves, resume, and compare with a run that nobody killed
+signals   SIGTERM, SIGUSR1, Ctrl-C at random moments, on one rank or --ranks 2
 """
 
 import argparse

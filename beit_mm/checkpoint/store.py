@@ -1,7 +1,8 @@
 """A checkpoint on disk: written whole or not at all, sealed by a checksum, and the newest whole one found again.
 
-A sealed file is the zip that `torch.save` makes, with a comment at its end: when it was written, and SHA-256 of every byte
-before the digest. Zip readers pass over a comment, so torch, and whatever else reads a .pth, loads the file as before.
+A sealed file is the zip that `torch.save` makes, with a comment at its end: when it was written, with a CRC of its own, and
+SHA-256 of every byte before the digest. Zip readers pass over a comment, so torch, and whatever else reads a .pth, loads
+the file as before.
 """
 
 import hashlib
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MARK = b'beit_mm saved:'
-_SEAL = re.compile(_MARK + rb'(\d{20}) sha256:([0-9a-f]{64})')
-_LENGTH = len(_MARK) + 20 + len(' sha256:') + 64  # of a seal, bytes
+_SEAL = re.compile(_MARK + rb'(\d{20}) crc32:([0-9a-f]{8}) sha256:[0-9a-f]{64}')
+_LENGTH = len(_MARK) + 20 + len(' crc32:') + 8 + len(' sha256:') + 64  # of a seal, bytes
 _DIGEST = 64  # of these
 _END = b'PK\5\6'  # begins the last 22 bytes of a zip without a comment; the last two are the comment's length
 _PIECE = 1 << 24  # bytes hashed or written at a time
@@ -31,7 +32,8 @@ def seal(archive: bytes) -> list[bytes | memoryview]:
     """The pieces of a sealed file, from what `torch.save` wrote. Raises ValueError when that is no zip."""
     if archive[-22:-18] != _END or archive[-2:] != b'\0\0':
         raise ValueError('only the zip that torch.save writes can be sealed: leave _use_new_zipfile_serialization on')
-    start = _MARK + b'%020d sha256:' % time.time_ns()
+    when = b'%020d' % time.time_ns()
+    start = _MARK + when + b' crc32:%08x sha256:' % zlib.crc32(when)
     pieces = [memoryview(archive)[:-2], _LENGTH.to_bytes(2, 'little') + start]
     digest = hashlib.sha256()
     for piece in pieces:
@@ -74,10 +76,16 @@ def unreadable(path: Path) -> str | None:
 
 
 def written(path: Path) -> int:
-    """When it was written, ns since 1970: as its seal says, which copying does not change, or else as the folder says."""
+    """When it was written, ns since 1970: as its seal says, which copying does not change, or else as the folder says.
+
+    A broken seal is later than any: who looks for the newest then finds the damage, and says it.
+    """
     with path.open('rb') as file:
-        found = _SEAL.fullmatch(_end(file)[22:])
-    return int(found[1]) if found else path.stat().st_mtime_ns
+        end = _end(file)
+    if not _sealed(end):
+        return path.stat().st_mtime_ns
+    found = _SEAL.fullmatch(end[22:])
+    return int(found[1]) if found and b'%08x' % zlib.crc32(found[1]) == found[2] else 2**63
 
 
 def newest(folder: Path, names: str) -> tuple[Path | None, list[str]]:

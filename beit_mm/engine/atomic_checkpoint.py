@@ -98,7 +98,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 runner.logger.info(f'removed {left}, which a killed run left half written')
             self._remove_superseded(runner)
         loop, validation = runner.train_loop, runner.val_loop
-        if validation is None or not runner.iter or hub.get_info('validated_iter') == runner.iter:
+        if validation is None or not runner.iter or hub.get_info('iter_validated') == runner.iter:
             return
         loop._decide_current_val_interval()
         done, end = (
@@ -115,7 +115,7 @@ class AtomicCheckpointHook(CheckpointHook):
     # -- saving
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        runner.message_hub.update_info('validated_iter', runner.iter)
+        runner.message_hub.update_info('iter_validated', runner.iter)
         super().after_val_epoch(runner, metrics)
         self._remove_superseded(runner)
 

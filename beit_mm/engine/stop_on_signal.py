@@ -1,5 +1,6 @@
 """A run that is told to stop finishes its iteration, saves, and exits so that a scheduler sees why."""
 
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -46,6 +47,7 @@ class StopOnSignal(Hook):
             self.group = torch.distributed.new_group(backend='gloo', timeout=timedelta(seconds=seconds))
         if not self.before:
             os.register_at_fork(after_in_child=self._shield)
+            multiprocessing.util.Finalize(None, _end_workers, exitpriority=100)
             self.before = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
     def after_run(self, runner: Runner) -> None:
@@ -117,3 +119,11 @@ class StopOnSignal(Hook):
 
 def _epochs(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _end_workers() -> None:
+    """At exit multiprocessing sends its daemons a SIGTERM, from which these are shielded, and waits for them without end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's calls a killed worker an error
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

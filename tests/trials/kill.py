@@ -52,7 +52,10 @@ def kills(n: int, seed: int, folder: Path, epochs: bool = False) -> dict[str, in
     while killed < n or work.exists():
         reader, writer = os.pipe()
         process = toy.start(
-            toy.train, toy.config(work, epochs=epochs), lambda done, writer=writer: os.write(writer, b'%d\n' % done), log=log
+            toy.train,
+            toy.config(work, epochs=epochs),
+            lambda done, writer=writer: os.write(writer, b'%d\n' % done),
+            log=log,
         )
         os.close(writer)
         reports = os.fdopen(reader)
@@ -93,5 +96,8 @@ def main(n: int, seed: int, folder: Path) -> bool:
     """The long form; prints its last line and says whether nothing was lost."""
     start, count = time.monotonic(), kills(n, seed, folder)
     words = ', '.join(f'{number} {name}' for name, number in count.items() if name not in ('lost', 'ends'))
-    print(f'{n} tried, {count["lost"]} lost, {words}; {count["ends"]} runs to their end, {time.monotonic() - start:.0f} s')
+    print(
+        f'{n} tried, {count["lost"]} lost, {words}; {count["ends"]} runs to their end, {time.monotonic() - start:.0f} s',
+        flush=True,
+    )
     return not any(number for name, number in count.items() if name != 'ends')

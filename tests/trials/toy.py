@@ -55,14 +55,22 @@ class ToyLoss(BaseMetric):
         return dict(loss=sum(results))
 
 
-def config(work_dir: Path, iters: int = 8, epochs: bool = False, workers: int = 0, **more: object) -> Config:
-    """Keep one checkpoint, and the best; save each iteration and validate every other, or each epoch of four."""
+def config(
+    work_dir: Path,
+    iters: int = 8,
+    epochs: bool = False,
+    interval: int = 1,
+    val: int = 2,
+    workers: int = 0,
+    **more: object,
+) -> Config:
+    """Keep one checkpoint, and the best; save every `interval` and validate every `val` iterations, or every epoch of four."""
     data = dict(type='SeededDataset', dataset=dict(type='ToyNoise', width=WIDTH))
     loader = dict(batch_size=2, num_workers=workers, dataset=data, collate_fn=dict(type='default_collate'))
     train = (
         dict(by_epoch=True, max_epochs=iters // 4)
         if epochs
-        else dict(by_epoch=False, max_iters=iters, val_interval=2)
+        else dict(by_epoch=False, max_iters=iters, val_interval=val)
     )
     return Config(
         dict(
@@ -78,7 +86,12 @@ def config(work_dir: Path, iters: int = 8, epochs: bool = False, workers: int = 
             param_scheduler=[dict(type='CosineAnnealingLR', by_epoch=False, T_max=iters)],
             default_hooks=dict(
                 checkpoint=dict(
-                    type='CheckpointHook', interval=1, by_epoch=epochs, max_keep_ckpts=1, save_best='loss', rule='less'
+                    type='CheckpointHook',
+                    interval=interval,
+                    by_epoch=epochs,
+                    max_keep_ckpts=1,
+                    save_best='loss',
+                    rule='less',
                 )
             ),
             randomness=dict(seed=0),
@@ -106,7 +119,9 @@ def train(cfg: Config, each: Callable | None = None) -> None:
     runner.train()
 
 
-def start(call: Callable, *args: object, log: Path, rank: int | None = None, ranks: int = 1, port: int = 0) -> BaseProcess:
+def start(
+    call: Callable, *args: object, log: Path, rank: int | None = None, ranks: int = 1, port: int = 0
+) -> BaseProcess:
     """A process, one of `ranks`, that calls; its exit code is what a program's would be, its words go to `log`."""
 
     def become() -> None:
