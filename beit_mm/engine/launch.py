@@ -93,10 +93,11 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
 
 def keep_whole(cfg: Config) -> None:
     """Puts AtomicCheckpointHook in the place of the stock one, which can lose every checkpoint, in place."""
-    hooks = cfg.setdefault('default_hooks', {})
-    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # mmengine's default
-    if hook and 'runner_type' not in cfg and hook.get('type') == 'CheckpointHook':
-        hook['type'] = 'beit_mm.AtomicCheckpointHook'
+    hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1)) | (
+        cfg.get('default_hooks') or {}
+    )  # mmengine's default
+    if hooks['checkpoint'] and 'runner_type' not in cfg and hooks['checkpoint'].get('type') == 'CheckpointHook':
+        cfg.default_hooks = hooks | dict(checkpoint=dict(hooks['checkpoint'], type='beit_mm.AtomicCheckpointHook'))
 
 
 def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -125,17 +126,19 @@ def start(
     """A process, one of `ranks`, that calls; its exit code is what a program's would be, its words go to `log`."""
 
     def become() -> None:
-        with log.open('ab') as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = log.open('a', buffering=1)  # pytest's own stand there otherwise
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stdout.fileno(), 2)
         if rank is not None:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
             os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
         try:
             call(*args)
+        except KeyboardInterrupt:  # multiprocessing makes it an exit with 1, an interpreter dies of it
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
         except Exception:
             traceback.print_exc()
-            sys.stderr.flush()
             os._exit(1)
 
     process = multiprocessing.get_context('fork').Process(target=become)
