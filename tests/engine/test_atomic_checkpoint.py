@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from trials import kill, toy
 
 from beit_mm.checkpoint import store
 from beit_mm.engine import AtomicCheckpointHook, launch
-from trials import kill, toy
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import EMAHook
+from trials import kill, signals, toy
 
 from beit_mm.checkpoint.files import read_file
-from trials import kill, signals, toy
 
 ROOT = Path(__file__).parents[2]
 
