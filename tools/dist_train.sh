@@ -8,6 +8,10 @@ config=$1 processes=$2
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
 
+# passed on to the processes; Slurm warns by SIGUSR1, which torchrun would just die of
+export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
+export TORCHELASTIC_SIGNALS_TO_HANDLE=$PET_SIGNALS_TO_HANDLE  # its name before torch 2.9
+
 exec "${PYTHON:-python}" -m torch.distributed.run --nproc-per-node="$processes" --nnodes="${NNODES:-1}" --node-rank="${NODE_RANK:-0}" \
     --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}" \
     "$(dirname "$0")/train.py" "$config" --launcher pytorch "${@:3}"

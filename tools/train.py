@@ -1,12 +1,16 @@
 """Train any config of this project, or of mmpretrain and mmseg: `python tools/train.py CONFIG`."""
 
-from beit_mm.engine import launch
+from beit_mm.engine import StopOnSignal, launch
 
 
 def main() -> None:
     parser = launch.parser(__doc__)
     parser.add_argument(
-        '--resume', nargs='?', const='auto', metavar='PATH', help='go on from PATH, or from the newest checkpoint'
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='PATH',
+        help='go on from PATH, or from the newest checkpoint that is whole',
     )
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='learning rate × (batch here / auto_scale_lr.base_batch_size)'
@@ -25,7 +29,9 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
-    launch.build_runner(cfg).train()
+    runner = launch.build_runner(cfg)
+    runner.register_hook(StopOnSignal())
+    runner.train()
     launch.leave()
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from . import pickled_modules
+from . import pickled_modules, store
 
 
 def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
@@ -76,6 +76,8 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_torch(path: Path, map_location: Any) -> Any:
+    if words := store.damage(path):
+        raise ValueError(f'{path} was not loaded: {words}. Take another copy, or an earlier checkpoint')
     if zipfile.is_zipfile(path):
         _check_archive(path)
     try:

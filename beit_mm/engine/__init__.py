@@ -1,18 +1,22 @@
 from .anneal import Anneal
 from .any_checkpoint import AnyCheckpoint
+from .atomic_checkpoint import AtomicCheckpointHook
 from .exact_resume import ExactResume
 from .init_codebook import InitCodebook
 from .layer_decay import LayerDecayConstructor
 from .metrics import MIMMetric, TokenizerMetric
 from .randomness import KeyedRandomness
+from .stop_on_signal import StopOnSignal
 
 __all__ = [
     'Anneal',
     'AnyCheckpoint',
+    'AtomicCheckpointHook',
     'ExactResume',
     'InitCodebook',
     'KeyedRandomness',
     'LayerDecayConstructor',
     'MIMMetric',
+    'StopOnSignal',
     'TokenizerMetric',
 ]

@@ -86,6 +86,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     if cfg.get('launcher', 'none') != 'none':
         join(cfg.launcher, 'gloo' if on_cpu else None, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800))
     changes = for_cpu(cfg) if on_cpu else []
+    keep_whole(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
     for hook in (KeyedRandomness(), ExactResume()):
@@ -94,6 +95,15 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     for change in changes:
         runner.logger.info(f'No GPU here: {change}')
     return runner
+
+
+def keep_whole(cfg: Config) -> None:
+    """Puts AtomicCheckpointHook in the place of the stock one, which can lose every checkpoint, in place."""
+    hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1)) | (
+        cfg.get('default_hooks') or {}
+    )  # mmengine's default
+    if hooks['checkpoint'] and 'runner_type' not in cfg and hooks['checkpoint'].get('type') == 'CheckpointHook':
+        cfg.default_hooks = hooks | dict(checkpoint=dict(hooks['checkpoint'], type='beit_mm.AtomicCheckpointHook'))
 
 
 def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> None:

@@ -1,0 +1,114 @@
+"""A run that is told to stop saves and exits with its code, on one process and on more; once more ends it at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import EMAHook
+from trials import kill, signals, toy
+
+from beit_mm.checkpoint.files import read_file
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quick(unformatted):
+    """Runners, and their forks, without laying out their configs."""
+
+
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_a_signal_at_a_random_moment_costs_no_iteration_and_the_run_goes_on_to_the_same_end(tmp_path, ranks):
+    count = signals.signals(3, seed=3, folder=tmp_path, ranks=ranks)
+    bad = {name: count[name] for name in ('lost', 'wrong exit', 'late', 'orphans', 'different')}
+    assert not any(bad.values()), (count, (tmp_path / 'log').read_text()[-3000:])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_twenty_signals(tmp_path, ranks):
+    assert signals.main(20, 0, tmp_path, ranks)
+
+
+def test_a_second_signal_ends_a_run_that_does_not_come_to_its_iteration_s_end(tmp_path):
+    def hang(done: int) -> None:
+        if done == 3:
+            time.sleep(60)
+
+    process = toy.start(toy.train, toy.config(tmp_path / 'a'), hang, log=tmp_path / 'log')
+    while not (tmp_path / 'a/iter_3.pth').exists():
+        time.sleep(0.01)
+    for wait in (0.3, 1.2, 0):  # the second is the terminal's and torchrun's same one
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(wait)
+        assert process.is_alive() or not wait
+    process.join(5)
+    assert process.exitcode == 130
+
+
+def test_told_while_it_validates_an_average_the_model_itself_is_saved(tmp_path):
+    class Told(EMAHook):
+        def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+            if runner.iter == 4 and batch_idx == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    from beit_mm.registry import HOOKS
+
+    HOOKS.register_module(name='Told', module=Told, force=True)
+    for hook, name in (('Told', 'told'), ('EMAHook', 'whole')):
+        cfg = toy.config(tmp_path / name, custom_hooks=[dict(type=hook)])
+        process = toy.start(toy.train, cfg, log=tmp_path / 'log')
+        process.join()
+        assert process.exitcode == (143 if name == 'told' else 0), (tmp_path / 'log').read_text()[-2000:]
+    process = toy.start(
+        toy.train, toy.config(tmp_path / 'told', custom_hooks=[dict(type='EMAHook')]), log=tmp_path / 'log'
+    )
+    process.join()
+    assert process.exitcode == 0, (tmp_path / 'log').read_text()[-2000:]
+    averages = [read_file(tmp_path / name / 'iter_8.pth')['ema_state_dict'] for name in ('told', 'whole')]
+    assert kill.same(*averages) and kill.same(kill.result(tmp_path / 'told'), kill.result(tmp_path / 'whole'))
+
+
+def test_between_epochs_ends_what_is_saved_is_named_by_its_iteration(tmp_path):
+    def told(done: int) -> None:
+        if done == 6:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    process = toy.start(toy.train, toy.config(tmp_path / 'a', iters=12, epochs=True), told, log=tmp_path / 'log')
+    process.join()
+    assert process.exitcode == 138, (tmp_path / 'log').read_text()[-2000:]
+    meta = torch.load(tmp_path / 'a/iter_6.pth', weights_only=True)['meta']
+    assert (meta['epoch'], meta['iter']) == (1, 6) and not (tmp_path / 'a/epoch_1.pth').exists()
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_torchrun_passes_a_signal_on_and_waits_for_the_checkpoint(tmp_path, number):
+    work, config = tmp_path / 'work', tmp_path / 'toy.py'
+    cfg = toy.config(work, iters=100_000, interval=100_000, val=100_000)
+    cfg.custom_imports = dict(imports=['trials.toy'])
+    cfg.resume = False
+    config.write_text('\n'.join(f'{key} = {value!r}' for key, value in cfg.to_dict().items()))
+    env = os.environ | dict(
+        PYTHON=sys.executable, PORT=str(toy.free_port()), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1'
+    )
+    env['PYTHONPATH'] = os.pathsep.join([str(ROOT / 'tests'), *filter(None, [env.get('PYTHONPATH')]), str(ROOT)])
+    with (tmp_path / 'log').open('w') as log:
+        words = ['bash', str(ROOT / 'tools/dist_train.sh'), str(config), '2', '--work-dir', str(work)]
+        run = subprocess.Popen(words, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        end = time.monotonic() + 90
+        while 'Epoch(train)' not in (tmp_path / 'log').read_text() and time.monotonic() < end and run.poll() is None:
+            time.sleep(0.1)
+        start = time.monotonic()
+        run.send_signal(number)
+        code = run.wait(60)
+        took = time.monotonic() - start
+    text = (tmp_path / 'log').read_text()
+    assert f'{number.name}: saving behind iteration' in text and list(work.glob('iter_*.pth')), text[-3000:]
+    assert code != 0 and took < 10, (code, took)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)

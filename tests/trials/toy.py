@@ -1,0 +1,161 @@
+"""A run small enough to be killed hundreds of times: forked from a process that has imported everything already."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from torch.utils.data import Dataset
+
+from beit_mm.engine import StopOnSignal, launch
+from beit_mm.registry import DATASETS, METRICS, MODELS
+
+WIDTH = 256  # a checkpoint has 3 × 4 × width² bytes
+
+
+@DATASETS.register_module(force=True)
+class ToyNoise(Dataset):
+    """Eight vectors, drawn anew each time."""
+
+    def __init__(self, width: int):
+        self.width = width
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict:
+        return dict(inputs=torch.randn(self.width) + index)
+
+
+@MODELS.register_module(force=True)
+class ToyModel(BaseModel):
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = torch.nn.Linear(width, width)
+
+    def forward(self, inputs: torch.Tensor, mode: str = 'loss') -> object:
+        loss = (self.linear(inputs) - inputs).square().mean()
+        return dict(loss=loss) if mode == 'loss' else [dict(loss=loss)]
+
+
+@METRICS.register_module(force=True)
+class ToyLoss(BaseMetric):
+    def process(self, data_batch: object, data_samples: list[dict]) -> None:
+        self.results.append(float(data_samples[0]['loss']))
+
+    def compute_metrics(self, results: list[float]) -> dict:
+        return dict(loss=sum(results))
+
+
+def config(
+    work_dir: Path,
+    iters: int = 8,
+    epochs: bool = False,
+    interval: int = 1,
+    val: int = 2,
+    workers: int = 0,
+    **more: object,
+) -> Config:
+    """Keep one checkpoint, and the best; save every `interval` and validate every `val` iterations, or every epoch of four."""
+    data = dict(type='SeededDataset', dataset=dict(type='ToyNoise', width=WIDTH))
+    loader = dict(batch_size=2, num_workers=workers, dataset=data, collate_fn=dict(type='default_collate'))
+    train = (
+        dict(by_epoch=True, max_epochs=iters // 4)
+        if epochs
+        else dict(by_epoch=False, max_iters=iters, val_interval=val)
+    )
+    return Config(
+        dict(
+            default_scope='beit_mm',
+            model=dict(type='ToyModel', width=WIDTH),
+            work_dir=str(work_dir),
+            train_dataloader=dict(loader, sampler=dict(type='KeyedSampler', seed=0, infinite=not epochs)),
+            val_dataloader=dict(loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)),
+            val_evaluator=dict(type='ToyLoss'),
+            val_cfg=dict(),
+            train_cfg=train,
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+            param_scheduler=[dict(type='CosineAnnealingLR', by_epoch=False, T_max=iters)],
+            default_hooks=dict(
+                checkpoint=dict(
+                    type='CheckpointHook',
+                    interval=interval,
+                    by_epoch=epochs,
+                    max_keep_ckpts=1,
+                    save_best='loss',
+                    rule='less',
+                )
+            ),
+            randomness=dict(seed=0),
+            log_level='INFO',
+            resume=True,
+            **more,
+        )
+    )
+
+
+def train(cfg: Config, each: Callable | None = None) -> None:
+    """What tools/train.py does; `each(iteration)` is called behind every iteration, when it is on disk."""
+    from mmengine.hooks import Hook
+
+    class Each(Hook):
+        priority = 95  # behind the checkpoint, before StopOnSignal
+
+        def after_train_iter(self, runner, **_: object) -> None:
+            each(runner.iter + 1)
+
+    runner = launch.build_runner(cfg)
+    runner.register_hook(StopOnSignal())
+    if each:
+        runner.register_hook(Each())
+    runner.train()
+
+
+def start(
+    call: Callable, *args: object, log: Path, rank: int | None = None, ranks: int = 1, port: int = 0
+) -> BaseProcess:
+    """A process, one of `ranks`, that calls; its exit code is what a program's would be, its words go to `log`."""
+
+    def become() -> None:
+        sys.stdout = sys.stderr = log.open('a', buffering=1)  # pytest's own stand there otherwise
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stdout.fileno(), 2)
+        if rank is not None:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+            os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        try:
+            call(*args)
+        except KeyboardInterrupt:  # multiprocessing makes it an exit with 1, an interpreter dies of it
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+
+    process = multiprocessing.get_context('fork').Process(target=become)
+    process.start()
+    return process
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
+def light() -> None:
+    """For this process and its forks: one thread, and no laying out of configs, which takes a Runner seconds."""
+    import importlib
+
+    torch.set_num_threads(1)
+    for name in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
+        importlib.import_module(name).FormatCode = lambda text, **_: (text, True)
