@@ -19,6 +19,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
+from ..data.guard import GuardData
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
 
@@ -85,6 +86,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     changes = for_cpu(cfg) if on_cpu else []
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
+    runner.register_hook(GuardData())
     for change in changes:
         runner.logger.info(f'No GPU here: {change}')
     return runner

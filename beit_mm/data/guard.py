@@ -1,0 +1,129 @@
+"""The sample guard: in a data set that is built, the hosts' loaders are replaced by those of `reading`.
+
+Configs keep the hosts' names, which their inferencers look for. `SeededDataset` guards what it wraps, and `GuardData`, which
+`tools/train.py` and `tools/test.py` register, the data sets of a run that are not wrapped: validation and test.
+"""
+
+from pathlib import Path
+
+import mmcv.transforms
+from mmcv.transforms import BaseTransform, TestTimeAug
+from mmengine.hooks import Hook
+from torch.utils.data import Dataset
+
+from ..registry import HOOKS
+from .reading import MAX_PIXELS, BadSample, decode_image, decode_labels, read_bytes, to_classes
+
+
+class CheckLabel(BaseTransform):
+    """First of a pipeline: a class label is 0 … classes − 1. Raises BadSample that names the image."""
+
+    def __init__(self, classes: int | None):
+        self.classes = classes
+
+    def transform(self, results: dict) -> dict:
+        label = results.get('gt_label')
+        for one in label if isinstance(label, (list, tuple)) else () if label is None else (label,):
+            if not 0 <= one < (self.classes or one + 1):
+                end = '' if self.classes is None else f' to {self.classes - 1}'
+                raise BadSample(f'{results.get("img_path")} has the label {one}: classes are numbered 0{end}')
+        return results
+
+
+class ReadImage(BaseTransform):
+    """In place of mmcv's LoadImageFromFile: adds `img` (BGR [H, W, 3]), `img_shape`, `ori_shape`, `exif_orientation`."""
+
+    def __init__(self, host: mmcv.transforms.LoadImageFromFile, max_pixels: int):
+        self.host, self.max_pixels = host, max_pixels
+
+    def transform(self, results: dict) -> dict:
+        path = results['img_path']
+        content = read_bytes(path, self.host.backend_args)
+        image, results['exif_orientation'] = decode_image(path, content, self.max_pixels)
+        results['img'] = image.astype('float32') if self.host.to_float32 else image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+
+class ReadLabels(BaseTransform):
+    """In place of mmseg's LoadAnnotations: adds `gt_seg_map`, uint8 [H, W] of class ids and 255."""
+
+    def __init__(self, host: BaseTransform, classes: int | None, max_pixels: int):
+        self.host, self.classes, self.max_pixels = host, classes, max_pixels
+
+    def transform(self, results: dict) -> dict:
+        path, reduce = results['seg_map_path'], results['reduce_zero_label']
+        if self.host.reduce_zero_label not in (None, reduce):
+            raise ValueError(
+                f'reduce_zero_label is {reduce} in the data set and {self.host.reduce_zero_label} in LoadAnnotations: make '
+                'them equal'
+            )
+        ids = decode_labels(
+            path,
+            read_bytes(path, self.host.backend_args),
+            results['ori_shape'],
+            results.get('exif_orientation', 1),
+            self.max_pixels,
+        )
+        results['gt_seg_map'] = to_classes(path, ids, self.classes, reduce, results.get('label_map'))
+        results['seg_fields'].append('gt_seg_map')
+        return results
+
+
+def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = None) -> Dataset:
+    """The same data set, whose files are read rightly or raise BadSample; again, or of another kind, nothing changes.
+
+    Wrappers and test-time augmentation are entered. Loaders that are not the hosts' plain ones stay as they are.
+
+    Args:
+        max_pixels: more than these are not decoded.
+        classes: how many there are; as many as the data set names unless told.
+
+    Raises ValueError for a folder of a class that holds no image.
+    """
+    for inner in [*getattr(dataset, 'datasets', []), getattr(dataset, 'dataset', None)]:
+        if inner is not None:
+            guard(inner, max_pixels, classes)
+    pipeline = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
+    if not isinstance(pipeline, list) or any(isinstance(step, CheckLabel) for step in pipeline):
+        return dataset
+    _refuse_empty_classes(dataset)
+    classes = classes or len(getattr(dataset, 'metainfo', {}).get('classes') or ()) or None
+    _replace(pipeline, classes, max_pixels)
+    pipeline.insert(0, CheckLabel(classes))
+    return dataset
+
+
+def _replace(steps: list, classes: int | None, max_pixels: int) -> None:
+    for place, step in enumerate(steps):
+        if isinstance(step, TestTimeAug):
+            for branch in step.subroutines:
+                _replace(branch.transforms, classes, max_pixels)
+        elif type(step) is mmcv.transforms.LoadImageFromFile:
+            if step.color_type == 'color' and step.file_client_args is None and not step.ignore_empty:
+                steps[place] = ReadImage(step, max_pixels)
+        elif f'{type(step).__module__}.{type(step).__name__}' == 'mmseg.datasets.transforms.loading.LoadAnnotations':
+            steps[place] = ReadLabels(step, classes, max_pixels)
+
+
+def _refuse_empty_classes(dataset: Dataset) -> None:
+    """mmpretrain warns only, and counts the class."""
+    for name in getattr(dataset, 'folder_to_idx', None) or ():
+        folder = Path(dataset.img_prefix, name)
+        if folder.is_dir() and not any(dataset.is_valid_file(str(file)) for file in folder.rglob('*')):
+            raise ValueError(
+                f'{folder} is the folder of a class and holds no image ({", ".join(dataset.extensions)}): put some there, or '
+                'remove it in every split'
+            )
+
+
+@HOOKS.register_module()
+class GuardData(Hook):
+    """Guards the data sets of a run before their first sample is read, also those that no SeededDataset wraps."""
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner) -> None:
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):  # a loop of no use here is still a dict
+            if hasattr(loop, 'dataloader'):
+                guard(loop.dataloader.dataset)
