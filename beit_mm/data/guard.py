@@ -4,10 +4,12 @@ Configs keep the hosts' names, which their inferencers look for. `SeededDataset`
 `tools/train.py` and `tools/test.py` register, the data sets of a run that are not wrapped: validation and test.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import mmcv.transforms
 from mmcv.transforms import BaseTransform, TestTimeAug
+from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from torch.utils.data import Dataset
 
@@ -81,17 +83,37 @@ def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = 
 
     Raises ValueError for a folder of a class that holds no image.
     """
-    for inner in [*getattr(dataset, 'datasets', []), getattr(dataset, 'dataset', None)]:
-        if inner is not None:
-            guard(inner, max_pixels, classes)
-    pipeline = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
-    if not isinstance(pipeline, list) or any(isinstance(step, CheckLabel) for step in pipeline):
-        return dataset
-    _refuse_empty_classes(dataset)
-    classes = classes or len(getattr(dataset, 'metainfo', {}).get('classes') or ()) or None
-    _replace(pipeline, classes, max_pixels)
-    pipeline.insert(0, CheckLabel(classes))
+    for leaf in leaves(dataset):
+        if not any(isinstance(step, CheckLabel) for step in leaf.pipeline.transforms):
+            _refuse_empty_classes(leaf)
+            known = classes or len(leaf.metainfo.get('classes') or ()) or None
+            _replace(leaf.pipeline.transforms, known, max_pixels)
+            leaf.pipeline.transforms.insert(0, CheckLabel(known))
     return dataset
+
+
+def leaves(dataset: Dataset) -> Iterator[BaseDataset]:
+    """The data sets inside all wrappers that have a pipeline."""
+    if isinstance(dataset, BaseDataset):
+        yield dataset
+    else:
+        for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
+            if inner is not None:
+                yield from leaves(inner)
+
+
+def read_only(leaf: BaseDataset, index: int) -> dict:
+    """Of a guarded data set: a sample as its loaders read it, before it is resized, augmented and packed.
+
+    Raises BadSample as training would.
+    """
+    results = leaf.get_data_info(index)
+    steps = list(leaf.pipeline.transforms)
+    steps += [inner for step in steps if isinstance(step, TestTimeAug) for inner in step.subroutines[0].transforms]
+    for step in steps:
+        if isinstance(step, (CheckLabel, ReadImage, ReadLabels)):
+            results = step.transform(results)
+    return results
 
 
 def _replace(steps: list, classes: int | None, max_pixels: int) -> None:
