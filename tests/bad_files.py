@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ def pixels(seed: int = 0, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray
     return np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
+@cache
 def jpeg(mode: str = 'RGB', orientation: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)) -> bytes:
     exif = Image.Exif()
     if orientation != 1:
@@ -40,6 +42,12 @@ def declared(width: int, height: int) -> bytes:
     png[16:24] = struct.pack('>II', width, height)
     png[29:33] = struct.pack('>I', zlib.crc32(png[12:29]))
     return bytes(png)
+
+
+@cache
+def _large() -> bytes:
+    """A valid file of 50 kB."""
+    return encoded(Image.new('1', (20_000, 20_000)))
 
 
 # name of the file, what it holds, what the error says of it, or None where it must be read
@@ -68,7 +76,7 @@ IMAGES = {
     'empty': ('a.jpg', lambda: b'', 'is empty'),
     'text': ('a.jpg', lambda: b'<html>404 not found</html>', 'is no image: it begins with .*<html>'),
     '60 000×60 000 declared': ('a.png', lambda: declared(60_000, 60_000), '60000×60000, over the limit of'),
-    '20 000×20 000': ('a.png', lambda: encoded(Image.new('1', (20_000, 20_000))), '20000×20000, over the limit of'),
+    '20 000×20 000': ('a.png', _large, '20000×20000, over the limit of'),
     'broken link': ('a.jpg', lambda: None, 'a link to .*nowhere.*No such file'),
 }
 READABLE = [name for name, (_, _, error) in IMAGES.items() if error is None]

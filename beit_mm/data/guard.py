@@ -4,6 +4,7 @@ Configs keep the hosts' names, which their inferencers look for. `SeededDataset`
 `tools/train.py` and `tools/test.py` register, the data sets of a run that are not wrapped: validation and test.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,11 +82,11 @@ def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = 
         max_pixels: more than these are not decoded.
         classes: how many there are; as many as the data set names unless told.
 
-    Raises ValueError for a folder of a class that holds no image.
+    Raises ValueError for a folder of a class that holds no image, and BadSample for a link to nowhere among the images.
     """
     for leaf in leaves(dataset):
         if not any(isinstance(step, CheckLabel) for step in leaf.pipeline.transforms):
-            _refuse_empty_classes(leaf)
+            _refuse_what_listing_hides(leaf)
             known = classes or len(leaf.metainfo.get('classes') or ()) or None
             _replace(leaf.pipeline.transforms, known, max_pixels)
             leaf.pipeline.transforms.insert(0, CheckLabel(known))
@@ -128,13 +129,22 @@ def _replace(steps: list, classes: int | None, max_pixels: int) -> None:
             steps[place] = ReadLabels(step, classes, max_pixels)
 
 
-def _refuse_empty_classes(dataset: Dataset) -> None:
-    """mmpretrain warns only, and counts the class."""
-    for name in getattr(dataset, 'folder_to_idx', None) or ():
-        folder = Path(dataset.img_prefix, name)
-        if folder.is_dir() and not any(dataset.is_valid_file(str(file)) for file in folder.rglob('*')):
+def _refuse_what_listing_hides(leaf: BaseDataset) -> None:
+    """Where a data set is what its folders hold: the hosts leave out broken links in silence, and count empty classes."""
+    prefix = leaf.data_prefix.get('img_path')
+    if leaf.ann_file or not prefix or not os.path.isdir(prefix):
+        return
+    for folder, _, names in os.walk(prefix, followlinks=True):
+        if names:
+            with os.scandir(folder) as entries:
+                broken = next((e.path for e in entries if e.is_symlink() and not os.path.exists(e.path)), None)
+            if broken:
+                raise BadSample(f'{broken}, a link to {os.readlink(broken)}: No such file; mend or remove it')
+    for name in getattr(leaf, 'folder_to_idx', None) or ():
+        folder = Path(prefix, name)
+        if not any(leaf.is_valid_file(str(file)) for file in folder.rglob('*')):
             raise ValueError(
-                f'{folder} is the folder of a class and holds no image ({", ".join(dataset.extensions)}): put some there, or '
+                f'{folder} is the folder of a class and holds no image ({", ".join(leaf.extensions)}): put some there, or '
                 'remove it in every split'
             )
 

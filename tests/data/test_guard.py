@@ -35,6 +35,7 @@ def configs() -> dict:
 def dataset(cfg, split: str, root: Path, pipeline: list | None = None, **options) -> dict:
     """The config's own pipeline over the files in `root`: class folders, or pairs of three classes."""
     init_default_scope(cfg.default_scope)
+    options.update(serialize_data=False)  # which collects all garbage of the process
     own = next(node for node in nodes(cfg[f'{split}_dataloader'].dataset) if 'pipeline' in node)
     pipeline = own.pipeline if pipeline is None else pipeline
     if cfg.default_scope == 'mmseg':
@@ -74,11 +75,14 @@ def test_an_image_is_read_or_named(tmp_path, configs, task, split, name):
         if message is None:
             shown = decode_image('', content)[0].shape[:2]
         bad_files.write(tmp_path / 'maps' / f'{path.stem}.png', bad_files.grey(bad_files.ids(shown)))
+    if content is None:  # with it alone the folder would be empty
+        bad_files.write(path.parent / 'whole.jpg', bad_files.jpeg())
     turned = name.startswith('EXIF') and cfg.default_scope == 'mmseg' and int(name[-1]) < 5
     if message is None and not turned:
         found = sample(cfg, split, tmp_path)
-        for node in [value for value in found['inputs'] if torch.is_tensor(value)]:
-            assert node.numel()
+        inputs = found['inputs']
+        inputs = inputs if isinstance(inputs, list) else inputs.values() if isinstance(inputs, dict) else [inputs]
+        assert all(one.numel() and one.dtype in (torch.uint8, torch.bool) for one in inputs)
         return
     with pytest.raises(BadSample, match='cannot be told' if turned else message) as caught:
         sample(cfg, split, tmp_path)
@@ -209,9 +213,9 @@ def test_skip_logs_each_file_once_and_stops_beyond_the_share(mixed, workers, cap
 
 
 def test_raise_is_the_default_also_through_workers(mixed):
-    for workers in (0, 2):
+    for workers in (0, 1):
         with pytest.raises(BadSample, match='017.jpg is empty'):
-            read(mixed(), [(0, i) for i in range(200)], workers)
+            read(mixed(), [(0, i) for i in range(15, 19)], workers)
 
 
 @pytest.mark.parametrize('wrong', [dict(on_bad_sample='ignore'), dict(max_bad_share=1.0), dict(max_bad_share=-0.1)])
@@ -237,7 +241,7 @@ def test_a_run_names_the_bad_file_of_a_validation_set_that_is_not_wrapped(tmp_pa
     cfg = configs['classification'].copy()
     given = dataset(cfg, 'test', tmp_path / 'data')
     loader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=given)
-    cfg.update(work_dir=str(tmp_path / 'work'), test_dataloader=loader, load_from=None, launcher='none')
+    cfg.work_dir, cfg.test_dataloader, cfg.load_from = str(tmp_path / 'work'), loader, None
     cfg.model = dict(
         type='ImageClassifier',
         backbone=dict(type='mmpretrain.LeNet5', num_classes=-1),
