@@ -21,9 +21,9 @@ def pixels(seed: int = 0, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray
 @cache
 def jpeg(mode: str = 'RGB', orientation: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)) -> bytes:
     exif = Image.Exif()
-    if orientation != 1:
-        exif[0x0112] = orientation
-    return encoded(Image.fromarray(pixels(size=size)).convert(mode), 'JPEG', exif=exif, quality=95)
+    exif[0x0112] = orientation
+    options = dict(exif=exif) if orientation != 1 else {}
+    return encoded(Image.fromarray(pixels(size=size)).convert(mode), 'JPEG', quality=95, **options)
 
 
 def encoded(image: Image.Image, kind: str = 'PNG', **options) -> bytes:

@@ -1,8 +1,8 @@
 """Reading images and label maps: rightly, or with an error that names the file and says what is wrong.
 
-The host's OpenCV decodes what is whole and ordinary, with its own bits and its own speed. Pillow opens everything first,
-which reads the header alone, and decodes the rest: what is odd (palette, alpha, CMYK) or does not end as it should, of
-which OpenCV gives garbage, a rounded value or no reason.
+The host's OpenCV decodes what is whole and ordinary, with its own bits and its own speed. Pillow opens what is not a plain
+JPEG, which reads the header alone, and decodes what is odd (palette, alpha, CMYK) or does not end as it should, of which
+OpenCV gives garbage, a rounded value or no reason.
 """
 
 import io
@@ -76,11 +76,35 @@ def oriented(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
+def _plain_jpeg(content: bytes) -> int:
+    """Pixels of a whole JPEG of 8 bits, gray or in colour, that has no EXIF, XMP or Adobe segment; 0 for all else.
+
+    Most files are such, and Pillow takes a tenth of the time of decoding to say so.
+    """
+    place = 2 if content[:2] == b'\xff\xd8' and _ENDS['JPEG'] in content[-64:] else len(content)
+    while content[place : place + 1] == b'\xff' and len(content) > place + 9:
+        marker = content[place + 1]
+        if marker in (0xC0, 0xC1, 0xC2):  # the frame: precision, height, width, components
+            height, width = content[place + 5] << 8 | content[place + 6], content[place + 7] << 8 | content[place + 8]
+            return height * width if content[place + 4] == 8 and content[place + 9] in (1, 3) else 0
+        if marker not in (0xDB, 0xC4, 0xDD, 0xE0, 0xFE):  # tables, restart interval, JFIF, comment
+            return 0
+        place += 2 + (content[place + 2] << 8 | content[place + 3])
+    return 0
+
+
+def _by_opencv(content: bytes) -> np.ndarray | None:
+    """BGR uint8 [H, W, 3] as stored; None where it cannot."""
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
 def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
     """An image as Pillow and its EXIF tag show it → BGR uint8 [H, W, 3], and the orientation 1 … 8 that was applied.
 
     Of 16 bits the upper 8 are taken, alpha is dropped. Raises BadSample, for 16 bits of which the upper 8 are all 0 too.
     """
+    if 0 < _plain_jpeg(content) <= max_pixels and (array := _by_opencv(content)) is not None:
+        return array, 1
     with _opened(path, content, max_pixels) as image:
         orientation = _orientation(image)
         deep = ';16' in image.mode or ';16' in str(image.tile)
@@ -88,8 +112,7 @@ def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tup
             raise BadSample(f'{path} has 32 bits a pixel (mode {image.mode}): make them 8')
         array = None
         if image.mode in ('RGB', 'L') and _ENDS.get(image.format, b'-') in content[-64:]:
-            flag = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            array = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+            array = _by_opencv(content)
         if array is None:
             if image.mode.startswith('I;16'):  # Pillow would cut at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

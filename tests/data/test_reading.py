@@ -11,6 +11,7 @@ import pytest
 from bad_files import IMAGES, MAPS, READABLE
 from PIL import Image, ImageOps
 
+from beit_mm.data import reading
 from beit_mm.data.reading import BadSample, decode_image, decode_labels, oriented, read_bytes, to_classes
 
 
@@ -41,6 +42,22 @@ def test_an_ordinary_jpeg_has_the_bits_that_the_host_gives(quality, options):
             Image.fromarray(bad_files.pixels(size=(61, 83))), 'JPEG', quality=quality, exif=exif, **options
         )
         np.testing.assert_array_equal(decode_image('a', content)[0], mmcv.imfrombytes(content))
+
+
+def test_only_a_whole_jpeg_without_tags_is_taken_for_plain():
+    photo = Image.fromarray(bad_files.pixels())
+    for options in (
+        {},
+        dict(progressive=True),
+        dict(subsampling=0),
+        dict(comment=b'by hand'),
+        dict(restart_marker_rows=1),
+    ):
+        content = bad_files.encoded(photo, 'JPEG', **options)
+        assert reading._plain_jpeg(content) == reading._plain_jpeg(bad_files.jpeg('L')) == photo.width * photo.height
+        assert all(reading._plain_jpeg(content[:kept]) == 0 for kept in range(len(content) - 2))
+    others = [IMAGES[name][1]() for name in IMAGES if name not in ('ordinary', 'named in Unicode', 'gray')]
+    assert {reading._plain_jpeg(content or b'') for content in others} == {0}
 
 
 def test_a_jpeg_with_bytes_after_its_end_is_read_and_one_cut_within_a_thumbnail_of_the_end_mark_is_not():
