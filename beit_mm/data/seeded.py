@@ -1,5 +1,6 @@
 """Randomness of the data is a function of (seed, epoch, sample): for any data set, pipeline and number of workers."""
 
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +8,12 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.logging import print_log
 from torch.utils.data import Dataset, Sampler
 
 from ..registry import DATA_SAMPLERS, DATASETS
+from .guard import guard
+from .reading import MAX_PIXELS, BadSample
 
 
 def seed_all(*key: int) -> int:
@@ -36,14 +40,33 @@ def seeded(*key: int) -> Iterator[None]:
 
 @DATASETS.register_module()
 class SeededDataset(Dataset):
-    """Any OpenMMLab data set whose transforms draw from (seed, epoch, index).
+    """Any OpenMMLab data set whose transforms draw from (seed, epoch, index) and whose files are guarded (`guard`).
 
     `KeyedSampler` hands out (epoch, index); with another sampler's plain indices the epoch is 0 (validation).
+
+    Args:
+        on_bad_sample: `raise` BadSample, which names the file; or `skip` to another sample, a function of (seed, epoch,
+            index) too, and log the file, once in a run.
+        max_bad_share: `skip` stops the run with a ValueError when more than this share of the data set is bad. The workers
+            of a process count together, the processes of a distributed run each for itself.
+        max_pixels: larger images are bad.
+
     Raises ValueError when the data set is empty.
     """
 
-    def __init__(self, dataset: dict, seed: int = 0):
-        self.seed = seed
+    def __init__(
+        self,
+        dataset: dict,
+        seed: int = 0,
+        on_bad_sample: str = 'raise',
+        max_bad_share: float = 0.01,
+        max_pixels: int = MAX_PIXELS,
+    ):
+        if on_bad_sample not in ('raise', 'skip'):
+            raise ValueError(f"on_bad_sample={on_bad_sample!r}: 'raise' and 'skip' are possible")
+        if not 0 <= max_bad_share < 1:
+            raise ValueError(f'max_bad_share={max_bad_share}: a share of 0 up to, not including, 1 is possible')
+        self.seed, self.skip, self.max_bad_share = seed, on_bad_sample == 'skip', max_bad_share
         try:
             self.dataset = DATASETS.build(dataset)
             empty = not len(self.dataset)
@@ -54,6 +77,10 @@ class SeededDataset(Dataset):
         if empty:
             place = {key: dataset[key] for key in ('data_root', 'data_prefix', 'ann_file') if dataset.get(key)}
             raise ValueError(f'no sample was found in {place or dataset}: check the paths, and that images are there')
+        guard(self.dataset, max_pixels)
+        self.bad = torch.zeros(
+            len(self.dataset) if self.skip else 0, dtype=torch.bool
+        ).share_memory_()  # by all workers
 
     @property
     def metainfo(self) -> dict:
@@ -67,8 +94,28 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        with seeded(self.seed, epoch, index):
-            return self.dataset[index]
+        others = None
+        while True:
+            try:
+                with seeded(self.seed, epoch, index):
+                    return self.dataset[index]
+            except BadSample as error:
+                if not self.skip:
+                    raise
+                self._note(index, error)
+            others = others or np.random.default_rng((self.seed, epoch, index))
+            index = int(others.integers(len(self)))
+
+    def _note(self, index: int, error: BadSample) -> None:
+        if self.bad[index]:
+            return
+        self.bad[index] = True
+        print_log(f'skipped: {error}', 'current', logging.WARNING)
+        if (count := int(self.bad.sum())) > self.max_bad_share * len(self):
+            raise ValueError(
+                f'{count} of {len(self)} samples are bad, more than max_bad_share={self.max_bad_share} allows; the last: '
+                f'{error}. List all with `python tools/check_data.py CONFIG`'
+            )
 
 
 @DATA_SAMPLERS.register_module()

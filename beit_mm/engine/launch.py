@@ -19,6 +19,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
+from ..data.guard import GuardData
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
 from .exact_resume import ExactResume
@@ -89,7 +90,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     keep_whole(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
-    for hook in (KeyedRandomness(), ExactResume()):
+    for hook in (KeyedRandomness(), ExactResume(), GuardData()):
         if not any(isinstance(known, type(hook)) for known in runner.hooks):
             runner.register_hook(hook)
     for change in changes:

@@ -1,0 +1,161 @@
+"""The sample guard: in a data set that is built, the hosts' loaders are replaced by those of `reading`.
+
+Configs keep the hosts' names, which their inferencers look for. `SeededDataset` guards what it wraps, and `GuardData`, which
+`tools/train.py` and `tools/test.py` register, the data sets of a run that are not wrapped: validation and test.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmcv.transforms
+from mmcv.transforms import BaseTransform, TestTimeAug
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from torch.utils.data import Dataset
+
+from ..registry import HOOKS
+from .reading import MAX_PIXELS, BadSample, decode_image, decode_labels, read_bytes, to_classes
+
+
+class CheckLabel(BaseTransform):
+    """First of a pipeline: a class label is 0 … classes − 1. Raises BadSample that names the image."""
+
+    def __init__(self, classes: int | None):
+        self.classes = classes
+
+    def transform(self, results: dict) -> dict:
+        label = results.get('gt_label')
+        for one in label if isinstance(label, (list, tuple)) else () if label is None else (label,):
+            if not 0 <= one < (self.classes or one + 1):
+                end = '' if self.classes is None else f' to {self.classes - 1}'
+                raise BadSample(f'{results.get("img_path")} has the label {one}: classes are numbered 0{end}')
+        return results
+
+
+class ReadImage(BaseTransform):
+    """In place of mmcv's LoadImageFromFile: adds `img` (BGR [H, W, 3]), `img_shape`, `ori_shape`, `exif_orientation`."""
+
+    def __init__(self, host: mmcv.transforms.LoadImageFromFile, max_pixels: int):
+        self.host, self.max_pixels = host, max_pixels
+
+    def transform(self, results: dict) -> dict:
+        path = results['img_path']
+        content = read_bytes(path, self.host.backend_args)
+        image, results['exif_orientation'] = decode_image(path, content, self.max_pixels)
+        results['img'] = image.astype('float32') if self.host.to_float32 else image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+
+class ReadLabels(BaseTransform):
+    """In place of mmseg's LoadAnnotations: adds `gt_seg_map`, uint8 [H, W] of class ids and 255."""
+
+    def __init__(self, host: BaseTransform, classes: int | None, max_pixels: int):
+        self.host, self.classes, self.max_pixels = host, classes, max_pixels
+
+    def transform(self, results: dict) -> dict:
+        path, reduce = results['seg_map_path'], results['reduce_zero_label']
+        if self.host.reduce_zero_label not in (None, reduce):
+            raise ValueError(
+                f'reduce_zero_label is {reduce} in the data set and {self.host.reduce_zero_label} in LoadAnnotations: make '
+                'them equal'
+            )
+        ids = decode_labels(
+            path,
+            read_bytes(path, self.host.backend_args),
+            results['ori_shape'],
+            results.get('exif_orientation', 1),
+            self.max_pixels,
+        )
+        results['gt_seg_map'] = to_classes(path, ids, self.classes, reduce, results.get('label_map'))
+        results['seg_fields'].append('gt_seg_map')
+        return results
+
+
+def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = None) -> Dataset:
+    """The same data set, whose files are read rightly or raise BadSample; again, or of another kind, nothing changes.
+
+    Wrappers and test-time augmentation are entered. Loaders that are not the hosts' plain ones stay as they are.
+
+    Args:
+        max_pixels: more than these are not decoded.
+        classes: how many there are; as many as the data set names unless told.
+
+    Raises ValueError for a folder of a class that holds no image, and BadSample for a link to nowhere among the images.
+    """
+    for leaf in leaves(dataset):
+        if not any(isinstance(step, CheckLabel) for step in leaf.pipeline.transforms):
+            _refuse_what_listing_hides(leaf)
+            known = classes or len(leaf.metainfo.get('classes') or ()) or None
+            _replace(leaf.pipeline.transforms, known, max_pixels)
+            leaf.pipeline.transforms.insert(0, CheckLabel(known))
+    return dataset
+
+
+def leaves(dataset: Dataset) -> Iterator[BaseDataset]:
+    """The data sets inside all wrappers that have a pipeline."""
+    if isinstance(dataset, BaseDataset):
+        yield dataset
+    else:
+        for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
+            if inner is not None:
+                yield from leaves(inner)
+
+
+def read_only(leaf: BaseDataset, index: int) -> dict:
+    """Of a guarded data set: a sample as its loaders read it, before it is resized, augmented and packed.
+
+    Raises BadSample as training would.
+    """
+    results = leaf.get_data_info(index)
+    steps = list(leaf.pipeline.transforms)
+    steps += [inner for step in steps if isinstance(step, TestTimeAug) for inner in step.subroutines[0].transforms]
+    for step in steps:
+        if isinstance(step, (CheckLabel, ReadImage, ReadLabels)):
+            results = step.transform(results)
+    return results
+
+
+def _replace(steps: list, classes: int | None, max_pixels: int) -> None:
+    for place, step in enumerate(steps):
+        if isinstance(step, TestTimeAug):
+            for branch in step.subroutines:
+                _replace(branch.transforms, classes, max_pixels)
+        elif type(step) is mmcv.transforms.LoadImageFromFile:
+            if step.color_type == 'color' and step.file_client_args is None and not step.ignore_empty:
+                steps[place] = ReadImage(step, max_pixels)
+        elif f'{type(step).__module__}.{type(step).__name__}' == 'mmseg.datasets.transforms.loading.LoadAnnotations':
+            steps[place] = ReadLabels(step, classes, max_pixels)
+
+
+def _refuse_what_listing_hides(leaf: BaseDataset) -> None:
+    """Where a data set is what its folders hold: the hosts leave out broken links in silence, and count empty classes."""
+    prefix = leaf.data_prefix.get('img_path')
+    if leaf.ann_file or not prefix or not os.path.isdir(prefix):
+        return
+    for folder, _, names in os.walk(prefix, followlinks=True):
+        if names:
+            with os.scandir(folder) as entries:
+                broken = next((e.path for e in entries if e.is_symlink() and not os.path.exists(e.path)), None)
+            if broken:
+                raise BadSample(f'{broken}, a link to {os.readlink(broken)}: No such file; mend or remove it')
+    for name in getattr(leaf, 'folder_to_idx', None) or ():
+        folder = Path(prefix, name)
+        if not any(leaf.is_valid_file(str(file)) for file in folder.rglob('*')):
+            raise ValueError(
+                f'{folder} is the folder of a class and holds no image ({", ".join(leaf.extensions)}): put some there, or '
+                'remove it in every split'
+            )
+
+
+@HOOKS.register_module()
+class GuardData(Hook):
+    """Guards the data sets of a run before their first sample is read, also those that no SeededDataset wraps."""
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner) -> None:
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):  # a loop of no use here is still a dict
+            if hasattr(loop, 'dataloader'):
+                guard(loop.dataloader.dataset)
