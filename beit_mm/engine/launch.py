@@ -21,6 +21,8 @@ from mmengine.runner import Runner
 from .. import compat
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
+from .ranks import die_with_parent, resume_after_restart
+from .watchdog import Watchdog
 
 # What each launcher calls the variables that torch.distributed and DDP read.
 _NAMES = dict(
@@ -79,12 +81,15 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
         if cfg.get('default_scope') == host or f"'{host}." in str(cfg.to_dict())
     ]
     compat.require('torch', 'mmengine', 'mmcv', *hosts)
+    resume_after_restart(cfg)
     on_cpu = get_device() == 'cpu'
     if cfg.get('launcher', 'none') != 'none':
         join(cfg.launcher, 'gloo' if on_cpu else None, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800))
     changes = for_cpu(cfg) if on_cpu else []
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
+    if not any(isinstance(hook, Watchdog) for hook in runner.hooks):
+        runner.register_hook(Watchdog())
     for change in changes:
         runner.logger.info(f'No GPU here: {change}')
     return runner
@@ -95,6 +100,7 @@ def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> No
 
     Raises ValueError when the launcher's variables are not there. `timeout` is in seconds.
     """
+    die_with_parent()
     if launcher == 'slurm' and 'SLURM_NODELIST' in os.environ and 'MASTER_ADDR' not in os.environ:
         nodes = subprocess.run(
             ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], check=True, capture_output=True
