@@ -6,11 +6,14 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from beit_mm.checkpoint.files import read_file
+from beit_mm.engine.guard import guard
 from beit_mm.engine.ranks import apart, checksums
 from beit_mm.engine.watchdog import Watchdog
 
@@ -73,8 +76,8 @@ class Record(Hook):
         return [any(not torch.equal(a[k], b[k]) for k in a) for a, b in pairs]
 
 
-def run(tmp_path, faults: dict[int, str], hooks: tuple = (), patience: int = 3, iters: int = 10, **wrapper) -> Runner:
-    """Batches of 4, in order: sample i is in iteration i // 4 + 1."""
+def run(tmp_path, faults: dict[int, str], hooks: tuple = (), patience: int | None = 3, iters: int = 10, **wrapper) -> Runner:
+    """Batches of 4, in order: sample i is in iteration i // 4 + 1. `patience` None: unwatched."""
     optimizer = dict(type=wrapper.pop('optimizer', 'AdamW'), lr=0.01, **wrapper.pop('options', {}))
     runner = Runner(
         Toy(),
@@ -85,7 +88,7 @@ def run(tmp_path, faults: dict[int, str], hooks: tuple = (), patience: int = 3, 
         train_cfg=dict(by_epoch=False, max_iters=iters),
         optim_wrapper=dict(optimizer=optimizer, **wrapper),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=5), checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False)),
-        custom_hooks=[Watchdog(patience), *hooks],
+        custom_hooks=[*([Watchdog(patience)] if patience else []), *hooks],
         experiment_name=tmp_path.name,
     )  # fmt: skip
     runner.train()
@@ -125,23 +128,55 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_named(kind, fault, 
     assert 'head.weight' not in words.split('gradients of')[-1].splitlines()[0] or fault != 'gradient'
 
 
-def test_a_run_without_faults_has_the_bits_of_an_unwatched_one(tmp_path):
-    states = []
-    for options in ({}, dict(options=dict(fused=True))):
-        watched = Record()
+@pytest.mark.parametrize('kind', ['AdamW', 'fused AdamW', 'bfloat16'])
+def test_a_run_without_faults_has_the_bits_of_an_unwatched_one(kind, tmp_path):
+    watched, bare = Record(), Record()
+    for name, record in dict(watched=watched, bare=bare).items():
         torch.manual_seed(0)
-        run(tmp_path / 'watched', {}, (watched,), **options)
-        model, bare = Toy(), Record()
-        torch.manual_seed(0)
-        del model
-        hook, Watchdog.before_train = Watchdog.before_train, lambda self, runner: setattr(self, 'interval', 5)
-        try:
-            run(tmp_path / 'bare', {}, (bare,), **options)
-        finally:
-            Watchdog.before_train = hook
-        states.append((watched.states, bare.states))
-    for watched, bare in states:
-        assert all(torch.equal(a[k], b[k]) for a, b in zip(watched, bare, strict=True) for k in a)
+        run(tmp_path / name, {}, (record,), patience=3 if record is watched else None, **WRAPPERS[kind])
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(watched.states, bare.states, strict=True) for k in a)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('fused', [True, False])
+def test_a_fused_optimizer_leaves_out_without_a_read_of_the_device(fused):
+    model = nn.Linear(3, 1)
+    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), fused=fused))
+    updates = guard(wrapper, model)
+    with Reads() as reads:
+        for value in (1.0, math.nan, 1.0):
+            with wrapper.optim_context(model):
+                loss = model(torch.full((2, 3), value)).sum()
+            wrapper.update_params(loss)
+    assert (reads.count == 0) == fused and [bool(u.left_out) for u in updates] == [False, True, False]
+
+
+def test_what_the_loss_scaler_leaves_out_to_find_its_scale_does_not_count():
+    model = nn.Linear(3, 1)
+    wrapper = AmpOptimWrapper.__new__(AmpOptimWrapper)  # its __init__ asks for a GPU
+    OptimWrapper.__init__(wrapper, torch.optim.SGD(model.parameters(), lr=0.0))
+    wrapper.loss_scaler, wrapper._scale_update_param = torch.amp.GradScaler('cpu', init_scale=8.0), None
+    updates = guard(wrapper, model)
+    for gradient, scale in ((1e38, 8.0), (1e38, 4.0), (math.inf, 2.0), (1e38, 1.0), (math.inf, 1.0)):
+        assert wrapper.loss_scaler.get_scale() == scale
+        loss = (model.weight * gradient).sum() if gradient < math.inf else model.weight.sum() + gradient
+        wrapper.update_params(loss)
+    for gradient in (1e38, math.nan):
+        wrapper.loss_scaler.update(1.0)
+        wrapper.update_params(BadGradient.apply(model.weight).sum() if math.isnan(gradient) else model.weight.sum())
+    assert [bool(u.left_out) for u in updates] == [True, True, True, False, True, False, True]
+    assert [bool(u.counts) for u in updates] == [False, False, True, False, True, False, True]
 
 
 def test_under_accumulation_the_whole_update_is_left_out_with_all_its_files(tmp_path):
