@@ -19,6 +19,7 @@ from torch import Tensor
 
 _PARENT = os.getppid()  # as early as can be: torchrun may die while this process starts
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_UNKNOWN = dict(ticks=0, place='its start', line='nothing was heard of it', host=None, pid=0, finished=False)
 _GRACE = 3.0  # seconds in which the others may raise an error of their own, with a traceback
 
 
@@ -87,6 +88,7 @@ class Peers(threading.Thread):
         self.main, self.host = threading.main_thread().ident, _machine()
         self.ticks, self.lost_at, self.finished = 0, None, threading.Event()
         self.tick('start')
+        self._tell()
 
     def tick(self, place: str) -> None:
         self.place, self.since = place, time.monotonic()
@@ -119,7 +121,7 @@ class Peers(threading.Thread):
         faulthandler.dump_traceback(all_threads=False)
         sys.stderr.flush()
         for state in (others or {}).values():  # a stopped process does not look at the clock itself
-            if state['ticks'] < self.ticks and state['host'] == self.host and not state['finished']:
+            if state['ticks'] < self.ticks and state['host'] == self.host:
                 os.kill(state['pid'], signal.SIGKILL)
         os._exit(1)
 
@@ -138,7 +140,8 @@ class Peers(threading.Thread):
     def _others(self) -> dict[int, dict]:
         keys = {rank: f'{self.prefix}/{rank}' for rank in range(self.world_size) if rank != self.rank}
         try:
-            return {rank: json.loads(self.store.get(key)) for rank, key in keys.items() if self.store.check([key])}
+            told = {rank: self.store.get(key) if self.store.check([key]) else '{}' for rank, key in keys.items()}
+            return {rank: _UNKNOWN | json.loads(state) for rank, state in told.items()}
         except RuntimeError:
             return {}
 
