@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from .. import compat
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
-from .ranks import die_with_parent, resume_after_restart
+from .ranks import die_with_parent, restarted_store, resume_after_restart
 from .watchdog import Watchdog
 
 # What each launcher calls the variables that torch.distributed and DDP read.
@@ -114,8 +114,11 @@ def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> No
         )
     os.environ.update({ours: os.environ[theirs] for ours, theirs in _NAMES[launcher].items()})
     os.environ.setdefault('MASTER_PORT', '29500')
+    if restarted_store() and not backend:
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))  # as mmengine does, which finds the group made
+        backend = 'nccl'
     if backend and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout), **restarted_store())
 
 
 def for_cpu(cfg: Config) -> list[str]:

@@ -30,8 +30,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     when the model is called that has no backbone with `get_layer_depth`.
     """
 
+    DEFAULTS = dict(layer_decay_rate=1.0, head_lr_mult=1.0, decay_cls_token=False)
+
     def _validate_cfg(self) -> None:
-        defaults = dict(layer_decay_rate=1.0, head_lr_mult=1.0, decay_cls_token=False)
+        defaults = self.DEFAULTS
         for key in set(self.paramwise_cfg) - set(defaults):
             near = get_close_matches(key, defaults, n=1, cutoff=0.5)
             hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(defaults)}'

@@ -49,6 +49,19 @@ def resume_after_restart(cfg: Config) -> None:
         print_log(f'restart {restart}: {cfg.work_dir} has no checkpoint yet, so the run begins again', 'current', 30)
 
 
+def restarted_store() -> dict:
+    """What `init_process_group` needs after a restart; {} before any.
+
+    The agent's store outlives its processes: without a prefix, ranks would find the addresses of those that are dead.
+    """
+    restart = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
+    if not restart or os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
+        return {}
+    rank, world_size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+    store = torch.distributed.TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False)
+    return dict(store=torch.distributed.PrefixStore(f'restart {restart}', store), rank=rank, world_size=world_size)
+
+
 # -- weights apart -----------------------------------------------------------------------------------------------------
 
 
