@@ -6,8 +6,11 @@ A rule is a function config → problems. Those about the recipe itself are `CON
 import inspect
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from mmengine import registry as root
@@ -17,7 +20,7 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from .. import registry as ours
+from ..compat import installed
 from ..recipe.check import CONTRADICTIONS, rate_is_meant_for_the_batch, show
 from ..recipe.facts import facts
 from ..recipe.paper import nearest
@@ -34,8 +37,7 @@ DEFAULT_PARAMWISE = {
 }  # fmt: skip
 # What a registry, a Runner or a builder takes out of a dict before the class sees it.
 TAKEN = {'type', '_scope_', 'priority', 'convert_to_iter_based', 'constructor', 'paramwise_cfg', 'init_cfg', 'data_preprocessor'}
-REGISTRIES = [value for value in vars(root).values() if isinstance(value, Registry)]
-CLASSES = dict(ImageNet21k=21841)  # of data sets whose class does not list them
+CHECKED = 'beit_mm', 'mmengine', 'torch'  # the hosts' builders take more arguments out
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ Rule = Callable[[dict], Iterator[Problem]]
 def preflight(cfg: Config, ranks: int = 1) -> list[Problem]:
     """All problems of training with `cfg` on so many processes, those that stop first."""
     plain = cfg.to_dict()
+    find_classes.cache_clear()
     found = [problem for rule in RULES for problem in rule(plain)]
     found += [*contradictions(plain, ranks), *weights(plain, stopped=any(p.stops for p in found))]
     return sorted(dict.fromkeys(found), key=lambda problem: not problem.stops)
@@ -77,6 +80,8 @@ def names_of_the_runner(cfg: dict) -> Iterator[Problem]:
 
 def types_and_keys(cfg: dict) -> Iterator[Problem]:
     scope = cfg.get('default_scope') or 'mmengine'
+    if scope != 'mmengine' and not installed(scope):
+        return  # the run says what to install
     for key in sorted(RUNNER & cfg.keys()):
         for path, node in walk(cfg[key], key):
             name = node.get('type')
@@ -84,9 +89,10 @@ def types_and_keys(cfg: dict) -> Iterator[Problem]:
                 continue
             classes = find_classes(name, node.get('_scope_', scope))
             if not classes:
-                near = _near(name, {n for registry in REGISTRIES for n in _names(registry)})
-                yield Problem(f'{path}.type={name!r} is registered nowhere{near}')
-            elif not path.rpartition('.')[2].endswith(('norm_cfg', 'act_cfg', 'conv_cfg', 'upsample_cfg')):
+                known = {n for registry in _registries(scope) for n in _names(registry)}
+                if name.rpartition('.')[2] not in known:  # else it is of a host that is not there
+                    yield Problem(f'{path}.type={name!r} is registered nowhere{_near(name, known)}')
+            elif all(found.__module__.partition('.')[0] in CHECKED for found in classes) and not path.endswith('_cfg'):
                 taken = [accepted(found) for found in classes]
                 if None not in taken:
                     yield from _unknown(path, set(node), set().union(TAKEN, *taken), name)
@@ -126,15 +132,20 @@ def walk(tree: object, path: str) -> Iterator[tuple[str, dict]]:
             yield from walk(child, f'{path}.{i}')
 
 
+def _registries(scope: str) -> list[Registry]:
+    """mmengine's, whose children the others are, and those that a host has besides."""
+    modules = [root] if scope == 'mmengine' or not installed(scope) else [root, import_module(f'{scope}.registry')]
+    found = [each for module in modules for each in vars(module).values() if isinstance(each, Registry)]
+    return [each for each in found if each.parent is None]
+
+
+@cache
 def find_classes(name: str, scope: str) -> list[type]:
     """What a type may mean in the scope: the same name may be a transform, a hook and a model."""
     found = []
-    for registry in REGISTRIES:
-        with registry.switch_scope_and_registry(scope) as own:
-            try:
-                found.append(own.get(name))
-            except (RuntimeError, ImportError):  # this one does not have it
-                continue
+    for registry in _registries(scope):
+        with suppress(RuntimeError, ImportError):  # this one does not have it
+            found.append(registry.children.get(scope, registry).get(name))
     return [each for each in found if each is not None]
 
 
@@ -209,7 +220,7 @@ def classes_of_the_head(cfg: dict) -> Iterator[Problem]:
         path: node['num_classes']
         for name in ('head', 'decode_head', 'auxiliary_head', 'bbox_head')
         for path, node in walk(model.get(name), f'model.{name}')
-        if isinstance(node.get('num_classes'), int)
+        if isinstance(node.get('num_classes'), int) and kind(node) != 'STDCHead'  # which may predict edges
     }
     for path, node in data_sets(cfg):
         number = _number_of_classes(node, cfg.get('default_scope'))
@@ -232,7 +243,7 @@ def _number_of_classes(node: dict, scope: str | None) -> int | None:
     if kind(node) == 'CustomDataset' and not node.get('ann_file') and isinstance(node.get('data_prefix', ''), str):
         folder = Path(node.get('data_root') or '', node.get('data_prefix') or '')
         return sum(each.is_dir() for each in os.scandir(folder)) if folder.is_dir() else None
-    return CLASSES.get(kind(node))
+    return None
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------
@@ -243,11 +254,13 @@ def loop_and_hooks_count_alike(cfg: dict) -> Iterator[Problem]:
     by_epoch = 'max_epochs' in train and 'max_iters' not in train
     length = train.get('max_epochs' if by_epoch else 'max_iters') or 0
     if not by_epoch and hook and hook.get('by_epoch', True) and not hook.get('save_best'):
-        yield Problem('the run counts iterations and its checkpoints epochs: none is written. Set default_hooks.checkpoint.by_epoch=False')
+        words = 'the run counts iterations and its checkpoints epochs: one is written, at its end'
+        yield Problem(f'{words}. Set default_hooks.checkpoint.by_epoch=False', stops=False)
     if by_epoch and get(cfg, 'train_dataloader', 'sampler', 'infinite'):
         yield Problem('the sampler is infinite, so an epoch never ends: set train_dataloader.sampler.infinite=False')
-    if cfg.get('val_dataloader') and train.get('val_interval', 1) > length:
-        yield Problem(f'train_cfg.val_interval={train["val_interval"]} is beyond the run of {length}', stops=False)
+    interval = train.get('val_interval', 1 if by_epoch else 1000)
+    if cfg.get('val_dataloader') and length and interval > length:
+        yield Problem(f'train_cfg.val_interval={interval} is beyond the run of {length}', stops=False)
     together = [name for name in ('val_dataloader', 'val_cfg', 'val_evaluator') if cfg.get(name) is not None]
     if len(together) in (1, 2):
         yield Problem(f'of val_dataloader, val_cfg and val_evaluator there is only {" and ".join(together)}: give all or none')
@@ -270,7 +283,7 @@ def contradictions(cfg: dict, ranks: int) -> Iterator[Problem]:
         return
     row = nearest(found)[0]
     for rule in CONTRADICTIONS:
-        for finding in rule(found, row):
+        for finding in filter(lambda finding: finding.contradiction, rule(found, row)):
             words = f'{finding.what}: {show(finding.yours)}; {finding.effect}'
             yield Problem(words, stops=rule is not rate_is_meant_for_the_batch)
 
