@@ -5,4 +5,12 @@ from .layer_decay import LayerDecayConstructor
 from .metrics import MIMMetric, TokenizerMetric
 from .watchdog import Watchdog
 
-__all__ = ['Anneal', 'AnyCheckpoint', 'InitCodebook', 'LayerDecayConstructor', 'MIMMetric', 'TokenizerMetric', 'Watchdog']
+__all__ = [
+    'Anneal',
+    'AnyCheckpoint',
+    'InitCodebook',
+    'LayerDecayConstructor',
+    'MIMMetric',
+    'TokenizerMetric',
+    'Watchdog',
+]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from mmengine import registry as root
 from mmengine.config import Config
-from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -28,7 +27,15 @@ from ..recipe.tree import find, get, kind, nodes
 from .layer_decay import LayerDecayConstructor
 from .weights import weights_fit
 
-_EXTRA = 'auto_scale_lr', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'compile', 'data_preprocessor', 'tta_model'
+_EXTRA = (
+    'auto_scale_lr',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'sync_bn',
+    'compile',
+    'data_preprocessor',
+    'tta_model',
+)
 RUNNER = {*inspect.signature(Runner.__init__).parameters, *_EXTRA} - {'self', 'cfg'}
 HOOKS = 'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint', 'visualization'
 DEFAULT_PARAMWISE = {
@@ -36,7 +43,16 @@ DEFAULT_PARAMWISE = {
     'dcn_offset_lr_mult', 'bypass_duplicate',
 }  # fmt: skip
 # What a registry, a Runner or a builder takes out of a dict before the class sees it.
-TAKEN = {'type', '_scope_', 'priority', 'convert_to_iter_based', 'constructor', 'paramwise_cfg', 'init_cfg', 'data_preprocessor'}
+TAKEN = {
+    'type',
+    '_scope_',
+    'priority',
+    'convert_to_iter_based',
+    'constructor',
+    'paramwise_cfg',
+    'init_cfg',
+    'data_preprocessor',
+}
 CHECKED = 'beit_mm', 'mmengine', 'torch'  # the hosts' builders take more arguments out
 
 
@@ -202,7 +218,11 @@ def files(cfg: dict) -> Iterator[Problem]:
 
 def _places(node: dict, scope: str | None) -> Iterator[str]:
     base, prefix = node.get('data_root') or '', node.get('data_prefix') or ''
-    if '://' in base or node.get('backend_args') or any('download' in (accepted(c) or ()) for c in _classes(node, scope)):
+    if (
+        '://' in base
+        or node.get('backend_args')
+        or any('download' in (accepted(c) or ()) for c in _classes(node, scope))
+    ):
         return
     if kind(node) in ('ImageNet', 'ImageNet21k'):
         prefix = prefix or node.get('split') or ''
@@ -237,7 +257,9 @@ def _number_of_classes(node: dict, scope: str | None) -> int | None:
     if node.get('with_label') is False:
         return None
     named = node.get('classes') or get(node, 'metainfo', 'classes')
-    named = named or next((c.METAINFO['classes'] for c in _classes(node, scope) if get(getattr(c, 'METAINFO', 0), 'classes')), None)
+    named = named or next(
+        (c.METAINFO['classes'] for c in _classes(node, scope) if get(getattr(c, 'METAINFO', 0), 'classes')), None
+    )
     if isinstance(named, list | tuple):
         return len(named)
     if kind(node) == 'CustomDataset' and not node.get('ann_file') and isinstance(node.get('data_prefix', ''), str):
@@ -263,7 +285,9 @@ def loop_and_hooks_count_alike(cfg: dict) -> Iterator[Problem]:
         yield Problem(f'train_cfg.val_interval={interval} is beyond the run of {length}', stops=False)
     together = [name for name in ('val_dataloader', 'val_cfg', 'val_evaluator') if cfg.get(name) is not None]
     if len(together) in (1, 2):
-        yield Problem(f'of val_dataloader, val_cfg and val_evaluator there is only {" and ".join(together)}: give all or none')
+        yield Problem(
+            f'of val_dataloader, val_cfg and val_evaluator there is only {" and ".join(together)}: give all or none'
+        )
 
 
 def vocabularies(cfg: dict) -> Iterator[Problem]:
@@ -290,7 +314,9 @@ def contradictions(cfg: dict, ranks: int) -> Iterator[Problem]:
 
 def weights(cfg: dict, stopped: bool) -> Iterator[Problem]:
     """What the run starts from, held against a model without memory, which is built for that alone."""
-    starts = any(kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint') for node in nodes(cfg.get('model')))
+    starts = any(
+        kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint') for node in nodes(cfg.get('model'))
+    )
     if not starts and (not cfg.get('load_from') or cfg.get('resume')):
         return
     try:

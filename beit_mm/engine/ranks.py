@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -125,7 +126,9 @@ class Peers(threading.Thread):
 
     def _standing(self, others: dict[int, dict]) -> str:
         everyone = others | {self.rank: self._state()}
-        behind = [rank for rank, state in everyone.items() if state['ticks'] == min(s['ticks'] for s in everyone.values())]
+        behind = [
+            rank for rank, state in everyone.items() if state['ticks'] == min(s['ticks'] for s in everyone.values())
+        ]
         who = 'all ranks are' if len(behind) == len(everyone) else f'{_ranks(behind)} behind the others'
         return f'no progress for {time.monotonic() - self.since:.0f} s, {who}: {self._where(everyone)}'
 
@@ -145,10 +148,8 @@ class Peers(threading.Thread):
         return found | dict(finished=self.finished.is_set())
 
     def _tell(self) -> None:
-        try:
+        with suppress(RuntimeError):  # its server ended; then so does torchrun, or the collective
             self.store.set(f'{self.prefix}/{self.rank}', json.dumps(self._state()))
-        except RuntimeError:  # its server ended; then so does torchrun, or the collective
-            pass
 
     def _others(self) -> dict[int, dict]:
         keys = {rank: f'{self.prefix}/{rank}' for rank in range(self.world_size) if rank != self.rank}

@@ -83,7 +83,9 @@ class Watchdog(Hook):
             self._keep(runner.iter + 1, data_batch, outputs or {})
         if self.every_n_train_iters(runner, self.interval):
             self.look(runner)
-        if self.every_n_train_iters(runner, self.checksum_interval) and isinstance(runner.model, DistributedDataParallel):
+        if self.every_n_train_iters(runner, self.checksum_interval) and isinstance(
+            runner.model, DistributedDataParallel
+        ):
             self.compare(runner)
 
     def _keep(self, iteration: int, batch: object, outputs: dict) -> None:
@@ -173,7 +175,9 @@ def files_of(batch: object) -> list[str]:
     """What the samples of a batch say of themselves: the path of the image, else its index; [] where they say nothing."""
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
     known = [getattr(sample, 'metainfo', {}) for sample in samples] if isinstance(samples, list | tuple) else []
-    return [str(meta.get('img_path', meta.get('sample_idx'))) for meta in known if {'img_path', 'sample_idx'} & set(meta)]
+    return [
+        str(meta.get('img_path', meta.get('sample_idx'))) for meta in known if {'img_path', 'sample_idx'} & set(meta)
+    ]
 
 
 def _details(update: Update, batches: list[Batch]) -> dict:
@@ -186,7 +190,9 @@ def _details(update: Update, batches: list[Batch]) -> dict:
         if not finite
     ]
     tensors = [name for name, finite in zip(update.names, update.finite.tolist(), strict=True) if not finite]
-    return dict(losses=list(dict.fromkeys(losses)), tensors=tensors, files=[f for batch in batches for f in batch.files])
+    return dict(
+        losses=list(dict.fromkeys(losses)), tensors=tensors, files=[f for batch in batches for f in batch.files]
+    )
 
 
 def _line(batches: list[Batch], ranks: list[dict]) -> str:

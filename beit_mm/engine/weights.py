@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .. import checkpoint
 from ..checkpoint.files import read_file, state_of
@@ -16,6 +17,13 @@ from ..models.targets import TokenTarget
 from ..registry import MODELS
 
 
+class _WithoutMemory(TorchFunctionMode):
+    """Weights (torch.empty) have shapes alone; what models compute numbers from, such as torch.linspace, is real."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}) | (dict(device='meta') if function is torch.empty else {}))
+
+
 def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
     """(what does not fit, whether that stops the run) of each checkpoint of a config as nested dicts.
 
@@ -23,9 +31,13 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     given = cfg.get('data_preprocessor')
-    model = cfg['model'] if not given or 'data_preprocessor' in cfg['model'] else cfg['model'] | dict(data_preprocessor=given)
+    model = (
+        cfg['model']
+        if not given or 'data_preprocessor' in cfg['model']
+        else cfg['model'] | dict(data_preprocessor=given)
+    )
     try:
-        with torch.device('meta'):
+        with _WithoutMemory():
             model = MODELS.build(model)
     except (NotImplementedError, RuntimeError) as error:
         yield f'weights were not compared: this model needs memory to be built ({str(error).splitlines()[0]})', False
@@ -34,9 +46,7 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
         init = getattr(module, 'init_cfg', None)
         source = init.get('checkpoint') if isinstance(init, dict) and init.get('type') == 'Pretrained' else None
         try:
-            if isinstance(module, TokenTarget) and _is_here(module.checkpoint):
-                yield from _tokenizer(module._tokenizer, module.checkpoint)
-            elif isinstance(module, BEiT) and _is_here(source):
+            if isinstance(module, BEiT) and _is_here(source):
                 state, _ = checkpoint.load(source)
                 _backbone(state, module, source, init.get('grid'))
             elif _is_here(source):
@@ -44,6 +54,12 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
                 state, _ = state_of(read_file(source), source)
                 state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
                 yield from _by_name(state, module, f'model.{name}.init_cfg: {source}')
+        except ValueError as error:
+            yield str(error), True
+    target = getattr(model, 'target', None)
+    if isinstance(target, TokenTarget) and _is_here(target.checkpoint):
+        try:
+            _tokenizer(target._tokenizer, target.checkpoint)
         except ValueError as error:
             yield str(error), True
     source = cfg.get('load_from')
@@ -71,11 +87,10 @@ def _backbone(state: dict[str, Tensor], model: BEiT, source: str, grid: tuple | 
     check(model, fit_backbone(state, model, Report(source), grid), source, 'BEiT', ('fc_norm.', 'norm.'))
 
 
-def _tokenizer(model: nn.Module, source: str) -> Iterator[tuple[str, bool]]:
+def _tokenizer(model: nn.Module, source: str) -> None:
     state, _ = checkpoint.load(source)
     whole = any(key.startswith('decoder.') for key in state)
     check(model, state, source, 'tokenizer', () if whole else ('decoder.',))
-    yield from ()
 
 
 def _by_name(state: dict[str, Tensor], model: nn.Module, where: str) -> Iterator[tuple[str, bool]]:

@@ -138,7 +138,11 @@ def end(processes: list[subprocess.Popen], folder: Path, faulty: int, seconds: f
     [
         ('kill', 10, r'rank +: 1 .*\n +exitcode +: -9|rank 1 is ended without a word'),
         ('raise', 10, 'the disk of rank 1'),
-        ('forward', TIMEOUT + 10, r'rank 1 is behind the others: .*rank 1 at iteration 5, forward \(toy\.py:\d+ forward\)'),
+        (
+            'forward',
+            TIMEOUT + 10,
+            r'rank 1 is behind the others: .*rank 1 at iteration 5, forward \(toy\.py:\d+ forward\)',
+        ),
         pytest.param(
             'stop', TIMEOUT + 10, 'rank 1 is behind the others: rank 0 at iteration 5, backward', marks=pytest.mark.long
         ),
@@ -183,7 +187,8 @@ def test_ranks_leave_out_the_same_update_and_stop_when_their_weights_part(tmp_pa
 def test_four_ranks_and_two_agents_end_too(nodes, fault, tmp_path):
     port = free_port()
     agents = [
-        start(tmp_path, fault, 4 // nodes, f'--nnodes={nodes}', f'--node-rank={node}', port=port) for node in range(nodes)
+        start(tmp_path, fault, 4 // nodes, f'--nnodes={nodes}', f'--node-rank={node}', port=port)
+        for node in range(nodes)
     ]
     words = end(agents, tmp_path, 1, 10 + (TIMEOUT if fault in ('forward', 'stop') else 0))
     assert re.search(r'rank 1 is behind' if fault in ('forward', 'stop') else r'rank +: 1 |rank 1', words), words

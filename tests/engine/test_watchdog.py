@@ -76,7 +76,9 @@ class Record(Hook):
         return [any(not torch.equal(a[k], b[k]) for k in a) for a, b in pairs]
 
 
-def run(tmp_path, faults: dict[int, str], hooks: tuple = (), patience: int | None = 3, iters: int = 10, **wrapper) -> Runner:
+def run(
+    tmp_path, faults: dict[int, str], hooks: tuple = (), patience: int | None = 3, iters: int = 10, **wrapper
+) -> Runner:
     """Batches of 4, in order: sample i is in iteration i // 4 + 1. `patience` None: unwatched."""
     optimizer = dict(type=wrapper.pop('optimizer', 'AdamW'), lr=0.01, **wrapper.pop('options', {}))
     runner = Runner(
@@ -87,7 +89,9 @@ def run(tmp_path, faults: dict[int, str], hooks: tuple = (), patience: int | Non
         ),
         train_cfg=dict(by_epoch=False, max_iters=iters),
         optim_wrapper=dict(optimizer=optimizer, **wrapper),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=5), checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=5),
+            checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False)),
         custom_hooks=[*([Watchdog(patience)] if patience else []), *hooks],
         experiment_name=tmp_path.name,
     )  # fmt: skip
@@ -122,7 +126,9 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_named(kind, fault, 
         saved = read_file(path)
         tensors = [*saved['state_dict'].items(), *saved['ema_state_dict'].items()]
         assert all(value.isfinite().all() for key, value in tensors if 'mask' not in key)
-    what = dict(nan='losses loss, loss_y, loss_extra', inf='losses loss, loss_extra', gradient='gradients of body.weight,')
+    what = dict(
+        nan='losses loss, loss_y, loss_extra', inf='losses loss, loss_extra', gradient='gradients of body.weight,'
+    )
     words = log(tmp_path)
     assert f'iteration 4: {what[fault]}' in words and 'samples: 12.jpg, 13.jpg, 14.jpg, 15.jpg' in words
     assert 'head.weight' not in words.split('gradients of')[-1].splitlines()[0] or fault != 'gradient'
@@ -183,14 +189,21 @@ def test_under_accumulation_the_whole_update_is_left_out_with_all_its_files(tmp_
     record = Record()
     run(tmp_path, {13: 'nan'}, (record,), accumulative_counts=2)
     weights = [state['body.weight'] for state in record.states]
-    assert [torch.equal(a, b) for a, b in zip(weights[1::2], weights[3::2], strict=False)] == [True, False, False, False]
+    assert [torch.equal(a, b) for a, b in zip(weights[1::2], weights[3::2], strict=False)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
     assert torch.equal(record.states[3]['norm.running_mean'], record.states[1]['norm.running_mean'])
     assert 'iteration 3 … 4: losses loss, loss_y, loss_extra; samples: 8.jpg, 9.jpg' in log(tmp_path)
 
 
 def test_so_many_in_a_row_stop_the_run_which_names_the_last_good_checkpoint(tmp_path):
     stopped = {i: 'nan' for i in (16, 20, 24)}  # iterations 5, 6, 7
-    with pytest.raises(FloatingPointError, match=r'(?s)iteration 7: .*3 in a row, patience=3: stopped.*iter_8\.pth') as end:
+    with pytest.raises(
+        FloatingPointError, match=r'(?s)iteration 7: .*3 in a row, patience=3: stopped.*iter_8\.pth'
+    ) as end:
         run(tmp_path, stopped)
     assert 'iteration 5' not in str(end.value)  # that was said at the interval before
     assert all(v.isfinite().all() for k, v in read_file(tmp_path / 'iter_8.pth')['state_dict'].items() if k != 'mask')
