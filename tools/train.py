@@ -1,6 +1,9 @@
 """Train any config of this project, or of mmpretrain and mmseg: `python tools/train.py CONFIG`."""
 
-from beit_mm.engine import StopOnSignal, launch
+import os
+import sys
+
+from beit_mm.engine import StopOnSignal, launch, preflight
 
 
 def main() -> None:
@@ -15,6 +18,7 @@ def main() -> None:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='learning rate × (batch here / auto_scale_lr.base_batch_size)'
     )
+    parser.add_argument('--force', action='store_true', help='train although the check of the config finds mistakes')
     args = parser.parse_args()
     cfg = launch.read_config(args)
     if args.amp:
@@ -29,6 +33,11 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
+    found = preflight.preflight(cfg, int(os.environ.get('WORLD_SIZE', 1)))
+    if found and int(os.environ.get('RANK', 0)) == 0:
+        print(preflight.report(cfg, found), file=sys.stderr)
+    if any(problem.stops for problem in found) and not args.force:
+        sys.exit('nothing was trained: mend the config, or pass --force')
     runner = launch.build_runner(cfg)
     runner.register_hook(StopOnSignal())
     runner.train()

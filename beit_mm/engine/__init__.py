@@ -7,6 +7,7 @@ from .layer_decay import LayerDecayConstructor
 from .metrics import MIMMetric, TokenizerMetric
 from .randomness import KeyedRandomness
 from .stop_on_signal import StopOnSignal
+from .watchdog import Watchdog
 
 __all__ = [
     'Anneal',
@@ -19,4 +20,5 @@ __all__ = [
     'MIMMetric',
     'StopOnSignal',
     'TokenizerMetric',
+    'Watchdog',
 ]

@@ -24,6 +24,8 @@ from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
 from .exact_resume import ExactResume
 from .randomness import KeyedRandomness
+from .ranks import die_with_parent, restarted_store, resume_after_restart
+from .watchdog import Watchdog
 
 # What each launcher calls the variables that torch.distributed and DDP read.
 _NAMES = dict(
@@ -83,6 +85,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
         if cfg.get('default_scope') == host or f"'{host}." in str(cfg.to_dict())
     ]
     compat.require('torch', 'mmengine', 'mmcv', *hosts)
+    resume_after_restart(cfg)
     on_cpu = get_device() == 'cpu'
     if cfg.get('launcher', 'none') != 'none':
         join(cfg.launcher, 'gloo' if on_cpu else None, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800))
@@ -90,7 +93,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     keep_whole(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
-    for hook in (KeyedRandomness(), ExactResume(), GuardData()):
+    for hook in (KeyedRandomness(), ExactResume(), GuardData(), Watchdog()):
         if not any(isinstance(known, type(hook)) for known in runner.hooks):
             runner.register_hook(hook)
     for change in changes:
@@ -112,6 +115,7 @@ def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> No
 
     Raises ValueError when the launcher's variables are not there. `timeout` is in seconds.
     """
+    die_with_parent()
     if launcher == 'slurm' and 'SLURM_NODELIST' in os.environ and 'MASTER_ADDR' not in os.environ:
         nodes = subprocess.run(
             ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], check=True, capture_output=True
@@ -125,8 +129,11 @@ def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> No
         )
     os.environ.update({ours: os.environ[theirs] for ours, theirs in _NAMES[launcher].items()})
     os.environ.setdefault('MASTER_PORT', '29500')
+    if restarted_store() and not backend:
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))  # as mmengine does, which finds the group made
+        backend = 'nccl'
     if backend and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout), **restarted_store())
 
 
 def leave() -> None:

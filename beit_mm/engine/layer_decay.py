@@ -4,6 +4,7 @@ Source: official `optim_factory.py` (https://github.com/microsoft/unilm/tree/mas
 """
 
 from difflib import get_close_matches
+from typing import ClassVar
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -30,8 +31,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     when the model is called that has no backbone with `get_layer_depth`.
     """
 
+    DEFAULTS: ClassVar = dict(layer_decay_rate=1.0, head_lr_mult=1.0, decay_cls_token=False)
+
     def _validate_cfg(self) -> None:
-        defaults = dict(layer_decay_rate=1.0, head_lr_mult=1.0, decay_cls_token=False)
+        defaults = self.DEFAULTS
         for key in set(self.paramwise_cfg) - set(defaults):
             near = get_close_matches(key, defaults, n=1, cutoff=0.5)
             hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(defaults)}'

@@ -62,7 +62,7 @@ val_evaluator = dict(type='TokenizerMetric', vocab_size=codes)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4))
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4, fused=True))
 param_scheduler = dict(type='CosineAnnealingLR', eta_min=1.25e-6, by_epoch=False, end=1_200_000)  # constant afterwards
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=100_000)
 val_cfg = dict()

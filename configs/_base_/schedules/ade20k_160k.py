@@ -3,7 +3,7 @@
 _base_ = '../default_runtime.py'
 optim_wrapper = dict(
     type='AmpOptimWrapper',
-    optimizer=dict(type='AdamW', betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    optimizer=dict(type='AdamW', betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, fused=True),
     constructor='beit_mm.LayerDecayConstructor')
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, end=1500),

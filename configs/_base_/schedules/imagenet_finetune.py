@@ -3,7 +3,7 @@
 _base_ = '../default_runtime.py'
 optim_wrapper = dict(
     type='AmpOptimWrapper',
-    optimizer=dict(type='AdamW', betas=(0.9, 0.999), eps=1e-8),
+    optimizer=dict(type='AdamW', betas=(0.9, 0.999), eps=1e-8, fused=True),
     constructor='beit_mm.LayerDecayConstructor')
 train_cfg = dict(type='EpochBasedTrainLoop', val_interval=1)
 default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=1, save_best='auto'))

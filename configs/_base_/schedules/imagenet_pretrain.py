@@ -5,7 +5,7 @@ lr, min_lr, warmup, epochs = 1.5e-3, 1e-5, 10, 800
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',
-    optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, fused=True),
     constructor='LayerDecayConstructor',  # for its rule of what is not decayed
     clip_grad=dict(max_norm=3.0))
 param_scheduler = [

@@ -1,0 +1,337 @@
+"""What is wrong with a config, found before the first iteration: all of it in one list, without building anything real.
+
+A rule is a function config → problems. Those about the recipe itself are `CONTRADICTIONS` of `tools/recipe.py check`.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from mmengine import registry as root
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from ..compat import installed
+from ..recipe.check import CONTRADICTIONS, rate_is_meant_for_the_batch, show
+from ..recipe.facts import facts
+from ..recipe.paper import nearest
+from ..recipe.tree import find, get, kind, nodes
+from .layer_decay import LayerDecayConstructor
+from .weights import weights_fit
+
+_EXTRA = (
+    'auto_scale_lr',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'sync_bn',
+    'compile',
+    'data_preprocessor',
+    'tta_model',
+)
+RUNNER = {*inspect.signature(Runner.__init__).parameters, *_EXTRA} - {'self', 'cfg'}
+HOOKS = 'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint', 'visualization'
+DEFAULT_PARAMWISE = {
+    'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult',
+    'dcn_offset_lr_mult', 'bypass_duplicate',
+}  # fmt: skip
+# What a registry, a Runner or a builder takes out of a dict before the class sees it.
+TAKEN = {
+    'type',
+    '_scope_',
+    'priority',
+    'convert_to_iter_based',
+    'constructor',
+    'paramwise_cfg',
+    'init_cfg',
+    'data_preprocessor',
+}
+CHECKED = 'beit_mm', 'mmengine', 'torch'  # the hosts' builders take more arguments out
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`stops`: training so would fail or be for nothing; else it is worth a warning."""
+
+    words: str
+    stops: bool = True
+
+
+Rule = Callable[[dict], Iterator[Problem]]
+
+
+def preflight(cfg: Config, ranks: int = 1) -> list[Problem]:
+    """All problems of training with `cfg` on so many processes, those that stop first."""
+    plain = cfg.to_dict()
+    find_classes.cache_clear()
+    found = [problem for rule in RULES for problem in rule(plain)]
+    found += [*contradictions(plain, ranks), *weights(plain, stopped=any(p.stops for p in found))]
+    return sorted(dict.fromkeys(found), key=lambda problem: not problem.stops)
+
+
+def report(cfg: Config, problems: list[Problem]) -> str:
+    name = Path(cfg.filename).name if cfg.filename else 'this config'
+    lines = [f'  {"✗" if problem.stops else "!"} {problem.words}' for problem in problems]
+    return '\n'.join([f'{name}: {sum(p.stops for p in problems)} mistakes (✗), {len(problems)} remarks in all', *lines])
+
+
+# -- names and types ---------------------------------------------------------------------------------------------------
+
+
+def names_of_the_runner(cfg: dict) -> Iterator[Problem]:
+    for key in cfg:
+        if key not in RUNNER and (near := get_close_matches(key, RUNNER, n=1, cutoff=0.85)):
+            yield Problem(f'{key} is read by nobody: did you mean {near[0]}?')
+    for key in cfg.get('default_hooks') or {}:
+        if key not in HOOKS and (near := get_close_matches(key, HOOKS, n=1, cutoff=0.8)):
+            yield Problem(f'default_hooks.{key} comes beside the usual one: did you mean {near[0]}?')
+
+
+def types_and_keys(cfg: dict) -> Iterator[Problem]:
+    scope = cfg.get('default_scope') or 'mmengine'
+    if scope != 'mmengine' and not installed(scope):
+        return  # the run says what to install
+    for key in sorted(RUNNER & cfg.keys()):
+        for path, node in walk(cfg[key], key):
+            name = node.get('type')
+            if not isinstance(name, str):
+                continue
+            classes = find_classes(name, node.get('_scope_', scope))
+            if not classes:
+                known = {n for registry in _registries(scope) for n in _names(registry)}
+                if name.rpartition('.')[2] not in known:  # else it is of a host that is not there
+                    yield Problem(f'{path}.type={name!r} is registered nowhere{_near(name, known)}')
+            elif all(found.__module__.partition('.')[0] in CHECKED for found in classes) and not path.endswith('_cfg'):
+                taken = [accepted(found) for found in classes]
+                if None not in taken:
+                    yield from _unknown(path, set(node), set().union(TAKEN, *taken), name)
+    for name in ('train_dataloader', 'val_dataloader'):
+        own = {*inspect.signature(DataLoader.__init__).parameters, 'num_batch_per_epoch'}
+        yield from _unknown(name, set(cfg.get(name) or {}), own, 'a data loader')
+
+
+def optimizer_keys(cfg: dict) -> Iterator[Problem]:
+    optim = cfg.get('optim_wrapper') or {}
+    name = optim.get('constructor', 'DefaultOptimWrapperConstructor')
+    known = dict(LayerDecayConstructor=LayerDecayConstructor.DEFAULTS, DefaultOptimWrapperConstructor=DEFAULT_PARAMWISE)
+    if keys := known.get(name.rpartition('.')[2] if isinstance(name, str) else name.__name__):
+        yield from _unknown('optim_wrapper.paramwise_cfg', set(optim.get('paramwise_cfg') or {}), set(keys), str(name))
+    clip = {'type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value'}
+    yield from _unknown('optim_wrapper.clip_grad', set(optim.get('clip_grad') or {}), clip, 'clipping')
+
+
+def _unknown(path: str, given: set[str], known: set[str], what: str) -> Iterator[Problem]:
+    for key in sorted(given - known):
+        yield Problem(f'{path}.{key} is no argument of {what}{_near(key, known)}')
+
+
+def _near(name: str, known: set[str]) -> str:
+    near = get_close_matches(name.rpartition('.')[2], known, n=1, cutoff=0.6)
+    return f': did you mean {near[0]!r}?' if near else ''
+
+
+def walk(tree: object, path: str) -> Iterator[tuple[str, dict]]:
+    """Every dict in a nested config, with its place."""
+    if isinstance(tree, dict):
+        yield path, tree
+        for key, child in tree.items():
+            yield from walk(child, f'{path}.{key}')
+    elif isinstance(tree, list | tuple):
+        for i, child in enumerate(tree):
+            yield from walk(child, f'{path}.{i}')
+
+
+def _registries(scope: str) -> list[Registry]:
+    """mmengine's, whose children the others are, and those that a host has besides."""
+    modules = [root] if scope == 'mmengine' or not installed(scope) else [root, import_module(f'{scope}.registry')]
+    found = [each for module in modules for each in vars(module).values() if isinstance(each, Registry)]
+    return [each for each in found if each.parent is None]
+
+
+@cache
+def find_classes(name: str, scope: str) -> list[type]:
+    """What a type may mean in the scope: the same name may be a transform, a hook and a model."""
+    found = []
+    for registry in _registries(scope):
+        with suppress(RuntimeError, ImportError):  # this one does not have it
+            found.append(registry.children.get(scope, registry).get(name))
+    return [each for each in found if each is not None]
+
+
+def accepted(thing: Callable) -> set[str] | None:
+    """Names of the arguments; None where it takes any."""
+    keys = set()
+    for owner in inspect.getmro(thing) if inspect.isclass(thing) else [thing]:
+        init = owner.__dict__.get('__init__') if inspect.isclass(owner) else owner
+        if init is None or owner is object:
+            continue
+        try:
+            parameters = inspect.signature(init).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        keys |= {p.name for p in parameters}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return keys
+    return None
+
+
+def _names(registry: Registry) -> set[str]:
+    return set(registry.module_dict).union(*(_names(child) for child in registry.children.values()))
+
+
+# -- files and classes -------------------------------------------------------------------------------------------------
+
+
+def data_sets(cfg: dict) -> Iterator[tuple[str, dict]]:
+    """What training reads from: (place in the config, the data set that names files)."""
+    for loader in ('train_dataloader', 'val_dataloader'):
+        for path, node in walk(get(cfg, loader, 'dataset'), f'{loader}.dataset'):
+            if isinstance(node.get('type'), str) and {'data_root', 'data_prefix', 'ann_file'} & set(node):
+                yield path, node
+
+
+def files(cfg: dict) -> Iterator[Problem]:
+    for path, node in data_sets(cfg):
+        for place in _places(node, cfg.get('default_scope')):
+            if not os.path.exists(place):
+                yield Problem(f'{path}: {place} is not there')
+                break  # what lies in it is not there either
+            if os.path.isdir(place) and not any(os.scandir(place)):
+                yield Problem(f'{path}: {place} is empty')
+    for path, node in [*walk(cfg.get('model'), 'model'), *walk(cfg.get('val_evaluator'), 'val_evaluator')]:
+        named = node.get('ann_file') or (kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint')) or ''
+        if named and '://' not in named and not Path(named).expanduser().exists():
+            yield Problem(f'{path}: {named} is not there')
+        if kind(node) == 'TokenTarget' and not node.get('checkpoint'):
+            yield Problem(f'{path}: no tokenizer is given; train one, then set model.target.checkpoint to its file')
+    load = cfg.get('load_from')
+    if load and '://' not in load and not Path(load).expanduser().exists():
+        yield Problem(f'load_from: {load} is not there')
+
+
+def _places(node: dict, scope: str | None) -> Iterator[str]:
+    base, prefix = node.get('data_root') or '', node.get('data_prefix') or ''
+    if (
+        '://' in base
+        or node.get('backend_args')
+        or any('download' in (accepted(c) or ()) for c in _classes(node, scope))
+    ):
+        return
+    if kind(node) in ('ImageNet', 'ImageNet21k'):
+        prefix = prefix or node.get('split') or ''
+    inside = [*(prefix.values() if isinstance(prefix, dict) else [prefix]), node.get('ann_file')]
+    yield from filter(None, [base, *(os.path.join(base, each) for each in inside if each and '://' not in each)])
+
+
+def _classes(node: dict, scope: str | None) -> list[type]:
+    return find_classes(node['type'], node.get('_scope_', scope or 'mmengine'))
+
+
+def classes_of_the_head(cfg: dict) -> Iterator[Problem]:
+    model = cfg.get('model') or {}
+    heads = {
+        path: node['num_classes']
+        for name in ('head', 'decode_head', 'auxiliary_head', 'bbox_head')
+        for path, node in walk(model.get(name), f'model.{name}')
+        if isinstance(node.get('num_classes'), int) and kind(node) != 'STDCHead'  # which may predict edges
+    }
+    for path, node in data_sets(cfg):
+        number = _number_of_classes(node, cfg.get('default_scope'))
+        for head, width in heads.items():
+            if number and width != number:
+                yield Problem(f'{head}.num_classes={width}, but {path} has {number} classes')
+    given = get(cfg, 'data_preprocessor', 'num_classes') or get(model, 'data_preprocessor', 'num_classes')
+    if given and heads and given not in heads.values():
+        yield Problem(f'data_preprocessor.num_classes={given}, but the head has {next(iter(heads.values()))}')
+
+
+def _number_of_classes(node: dict, scope: str | None) -> int | None:
+    """As named in the config, or by the data set's class, or by its folders; None where it cannot be told at once."""
+    if node.get('with_label') is False:
+        return None
+    named = node.get('classes') or get(node, 'metainfo', 'classes')
+    named = named or next(
+        (c.METAINFO['classes'] for c in _classes(node, scope) if get(getattr(c, 'METAINFO', 0), 'classes')), None
+    )
+    if isinstance(named, list | tuple):
+        return len(named)
+    if kind(node) == 'CustomDataset' and not node.get('ann_file') and isinstance(node.get('data_prefix', ''), str):
+        folder = Path(node.get('data_root') or '', node.get('data_prefix') or '')
+        return sum(each.is_dir() for each in os.scandir(folder)) if folder.is_dir() else None
+    return None
+
+
+# -- the run -----------------------------------------------------------------------------------------------------------
+
+
+def loop_and_hooks_count_alike(cfg: dict) -> Iterator[Problem]:
+    train, hook = cfg.get('train_cfg') or {}, get(cfg, 'default_hooks', 'checkpoint') or {}
+    by_epoch = 'max_epochs' in train and 'max_iters' not in train
+    length = train.get('max_epochs' if by_epoch else 'max_iters') or 0
+    if not by_epoch and hook and hook.get('by_epoch', True) and not hook.get('save_best'):
+        words = 'the run counts iterations and its checkpoints epochs: one is written, at its end'
+        yield Problem(f'{words}. Set default_hooks.checkpoint.by_epoch=False', stops=False)
+    if by_epoch and get(cfg, 'train_dataloader', 'sampler', 'infinite'):
+        yield Problem('the sampler is infinite, so an epoch never ends: set train_dataloader.sampler.infinite=False')
+    interval = train.get('val_interval', 1 if by_epoch else 1000)
+    if cfg.get('val_dataloader') and length and interval > length:
+        yield Problem(f'train_cfg.val_interval={interval} is beyond the run of {length}', stops=False)
+    together = [name for name in ('val_dataloader', 'val_cfg', 'val_evaluator') if cfg.get(name) is not None]
+    if len(together) in (1, 2):
+        yield Problem(
+            f'of val_dataloader, val_cfg and val_evaluator there is only {" and ".join(together)}: give all or none'
+        )
+
+
+def vocabularies(cfg: dict) -> Iterator[Problem]:
+    model, metric = cfg.get('model') or {}, find(cfg.get('val_evaluator'), 'TokenizerMetric')
+    if metric and kind(model) == 'DiscreteVAE' and metric.get('vocab_size') != model.get('vocab_size'):
+        given = metric.get('vocab_size')
+        yield Problem(f'val_evaluator.vocab_size={given}, but the tokenizer has {model.get("vocab_size")} codes')
+
+
+def contradictions(cfg: dict, ranks: int) -> Iterator[Problem]:
+    try:
+        found = facts(cfg, ranks)
+    except ValueError:  # no BEiT
+        return
+    except (AttributeError, KeyError, TypeError) as error:
+        yield Problem(f'the recipe cannot be read: {type(error).__name__}: {error}', stops=False)
+        return
+    row = nearest(found)[0]
+    for rule in CONTRADICTIONS:
+        for finding in filter(lambda finding: finding.contradiction, rule(found, row)):
+            words = f'{finding.what}: {show(finding.yours)}; {finding.effect}'
+            yield Problem(words, stops=rule is not rate_is_meant_for_the_batch)
+
+
+def weights(cfg: dict, stopped: bool) -> Iterator[Problem]:
+    """What the run starts from, held against a model without memory, which is built for that alone."""
+    starts = any(
+        kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint') for node in nodes(cfg.get('model'))
+    )
+    if not starts and (not cfg.get('load_from') or cfg.get('resume')):
+        return
+    try:
+        yield from (Problem(words, stops) for words, stops in weights_fit(cfg))
+    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+        if not stopped:  # a mistake that is named already may be why
+            yield Problem(f'the model cannot be built: {error}')
+
+
+RULES: list[Rule] = [
+    names_of_the_runner,
+    types_and_keys,
+    optimizer_keys,
+    files,
+    classes_of_the_head,
+    loop_and_hooks_count_alike,
+    vocabularies,
+]

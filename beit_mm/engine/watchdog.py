@@ -1,0 +1,215 @@
+"""A run watches itself: no update by what is not finite, no checkpoint of it, ranks that stay in step and end together."""
+
+from dataclasses import dataclass
+
+import torch
+from mmengine.dist import all_gather_object, get_world_size
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..checkpoint.fit import few
+from ..registry import HOOKS
+from .guard import Update, guard
+from .ranks import Peers, apart, checksums
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is kept of an iteration until the next look: `finite` bool [N] on the device, for each of the losses' names."""
+
+    iteration: int
+    files: list[str]
+    names: list[str]
+    finite: Tensor | None
+
+
+@HOOKS.register_module()
+class Watchdog(Hook):
+    """Every run that `tools/train.py` starts has one; `custom_hooks=[dict(type='beit_mm.Watchdog', patience=9)]` changes it.
+
+    An update whose loss or gradient is not finite is left out on the device (see `guard`). At each logging interval the host
+    learns of it, and logs the iterations with the losses, tensors and files concerned.
+
+    Args:
+        patience: so many updates in a row that are not finite stop the run. What a loss scaler leaves out while its scale is
+            above 1 does not count.
+        interval: iterations from look to look; None: the LoggerHook's.
+        checksum_interval: iterations after which all ranks compare the checksums of their parameters.
+
+    Raises FloatingPointError after `patience` bad updates, or instead of a checkpoint that is not finite; RuntimeError when
+    ranks hold different weights. A rank that waits longer than env_cfg.dist_cfg.timeout (seconds) ends, see `Peers`.
+    """
+
+    priority = 'ABOVE_NORMAL'  # before logs, checkpoints and averages
+
+    def __init__(self, patience: int = 3, interval: int | None = None, checksum_interval: int = 200):
+        for name, value in dict(patience=patience, interval=interval, checksum_interval=checksum_interval).items():
+            if value is not None and value < 1:
+                raise ValueError(f'Watchdog.{name}={value}: give at least 1')
+        self.patience, self.interval, self.checksum_interval = patience, interval, checksum_interval
+        self.updates: list[Update] | None = None  # None: not guarded
+        self.batches: list[list[Batch]] = [[]]  # of each update; of the last one so far
+        self.streak: list[int] = []  # the last iterations of bad updates in a row
+        self.peers: Peers | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        self.interval = self.interval or next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 50)
+        self.names, self.parameters = zip(*_model(runner).named_parameters(), strict=True)
+        if isinstance(runner.optim_wrapper, OptimWrapper):
+            self.updates = guard(runner.optim_wrapper, _model(runner))
+        else:
+            runner.logger.warning('several optimizers: updates that are not finite are not left out')
+        if get_world_size() > 1:
+            timeout = runner.cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
+            self.peers = Peers(timeout)
+            self.peers.start()
+            if self.updates is not None:
+                runner.optim_wrapper.on_backward = lambda: self._tick(runner, 'backward')
+
+    def _tick(self, runner: Runner, place: str) -> None:
+        if self.peers:
+            self.peers.tick(f'iteration {runner.iter + 1}, {place}')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self._tick(runner, 'forward')
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        self._tick(runner, 'data')
+        if self.updates is not None:
+            self._keep(runner.iter + 1, data_batch, outputs or {})
+        if self.every_n_train_iters(runner, self.interval):
+            self.look(runner)
+        if self.every_n_train_iters(runner, self.checksum_interval) and isinstance(
+            runner.model, DistributedDataParallel
+        ):
+            self.compare(runner)
+
+    def _keep(self, iteration: int, batch: object, outputs: dict) -> None:
+        losses = {k: v for k, v in outputs.items() if 'loss' in k and isinstance(v, Tensor)}
+        finite = torch.stack([v.detach().isfinite().all() for v in losses.values()]) if losses else None
+        self.batches[-1].append(Batch(iteration, files_of(batch), list(losses), finite))
+        if len(self.updates) == len(self.batches):
+            self.batches.append([])
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self.look(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        self.look(runner)
+        if self.peers:
+            self.peers.finish()
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self._tick(runner, f'validation batch {batch_idx + 1}')
+
+    def after_val_epoch(self, runner: Runner, metrics=None) -> None:
+        self._tick(runner, 'validated')
+
+    def look(self, runner: Runner) -> None:
+        """The one wait for the device an interval: what was left out since the last look."""
+        if not self.updates:
+            return
+        flags = torch.stack([torch.stack([u.left_out, u.counts]) for u in self.updates]).to(torch.uint8)
+        if get_world_size() > 1:  # a bad loss of one rank counts on all
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        bad, longest = [], []
+        for update, batches, (left_out, counts) in zip(self.updates, self.batches, flags.tolist(), strict=False):
+            if left_out and counts:
+                bad.append((update, batches))
+                self.streak.append(batches[-1].iteration)
+                longest = max(longest, self.streak[:], key=len)
+            elif not left_out:
+                self.streak.clear()
+        scaled = int(flags[:, 0].sum()) - len(bad)
+        self.updates.clear()
+        del self.batches[:-1]
+        if scaled:
+            runner.logger.info(f'{scaled} updates left out, to lower the loss scale')
+        if not bad:
+            return
+        found = [_details(*each) for each in bad[:5]]
+        lines = [_line(batches, ranks) for (_, batches), *ranks in zip(bad, *all_gather_object(found), strict=False)]
+        more = f'\n  … and {len(bad) - len(found)} more' if len(bad) > len(found) else ''
+        words = f'{len(bad)} updates left out, since they were not finite:\n  ' + '\n  '.join(lines) + more
+        if len(longest) < self.patience:
+            runner.logger.warning(words)
+            return
+        raise FloatingPointError(
+            f'{words}\n{len(longest)} in a row, patience={self.patience}: stopped. The weights were not touched by them; '
+            f'{_last_good(runner)}. Mend the data, lower the learning rate or clip gradients, then go on with --resume'
+        )
+
+    def compare(self, runner: Runner) -> None:
+        mine = checksums(list(self.parameters))
+        sums = [torch.empty_like(mine) for _ in range(get_world_size())]
+        torch.distributed.all_gather(sums, mine)
+        if words := apart(self.names, torch.stack(sums).tolist()):
+            raise RuntimeError(
+                f'iteration {runner.iter + 1}: ranks no longer hold the same weights, in {words}. Something changes them '
+                f'on one rank alone, or a machine computes wrongly; {_last_good(runner)}'
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        own, states = set(dict(_model(runner).named_parameters())), [checkpoint.get('state_dict') or {}]
+        states.append({k: v for k, v in (checkpoint.get('ema_state_dict') or {}).items()})
+        bad = [
+            key
+            for state in states
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+            # a buffer may hold −inf on purpose, such as a mask
+            if not (value.isfinite() if key.removeprefix('module.') in own else ~value.isnan()).all()
+        ]
+        if bad:
+            raise FloatingPointError(
+                f'iteration {runner.iter + 1}: no checkpoint is written, these weights are not finite: {few(bad)}; '
+                f'{_last_good(runner)}'
+            )
+
+
+def files_of(batch: object) -> list[str]:
+    """What the samples of a batch say of themselves: the path of the image, else its index; [] where they say nothing."""
+    samples = batch.get('data_samples') if isinstance(batch, dict) else None
+    known = [getattr(sample, 'metainfo', {}) for sample in samples] if isinstance(samples, list | tuple) else []
+    return [
+        str(meta.get('img_path', meta.get('sample_idx'))) for meta in known if {'img_path', 'sample_idx'} & set(meta)
+    ]
+
+
+def _details(update: Update, batches: list[Batch]) -> dict:
+    """Of one bad update on this rank."""
+    losses = [
+        name
+        for batch in batches
+        if batch.finite is not None
+        for name, finite in zip(batch.names, batch.finite.tolist(), strict=True)
+        if not finite
+    ]
+    tensors = [name for name, finite in zip(update.names, update.finite.tolist(), strict=True) if not finite]
+    return dict(
+        losses=list(dict.fromkeys(losses)), tensors=tensors, files=[f for batch in batches for f in batch.files]
+    )
+
+
+def _line(batches: list[Batch], ranks: list[dict]) -> str:
+    """Where a loss is bad, all gradients are by force, on all ranks, and say nothing."""
+    guilty = [rank for rank, found in enumerate(ranks) if found['losses']]
+    words = []
+    for rank in guilty or range(len(ranks)):
+        what = f'losses {few(ranks[rank]["losses"])}' if guilty else f'gradients of {few(ranks[rank]["tensors"])}'
+        words.append(f'{f"rank {rank}: " if len(ranks) > 1 else ""}{what}; samples: {few(ranks[rank]["files"])}')
+    span = f'{batches[0].iteration} … ' if len(batches) > 1 else ''
+    return f'iteration {span}{batches[-1].iteration}: {" | ".join(words)}'
+
+
+def _last_good(runner: Runner) -> str:
+    path = find_latest_checkpoint(runner.work_dir)
+    return f'the last good checkpoint is {path}' if path else f'there is no checkpoint in {runner.work_dir} yet'
+
+
+def _model(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

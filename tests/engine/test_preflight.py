@@ -1,0 +1,276 @@
+"""Each mistake of a config is found, all in one list, before anything is built; no config of ours is called wrong."""
+
+import copy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from small import CONFIGS, load, shrink
+
+from beit_mm.data import shapes
+from beit_mm.engine.preflight import accepted, preflight, report
+from beit_mm.models import BEiT
+from beit_mm.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+TRAINED = [name for name in CONFIGS if not name.endswith('_ms')]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('preflight') / 'shapes'
+    shapes.write(out, train=4, val=2, size=64, segmentation_train=4, segmentation_val=2, jobs=1)
+    return out
+
+
+def at_home(name: str, data: Path, work_dir: Path) -> Config:
+    """A config with its own schedule and length, on data and weights that are there, and of a small model."""
+    real, cfg = load(name), shrink(load(name), data, work_dir)
+    cfg.train_cfg, cfg.param_scheduler = real.train_cfg, real.param_scheduler
+    return cfg
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_no_config_of_ours_is_called_wrong(name, data, tmp_path):
+    found = preflight(at_home(name, data, tmp_path))
+    assert [p.words for p in found if p.stops or not p.words.startswith('lr for this batch')] == []
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_at_its_real_size_a_config_lacks_files_alone(name):
+    found = preflight(load(name), ranks=64 if 'dvae' in name else 16 if '16xb' in name else 8)
+    lacks = 'is not there', 'no tokenizer is given'
+    assert [p.words for p in found if p.stops and not any(words in p.words for words in lacks)] == []
+    assert 'quickstart' in name or [p.words for p in found if 'lr for this batch' in p.words] == []
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+TOKENIZER, PRETRAIN = 'quickstart/tokenizer', 'quickstart/pretrain'
+CLASSIFY, SEGMENT = 'quickstart/classification', 'quickstart/segmentation'
+ITER, INIT = 'train_dataloader.dataset.dataset', 'model.backbone.init_cfg'
+HOST = dict(
+    _delete_=True,
+    type='ImageClassifier',
+    backbone=dict(
+        type='ResNet', depth=18, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,), base_channels=8
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=8),
+)
+
+
+def _pretrained(checkpoint: str) -> dict:
+    return HOST | dict(backbone=HOST['backbone'] | dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint)))
+
+
+# mistake: config, what is set, what is said, whether it stops
+MISTAKES = {
+    'misspelled optim_wrapper': (
+        CLASSIFY, dict(optim_wraper=dict()),
+        'optim_wraper is read by nobody: did you mean optim_wrapper?'),
+    'misspelled param_scheduler': (
+        CLASSIFY, dict(param_schedulers=[]),
+        'param_schedulers is read by nobody: did you mean param_scheduler?'),
+    'misspelled custom_hooks': (
+        PRETRAIN, dict(custom_hook=[]),
+        'custom_hook is read by nobody: did you mean custom_hooks?'),
+    'misspelled load_from': (
+        SEGMENT, dict(load_form='x.pth'),
+        'load_form is read by nobody: did you mean load_from?'),
+    'misspelled default hook': (
+        CLASSIFY, {'default_hooks.chekpoint': None},
+        'default_hooks.chekpoint comes beside the usual one: did you mean checkpoint?'),
+    'unknown type': (
+        CLASSIFY, {'model.backbone.type': 'beit_mm.BEIT'},
+        "model.backbone.type='beit_mm.BEIT' is registered nowhere: did you mean 'BEiT'?"),
+    'unknown transform': (
+        PRETRAIN, {f'{ITER}.pipeline.2.type': 'TwoVews'},
+        f"{ITER}.pipeline.2.type='TwoVews' is registered nowhere: did you mean 'TwoViews'?"),
+    'unknown key of the backbone': (
+        CLASSIFY, {'model.backbone.drop_path': 0.1},
+        "model.backbone.drop_path is no argument of beit_mm.BEiT: did you mean 'drop_path_rate'?"),
+    'unknown key of a transform': (
+        PRETRAIN, {f'{ITER}.pipeline.3.bugdet': 9},
+        f"{ITER}.pipeline.3.bugdet is no argument of BlockwiseMask: did you mean 'budget'?"),
+    'unknown key of the optimizer': (
+        SEGMENT, {'optim_wrapper.optimizer.weight_decy': 0.1},
+        "optim_wrapper.optimizer.weight_decy is no argument of AdamW: did you mean 'weight_decay'?"),
+    'unknown key of a loader': (
+        CLASSIFY, {'train_dataloader.num_worker': 2},
+        "train_dataloader.num_worker is no argument of a data loader: did you mean 'num_workers'?"),
+    'wrong paramwise_cfg key': (
+        CLASSIFY, {'optim_wrapper.paramwise_cfg.layer_decay': 0.9},
+        "optim_wrapper.paramwise_cfg.layer_decay is no argument of beit_mm.LayerDecayConstructor: did "
+        "you mean 'layer_decay_rate'?"),
+    'wrong paramwise_cfg key of mmengine': (
+        TOKENIZER, {'optim_wrapper.paramwise_cfg': dict(norm_decay=0)},
+        "optim_wrapper.paramwise_cfg.norm_decay is no argument of DefaultOptimWrapperConstructor: did "
+        "you mean 'norm_decay_mult'?"),
+    'unknown key of clipping': (
+        SEGMENT, {'optim_wrapper.clip_grad.max_nrom': 1},
+        "optim_wrapper.clip_grad.max_nrom is no argument of clipping: did you mean 'max_norm'?"),
+    'no data folder': (CLASSIFY, {f'{ITER}.data_root': 'nowhere'}, f'{ITER}: nowhere is not there'),
+    'no list of files': (CLASSIFY, {f'{ITER}.ann_file': 'meta/trian.txt'}, 'meta/trian.txt is not there'),
+    'no label maps': (SEGMENT, {f'{ITER}.data_prefix.seg_map_path': 'labels'}, 'labels is not there'),
+    'no checkpoint': (
+        CLASSIFY, {INIT: dict(_delete_=True, type='Pretrained', checkpoint='gone.pth')},
+        'model.backbone.init_cfg: gone.pth is not there'),
+    'no load_from': (SEGMENT, dict(load_from='gone.pth'), 'load_from: gone.pth is not there'),
+    'no tokenizer': (PRETRAIN, {'model.target.checkpoint': None}, 'model.target: no tokenizer is given'),
+    'weights of another kind': (
+        CLASSIFY, {INIT: dict(_delete_=True, type='Pretrained', checkpoint='{other}')},
+        'state dict'),
+    'weights of another size': (
+        CLASSIFY, {INIT: dict(_delete_=True, type='Pretrained', checkpoint='{wide}')},
+        'wide.pth does not fit this BEiT'),
+    'load_from that lacks a block': (
+        CLASSIFY, dict(load_from='{short}'),
+        'short.pth does not fit this BEiT. Missing: blocks.3.'),
+    'load_from of no BEiT': (
+        TOKENIZER, dict(load_from='{alien}'),
+        'these are the weights of no BEiT that is known: the keys are stem.weight'),
+    'load_from without one key of the model': (
+        CLASSIFY, dict(load_from='{alien}', model=HOST),
+        'alien.pth has nothing that this model has: stem.weight;'),
+    'weights without one key of the model': (
+        CLASSIFY, dict(model=_pretrained('{alien}')),
+        'alien.pth has nothing that this model has: stem.weight;'),
+    'tokenizer of another size': (PRETRAIN, {'model.target.tokenizer.width': 16}, 'does not fit this tokenizer'),
+    'classes of head ≠ of data': (
+        CLASSIFY, {'model.head.num_classes': 5},
+        f'model.head.num_classes=5, but {ITER} has 10 classes'),
+    'classes of head ≠ of folders': (
+        CLASSIFY, {f'{ITER}.metainfo': None, f'{ITER}.ann_file': '', 'model.head.num_classes': 5},
+        f'model.head.num_classes=5, but {ITER} has'),
+    'classes of segmentor ≠ of data': (
+        SEGMENT, {'model.decode_head.num_classes': 150},
+        f'model.decode_head.num_classes=150, but {ITER} has 11 classes'),
+    'classes of preprocessor ≠ of head': (
+        CLASSIFY, {'model.data_preprocessor.num_classes': 9},
+        'data_preprocessor.num_classes=9, but the head has 10'),
+    'vocabulary ≠ head': (PRETRAIN, {'model.head.out_channels': 64}, 'channels of the head: 64'),
+    'vocabulary ≠ metric': (
+        TOKENIZER, {'val_evaluator.vocab_size': 99},
+        'val_evaluator.vocab_size=99, but the tokenizer has 32 codes'),
+    'mask grid ≠ patch grid': (PRETRAIN, {f'{ITER}.pipeline.3.grid': 5}, 'grid of the mask: 5'),
+    'token grid ≠ patch grid': (PRETRAIN, {f'{ITER}.pipeline.2.token_size': 64}, 'grid of tokens: 16'),
+    'budget ≠ num_masked': (PRETRAIN, {'model.num_masked': 7}, 'num_masked: 7'),
+    'schedule beyond the run': (
+        CLASSIFY, {'param_scheduler.1.end': 40},
+        'end of the schedule: 40; training stops before lr has come down'),
+    'schedule short of the run': (
+        SEGMENT, {'param_scheduler.1.end': 50},
+        'end of the schedule: 50; the last 60 iterations train at lr 0'),
+    'warm-up beyond the run': (CLASSIFY, {'param_scheduler.0.end': 30}, 'warm-up: 30'),
+    'schedule in epochs, run in iterations': (SEGMENT, {'param_scheduler.1.by_epoch': True}, 'unit of the schedule'),
+    'epochs without an end': (
+        CLASSIFY, dict(train_cfg=dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=20)),
+        'the sampler is infinite, so an epoch never ends'),
+    'validation without a metric': (
+        CLASSIFY, dict(val_evaluator=None),
+        'there is only val_dataloader and val_cfg: give all or none'),
+}  # fmt: skip
+WARNINGS = {
+    'checkpoints in epochs': (CLASSIFY, {'default_hooks.checkpoint.by_epoch': True}, 'one is written, at its end'),
+    'validation beyond the run': (
+        CLASSIFY,
+        {'train_cfg.val_interval': 500},
+        'val_interval=500 is beyond the run of 20',
+    ),
+    'some weights of many': (CLASSIFY, dict(load_from='{some}', model=HOST), 'some.pth lacks backbone.bn1.bias, '),
+    'rate for another batch': (CLASSIFY, dict(auto_scale_lr=dict(base_batch_size=4096)), 'lr for this batch'),
+}
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory) -> dict[str, str]:
+    """Checkpoints that do not fit the small models."""
+    folder = tmp_path_factory.mktemp('weights')
+    size = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
+    form = dict(img_size=64, patch_size=8, rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap')
+    states = dict(
+        wide=BEiT(arch=size | dict(embed_dims=48, num_heads=3), **form).state_dict(),
+        short=BEiT(arch=size | dict(num_layers=3), **form).state_dict(),
+    )
+    for name, state in states.items():
+        torch.save(dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), folder / f'{name}.pth')
+    torch.save(dict(state_dict={'stem.weight': torch.zeros(2)}), folder / 'alien.pth')
+    torch.save(dict(state_dict={'head.fc.weight': torch.zeros(10, 8)}), folder / 'some.pth')
+    torch.save(dict(numbers=[1, 2]), folder / 'other.pth')
+    return {path.stem: str(path) for path in folder.iterdir()}
+
+
+def filled(options: object, weights: dict[str, str]) -> object:
+    if isinstance(options, dict):
+        return {key: filled(value, weights) for key, value in options.items()}
+    return weights.get(options[1:-1], options) if isinstance(options, str) else copy.deepcopy(options)
+
+
+@pytest.mark.parametrize('mistake', MISTAKES | WARNINGS)
+def test_a_mistake_is_found_and_named_with_its_mend(mistake, data, weights, tmp_path):
+    name, options, said = (MISTAKES | WARNINGS)[mistake]
+    cfg = at_home(name, data, tmp_path)
+    before = {p.words for p in preflight(cfg)}
+    cfg.merge_from_dict(filled(options, weights))
+    found = [p for p in preflight(cfg) if p.words not in before]
+    assert any(said in p.words and p.stops == (mistake in MISTAKES) for p in found), [p.words for p in found]
+    assert len(found) <= 3, [p.words for p in found]  # a mistake may be seen in two places
+
+
+def test_all_mistakes_of_a_config_come_in_one_list_those_that_stop_first(data, tmp_path):
+    cfg = at_home(CLASSIFY, data, tmp_path)
+    apart = (
+        'unknown type',
+        'no data folder',
+        'classes of head ≠ of folders',
+        'classes of preprocessor ≠ of head',
+        'epochs without an end',
+    )
+    fit = {k: v for k, v in MISTAKES.items() if v[0] == CLASSIFY and "'{" not in str(v[1]) and k not in apart}
+    for _, options, _ in [*fit.values(), WARNINGS['rate for another batch']]:
+        cfg.merge_from_dict(copy.deepcopy(options))
+    found = preflight(cfg)
+    missed = [mistake for mistake, (_, _, said) in fit.items() if not any(said in p.words for p in found)]
+    assert len(fit) >= 12 and missed == []
+    assert [p.stops for p in found] == sorted((p.stops for p in found), reverse=True)
+    assert report(cfg, found).count('✗ ') == sum(p.stops for p in found)
+
+
+def test_it_takes_less_than_a_second():
+    cfg = load('segmentation/beit-large_in22k-ft_upernet_8xb1-amp-320k_ade20k-640x640')
+    preflight(cfg)  # imports the host, which the run does anyway
+    begin = time.process_time()
+    preflight(cfg)
+    assert time.process_time() - begin < 1
+
+
+def test_what_a_class_takes_is_read_through_its_parents():
+    assert {'arch', 'img_size', 'init_cfg'} <= accepted(BEiT) and 'self' in accepted(BEiT)
+    assert accepted(lambda **kwargs: None) is None
+    assert accepted(MODELS.get('MIMHead'))
+
+
+def test_the_script_prints_the_list_and_trains_nothing_unless_it_is_forced(tmp_path):
+    words = [sys.executable, str(ROOT / 'tools/train.py'), str(ROOT / 'configs/quickstart/classification.py')]
+    words += [
+        '--work-dir',
+        str(tmp_path / 'run'),
+        '--cfg-options',
+        'model.head.num_classes=5',
+        'param_scheduler.1.end=40',
+    ]
+    done = subprocess.run(words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 1 and not (tmp_path / 'run').exists()
+    for said in (
+        '✗ model.head.num_classes=5',
+        '✗ end of the schedule: 40',
+        'data/quickstart/imagenet is not there',
+        'pass --force',
+    ):
+        assert said in done.stdout
+    assert 'Traceback' not in done.stdout
