@@ -20,7 +20,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..compat import installed
-from ..recipe.check import CONTRADICTIONS, rate_is_meant_for_the_batch, show
+from ..recipe import check
+from ..recipe.check import CONTRADICTIONS, show
 from ..recipe.facts import facts
 from ..recipe.paper import nearest
 from ..recipe.tree import find, get, kind, nodes
@@ -65,6 +66,12 @@ class Problem:
 
 
 Rule = Callable[[dict], Iterator[Problem]]
+# What a few iterations to try something bring with them: `--cfg-options train_cfg.max_iters=9` has to run.
+SHORT_TRIES = (
+    check.rate_is_meant_for_the_batch,
+    check.schedule_ends_with_the_run,
+    check.warmup_is_shorter_than_the_run,
+)
 
 
 def preflight(cfg: Config, ranks: int = 1) -> list[Problem]:
@@ -309,7 +316,7 @@ def contradictions(cfg: dict, ranks: int) -> Iterator[Problem]:
     for rule in CONTRADICTIONS:
         for finding in filter(lambda finding: finding.contradiction, rule(found, row)):
             words = f'{finding.what}: {show(finding.yours)}; {finding.effect}'
-            yield Problem(words, stops=rule is not rate_is_meant_for_the_batch)
+            yield Problem(words, stops=rule not in SHORT_TRIES)
 
 
 def weights(cfg: dict, stopped: bool) -> Iterator[Problem]:

