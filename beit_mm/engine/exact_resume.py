@@ -27,18 +27,19 @@ class ExactResume(Hook):
 
     def __init__(self):
         self.loaded: dict = {}
-        self.batches = 0  # of this epoch, trained on
+        self.batches, self.epoch = 0, 0  # batches of which epoch, trained on
         self.gradients: dict = {}
 
     # -- save ------------------------------------------------------------------------------------------------------------
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
-        self.batches = batch_idx + 1
+        self.batches, self.epoch = batch_idx + 1, runner.epoch
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta, loader = checkpoint['meta'], runner.train_dataloader
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            batches = 0 if meta['epoch'] > runner.epoch else self.batches
+            # A best checkpoint is saved by the validation behind an epoch, when the next one has no batch yet.
+            batches = self.batches if meta['epoch'] == runner.epoch == self.epoch else 0
             meta['samples_of_epoch'] = batches * _global_batch(loader)
         if hasattr(loader.sampler, 'seed'):
             meta['sampler_seed'] = loader.sampler.seed
@@ -75,7 +76,7 @@ class ExactResume(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         loop, loader = runner.train_loop, runner.train_dataloader
-        loop.first_batch = self.batches = 0
+        loop.first_batch, self.batches, self.epoch = 0, 0, runner.epoch
         samples, self.loaded = self.loaded.get('samples_of_epoch', 0), {}
         if not samples:
             return
