@@ -20,7 +20,7 @@ from small import ROOT, backbone, load, nodes, shrink
 from beit_mm.checkpoint.files import read_file
 from beit_mm.data import shapes
 from beit_mm.engine import KeyedRandomness
-from beit_mm.engine.launch import build_runner
+from beit_mm.engine.launch import build_runner, leave
 from beit_mm.registry import HOOKS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
@@ -113,6 +113,7 @@ def differences(one: object, other: object, place: str = '') -> list[str]:
 
 def through(cfg: Config) -> Path:
     build_runner(cfg).train()
+    leave()
     return Path(cfg.work_dir)
 
 

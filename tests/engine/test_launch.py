@@ -72,6 +72,7 @@ def test_two_gloo_processes_resume_what_one_began_and_end_with_its_weights(confi
     tools, one, two = ROOT / 'tools', config.parent / 'one', config.parent / 'two'
     words = [str(config), '--work-dir', str(one), '--cfg-options', 'train_dataloader.batch_size=4']
     launch.build_runner(launch.read_config(launch.parser('').parse_args(words))).train()
+    launch.leave()
 
     train = ['bash', tools / 'dist_train.sh', config, 2, '--resume', one / 'iter_2.pth', '--work-dir', two]
     trained = call(*train)

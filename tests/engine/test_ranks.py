@@ -74,6 +74,7 @@ cfg = Config(dict(
     custom_hooks=[dict(type='Fault'), dict(type='Watchdog', interval=2, checksum_interval=2, patience=3)]))
 if fault == 'orphan': cfg.train_cfg.max_iters = 500
 launch.build_runner(cfg).train()
+launch.leave()
 """
 
 

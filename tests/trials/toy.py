@@ -118,6 +118,7 @@ def train(cfg: Config, each: Callable | None = None) -> None:
     if each:
         runner.register_hook(Each())
     runner.train()
+    launch.leave()
 
 
 def start(
