@@ -68,6 +68,7 @@ def call(*words: object, **variables: str) -> str:
 
 
 @pytest.mark.skipif(not compat.installed('mmpretrain'), reason='the toy is a classifier')
+@pytest.mark.long  # tests/recipe and test_exact_resume have two processes as well
 def test_two_gloo_processes_resume_what_one_began_and_end_with_its_weights(config):
     tools, one, two = ROOT / 'tools', config.parent / 'one', config.parent / 'two'
     words = [str(config), '--work-dir', str(one), '--cfg-options', 'train_dataloader.batch_size=4']

@@ -139,10 +139,11 @@ def end(processes: list[subprocess.Popen], folder: Path, faulty: int, seconds: f
     [
         ('kill', 10, r'rank +: 1 .*\n +exitcode +: -9|rank 1 is ended without a word'),
         ('raise', 10, 'the disk of rank 1'),
-        (
+        pytest.param(
             'forward',
             TIMEOUT + 10,
             r'rank 1 is behind the others: .*rank 1 at iteration 5, forward \(toy\.py:\d+ forward\)',
+            marks=pytest.mark.long,
         ),
         pytest.param(
             'stop', TIMEOUT + 10, 'rank 1 is behind the others: rank 0 at iteration 5, backward', marks=pytest.mark.long

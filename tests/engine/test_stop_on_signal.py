@@ -86,7 +86,7 @@ def test_between_epochs_ends_what_is_saved_is_named_by_its_iteration(tmp_path):
     assert (meta['epoch'], meta['iter']) == (1, 6) and not (tmp_path / 'a/epoch_1.pth').exists()
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize('number', [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGUSR1])
 def test_torchrun_passes_a_signal_on_and_waits_for_the_checkpoint(tmp_path, number):
     work, config = tmp_path / 'work', tmp_path / 'toy.py'
     cfg = toy.config(work, iters=100_000, interval=100_000, val=100_000)
