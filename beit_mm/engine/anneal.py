@@ -3,10 +3,10 @@
 import math
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
+from .model_of import model_of
 
 
 def cosine(start: float, end: float, iters: int, iteration: int) -> float:
@@ -29,13 +29,9 @@ class Anneal(Hook):
         self.attribute, self.start, self.end, self.iters = attribute, start, end, iters
 
     def before_train(self, runner: Runner) -> None:
-        model = self._model(runner)
+        model = model_of(runner)
         if not isinstance(getattr(model, self.attribute, None), int | float):
             raise ValueError(f'{type(model).__name__} has no number {self.attribute!r} to anneal')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        setattr(self._model(runner), self.attribute, cosine(self.start, self.end, self.iters, runner.iter))
-
-    @staticmethod
-    def _model(runner: Runner):
-        return runner.model.module if is_model_wrapper(runner.model) else runner.model
+        setattr(model_of(runner), self.attribute, cosine(self.start, self.end, self.iters, runner.iter))

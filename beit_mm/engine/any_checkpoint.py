@@ -1,7 +1,6 @@
 """`load_from` a checkpoint of any project, and the normalisation that a run's weights were trained with."""
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -10,6 +9,7 @@ from ..checkpoint.fit import Report, check, fit_backbone
 from ..checkpoint.origins import identify, to_ours
 from ..models import BEiT, DiscreteVAE
 from ..registry import HOOKS
+from .model_of import model_of
 
 
 @HOOKS.register_module()
@@ -32,7 +32,7 @@ class AnyCheckpoint(Hook):
         self.normalization = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = _model(runner)
+        model = model_of(runner)
         if not isinstance(model, DiscreteVAE) and not isinstance(getattr(model, 'backbone', None), BEiT):
             return
         source = f'load_from={runner.cfg.get("load_from")}'
@@ -72,7 +72,7 @@ class AnyCheckpoint(Hook):
         return fitted
 
     def before_train(self, runner: Runner) -> None:
-        model = _model(runner)
+        model = model_of(runner)
         learned = self.normalization or getattr(getattr(model, 'backbone', None), 'pretrained_normalization', None)
         own = _normalization(model)
         if learned and own and any(abs(a - b) > 0.5 for k in own for a, b in zip(own[k], learned[k], strict=True)):
@@ -82,13 +82,8 @@ class AnyCheckpoint(Hook):
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if normalization := _normalization(_model(runner)):
+        if normalization := _normalization(model_of(runner)):
             checkpoint['meta']['normalization'] = normalization
-
-
-def _model(runner: Runner) -> nn.Module:
-    wrapped = is_model_wrapper(runner.model) or isinstance(runner.model, BaseTTAModel)
-    return runner.model.module if wrapped else runner.model
 
 
 def _normalization(model: nn.Module) -> dict[str, list[float]] | None:

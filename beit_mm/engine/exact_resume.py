@@ -3,13 +3,13 @@
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..registry import HOOKS
+from .model_of import model_of
 
 
 @HOOKS.register_module()
@@ -52,7 +52,7 @@ class ExactResume(Hook):
 
         def save_checkpoint(*args, **kwargs) -> None:
             between = isinstance(runner.optim_wrapper, OptimWrapper) and not runner.optim_wrapper.should_update()
-            self.gradients = _mean_gradients(_model(runner)) if between else {}
+            self.gradients = _mean_gradients(model_of(runner)) if between else {}
             save(*args, **kwargs)
 
         runner.save_checkpoint = save_checkpoint
@@ -68,7 +68,7 @@ class ExactResume(Hook):
             self.loaded = {}
         if 'sampler_seed' in self.loaded:
             runner.train_dataloader.sampler.seed = self.loaded['sampler_seed']
-        parameters = dict(_model(runner).named_parameters())
+        parameters = dict(model_of(runner).named_parameters())
         for name, gradient in self.loaded.get('gradients', {}).items():
             parameters[name].grad = gradient.to(parameters[name])
         if self.loaded.get('gradients'):  # mmengine has just warned that they are lost
@@ -88,10 +88,6 @@ class ExactResume(Hook):
             return
         loop.first_batch = self.batches = samples // _global_batch(loader)
         loader.sampler.skip(self.batches * loader.batch_size)
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _global_batch(loader: DataLoader) -> int:

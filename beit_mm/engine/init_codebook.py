@@ -2,11 +2,11 @@
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..registry import HOOKS
+from .model_of import model_of
 
 
 @HOOKS.register_module()
@@ -20,7 +20,7 @@ class InitCodebook(Hook):
         self.images, self.sharpness = images, sharpness
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = model_of(runner)
         if not hasattr(model, 'init_codebook'):
             raise ValueError(f'{type(model).__name__} has no codebook: InitCodebook is for beit_mm.DiscreteVAE')
         if runner.iter or runner.cfg.get('load_from') or model.init_cfg:  # it has one

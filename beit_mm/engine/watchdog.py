@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import torch
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint.fit import few
 from ..registry import HOOKS
 from .guard import Update, guard
+from .model_of import model_of
 from .ranks import Peers, apart, checksums
 
 
@@ -58,9 +58,9 @@ class Watchdog(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.interval = self.interval or next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 50)
-        self.names, self.parameters = zip(*_model(runner).named_parameters(), strict=True)
+        self.names, self.parameters = zip(*model_of(runner).named_parameters(), strict=True)
         if isinstance(runner.optim_wrapper, OptimWrapper):
-            self.updates = guard(runner.optim_wrapper, _model(runner))
+            self.updates = guard(runner.optim_wrapper, model_of(runner))
         else:
             runner.logger.warning('several optimizers: updates that are not finite are not left out')
         if get_world_size() > 1:
@@ -154,7 +154,7 @@ class Watchdog(Hook):
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        own, states = set(dict(_model(runner).named_parameters())), [checkpoint.get('state_dict') or {}]
+        own, states = set(dict(model_of(runner).named_parameters())), [checkpoint.get('state_dict') or {}]
         states.append({k: v for k, v in (checkpoint.get('ema_state_dict') or {}).items()})
         bad = [
             key
@@ -209,7 +209,3 @@ def _line(batches: list[Batch], ranks: list[dict]) -> str:
 def _last_good(runner: Runner) -> str:
     path = find_latest_checkpoint(runner.work_dir)
     return f'the last good checkpoint is {path}' if path else f'there is no checkpoint in {runner.work_dir} yet'
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.origins import from_ours
 from beit_mm.engine.launch import build_runner
 from beit_mm.models import BEiT
@@ -150,7 +151,7 @@ def test_another_normalisation_than_the_weights_is_a_warning_that_names_both(tmp
     run.train()
     warned = 'normalised by mean [127.5, 127.5, 127.5], std [127.5, 127.5, 127.5], this run normalises by mean [123.675'
     assert (warned in text.text) is (learned == HALF)
-    saved = torch.load(tmp_path / 'work/iter_1.pth', weights_only=False)['meta']['normalization']
+    saved = read_file(tmp_path / 'work/iter_1.pth')['meta']['normalization']
     assert saved['mean'] == pytest.approx(IMAGENET['mean']) and saved['std'] == pytest.approx(IMAGENET['std'])
 
 
