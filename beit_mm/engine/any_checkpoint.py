@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..checkpoint.files import state_of
 from ..checkpoint.fit import Report, check, fit_backbone
 from ..checkpoint.origins import identify, to_ours
-from ..models import BEiT, DiscreteVAE
+from ..models import BEiT, BEiTPretrainer, DiscreteVAE
 from ..registry import HOOKS
 from .model_of import model_of
 
@@ -22,7 +22,7 @@ class AnyCheckpoint(Hook):
     Args:
         strict: a key of the model that the checkpoint lacks is an error (testing), not a new part that training begins with.
 
-    Raises ValueError that names the keys of the backbone that do not fit.
+    Raises ValueError that names the keys of the backbone that do not fit, or when a run is resumed with another tokenizer.
     """
 
     priority = 'VERY_HIGH'
@@ -41,6 +41,22 @@ class AnyCheckpoint(Hook):
         if state.keys() != own.keys() or any(state[k].shape != own[k].shape for k in own):
             checkpoint['state_dict'] = self._fit(state, wrapper, model, source)
         self.normalization = (checkpoint.get('meta') or {}).get('normalization')
+        if isinstance(model, BEiTPretrainer):
+            self._keep_fingerprint(runner, model.target_fingerprint, checkpoint['state_dict'])
+
+    def _keep_fingerprint(self, runner: Runner, own: Tensor, state: dict[str, Tensor]) -> None:
+        """Weights that a run begins with may have learned any tokenizer's ids; one that goes on has to learn the same."""
+        theirs = state.get('target_fingerprint', own)
+        if not (own and theirs) or own.item() == theirs.item():  # 0: pixels, or a model that is tested only
+            return
+        words = f'{runner._load_from or runner.work_dir} learned the tokens of another tokenizer than the one of this run'
+        if runner._resume:
+            raise ValueError(
+                f'resume: {words}: set model.target.checkpoint to the file that it began with, or begin a new run from its '
+                'weights, with load_from and without --resume'
+            )
+        runner.logger.warning(words)
+        state['target_fingerprint'] = own.clone()
 
     def _fit(self, state: dict[str, Tensor], wrapper: str | None, model: nn.Module, source: str) -> dict[str, Tensor]:
         origin = identify(state, wrapper)

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint.fit import few
 from ..registry import HOOKS
-from .guard import Update, guard
+from .bad_updates import Update, leave_out_bad_updates
 from .model_of import model_of
 from .ranks import Peers, apart, checksums
 
@@ -31,7 +31,7 @@ class Batch:
 class Watchdog(Hook):
     """Every run that `tools/train.py` starts has one; `custom_hooks=[dict(type='beit_mm.Watchdog', patience=9)]` changes it.
 
-    An update whose loss or gradient is not finite is left out on the device (see `guard`). At each logging interval the host
+    An update whose loss or gradient is not finite is left out on the device (see `leave_out_bad_updates`). At each logging interval the host
     learns of it, and logs the iterations with the losses, tensors and files concerned.
 
     Args:
@@ -60,7 +60,7 @@ class Watchdog(Hook):
         self.interval = self.interval or next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 50)
         self.names, self.parameters = zip(*model_of(runner).named_parameters(), strict=True)
         if isinstance(runner.optim_wrapper, OptimWrapper):
-            self.updates = guard(runner.optim_wrapper, model_of(runner))
+            self.updates = leave_out_bad_updates(runner.optim_wrapper, model_of(runner))
         else:
             runner.logger.warning('several optimizers: updates that are not finite are not left out')
         if get_world_size() > 1:

@@ -166,6 +166,18 @@ def test_without_keyed_randomness_it_would_not_be(data, tmp_path):
     assert any('/logged' in place for place in differences(outcome(whole), outcome(tmp_path / 'again')))
 
 
+def test_with_another_tokenizer_a_run_does_not_go_on_but_may_begin_from_its_weights(data, tmp_path):
+    whole = through(config('pretrain', data, tmp_path / 'whole'))
+    cfg = config('pretrain', data, tmp_path / 'again')
+    state = read_file(cfg.model.target.checkpoint)['state_dict']
+    torch.save(dict(state_dict={key: value + 0.1 for key, value in state.items()}), cfg.model.target.checkpoint)
+    with pytest.raises(ValueError, match=r'learned the tokens of another tokenizer .*: set model\.target\.checkpoint'):
+        resumed(cfg, whole)
+    cfg.resume, cfg.experiment_name = False, 'begun'
+    begun = outcome(through(cfg))['state_dict']['target_fingerprint']
+    assert begun and begun != outcome(whole)['state_dict']['target_fingerprint']
+
+
 # -- processes of their own ----------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from beit_mm.checkpoint.files import read_file
-from beit_mm.engine.guard import guard
+from beit_mm.engine.bad_updates import leave_out_bad_updates
 from beit_mm.engine.ranks import apart, checksums
 from beit_mm.engine.watchdog import Watchdog
 
@@ -159,7 +159,7 @@ class Reads(TorchDispatchMode):
 def test_a_fused_optimizer_leaves_out_without_a_read_of_the_device(fused):
     model = nn.Linear(3, 1)
     wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), fused=fused))
-    updates = guard(wrapper, model)
+    updates = leave_out_bad_updates(wrapper, model)
     with Reads() as reads:
         for value in (1.0, math.nan, 1.0):
             with wrapper.optim_context(model):
@@ -173,7 +173,7 @@ def test_what_the_loss_scaler_leaves_out_to_find_its_scale_does_not_count():
     wrapper = AmpOptimWrapper.__new__(AmpOptimWrapper)  # its __init__ asks for a GPU
     OptimWrapper.__init__(wrapper, torch.optim.SGD(model.parameters(), lr=0.0))
     wrapper.loss_scaler, wrapper._scale_update_param = torch.amp.GradScaler('cpu', init_scale=8.0), None
-    updates = guard(wrapper, model)
+    updates = leave_out_bad_updates(wrapper, model)
     for gradient, scale in ((1e38, 8.0), (1e38, 4.0), (math.inf, 2.0), (1e38, 1.0), (math.inf, 1.0)):
         assert wrapper.loss_scaler.get_scale() == scale
         loss = (model.weight * gradient).sum() if gradient < math.inf else model.weight.sum() + gradient

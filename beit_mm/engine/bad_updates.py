@@ -21,7 +21,7 @@ class Update:
     names: list[str]
 
 
-def guard(wrapper: OptimWrapper, model: nn.Module) -> list[Update]:
+def leave_out_bad_updates(wrapper: OptimWrapper, model: nn.Module) -> list[Update]:
     """From now on `wrapper` (of any type) leaves out bad updates of `model`; gives the list to which it adds each update.
 
     Fused optimizers and loss scalers skip without waiting for the device; others wait once an update. All ranks of DDP
