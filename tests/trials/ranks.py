@@ -70,6 +70,11 @@ class Run:
         path = self.work / 'fault'
         return json.loads(path.read_text()) if path.exists() else None
 
+    def tell(self) -> None:
+        """SIGTERM to every rank; torchrun itself knows nothing of it."""
+        for pid in filter(alive, self.pids()):
+            os.kill(pid, signal.SIGTERM)
+
     def clear(self) -> None:
         """Whatever still runs is killed."""
         for agent in self.agents:
@@ -97,6 +102,12 @@ def until(condition: Callable[[], object], seconds: float = FOR_EVER) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def last(work: Path) -> int:
+    """The iteration of the newest whole checkpoint, or 0."""
+    path, _ = store.newest(work, NAMES)
+    return _iteration(path) if path else 0
 
 
 def says(fault: str, rank: int) -> str:
@@ -143,17 +154,16 @@ def _one(run: Run, fault: str, faulty: int) -> tuple[list[str], float]:
     """(what is wrong, seconds from the fault, or the signal that ends all at once, to the end of all agents)."""
     if not until(lambda: run.fault() or not run.alive()) or not run.fault():
         return ['wrong exit'], 0.0
-    state, ended = run.fault(), list(run.agents)
+    state = run.fault()
     if fault == 'orphan':
-        agent = run.agents[faulty % len(run.agents)]
-        agent.kill()
+        run.agents[faulty % len(run.agents)].kill()
     if fault.startswith('told'):
-        for wait in (1.5, 0) if fault == 'told twice' else (0,):
-            for pid in filter(alive, run.pids()):
-                os.kill(pid, signal.SIGTERM)
-            state['time'] = time.monotonic() if fault == 'told twice' else state['time']
-            time.sleep(wait)
-    until(lambda: all(agent.poll() is not None for agent in ended))
+        run.tell()
+    if fault == 'told twice':
+        time.sleep(1.5)
+        run.tell()
+        state['time'] = time.monotonic()
+    until(lambda: all(agent.poll() is not None for agent in run.agents))
     took = time.monotonic() - state['time']
     found = []
     if fault not in GOES_ON and took > SOON + TIMEOUT * (fault in HANGS):
@@ -162,11 +172,10 @@ def _one(run: Run, fault: str, faulty: int) -> tuple[list[str], float]:
         found.append('survivors')
     if not re.search(says(fault, faulty), run.words()):
         found.append('not named')
-    if any((agent.poll() == 0) != (fault in GOES_ON) for agent in ended):
+    if any((agent.poll() == 0) != (fault in GOES_ON) for agent in run.agents):
         found.append('wrong exit')
-    path, _ = store.newest(run.work, NAMES)
     saved = ITERATIONS if fault in GOES_ON else max(map(_iteration, map(Path, state['saved'])), default=0)
-    if saved > (_iteration(path) if path else 0):
+    if saved > last(run.work):
         found.append('lost')
     return found, took
 
