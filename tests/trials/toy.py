@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -152,9 +153,14 @@ def start(
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
+    """One that no connection is given of itself meanwhile: Linux takes those from 32768 on, others from 49152 on."""
+    while True:
+        with socket.socket() as free:
+            try:
+                free.bind(('127.0.0.1', random.SystemRandom().randrange(20_000, 32_768)))
+            except OSError:
+                continue
+            return free.getsockname()[1]
 
 
 def light() -> None:
