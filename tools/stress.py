@@ -2,6 +2,7 @@
 
 kill      kill -9 around saves, resume, and compare with a run that nobody killed
 signals   SIGTERM, SIGUSR1, Ctrl-C at random moments, on one rank or --ranks 2
+ranks     a rank killed, hung, apart …, torchrun killed: on 2 ranks, 4, and 4 of two agents
 """
 
 import argparse
@@ -10,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-VERBS = ('kill', 'signals')
+VERBS = ('kill', 'signals', 'ranks')
 
 
 def main() -> int:

@@ -25,16 +25,16 @@ class StopOnSignal(Hook):
     """On SIGTERM, SIGUSR1 (Slurm's warning before a time limit) or Ctrl-C: finish the iteration, save, exit.
 
     The exit code is 128 + the signal's number, as a shell has it: 143, 138, 130. A second signal, a second or more after the
-    first, ends the process at once with that code. All ranks stop behind the same iteration, whichever of them was told,
-    and none ends before the checkpoint is on disk. Before the Runner starts a signal does what it does to any program: it
-    ends it, with the same code in a shell. tools/train.py adds this hook. Workers of a DataLoader (forked) are shielded,
-    since Slurm and terminals signal them too; they end with their run.
+    first, ends the process at once with that code, also while it waits for other ranks. All ranks stop behind the same
+    iteration, whichever of them was told, and none ends before the checkpoint is on disk. Before the Runner starts a signal
+    does what it does to any program: it ends it, with the same code in a shell. tools/train.py adds this hook. Workers of a
+    DataLoader (forked) are shielded, since Slurm and terminals signal them too; they end with their run.
     """
 
     priority = 'LOWEST'  # schedules and averages have had their part of the iteration
 
     def __init__(self):
-        self.received, self.since = 0, 0.0
+        self.received = 0
         self.before: dict[int, object] = {}
         self.group, self.validated_by_all = None, 0
 
@@ -48,11 +48,18 @@ class StopOnSignal(Hook):
         if not self.before:
             os.register_at_fork(after_in_child=self._shield)
             multiprocessing.util.Finalize(None, _end_workers, exitpriority=100)
+            reader, self.writer = os.pipe()
+            os.set_blocking(self.writer, False)
+            threading.Thread(target=_end_at_the_second, args=(reader,), name='signals', daemon=True).start()
+            self.wakeup = signal.set_wakeup_fd(self.writer)
             self.before = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
     def after_run(self, runner: Runner) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if self.before:
+            signal.set_wakeup_fd(self.wakeup)
+            os.close(self.writer)
         self.before = {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -104,17 +111,27 @@ class StopOnSignal(Hook):
         raise SystemExit(128 + number)
 
     def _receive(self, number: int, frame: object) -> None:
-        now = time.monotonic()
-        if self.received and now - self.since > _SAME:
-            os._exit(128 + number)
-        if not self.received:
-            self.received, self.since = number, now
-            with suppress(OSError):  # no logger here: the signal may have come in the middle of its writing
-                os.write(2, b'told to stop: after this iteration; once more: at once\n')
+        self.received = self.received or number
 
     def _shield(self) -> None:
         if self.before:
+            signal.set_wakeup_fd(-1)
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _end_at_the_second(reader: int) -> None:
+    """What Python's C handler writes there for each signal at once; `_receive` waits while the main thread is in a collective."""
+    since = None
+    while numbers := os.read(reader, 64):
+        for number in filter(SIGNALS.__contains__, numbers):
+            now = time.monotonic()
+            if since is None:
+                since = now
+                with suppress(OSError):  # no logger here: the main thread may be in the middle of its writing
+                    os.write(2, b'told to stop: after this iteration; once more: at once\n')
+            elif now - since > _SAME:
+                os._exit(128 + number)
+    os.close(reader)
 
 
 def _epochs(runner: Runner) -> bool:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from itertools import product
@@ -16,6 +15,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from small import ROOT, backbone, load, nodes, shrink
+from trials.toy import free_port
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.data import shapes
@@ -186,9 +186,7 @@ def train(cfg: Config, ranks: int = 1, fails: bool = False, witness: dict | None
     cfg.custom_imports = dict(imports=['test_exact_resume'])
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='beit_mm.Witness', **(witness or {}))]
     cfg.dump(Path(cfg.work_dir).with_suffix('.py'))
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     path = os.pathsep.join([os.environ.get('PYTHONPATH', ''), *map(str, (ROOT, ROOT / 'tests', ROOT / 'tests/engine'))])
     env = os.environ | dict(
         PYTHON=sys.executable, PORT=port, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1'
@@ -198,7 +196,7 @@ def train(cfg: Config, ranks: int = 1, fails: bool = False, witness: dict | None
     words += ['--work-dir', cfg.work_dir, *(['--resume'] if cfg.get('resume') else [])]
     words += [cfg.load_from] if cfg.get('load_from') else []
     done = subprocess.run(
-        [*script, *words], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
+        [*script, *words], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900
     )
     assert (done.returncode != 0) is fails, done.stdout[-4000:]
     return Path(cfg.work_dir)

@@ -1,7 +1,6 @@
 """Several processes without a GPU, started by the scripts that a user calls."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from trials.toy import free_port
 
 from beit_mm import compat
 from beit_mm.checkpoint.files import read_file
@@ -54,14 +54,12 @@ def config(tmp_path_factory) -> Path:
 
 def call(*words: object, **variables: str) -> str:
     """Runs a command as a user would and gives what it printed; the test fails with that when it fails."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     path = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)]))
     base = dict(PYTHON=sys.executable, PORT=port, MASTER_PORT=port, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1')
     env = os.environ | base | dict(OMP_NUM_THREADS='1') | variables
     done = subprocess.run(
-        list(map(str, words)), env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
+        list(map(str, words)), env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
@@ -102,7 +100,7 @@ def test_the_variables_of_other_launchers_make_a_process_group(launcher, variabl
         RANK='7', LOCAL_RANK='7', WORLD_SIZE='8', MASTER_ADDR='127.0.0.1', MASTER_PORT='0', **variables
     ).items():
         monkeypatch.setenv(name, value)
-    launch.join(launcher, 'gloo', timeout=20)
+    launch.join(launcher, 'gloo', timeout=300)
     try:
         assert torch.distributed.get_world_size() == 1 and os.environ['LOCAL_RANK'] == '0'
     finally:

@@ -99,6 +99,7 @@ def work(rank: int, port: int, folder: Path) -> None:
     made.init_codebook(share(images(), rank))
     saved['codebook'] = made.state_dict()
     torch.save(saved, folder / f'{rank}.pth')
+    dist.barrier()  # one that leaves first can make gloo abort the other
     dist.destroy_process_group()
 
 
@@ -117,7 +118,7 @@ def ranks(tmp_path_factory) -> list[dict]:
     ]
     try:
         for process in started:
-            _, errors = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=900)
             assert process.returncode == 0, errors[-3000:]
     finally:
         for process in started:

@@ -14,11 +14,17 @@ from . import toy
 from .kill import NAMES, _iteration, result, same
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-IN_TIME, GONE = 5, 10  # seconds: until a run has ended, until its workers have
+START_UP = 0.25  # the share of runs that are told in their first second
+IN_TIME, GONE = 5, 10  # seconds: until a run has ended, until its workers have; later is `late`
+FOR_EVER = 300  # seconds: what has not come by then never will, however busy the machine
+WRONG = ('lost', 'wrong exit', 'orphans', 'different')  # whatever the machine is at
 
 
 class Run:
-    """The toy on some ranks, each in a session of its own; `done()` is the last iteration that a rank has reported."""
+    """The toy on some ranks, each in a session of its own; `done()` is the last iteration that a rank has reported.
+
+    No rank comes to its last iteration before `let_end()`: however slow the one who tells it to stop, it is in time.
+    """
 
     def __init__(self, work_dir: Path, log: Path, ranks: int = 1, workers: int = 0, **settings: object):
         self.reader, writer = os.pipe()
@@ -26,14 +32,22 @@ class Run:
         launcher = 'pytorch' if ranks > 1 else 'none'
         cfg = toy.config(work_dir, interval=1000, val=10, workers=workers, launcher=launcher, **settings)
         port, self.last = toy.free_port(), 0
+        gate, self.gate = os.pipe()  # nobody writes: its end comes when the last writer is closed
+
+        def each(done: int) -> None:
+            os.write(writer, b'%d\n' % done)
+            if done == cfg.train_cfg.max_iters - 1:
+                os.read(gate, 1)
 
         def call() -> None:
             os.setsid()
-            toy.train(cfg, lambda done: os.write(writer, b'%d\n' % done))
+            os.close(self.gate)  # also for the workers that this rank forks
+            toy.train(cfg, each)
 
         where = [dict(rank=rank, ranks=ranks, port=port) if ranks > 1 else {} for rank in range(ranks)]
         self.processes: list[BaseProcess] = [toy.start(call, log=log, **place) for place in where]
         os.close(writer)
+        os.close(gate)
 
     def done(self) -> int:
         try:
@@ -43,8 +57,8 @@ class Run:
             pass
         return self.last
 
-    def wait_for(self, iteration: int, seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
+    def wait_for(self, iteration: int) -> None:
+        end = time.monotonic() + FOR_EVER
         while self.done() < iteration and any(p.is_alive() for p in self.processes) and time.monotonic() < end:
             time.sleep(0.002)
 
@@ -52,14 +66,21 @@ class Run:
         for rank in ranks:
             os.kill(self.processes[rank].pid, number)
 
-    def end(self) -> tuple[list[int], float, bool]:
-        """(exit codes as a shell has them, seconds until all ranks had ended, whether something lived on too long)."""
+    def let_end(self) -> None:
+        if self.gate is not None:
+            os.close(self.gate)
+            self.gate = None
+
+    def end(self) -> tuple[list[int], float, float]:
+        """(exit codes as a shell has them; seconds until all ranks had ended, and until nothing of theirs lived, or inf)."""
+        self.let_end()
         start = time.monotonic()
         for process in self.processes:
-            process.join(max(0.0, start + 60 - time.monotonic()))
-        took = time.monotonic() - start
-        while (alive := self._alive()) and time.monotonic() - start < GONE:
+            process.join(max(0.0, start + FOR_EVER - time.monotonic()))
+        took = gone = time.monotonic() - start
+        while (alive := self._alive()) and gone < took + FOR_EVER:
             time.sleep(0.05)
+            gone = time.monotonic() - start
         for pid in alive:
             os.kill(pid, signal.SIGKILL)
         for process in self.processes:
@@ -67,7 +88,7 @@ class Run:
         codes = [code if (code := process.exitcode) >= 0 else 128 - code for process in self.processes]
         self.done()
         os.close(self.reader)
-        return codes, took, bool(alive)
+        return codes, took, float('inf') if alive else gone
 
     def _alive(self) -> list[int]:
         """What still runs in the sessions of these processes."""
@@ -82,7 +103,7 @@ class Run:
         return found
 
 
-def signals(n: int, seed: int, folder: Path, ranks: int = 1, start_up: float = 0.25) -> dict[str, float]:
+def signals(n: int, seed: int, folder: Path, ranks: int = 1) -> dict[str, float]:
     """Counts of n runs that were told to stop, a share of them within their first second: `lost` iterations (that a rank had
     behind it and the checkpoint has not), `wrong exit`, `late`, `orphans`, `different` ends once they went on."""
     toy.light()
@@ -96,14 +117,18 @@ def signals(n: int, seed: int, folder: Path, ranks: int = 1, start_up: float = 0
         number, workers = chance.choice(SIGNALS), chance.choice((0, 2))
         told = chance.choice([[chance.randrange(ranks)], list(range(ranks))])
         run = Run(work, log, ranks, workers, iters=iters)
-        if chance.random() < start_up:
+        if chance.random() < START_UP:
             told = list(range(ranks))  # as any launcher does; one rank alone would leave the others waiting for it
+            if (
+                ranks > 1 and number == signal.SIGINT
+            ):  # Python sees it only when the rank no longer waits for the others
+                number = signal.SIGTERM
             time.sleep(chance.random())
         else:
             run.wait_for(chance.randrange(1, iters - 5))
             time.sleep(chance.random() * 0.02)
         run.tell(number, told)
-        codes, took, orphans = run.end()
+        codes, took, gone = run.end()
         path, _ = store.newest(work, NAMES) if work.exists() else (None, [])
         early = run.last == 0
         count['in start-up'] += early
@@ -114,8 +139,8 @@ def signals(n: int, seed: int, folder: Path, ranks: int = 1, start_up: float = 0
                 f'{signal.Signals(number).name} to {told} behind iteration {run.last}: exit codes {codes}', flush=True
             )
         count['wrong exit'] += not fine
-        count['late'] += took > IN_TIME
-        count['orphans'] += orphans
+        count['late'] += took > IN_TIME or gone > GONE
+        count['orphans'] += gone == float('inf')
         count['slowest, s'] = max(count['slowest, s'], round(took, 2))
         on = Run(work, log, ranks, iters=iters)
         count['different'] += any(on.end()[0]) or not same(result(work), expected)
@@ -128,4 +153,4 @@ def main(n: int, seed: int, folder: Path, ranks: int = 1) -> bool:
     count = signals(n, seed, folder, ranks)
     words = ', '.join(f'{number} {name}' for name, number in count.items() if name not in ('lost', 'slowest, s'))
     print(f'{n} tried, {count["lost"]} lost, {words}; the slowest ended in {count["slowest, s"]} s', flush=True)
-    return not any(count[name] for name in ('lost', 'wrong exit', 'late', 'orphans', 'different'))
+    return not any(count[name] for name in (*WRONG, 'late'))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from mmengine.model import BaseModel
 from torch.utils.data import Dataset
 
 from beit_mm.engine import StopOnSignal, launch
+from beit_mm.engine.stop_on_signal import SIGNALS
 from beit_mm.registry import DATASETS, METRICS, MODELS
 
 WIDTH = 256  # a checkpoint has 3 × 4 × width² bytes
@@ -134,6 +136,7 @@ def start(
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
             os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             call(*args)
         except KeyboardInterrupt:  # multiprocessing makes it an exit with 1, an interpreter dies of it
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -143,14 +146,21 @@ def start(
             os._exit(1)
 
     process = multiprocessing.get_context('fork').Process(target=become)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes before its `try` waits for it
     process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
+    """One that no connection is given of itself meanwhile: Linux takes those from 32768 on, others from 49152 on."""
+    while True:
+        with socket.socket() as free:
+            try:
+                free.bind(('127.0.0.1', random.SystemRandom().randrange(20_000, 32_768)))
+            except OSError:
+                continue
+            return free.getsockname()[1]
 
 
 def light() -> None:
