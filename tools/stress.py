@@ -2,6 +2,7 @@
 
 kill      kill -9 around saves, resume, and compare with a run that nobody killed
 signals   SIGTERM, SIGUSR1, Ctrl-C at random moments, on one rank or --ranks 2
+fuzz      random settings, sizes, weights, files, pickles, configs and names: refused with a reason, or right
 """
 
 import argparse
@@ -10,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-VERBS = ('kill', 'signals')
+VERBS = ('kill', 'signals', 'fuzz')
 
 
 def main() -> int:

@@ -88,9 +88,7 @@ class BlockwiseMask(BaseTransform):
         if min_block > budget:
             raise ValueError(f'a budget of {budget} is smaller than a block of min_block={min_block}: lower min_block')
         if min(self.grid) < 2:
-            raise ValueError(
-                f'grid={grid} has no block smaller than itself both ways: take beit_mm.RandomMask'
-            )
+            raise ValueError(f'grid={grid} has no block smaller than itself both ways: take beit_mm.RandomMask')
         self.sample = exact_blockwise_mask if exact else blockwise_mask
 
     def transform(self, results: dict) -> dict:

@@ -83,7 +83,9 @@ class MIMMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         if not results or not any('mse' in r or len(r['target']) for r in results):
-            raise ValueError('nothing is hidden in any image: there is nothing to judge by, see the masks of val_dataloader')
+            raise ValueError(
+                'nothing is hidden in any image: there is nothing to judge by, see the masks of val_dataloader'
+            )
         if 'mse' in results[0]:
             return dict(val_loss=sum(r['mse'] for r in results) / len(results))
         targets = torch.cat([r['target'] for r in results])

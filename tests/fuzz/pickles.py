@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from beit_mm.checkpoint import store
 
-MARK = '@mark@'  # stands for a file that must never appear; as long as what replaces it, since lengths are written before
+MARK = (
+    '@mark@'  # stands for a file that must never appear; as long as what replaces it, since lengths are written before
+)
 LENGTH = 96
 DANGEROUS = [
     ('os', 'system'), ('posix', 'system'), ('os', 'mkdir'), ('posix', 'mkdir'), ('builtins', 'eval'), ('builtins', 'exec'),
@@ -42,13 +44,19 @@ def name(pair: tuple[str, str]) -> st.SearchStrategy[bytes]:
     return st.sampled_from([f'c{module}\n{attribute}\n'.encode(), text(module) + text(attribute) + b'\x93'])
 
 
-_words = st.sampled_from([MARK, MARK, f'touch {MARK}', f'open({MARK!r}, "w")', 'w', '__dict__', '__setstate__', 'cpu', 'storage'])
+_words = st.sampled_from(
+    [MARK, MARK, f'touch {MARK}', f'open({MARK!r}, "w")', 'w', '__dict__', '__setstate__', 'cpu', 'storage']
+)
 _plain = st.one_of(
     _words.map(text),
-    st.sampled_from([b'N', b'\x88', b'\x89', b')', b']', b'}', b'K\x01', b'K\x00', b'J\xff\xff\xff\x7f', b'G?\xf0' + bytes(6)]),
+    st.sampled_from(
+        [b'N', b'\x88', b'\x89', b')', b']', b'}', b'K\x01', b'K\x00', b'J\xff\xff\xff\x7f', b'G?\xf0' + bytes(6)]
+    ),
     st.sampled_from([b'h\x00', b'h\x07', b'0', b'1', b'(', b't', b'2', b'a', b's', b'e', b'\x94']),  # loose ends
 )
-_numbered = st.sampled_from([b'\x82\xc9', b'\x83' + struct.pack('<H', 40_001), b'\x84' + struct.pack('<i', 3_000_001), b'\x82\x07'])
+_numbered = st.sampled_from(
+    [b'\x82\xc9', b'\x83' + struct.pack('<H', 40_001), b'\x84' + struct.pack('<i', 3_000_001), b'\x82\x07']
+)
 _bad = st.one_of(st.sampled_from(DANGEROUS).flatmap(name), _numbered)
 _name = st.one_of(_bad, st.sampled_from(HARMLESS).flatmap(name))
 
@@ -79,11 +87,15 @@ def _compound(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
 # What surely calls something dangerous with the mark, wherever an unpickler lets it.
 _attack = st.tuples(_bad, _words.map(text), st.sampled_from([b'R', b'\x81', b'o'])).map(
-    lambda parts: b'(' + parts[0] + parts[1] + b'o' if parts[2] == b'o' else parts[0] + b'(' + parts[1] + b't' + parts[2]
+    lambda parts: (
+        b'(' + parts[0] + parts[1] + b'o' if parts[2] == b'o' else parts[0] + b'(' + parts[1] + b't' + parts[2]
+    )
 )
 _value = st.recursive(st.one_of(_plain, _name, _attack), _compound, max_leaves=12)
 programs = st.tuples(st.sampled_from([2, 3, 4]), _value, st.booleans()).map(
-    lambda drawn: b'\x80' + bytes([drawn[0]]) + (b'}' + text('state_dict') + drawn[1] + b's' if drawn[2] else drawn[1]) + b'.'
+    lambda drawn: (
+        b'\x80' + bytes([drawn[0]]) + (b'}' + text('state_dict') + drawn[1] + b's' if drawn[2] else drawn[1]) + b'.'
+    )
 )
 
 

@@ -1,9 +1,9 @@
 """Every public class is among those that the properties here draw settings for."""
 
+from fuzz import test_data, test_engine, test_models
 from mmengine.registry import Registry
 
 import beit_mm.registry
-from fuzz import test_data, test_engine, test_models
 
 
 def test_each_registered_class_is_fuzzed_and_nothing_else_is_said_to_be():

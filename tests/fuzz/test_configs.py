@@ -25,8 +25,34 @@ NAMES = [
 ]
 OURS = test_models.FUZZED | test_data.FUZZED | test_engine.FUZZED
 values = st.sampled_from(
-    [None, True, -1, 0, 2.5, float('nan'), float('inf'), 'other', '', 'model', '/', [], [1], ['a'], [[]], [None], {}, {'a': 1}]
-    + [dict(type='BEiT'), dict(type='nowhere.X'), dict(type=3), dict(type=None), [dict(type='Anneal')], dict(type=['a'])]
+    [
+        None,
+        True,
+        -1,
+        0,
+        2.5,
+        float('nan'),
+        float('inf'),
+        'other',
+        '',
+        'model',
+        '/',
+        [],
+        [1],
+        ['a'],
+        [[]],
+        [None],
+        {},
+        {'a': 1},
+    ]
+    + [
+        dict(type='BEiT'),
+        dict(type='nowhere.X'),
+        dict(type=3),
+        dict(type=None),
+        [dict(type='Anneal')],
+        dict(type=['a']),
+    ]
 )
 
 

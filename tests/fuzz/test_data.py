@@ -126,7 +126,9 @@ def test_a_data_set_of_any_settings_is_refused_or_a_function_of_seed_epoch_and_i
         return 'refused'
     assert index not in bad or how['on_bad_sample'] == 'skip'
     again = SeededDataset(numbered, **how)[epoch, index]
-    assert one['data_samples'].img_path == again['data_samples'].img_path and torch.equal(one['inputs'], again['inputs'])
+    assert one['data_samples'].img_path == again['data_samples'].img_path and torch.equal(
+        one['inputs'], again['inputs']
+    )
 
 
 # -- images ----------------------------------------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ def test_an_image_of_any_size_and_kind_goes_through_every_pipeline_or_is_named(
     init_default_scope(scope)
     folder, (h, w) = tmp_path_factory.mktemp('images'), size
     pixels = np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
-    name, kind = ('a.jpg', 'JPEG') if mode == 'CMYK' or seed % 2 and mode in ('RGB', 'L') else ('a.png', 'PNG')
+    name, kind = ('a.jpg', 'JPEG') if mode == 'CMYK' or (seed % 2 and mode in ('RGB', 'L')) else ('a.png', 'PNG')
     content = bad_files.encoded(Image.fromarray(pixels).convert(mode), kind)
     if scope == 'mmseg':
         bad_files.write(folder / f'images/{name}', content[: len(content) - cut])
@@ -190,4 +192,3 @@ def test_an_image_of_any_size_and_kind_goes_through_every_pipeline_or_is_named(
     inputs = sample['inputs']
     views = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
     assert all(view.dtype in (torch.uint8, torch.bool) and view.numel() for view in views)
-

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from fuzz.chance import examples, mostly, refused, wrong
+from fuzz.chance import examples, mostly, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.optim import build_optim_wrapper

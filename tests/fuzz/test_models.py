@@ -5,16 +5,35 @@ import torch
 from fuzz.chance import any_int, examples, mostly, refused, small, wrong
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from mmseg.structures import SegDataSample
 from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 
-from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, MIMDataPreprocessor, MIMHead, PixelTarget, TokenTarget
-from beit_mm.models import SETRPUPHead
+from beit_mm.models import (
+    BEiT,
+    BEiTPretrainer,
+    DiscreteVAE,
+    MIMDataPreprocessor,
+    MIMHead,
+    PixelTarget,
+    SETRPUPHead,
+    TokenTarget,
+)
 from beit_mm.models.relative_position import relative_position_index, resize_bias_table, table_rows
 
-FUZZED = {'BEiT', 'BEiTPretrainer', 'DiscreteVAE', 'MIMDataPreprocessor', 'MIMHead', 'PixelTarget', 'SETRPUPHead', 'TokenTarget'}
+FUZZED = {
+    'BEiT',
+    'BEiTPretrainer',
+    'DiscreteVAE',
+    'MIMDataPreprocessor',
+    'MIMHead',
+    'PixelTarget',
+    'SETRPUPHead',
+    'TokenTarget',
+}
 ARCH = dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=8)
-CODES = dict(type='beit_mm.DiscreteVAE', vocab_size=5, width=4, groups=3, blocks=1, width_in=4)  # a token for 4×4 pixels
+CODES = dict(
+    type='beit_mm.DiscreteVAE', vocab_size=5, width=4, groups=3, blocks=1, width_in=4
+)  # a token for 4×4 pixels
 other_int = st.one_of(any_int, wrong)
 
 
