@@ -3,6 +3,7 @@
 kill      kill -9 around saves, resume, and compare with a run that nobody killed
 signals   SIGTERM, SIGUSR1, Ctrl-C at random moments, on one rank or --ranks 2
 ranks     a rank killed, hung, apart …, torchrun killed: on 2 ranks, 4, and 4 of two agents
+fuzz      random settings, sizes, weights, files, pickles, configs and names: refused with a reason, or right
 """
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-VERBS = ('kill', 'signals', 'ranks')
+VERBS = ('kill', 'signals', 'ranks', 'fuzz')
 
 
 def main() -> int:

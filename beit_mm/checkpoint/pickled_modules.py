@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ _BUILDERS = {
     ('torch._utils', '_rebuild_tensor_v2'): _Builder([torch._utils._rebuild_tensor_v2]),
     ('torch._utils', '_rebuild_parameter'): _Builder([torch._utils._rebuild_parameter]),
 }
+# What names by number, and what makes as much memory as it says.
+_LEFT_OUT = {code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8)}
 _STOOD_IN_FOR = ('dall_e.', 'torch.nn.modules.')
 
 
@@ -42,7 +44,9 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     stand_in = type('StandIn', (), {})  # of this file alone, for the same reason
 
-    class Unpickler(pickle.Unpickler):
+    class Unpickler(pickle._Unpickler):  # that in C gives a class by its number (EXT1 …) without asking `find_class`
+        dispatch: ClassVar = {code: call for code, call in pickle._Unpickler.dispatch.items() if code not in _LEFT_OUT}
+
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) in _BUILDERS:
                 return _BUILDERS[module, name]

@@ -6,6 +6,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ..registry import TRANSFORMS
+from ..settings import height_and_width, whole
 
 TRIES = 10  # of placing a block, then the mask is done (official)
 ASPECTS = (0.3, 1 / 0.3)  # height / width of a block, log-uniform
@@ -61,9 +62,11 @@ def random_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int) ->
 
 
 def _check(grid: int | tuple[int, int], budget: int) -> tuple[int, int]:
+    height_and_width(1, grid=grid)
+    whole(1, budget=budget)
     grid = (grid, grid) if isinstance(grid, int) else tuple(grid)
-    if min(grid) < 1 or not 0 < budget <= grid[0] * grid[1]:
-        raise ValueError(f'a mask of {budget} patches does not fit a grid of {grid}: give 1 … {grid[0] * grid[1]}')
+    if budget > grid[0] * grid[1]:
+        raise ValueError(f'a mask of budget={budget} patches does not fit grid={grid}: give 1 … {grid[0] * grid[1]}')
     return grid
 
 
@@ -81,12 +84,11 @@ class BlockwiseMask(BaseTransform):
 
     def __init__(self, grid: int | tuple[int, int] = 14, budget: int = 75, min_block: int = 16, exact: bool = False):
         self.grid, self.budget, self.min_block = _check(grid, budget), budget, min_block
-        if not 0 < min_block <= budget:
+        whole(1, min_block=min_block)
+        if min_block > budget:
             raise ValueError(f'a budget of {budget} is smaller than a block of min_block={min_block}: lower min_block')
         if min(self.grid) < 2:
-            raise ValueError(
-                f'a grid of {self.grid} has no block smaller than itself both ways: take beit_mm.RandomMask'
-            )
+            raise ValueError(f'grid={grid} has no block smaller than itself both ways: take beit_mm.RandomMask')
         self.sample = exact_blockwise_mask if exact else blockwise_mask
 
     def transform(self, results: dict) -> dict:

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset, Sampler
 
 from ..registry import DATA_SAMPLERS, DATASETS
+from ..settings import finite, one_of, whole
 from .guard import guard
 from .reading import MAX_PIXELS, BadSample
 
@@ -62,9 +63,11 @@ class SeededDataset(Dataset):
         max_bad_share: float = 0.01,
         max_pixels: int = MAX_PIXELS,
     ):
-        if on_bad_sample not in ('raise', 'skip'):
-            raise ValueError(f"on_bad_sample={on_bad_sample!r}: 'raise' and 'skip' are possible")
-        if not 0 <= max_bad_share < 1:
+        whole(0, seed=seed)
+        whole(1, max_pixels=max_pixels)
+        one_of(('raise', 'skip'), on_bad_sample=on_bad_sample)
+        finite(0, max_bad_share=max_bad_share)
+        if max_bad_share >= 1:
             raise ValueError(f'max_bad_share={max_bad_share}: a share of 0 up to, not including, 1 is possible')
         self.seed, self.skip, self.max_bad_share = seed, on_bad_sample == 'skip', max_bad_share
         try:
@@ -128,6 +131,8 @@ class KeyedSampler(Sampler):
     """
 
     def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int | None = None, infinite: bool = False):
+        if seed is not None:
+            whole(0, seed=seed)
         self.rank, self.world_size = get_dist_info()
         self.size, self.shuffle, self.infinite = len(dataset), shuffle, infinite
         self.seed = sync_random_seed() if seed is None else seed

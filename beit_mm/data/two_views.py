@@ -5,10 +5,12 @@ import math
 import mmcv
 import numpy as np
 import torch
+from mmcv.image.geometric import pillow_interp_codes
 from mmcv.transforms import BaseTransform
 from mmengine.structures import BaseDataElement
 
 from ..registry import TRANSFORMS
+from ..settings import one_of, span, whole
 
 
 def random_crop(
@@ -38,6 +40,8 @@ class TwoViews(BaseTransform):
         size, token_size: pixels of the square views; `token_size` None leaves the token view out (pixel targets).
         scale, ratio: of the random crop; `scale=None` takes the whole image (validation).
         interpolation, token_interpolation: PIL's names; the official ones are bicubic and lanczos.
+
+    Raises ValueError for a setting that is none of these.
     """
 
     def __init__(
@@ -49,8 +53,13 @@ class TwoViews(BaseTransform):
         interpolation: str = 'bicubic',
         token_interpolation: str = 'lanczos',
     ):
+        whole(1, size=size, token_size=size if token_size is None else token_size)
+        if scale is not None:
+            span(1, scale=scale)
+        span(ratio=ratio)
+        one_of(pillow_interp_codes, interpolation=interpolation, token_interpolation=token_interpolation)
         self.views = [('patch_view', size, interpolation)]
-        if token_size:
+        if token_size is not None:
             self.views.append(('token_view', token_size, token_interpolation))
         self.scale, self.ratio = scale, ratio
 

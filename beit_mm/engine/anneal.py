@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
+from ..settings import finite, whole
 from .model_of import model_of
 
 
@@ -24,8 +25,10 @@ class Anneal(Hook):
     """
 
     def __init__(self, attribute: str, start: float, end: float, iters: int):
-        if iters < 1:
-            raise ValueError(f'iters={iters}: annealing takes at least one iteration')
+        whole(1, iters=iters)
+        finite(start=start, end=end)
+        if not isinstance(attribute, str):
+            raise TypeError(f'attribute={attribute!r}: give the name of a number of the model')
         self.attribute, self.start, self.end, self.iters = attribute, start, end, iters
 
     def before_train(self, runner: Runner) -> None:

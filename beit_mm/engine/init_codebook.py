@@ -6,6 +6,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..registry import HOOKS
+from ..settings import finite, whole
 from .model_of import model_of
 
 
@@ -17,6 +18,8 @@ class InitCodebook(Hook):
     """
 
     def __init__(self, images: int = 192, sharpness: float = 4.0):
+        whole(1, images=images)
+        finite(1e-6, sharpness=sharpness)
         self.images, self.sharpness = images, sharpness
 
     def before_train(self, runner: Runner) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..models.distributed import histogram
 from ..models.dvae import perplexity
 from ..registry import METRICS
+from ..settings import whole
 
 
 @METRICS.register_module()
@@ -24,6 +25,7 @@ class TokenizerMetric(BaseMetric):
 
     def __init__(self, vocab_size: int, **kwargs):
         super().__init__(**kwargs)
+        whole(2, vocab_size=vocab_size)
         self.vocab_size = vocab_size
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -58,7 +60,8 @@ class MIMMetric(BaseMetric):
     model that ignores the image; `masked_accuracy` beside `marginal_accuracy`, the commonest token's share (%).
 
     And the two terms of the paper's eq. 3, nats an image: `token_term`, ln p(ẑ | x̃) of the hidden tokens, and
-    `pixel_term`, ln p(x | ẑ) of the tokenizer's decoder, with their sum `eq3`. Of pixels: `val_loss`, the mean squared error.
+    `pixel_term`, ln p(x | ẑ) of the tokenizer's decoder, with their sum `eq3`. Of pixels: `val_loss`, the mean squared error
+    of the images of which something is hidden. Raises ValueError when nothing is hidden in any.
     """
 
     default_prefix = 'mim'
@@ -66,7 +69,8 @@ class MIMMetric(BaseMetric):
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
             if 'mse' in sample:
-                self.results.append(dict(mse=sample['mse'].item()))
+                if sample['valid'].any():
+                    self.results.append(dict(mse=sample['mse'].item()))
                 continue
             valid = sample['valid']
             target, prediction = sample['target'][valid].cpu(), sample['prediction'][valid].cpu()
@@ -78,6 +82,10 @@ class MIMMetric(BaseMetric):
             self.results.append(entry)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        if not results or not any('mse' in r or len(r['target']) for r in results):
+            raise ValueError(
+                'nothing is hidden in any image: there is nothing to judge by, see the masks of val_dataloader'
+            )
         if 'mse' in results[0]:
             return dict(val_loss=sum(r['mse'] for r in results) / len(results))
         targets = torch.cat([r['target'] for r in results])

@@ -66,6 +66,23 @@ class Problem:
 
 
 Rule = Callable[[dict], Iterator[Problem]]
+# What is read here, where it is there at all.
+FORMS = {
+    'a dict': (dict, [
+        'model', 'model.backbone', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'test_dataloader',
+        'train_dataloader.dataset', 'val_dataloader.dataset', 'train_dataloader.sampler', 'val_dataloader.sampler',
+        'optim_wrapper', 'optim_wrapper.optimizer', 'optim_wrapper.paramwise_cfg', 'optim_wrapper.clip_grad', 'train_cfg',
+        'val_cfg', 'test_cfg', 'default_hooks', 'default_hooks.checkpoint', 'auto_scale_lr', 'randomness', 'env_cfg',
+    ]),
+    'a list': (list | tuple, ['custom_hooks']),
+    'a dict, or a list of them': (dict | list | tuple, ['param_scheduler', 'val_evaluator', 'test_evaluator']),
+    'a path': (str, ['load_from', 'work_dir']),
+    'a name': (str, ['default_scope']),
+    'a whole number': (int, [
+        'train_cfg.max_epochs', 'train_cfg.max_iters', 'train_cfg.val_interval', 'train_dataloader.batch_size',
+        'val_dataloader.batch_size',
+    ]),
+}  # fmt: skip
 # What a few iterations to try something bring with them: `--cfg-options train_cfg.max_iters=9` has to run.
 SHORT_TRIES = (
     check.rate_is_meant_for_the_batch,
@@ -78,8 +95,11 @@ def preflight(cfg: Config, ranks: int = 1) -> list[Problem]:
     """All problems of training with `cfg` on so many processes, those that stop first."""
     plain = cfg.to_dict()
     find_classes.cache_clear()
-    found = [problem for rule in RULES for problem in rule(plain)]
-    found += [*contradictions(plain, ranks), *weights(plain, stopped=any(p.stops for p in found))]
+    found = list(forms(plain))
+    if not found:  # the rules take these forms for granted
+        found = [problem for rule in RULES for problem in judged(rule, plain)]
+        found += judged(contradictions, plain, ranks)
+        found += judged(weights, plain, any(p.stops for p in found))
     return sorted(dict.fromkeys(found), key=lambda problem: not problem.stops)
 
 
@@ -89,7 +109,26 @@ def report(cfg: Config, problems: list[Problem]) -> str:
     return '\n'.join([f'{name}: {sum(p.stops for p in problems)} mistakes (✗), {len(problems)} remarks in all', *lines])
 
 
+def judged(rule: Callable, cfg: dict, *more: object) -> list[Problem]:
+    """What a rule finds; a config that it stumbles over has a value of an unknown form deeper down, which the run will name."""
+    found = []
+    try:
+        found.extend(rule(cfg, *more))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        words = rule.__name__.replace('_', ' ')
+        found.append(Problem(f'{words}: not all could be read, {type(error).__name__}: {error}', stops=False))
+    return found
+
+
 # -- names and types ---------------------------------------------------------------------------------------------------
+
+
+def forms(cfg: dict) -> Iterator[Problem]:
+    for words, (form, places) in FORMS.items():
+        for place in places:
+            value = get(cfg, *place.split('.'))
+            if value is not None and (not isinstance(value, form) or isinstance(value, bool)):
+                yield Problem(f'{place}={value!r}: {words} is needed')
 
 
 def names_of_the_runner(cfg: dict) -> Iterator[Problem]:
@@ -109,6 +148,8 @@ def types_and_keys(cfg: dict) -> Iterator[Problem]:
         for path, node in walk(cfg[key], key):
             name = node.get('type')
             if not isinstance(name, str):
+                if name is not None and not callable(name):
+                    yield Problem(f'{path}.type={name!r}: the name of a class is needed')
                 continue
             classes = find_classes(name, node.get('_scope_', scope))
             if not classes:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint.fit import few
 from ..registry import HOOKS
+from ..settings import whole
 from .bad_updates import Update, leave_out_bad_updates
 from .model_of import model_of
 from .ranks import Peers, apart, checksums
@@ -47,9 +48,9 @@ class Watchdog(Hook):
     priority = 'ABOVE_NORMAL'  # before logs, checkpoints and averages
 
     def __init__(self, patience: int = 3, interval: int | None = None, checksum_interval: int = 200):
-        for name, value in dict(patience=patience, interval=interval, checksum_interval=checksum_interval).items():
-            if value is not None and value < 1:
-                raise ValueError(f'Watchdog.{name}={value}: give at least 1')
+        whole(1, patience=patience, checksum_interval=checksum_interval)
+        if interval is not None:
+            whole(1, interval=interval)
         self.patience, self.interval, self.checksum_interval = patience, interval, checksum_interval
         self.updates: list[Update] | None = None  # None: not guarded
         self.batches: list[list[Batch]] = [[]]  # of each update; of the last one so far

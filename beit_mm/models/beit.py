@@ -17,6 +17,7 @@ from torch.nn.init import trunc_normal_
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
+from ..settings import finite, height_and_width, whole
 from .relative_position import Grid, RelativePositionBias, new_table, position_bias
 
 ARCHS = dict(
@@ -173,8 +174,12 @@ class BEiT(BaseModule):
             raise ValueError(f'out_type={out_type!r} is unknown: choose one of {", ".join(OUT_TYPES)}')
         if rel_pos_bias not in RELATIVE:
             raise ValueError(f"rel_pos_bias={rel_pos_bias!r} is unknown: choose 'shared', 'per_layer' or None")
-        if patch_size < 1 or not 0 <= drop_path_rate < 1:
-            raise ValueError(f'patch_size={patch_size} has to be at least 1, drop_path_rate={drop_path_rate} in [0, 1)')
+        whole(1, patch_size=patch_size, in_channels=in_channels)
+        whole(-1, frozen_stages=frozen_stages)
+        height_and_width(1, img_size=img_size)
+        finite(0, drop_path_rate=drop_path_rate, patch_embed_std=patch_embed_std, layer_scale=layer_scale or 0.0)
+        if drop_path_rate >= 1:
+            raise ValueError(f'drop_path_rate={drop_path_rate}: give a share, in [0, 1)')
         self.embed_dims, depth, self.num_heads = arch['embed_dims'], arch['num_layers'], arch['num_heads']
         self.patch_size, self.out_type, self.with_cp, self.frozen_stages = patch_size, out_type, with_cp, frozen_stages
         self.patch_embed_std = patch_embed_std
@@ -319,20 +324,21 @@ def check_arch(arch: str | dict) -> dict:
         if arch not in ARCHS:
             raise ValueError(f'arch={arch!r} is unknown: choose one of {", ".join(ARCHS)}, or give a dict')
         return ARCHS[arch]
-    if set(arch) != set(ARCHS['base']):
-        raise ValueError(f'arch needs exactly the keys {sorted(ARCHS["base"])}, given were {sorted(arch)}')
-    if wrong := [key for key, value in arch.items() if not isinstance(value, int) or value < 1]:
-        raise ValueError(f'arch={arch}: {", ".join(wrong)} have to be whole numbers, at least 1')
+    if not isinstance(arch, dict) or set(arch) != set(ARCHS['base']):
+        raise ValueError(f'arch needs exactly the keys {sorted(ARCHS["base"])}, given was arch={arch!r}')
+    whole(1, **arch)
     if arch['embed_dims'] % arch['num_heads']:
         raise ValueError(f'embed_dims={arch["embed_dims"]} is no multiple of num_heads={arch["num_heads"]}')
     return dict(arch)
 
 
 def _resolve_indices(out_indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    given = out_indices if isinstance(out_indices, list | tuple) else [out_indices]
+    if not all(isinstance(i, int) for i in given):
+        raise ValueError(f'out_indices={out_indices!r}: give the number of a block, or several')
     resolved = tuple(i + depth if i < 0 else i for i in given)
     if not resolved or sorted(set(resolved)) != list(resolved) or not 0 <= resolved[0] <= resolved[-1] < depth:
-        raise ValueError(f'out_indices={given}: give rising block numbers between {-depth} and {depth - 1}')
+        raise ValueError(f'out_indices={out_indices}: give rising block numbers between {-depth} and {depth - 1}')
     return resolved
 
 

@@ -14,6 +14,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..registry import MODELS
+from ..settings import finite, whole
 from .distributed import broadcast_, histogram, mean_over_ranks
 
 EPS = 0.1  # pixels are mapped into [EPS, 1 − EPS], where the logit-Laplace density is well-behaved
@@ -153,13 +154,13 @@ class DiscreteVAE(BaseModel):
         init_cfg: dict | None = None,
     ):
         super().__init__(data_preprocessor, init_cfg)
-        if likelihood not in LIKELIHOODS:
+        if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
             raise ValueError(f'likelihood={likelihood!r} is unknown: choose one of {", ".join(LIKELIHOODS)}')
-        sizes = dict(
-            vocab_size=(vocab_size, 2), width=(width, 4), groups=(groups, 1), blocks=(blocks, 1), width_in=(width_in, 1)
-        )
-        if wrong := [f'{name}={value} (at least {least})' for name, (value, least) in sizes.items() if value < least]:
-            raise ValueError(f'a tokenizer cannot have {", ".join(wrong)}')
+        whole(2, vocab_size=vocab_size)
+        whole(4, width=width)
+        whole(1, groups=groups, blocks=blocks, width_in=width_in)
+        finite(beta=beta, information_weight=information_weight, marginal_weight=marginal_weight)
+        finite(1e-6, temperature=temperature)
         self.vocab_size, self.stride, self.log_likelihood = vocab_size, 2 ** (groups - 1), LIKELIHOODS[likelihood]
         self.beta, self.temperature = beta, temperature
         self.information_weight, self.marginal_weight = information_weight, marginal_weight

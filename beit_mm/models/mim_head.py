@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from ..registry import MODELS
+from ..settings import whole
 from .distributed import histogram, mean_over_ranks, sum_over_ranks, world_size
 
 
@@ -15,10 +16,12 @@ class MIMHead(BaseModule):
     """Features [B, M, D] → losses against ids int64 [B, M] (cross-entropy) or pixels [B, M, C] (mean squared error).
 
     Means are over the valid places of all ranks, exactly, also when ranks have different numbers of them or none.
+    Raises ValueError for a width that is no whole number, at least 1.
     """
 
     def __init__(self, in_channels: int = 768, out_channels: int = 8192, init_cfg: dict | None = None):
         super().__init__(init_cfg)
+        whole(1, in_channels=in_channels, out_channels=out_channels)
         self.proj = nn.Linear(in_channels, out_channels)
         # How often each id was the target of late: its entropy is the loss of a model that ignores the image.
         self.register_buffer('target_counts', torch.zeros(out_channels))

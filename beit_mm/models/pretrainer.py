@@ -6,6 +6,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ..registry import MODELS
+from ..settings import finite, whole
 
 
 @MODELS.register_module()
@@ -14,8 +15,14 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
 
     def __init__(self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)):
         super().__init__()
-        self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), False)
-        self.register_buffer('std', torch.tensor(std).view(3, 1, 1), False)
+        for name, values in dict(mean=mean, std=std).items():
+            if not isinstance(values, list | tuple) or len(values) != 3:
+                raise ValueError(f'{name}={values!r}: give three numbers, 0 … 255, of red, green and blue')
+            finite(**{f'{name}[{i}]': value for i, value in enumerate(values)})
+        if not all(value > 0 for value in std):
+            raise ValueError(f'std={std!r}: images are divided by it, so give positive numbers')
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), False)
+        self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(3, 1, 1), False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
@@ -44,6 +51,7 @@ class BEiTPretrainer(BaseModel):
     ):
         super().__init__(data_preprocessor or dict(type='beit_mm.MIMDataPreprocessor'))
         self.backbone, self.target, self.head = MODELS.build(backbone), MODELS.build(target), MODELS.build(head)
+        whole(1, num_masked=num_masked)
         self.num_masked = num_masked
         if self.head.proj.out_features != self.target.channels:
             raise ValueError(

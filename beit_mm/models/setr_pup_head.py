@@ -6,6 +6,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from ..registry import MODELS
+from ..settings import finite, whole
 
 
 @MODELS.register_module()
@@ -39,14 +40,16 @@ class SETRPUPHead(BaseDecodeHead):
     ):
         if upsample not in ('bilinear', 'deconv'):
             raise ValueError(f"upsample={upsample!r} is unknown: choose 'bilinear' or 'deconv'")
-        if not isinstance(num_stages, int) or num_stages < 1:
-            raise ValueError(f'num_stages={num_stages!r}: give 4 for patch 16, 3 for patch 8, at least 1')
         levels = (in_channels, kwargs.get('in_index', -1))
         if not all(isinstance(i, int) for i in levels) or kwargs.get('input_transform') is not None:
             raise ValueError(
                 f'in_channels={in_channels}, in_index={levels[1]}, input_transform={kwargs.get("input_transform")}: '
                 'SETRPUPHead reads one level, so the first two have to be an int and the third None'
             )
+        whole(1, in_channels=in_channels, channels=channels, num_stages=num_stages)
+        if 'num_classes' in kwargs:
+            whole(2, num_classes=kwargs['num_classes'])
+        finite(0, dropout_ratio=dropout_ratio)
         super().__init__(in_channels=in_channels, channels=channels, dropout_ratio=dropout_ratio, **kwargs)
         self.bilinear = upsample == 'bilinear'
         conv = dict(kernel_size=3, padding=1) if self.bilinear else dict(kernel_size=4, stride=2, padding=1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..registry import MODELS
+from ..settings import whole
 
 RECOVER = ('masked', 'all')
 
@@ -31,6 +32,8 @@ class TokenTarget(Target):
     """
 
     def __init__(self, tokenizer: dict, checkpoint: str | None = None, recover: str = 'masked'):
+        if not isinstance(tokenizer, dict) or 'type' not in tokenizer or not isinstance(checkpoint, str | None):
+            raise TypeError(f'tokenizer={tokenizer!r}, checkpoint={checkpoint!r}: give a config, and a path or None')
         self._tokenizer, self._loaded, self.checkpoint = MODELS.build(tokenizer), False, checkpoint
         self._tokenizer.eval().requires_grad_(False)
         super().__init__(self._tokenizer.vocab_size, recover)
@@ -73,6 +76,7 @@ class PixelTarget(Target):
     """The patches' own pixels, each patch with mean 0 and variance 1: f32 [B, h, w, 3·p²] of `patch_view`."""
 
     def __init__(self, patch_size: int = 16, recover: str = 'masked'):
+        whole(1, patch_size=patch_size)
         super().__init__(3 * patch_size**2, recover)
         self.patch_size = patch_size
 

@@ -3,11 +3,11 @@
 import os
 import time
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 
 from ..recipe.chain import read_record
 from . import draw, pictures
+from .draw import text
 from .summary import JUDGED, rows, scalars, sentences, validations
 
 _STYLE = """
@@ -33,7 +33,7 @@ def write(path: Path, work_dir: Path, names: list[str], summary: dict, title: st
     """Write the page at `path`: numbers from `summary`, curves and pictures from the stages `names` in `work_dir`."""
     models = {name: pictures.stage_config(work_dir, name).model for name in names}
     kinds = {name: model.type.rpartition('.')[2] for name, model in models.items()}
-    sections = [f'<h1>{escape(title)}</h1>', _results(summary, note), _curves(work_dir, names, summary)]
+    sections = [f'<h1>{text(title)}</h1>', _results(summary, note), _curves(work_dir, names, summary)]
     for name in names:
         if kinds[name] == 'DiscreteVAE':
             sections.append(_tokenizer(work_dir, name))
@@ -44,7 +44,7 @@ def write(path: Path, work_dir: Path, names: list[str], summary: dict, title: st
     sections.append(_runs(work_dir, names, summary))
     head = '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f'<title>{escape(title)}</title><style>{_STYLE}</style></head><body>'
+    head += f'<title>{text(title)}</title><style>{_STYLE}</style></head><body>'
     path.write_text(head + '\n'.join(sections) + '</body></html>\n', encoding='utf-8')
 
 
@@ -61,11 +61,11 @@ def _results(summary: dict, note: str) -> str:
     if table:
         cells = [(f'{task}: {metric}', start, value, gain) for task, start, metric, value, gain in table]
         html += draw.text_table(['task', 'start', 'value', 'gain'], cells)
-    html += ''.join(f'<p>{escape(line)}</p>' for line in sentences(summary))
+    html += ''.join(f'<p>{text(line)}</p>' for line in sentences(summary))
     if 'seeds' in summary:
-        html += f'<p>Mean ± standard deviation over {summary["seeds"]} seeds; '
+        html += f'<p>Mean ± standard deviation over {text(str(summary["seeds"]))} seeds; '
         html += "curves, pictures and commands are the first one's.</p>"
-    return html + (f'<p class="note">{escape(note)}</p>' if note else '')
+    return html + (f'<p class="note">{text(note)}</p>' if note else '')
 
 
 def _curves(work_dir: Path, names: list[str], summary: dict) -> str:
@@ -85,31 +85,31 @@ def _curves(work_dir: Path, names: list[str], summary: dict) -> str:
             values = {arm: validations(log, metric) for arm, log in logs.items()}
             if any(len(points) > 1 for points in values.values()):
                 charts.append((f'{task}: {label}', draw.line_chart(values, {}, 'iterations')))
-    figures = ''.join(f'<figure><h3>{escape(title)}</h3>{chart}</figure>' for title, chart in charts if chart)
+    figures = ''.join(f'<figure><h3>{text(title)}</h3>{chart}</figure>' for title, chart in charts if chart)
     return f'<h2>How it went</h2><div class="charts">{figures}</div>'
 
 
 def _tokenizer(work_dir: Path, name: str) -> str:
     columns, scenes = pictures.tokenizer(work_dir, name)
-    text = 'Each patch of an image became one integer, its token; from these alone the decoder draws the image again.'
+    words = 'Each patch of an image became one integer, its token; from these alone the decoder draws the image again.'
     pairs = [left + right for left, right in zip(scenes[::2], scenes[1::2], strict=False)] or scenes
     columns *= len(pairs[0]) // 2
-    return f'<h2>What the tokenizer keeps</h2><p>{text}</p>' + draw.picture_table(columns, pairs)
+    return f'<h2>What the tokenizer keeps</h2><p>{words}</p>' + draw.picture_table(columns, pairs)
 
 
 def _pretraining(work_dir: Path, name: str) -> str:
     columns, scenes = pictures.pretraining(work_dir, name)
-    text = (
+    words = (
         'BEiT sees the patches that are not grey and guesses the tokens of the others. The last two columns are drawn '
         "by the tokenizer's decoder: from the true tokens, and with the likeliest guess in each hidden place."
     )
-    return f'<h2>What pre-training guesses</h2><p>{text}</p>' + draw.picture_table(columns, scenes)
+    return f'<h2>What pre-training guesses</h2><p>{words}</p>' + draw.picture_table(columns, scenes)
 
 
 def _segmentation(work_dir: Path, task: str, names: list[str]) -> str:
     columns, scenes, colours = pictures.segmentation(work_dir, names)
-    text = 'Validation images; each column is the same network after as many labels and steps, from another start.'
-    html = f'<h2>{escape(task.capitalize())}</h2><p>{text}</p>'
+    words = 'Validation images; each column is the same network after as many labels and steps, from another start.'
+    html = f'<h2>{text(task.capitalize())}</h2><p>{words}</p>'
     return html + draw.picture_table(columns, scenes) + draw.legend(colours)
 
 
@@ -120,9 +120,9 @@ def _runs(work_dir: Path, names: list[str], summary: dict) -> str:
     total = prepare + sum(record['wall_s'] for record in records.values())
     table = [('prepare', f'{prepare:.0f} s', ''), *table]
     table.append(('together', f'{total:.0f} s', f'{summary["peak_rss_gib"]:.2f} GiB'))
-    commands = ''.join(f'<p><code>{escape(c)}</code></p>' for r in records.values() for c in r['commands'])
+    commands = ''.join(f'<p><code>{text(c)}</code></p>' for r in records.values() for c in r['commands'])
     versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
     html = '<h2>What ran</h2>' + draw.text_table(['stage', 'time', 'peak memory'], table)
     html += f'<details><summary>Commands</summary>{commands}</details>'
     html += f'<p>Written {time.strftime("%Y-%m-%d %H:%M")} on a machine with {os.cpu_count()} CPU cores, '
-    return html + f'with {escape(versions)}.</p>'
+    return html + f'with {text(versions)}.</p>'

@@ -113,6 +113,6 @@ def test_a_model_of_the_marginal_has_the_marginals_entropy_as_its_loss():
 
 
 def test_of_pixels_the_loss_is_the_mean_squared_error():
-    assert evaluate(MIMMetric(), [dict(mse=torch.tensor(m)) for m in (0.5, 0.7, 0.9)]) == {
+    assert evaluate(MIMMetric(), [dict(mse=torch.tensor(m), valid=torch.tensor([True])) for m in (0.5, 0.7, 0.9)]) == {
         'mim/val_loss': pytest.approx(0.7)
     }
