@@ -57,9 +57,13 @@ class Browser:
 
     def open(self, path: Path, width: int, height: int, ready: str) -> None:
         """Show a file in a window of that size, and wait until the expression `ready` is true."""
-        self.command('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.command(
+            'Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.command('Page.navigate', url=path.resolve().as_uri())
-        waiting = f'new Promise(done => {{ const look = () => ({ready}) ? done(true) : setTimeout(look, 20); look(); }})'
+        waiting = (
+            f'new Promise(done => {{ const look = () => ({ready}) ? done(true) : setTimeout(look, 20); look(); }})'
+        )
         self.value(waiting)
 
     def click(self, x: float, y: float) -> None:
@@ -83,7 +87,9 @@ def browser(profile: Path) -> Iterator[Browser]:
     if not program:
         pytest.skip(f'no browser is installed: none of {", ".join(NAMES)}')
     (commands, ours_out), (ours_in, answers) = os.pipe(), os.pipe()
-    spare = [os.dup(end) for end in (commands, answers)]  # neither 3 nor 4, which the pipes have taken if they were free
+    spare = [
+        os.dup(end) for end in (commands, answers)
+    ]  # neither 3 nor 4, which the pipes have taken if they were free
 
     def hand_over() -> None:
         for end, number in zip(spare, (3, 4), strict=True):  # where it reads commands, and where it answers

@@ -19,24 +19,36 @@ import torch
 from beit_mm.viz import attention, draw, explorer, fill, page, tokens
 from beit_mm.viz.inputs import Weights, fitting_size, normalised, read_image, resized, words
 
+_KINDS = dict(backbone='a backbone', mim='masked image modeling', classifier='a classifier', segmentor='a segmentor')
 
-def main(arguments: list[str] | None = None) -> None:
+
+def parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest='verb', required=True)
-    look = verbs.add_parser('attention', help='what a patch attends to, in each head and block')
+    look = verbs.add_parser('attention', help='what a patch attends to, in each head and layer')
     look.add_argument('images', nargs='+', metavar='IMAGE')
     look.add_argument('--checkpoint', required=True, help='a BEiT of any origin')
-    look.add_argument('--patch', metavar='X,Y', help='a pixel of the image; the patch around it is taken (default: the middle)')
-    look.add_argument('--layer', type=int, metavar='L', help='a block, from 1 on (default: the last)')
-    look.add_argument('--size', type=int, help="the image's shorter side in pixels (default: as positions were learned)")
-    look.add_argument('--heads', type=int, help='how many, where absolute positions do not tell (default: one for 64 channels)')
-    look.add_argument('--out', type=Path, default=Path('work_dirs/attention'), help='folder for the pictures (%(default)s)')
+    look.add_argument(
+        '--patch', metavar='X,Y', help='a pixel of the image; the patch around it is taken (default: the middle)'
+    )
+    look.add_argument('--layer', type=int, metavar='L', help='from 1 on (default: the last)')
+    look.add_argument(
+        '--size', type=int, help="the image's shorter side in pixels (default: as positions were learned)"
+    )
+    look.add_argument(
+        '--heads', type=int, help='how many, where absolute positions do not tell (default: one for 64 channels)'
+    )
+    look.add_argument(
+        '--out', type=Path, default=Path('work_dirs/attention'), help='folder for the pictures (%(default)s)'
+    )
     look.add_argument('--html', type=Path, metavar='PAGE', help='in place of pictures one page to explore all patches')
     guess = verbs.add_parser('fill', help='what pre-training guesses under several masks')
     guess.add_argument('images', nargs='+', metavar='IMAGE')
     guess.add_argument('--checkpoint', required=True, help='of masked image modeling, with its head')
     guess.add_argument('--tokenizer', required=True, help='the checkpoint of the tokenizer whose tokens it learned')
-    guess.add_argument('--ratios', type=float, nargs='+', default=[0.2, 0.4, 0.6], help='of hidden patches (0.2 0.4 0.6)')
+    guess.add_argument(
+        '--ratios', type=float, nargs='+', default=[0.2, 0.4, 0.6], help='of hidden patches (0.2 0.4 0.6)'
+    )
     guess.add_argument('--masks', type=int, default=2, help='of each ratio (%(default)s)')
     guess.add_argument('--seed', type=int, default=0, help='of the masks (%(default)s)')
     guess.add_argument('--out', type=Path, default=Path('work_dirs/fill.html'), help='page (%(default)s)')
@@ -51,9 +63,16 @@ def main(arguments: list[str] | None = None) -> None:
     segment.add_argument('images', nargs='+', metavar='IMAGE')
     segment.add_argument('--labels', type=Path, metavar='FOLDER', help='of label maps, NAME OF THE IMAGE.png')
     segment.add_argument('--out', type=Path, default=Path('work_dirs/segment.html'), help='page (%(default)s)')
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
     verb = dict(attention=_attention, fill=_fill, tokens=_tokens, segment=_segment)[args.verb]
     try:
+        for option in ('size', 'masks', 'heads'):
+            if getattr(args, option, None) is not None and getattr(args, option) < 1:
+                raise ValueError(f'--{option} {getattr(args, option)}: at least 1')
         verb(args)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f'error: {" ".join(str(error).split())}')
@@ -63,12 +82,12 @@ def _attention(args: Namespace) -> None:
     weights = Weights(args.checkpoint)
     backbone, side = weights.backbone(args.heads), weights.facts.patch_size
     depth = len(backbone.blocks)
-    block = args.layer or depth
-    if not 1 <= block <= depth:
-        raise ValueError(f'--layer {args.layer}: {args.checkpoint} has the blocks 1 … {depth}')
+    layer = depth if args.layer is None else args.layer
+    if not 1 <= layer <= depth:
+        raise ValueError(f'--layer {args.layer}: {args.checkpoint} has the layers 1 … {depth}')
     if args.html and args.patch:
         raise ValueError('--patch is for pictures: in the page of --html every patch can be chosen')
-    told = f'{weights.facts.kind} by {weights.origin}, {depth} blocks of {backbone.num_heads} heads'
+    told = f'{_KINDS[weights.facts.kind]} written by {weights.origin}, {depth} layers of {backbone.num_heads} heads'
     if not args.heads and weights.facts.rel_pos_bias is None:
         told += ' (taken as one for 64 channels, since nothing tells: --heads)'
     print(f'{args.checkpoint}: {told}')
@@ -81,11 +100,13 @@ def _attention(args: Namespace) -> None:
         notes.append(words(path, image, size, grid))
         if not args.html:
             print(notes[-1])
-            _pictures(args, backbone, Path(path), image, inputs, grid, block)
+            _pictures(args, backbone, Path(path), image, inputs, grid, layer)
             continue
         maps = explorer.read(backbone, inputs, explorer.LIMIT // len(args.images))
         if maps.factor > 1:
-            notes[-1] += f'; in cells of {maps.factor}×{maps.factor}, so that the page stays under {explorer.LIMIT // 10**6} MB'
+            notes[-1] += (
+                f'; in cells of {maps.factor}×{maps.factor}, so that the maps stay under {explorer.LIMIT // 10**6} MB'
+            )
         print(notes[-1])
         name, count = Path(path).name, 2
         while name in pages:  # of another folder
@@ -97,7 +118,7 @@ def _attention(args: Namespace) -> None:
 
 
 def _pictures(
-    args: Namespace, backbone, path: Path, image, inputs: torch.Tensor, grid: tuple[int, int], block: int
+    args: Namespace, backbone, path: Path, image, inputs: torch.Tensor, grid: tuple[int, int], layer: int
 ) -> None:
     """Each head's map of one patch over the image, their mean, and the rollout, in files of their own."""
     height, width = image.shape[:2]
@@ -110,15 +131,17 @@ def _pictures(
     row, column = attention.patch_at(x, y, (height, width), grid)
     place = 1 + row * grid[1] + column
     found = attention.of_blocks(backbone, inputs, lambda each: (each[0, :, place, 1:], each[0].mean(0)))
-    heads = found[block - 1][0]
-    through = attention.rollout([mean for _, mean in found[:block]])[-1][place, 1:]
+    heads = found[layer - 1][0]
+    through = attention.rollout([mean for _, mean in found[:layer]])[-1][place, 1:]
     maps = dict(mean=heads.mean(0), rollout=through, **{f'head-{i:02d}': head for i, head in enumerate(heads, 1)})
     args.out.mkdir(parents=True, exist_ok=True)
     for name, shares in maps.items():
         drawn = draw.outline(draw.heat(image, shares.view(grid).numpy()), (row, column), grid)
-        target = args.out / f'{path.stem}_layer-{block:02d}_patch-{column + 1}-{row + 1}_{name}.png'
+        target = args.out / f'{path.stem}_layer-{layer:02d}_patch-{column + 1}-{row + 1}_{name}.png'
         cv2.imwrite(str(target), drawn[..., ::-1])
-    print(f'  patch in column {column + 1}, row {row + 1}: {len(maps)} pictures, {target.parent / target.name.replace(name, "*")}')
+    print(
+        f'  patch in column {column + 1}, row {row + 1}: {len(maps)} pictures, {target.parent / target.name.replace(name, "*")}'
+    )
 
 
 def _fill(args: Namespace) -> None:
@@ -145,7 +168,9 @@ def _tokens(args: Namespace) -> None:
         image = read_image(path)
         size = fitting_size(image.shape[:2], args.size or 14 * tokenizer.stride, tokenizer.stride)
         images[path] = resized(image, size, 'lanczos')
-    _write(args.out, 'What the tokenizer keeps', ['<h1>What the tokenizer keeps</h1>', *tokens.sections(tokenizer, images)])
+    _write(
+        args.out, 'What the tokenizer keeps', ['<h1>What the tokenizer keeps</h1>', *tokens.sections(tokenizer, images)]
+    )
 
 
 def _segment(args: Namespace) -> None:
@@ -165,7 +190,7 @@ def _segment(args: Namespace) -> None:
         parts.append(f'<h3>{escape(text)}</h3>{draw.picture_table(columns, [pictures])}')
     colours = {model.classes[i]: 'rgb({},{},{})'.format(*model.palette[i]) for i in sorted(seen)}
     if args.labels:
-        colours |= dict(wrong='rgb({},{},{})'.format(*draw.WRONG))
+        colours['errors: another class than the truth'] = 'rgb({},{},{})'.format(*draw.WRONG)
     _write(args.out, 'What the segmentor sees', ['<h1>What the segmentor sees</h1>', draw.legend(colours), *parts])
 
 

@@ -16,7 +16,9 @@ from ..models.relative_position import Grid
 Kept = TypeVar('Kept')
 
 
-def weights(module: Attention, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+def weights(
+    module: Attention, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None
+) -> Tensor:
     """Of `Attention.forward`'s arguments, the softmax that it multiplies its values by: [B, H, M, 1 + N], rows sum to 1."""
     q, k, _, bias = module.qkv_bias(x, grid, bias, index)
     scores = q @ k.transpose(-2, -1) / q.size(-1) ** 0.5
@@ -24,7 +26,9 @@ def weights(module: Attention, x: Tensor, grid: Grid, bias: Tensor | None = None
 
 
 @torch.no_grad()
-def of_blocks(backbone: BEiT, image: Tensor, keep: Callable[[Tensor], Kept] = lambda attention: attention) -> list[Kept]:
+def of_blocks(
+    backbone: BEiT, image: Tensor, keep: Callable[[Tensor], Kept] = lambda attention: attention
+) -> list[Kept]:
     """What `keep` makes of each block's attention [B, H, 1 + N, 1 + N] for an image [B, C, H, W] as the backbone takes it.
 
     A block's attention at a time is in memory, unless `keep` keeps it. Blocks above the last of `out_indices` do not run.
@@ -61,7 +65,9 @@ def patch_at(x: int, y: int, size: tuple[int, int], grid: Grid) -> tuple[int, in
     """
     height, width = size
     if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(f'there is no pixel {x},{y} in an image of {width}×{height}: give 0,0 … {width - 1},{height - 1}')
+        raise ValueError(
+            f'there is no pixel {x},{y} in an image of {width}×{height}: give 0,0 … {width - 1},{height - 1}'
+        )
     return y * grid[0] // height, x * grid[1] // width
 
 

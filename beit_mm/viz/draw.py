@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 
 # What a share of the largest looks like, in 256 steps: dark is little, bright much, in colours as in gray.
-HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1].copy()  # RGB [256, 3]
+HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[
+    :, 0, ::-1
+].copy()  # RGB [256, 3]
 OPACITY = 0.6  # of a map over its image
 WRONG = (255, 140, 0)
 # Readable on white and on black, and told apart by those who see red and green alike.
@@ -49,7 +51,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def heat(image: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """A map [h, w], not negative, over the grey image at the image's resolution, each patch in one colour; its largest is brightest."""
+    """A map [h, w], not negative, over the grey image at the image's resolution, a colour a patch; the largest is brightest."""
     levels = (255 * shares / (shares.max() or 1)).round().astype(np.uint8)
     rows, columns = (np.arange(n) * cells // n for n, cells in zip(image.shape[:2], shares.shape, strict=True))
     colours = HEAT[levels][rows[:, None], columns]
@@ -139,18 +141,25 @@ def legend(colours: dict[str, str]) -> str:
 
 def picture_table(columns: list[str], rows: list[list[np.ndarray]]) -> str:
     """Images in columns, one scene or more a row."""
-    cells = [[f'<img alt="{escape(c)}" src="{png(i)}">' for c, i in zip(columns, row, strict=True)] for row in rows]
-    wide = f' style="min-width:{4.5 * len(columns)}rem"' if len(columns) > 6 else ''  # more than fit beside each other on a phone
+    cells = [[_img(image, column) for column, image in zip(columns, row, strict=True)] for row in rows]
+    # More than six do not fit beside each other on a phone: they scroll.
+    wide = f' style="min-width:{4.5 * len(columns)}rem"' if len(columns) > 6 else ''
     return _table(f' class="pictures"{wide}', columns, cells)
 
 
 def gallery(images: Sequence[np.ndarray], captions: Sequence[str]) -> str:
     """Images beside each other, as many as fit, each above its caption."""
     cells = [
-        f'<figure><img alt="{escape(caption)}" src="{png(image)}"><figcaption>{escape(caption)}</figcaption></figure>'
+        f'<figure>{_img(image, caption)}<figcaption>{escape(caption)}</figcaption></figure>'
         for image, caption in zip(images, captions, strict=True)
     ]
     return f'<div class="gallery">{"".join(cells)}</div>'
+
+
+def _img(image: np.ndarray, words: str) -> str:
+    """The page shows every pixel of a small image; one that is larger than its place has to be made smaller smoothly."""
+    smooth = ' style="image-rendering:auto"' if image.shape[1] > 256 else ''
+    return f'<img alt="{escape(words)}"{smooth} src="{png(image)}">'
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..models.beit import BEiT
@@ -127,6 +126,6 @@ _BODY = """<h1>What a patch attends to</h1>
 <fieldset><legend>Map</legend><div id="maps"></div></fieldset></div>
 </div>
 <details><summary>What is shown</summary><ul>
-<li>A map is one row of softmax(q kᵀ / √d + bias): the chosen patch's shares of all patches, each map scaled to its own largest.</li>
+<li>A map is one row of softmax(q kᵀ / √d + bias): the chosen patch's shares of all patches, scaled to their largest.</li>
 <li>Mean is that of the layer's heads. Rollout multiplies the means of all layers up to this one, the residual counted as half.</li>
 {notes}</ul></details>"""

@@ -2,19 +2,28 @@
 
 STYLE = """
 .explorer { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1rem }
-@media (min-width: 52rem) { body { max-width: 70rem } .explorer { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 2rem } }
+@media (min-width: 52rem) {
+  body { max-width: 70rem }
+  .explorer { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 2rem }
+}
 #view { display: block; width: 100%; cursor: crosshair; border-radius: 4px; touch-action: manipulation }
 #view:focus-visible, input:focus-visible, select:focus-visible { outline: 3px solid #0b84c6; outline-offset: 2px }
-.scale { display: flex; gap: .6rem; align-items: center; font-size: .85rem; margin-top: .4rem } #bar { flex: 1; width: 0; min-width: 0; height: .7rem; border-radius: 3px }
+.scale { display: flex; gap: .6rem; align-items: center; font-size: .85rem; margin-top: .4rem }
+#bar { flex: 1; width: 0; min-width: 0; height: .7rem; border-radius: 3px }
 #status { margin: .4rem 0; font-variant-numeric: tabular-nums; min-height: 3em }
-.controls { display: flex; flex-direction: column; gap: .4rem } .controls > label { font-weight: 600 }
-input[type=range] { width: 100%; margin: 0 0 .6rem; min-height: 1.75rem; accent-color: #0b84c6 } select { font: inherit; min-height: 2.75rem; max-width: 100% }
-fieldset { border: 0; padding: 0; margin: 0; min-width: 0 } legend { font-weight: 600; padding: 0; margin-bottom: .3rem }
+.controls { display: flex; flex-direction: column; gap: .4rem }
+.controls > label { font-weight: 600 }
+input[type=range] { width: 100%; margin: 0 0 .6rem; min-height: 1.75rem; accent-color: #0b84c6 }
+select { font: inherit; min-height: 2.75rem; max-width: 100% }
+fieldset { border: 0; padding: 0; margin: 0; min-width: 0 }
+legend { font-weight: 600; padding: 0; margin-bottom: .3rem }
 #maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(4.6rem, 1fr)); gap: .4rem }
-#maps label { position: relative; cursor: pointer; padding: 3px; border: 2px solid transparent; border-radius: 6px; font-size: .85rem; text-align: center }
+#maps label { position: relative; cursor: pointer; padding: 3px; border: 2px solid transparent; border-radius: 6px }
+#maps label { font-size: .85rem; text-align: center }
 #maps label:has(:checked) { border-color: #0b84c6; background: var(--soft); font-weight: 600 }
 #maps label:has(:focus-visible) { outline: 3px solid #0b84c6; outline-offset: 1px }
-#maps input { position: absolute; opacity: 0; inset: 0; margin: 0 } #maps canvas { width: 100%; display: block; border-radius: 3px; image-rendering: pixelated }
+#maps input { position: absolute; opacity: 0; inset: 0; margin: 0 }
+#maps canvas { width: 100%; display: block; border-radius: 3px; image-rendering: pixelated }
 """
 
 SCRIPT = """
@@ -117,7 +126,7 @@ async function show(index) {
   $('layer').max = now.layers; $('layer').value = state.layer;
   if (!now.maps.includes(state.map)) state.map = 'mean';
   $('maps').replaceChildren(...now.maps.map(map => {
-    const label = document.createElement('label'), input = document.createElement('input'), caption = document.createElement('span');
+    const [label, input, caption] = ['label', 'input', 'span'].map(tag => document.createElement(tag));
     Object.assign(input, {type: 'radio', name: 'map', value: map, checked: map === state.map});
     input.addEventListener('change', () => { state.map = map; draw(); });
     caption.textContent = /\\d/.test(map) ? 'head ' + map : map;
@@ -130,7 +139,8 @@ async function show(index) {
 }
 
 function fromAddress() {
-  const given = new URLSearchParams(location.hash.slice(1)), first = data.images[Number(given.get('image')) || 0] || data.images[0];
+  const given = new URLSearchParams(location.hash.slice(1));
+  const first = data.images[Number(given.get('image')) || 0] || data.images[0];
   const [column, row] = (given.get('patch') || '').split(',').map(Number);
   state.column = column ? column - 1 : Math.floor(first.grid[1] / 2);
   state.row = row ? row - 1 : Math.floor(first.grid[0] / 2);

@@ -13,14 +13,16 @@ th, td { padding: .3rem clamp(.4rem, 2vw, 1rem) .3rem 0 }
 .pictures { width: 100%; table-layout: fixed; min-width: 18rem }
 .pictures th, .pictures td { padding: 2px; border: 0; text-align: center; vertical-align: bottom }
 .pictures th { font-size: .85rem; font-weight: 400; line-height: 1.2 }
-img { width: 100%; display: block; image-rendering: pixelated; border-radius: 3px } svg { width: 100%; max-width: 36rem; height: auto }
+img { width: 100%; display: block; image-rendering: pixelated; border-radius: 3px }
+svg { width: 100%; max-width: 36rem; height: auto }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); gap: .6rem }
 figcaption { font-size: .85rem; line-height: 1.3; overflow-wrap: anywhere }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; margin: .3rem 0 }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.5rem }
+details { margin-top: 1rem }
 code { font-size: .85em; overflow-wrap: anywhere }
-pre { font-size: .8rem; overflow-x: auto; background: var(--soft); padding: .6rem; border-radius: 4px }
+pre { font-size: .8rem; background: var(--soft); padding: .6rem; border-radius: 4px; overflow-x: auto }
 .note { background: var(--soft); border-left: 4px solid #0b84c6; padding: .6rem 1rem; border-radius: 4px }
 """
 

@@ -11,7 +11,6 @@ from . import draw, page, pictures, sections
 from .summary import JUDGED, rows, scalars, sentences, validations
 
 
-
 def write(path: Path, work_dir: Path, names: list[str], summary: dict, title: str, note: str) -> None:
     """Write the page at `path`: numbers from `summary`, curves and pictures from the stages `names` in `work_dir`."""
     kinds = {name: pictures.stage_config(work_dir, name).model.type.rpartition('.')[2] for name in names}
@@ -75,5 +74,7 @@ def _runs(work_dir: Path, names: list[str], summary: dict) -> str:
     versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
     html = '<h2>What ran</h2>' + draw.text_table(['stage', 'time', 'peak memory'], table)
     html += f'<details><summary>Commands</summary>{commands}</details>'
+    html += '<p>A page about one stage, with all that it logged, its config and environment: '
+    html += f'<code>python tools/report.py {escape(str(work_dir / names[0]))}</code></p>'
     html += f'<p>Written {time.strftime("%Y-%m-%d %H:%M")} on a machine with {os.cpu_count()} CPU cores, '
     return html + f'with {escape(versions)}.</p>'

@@ -12,7 +12,9 @@ from . import draw, page, pictures, sections
 from .summary import metrics, scalars, validations
 
 _NO_CURVE = {'step', 'iter', 'epoch', 'memory', 'data_time', 'base_lr'}  # of a training line
-_NAMES = dict(lr='learning rate', time='images a second', grad_norm='norm of the gradient', token_entropy='token entropy, nats')
+_NAMES = dict(
+    lr='learning rate', time='images a second', grad_norm='norm of the gradient', token_entropy='token entropy, nats'
+)
 
 
 def write(path: Path, stage_dir: Path) -> None:
@@ -22,10 +24,16 @@ def write(path: Path, stage_dir: Path) -> None:
     """
     lines = scalars(stage_dir)
     if not lines:
-        inside = sorted({str(log.parents[2].relative_to(stage_dir)) for log in stage_dir.rglob('vis_data/scalars.json')})
+        inside = sorted(
+            {str(log.parents[2].relative_to(stage_dir)) for log in stage_dir.rglob('vis_data/scalars.json')}
+        )
         raise FileNotFoundError(
             f'{stage_dir} holds no run that has logged anything; '
-            + (f'in it do {", ".join(inside)}' if inside else 'give a folder that tools/train.py has written (--work-dir)')
+            + (
+                f'in it do {", ".join(inside)}'
+                if inside
+                else 'give a folder that tools/train.py has written (--work-dir)'
+            )
         )
     work_dir, name = stage_of(stage_dir)
     cfg, log = pictures.stage_config(work_dir, name), _latest_log(stage_dir)
@@ -65,7 +73,11 @@ def _charts(lines: list[dict], cfg: Config, ranks: int) -> str:
     found = dict(curves(lines, cfg.train_dataloader.batch_size * ranks))
     losses = {name: points for name, points in found.items() if name == 'loss' or re.search(r'(^|\.)loss', name)}
     charts = [('loss', draw.line_chart(losses, {}, 'iterations'))] if losses else []
-    charts += [(name, draw.line_chart({name: points}, {}, 'iterations')) for name, points in found.items() if name not in losses]
+    charts += [
+        (name, draw.line_chart({name: points}, {}, 'iterations'))
+        for name, points in found.items()
+        if name not in losses
+    ]
     figures = ''.join(f'<figure><h3>{escape(title)}</h3>{chart}</figure>' for title, chart in charts if chart)
     return f'<h2>How it went</h2><div class="charts">{figures}</div>'
 
@@ -97,7 +109,9 @@ def environment(log: str) -> str:
     """The block that mmengine writes first: machine, versions, seed, processes; without how torch was compiled."""
     block = re.search(r'System environment:\n.*?(?=\n-{20,})', log, re.S)
     lines = block[0].splitlines() if block else []
-    return '\n'.join(line for line in lines if line.strip() and not line.startswith('  - ') and 'compiling details' not in line)
+    return '\n'.join(
+        line for line in lines if line.strip() and not line.startswith('  - ') and 'compiling details' not in line
+    )
 
 
 def processes(log: str) -> int:

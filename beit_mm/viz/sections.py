@@ -38,8 +38,10 @@ def pretraining(work_dir: Path, name: str) -> str:
 
 def segmentation(work_dir: Path, task: str, names: list[str]) -> str:
     columns, scenes, colours = pictures.segmentation(work_dir, names)
-    text = 'Validation images; each column is the same network after as many labels and steps, from another start.'
-    html = f'<h2>{escape(task.capitalize())}</h2><p>{text}</p>'
+    text = 'Validation images'
+    if len(names) > 1:
+        text += '; each column is the same network after as many labels and steps, from another start'
+    html = f'<h2>{escape(task.capitalize())}</h2><p>{text}.</p>'
     return html + draw.picture_table(columns, scenes) + draw.legend(colours)
 
 

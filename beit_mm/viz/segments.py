@@ -32,7 +32,8 @@ class Segmentor:
             dataset = dataset.dataset
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             self.scope, self.model = cfg.default_scope, _build(cfg.model, weights)
-            kind = DATASETS.get(dataset.type)
+            with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+                kind = registry.get(dataset.type)
             known = kind.METAINFO | dict(dataset.get('metainfo') or {})
             labels = [step for step in dataset.pipeline if str(step.type).endswith('LoadAnnotations')]
             self.pipeline = Compose([TRANSFORMS.build(step) for step in dataset.pipeline if step not in labels])
@@ -69,15 +70,18 @@ def wrong(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return (truth != IGNORE) & (predicted != truth)
 
 
-def scene(model: Segmentor, path: str, image: np.ndarray, labels: Path | None) -> tuple[list[str], list[np.ndarray], str, set[int]]:
+def scene(
+    model: Segmentor, path: str, image: np.ndarray, labels: Path | None
+) -> tuple[list[str], list[np.ndarray], str, set[int]]:
     """(columns, pictures, a line on them, the classes that occur) of an image uint8 RGB and, where given, its label map."""
+    truth = None if labels is None else model.truth(str(labels), path)
     predicted = model.predict(path)
-    columns, pictures, seen = ['image', 'predicted'], [image, draw.overlay(image, predicted, model.palette)], set(np.unique(predicted))
-    if labels is None:
-        return columns, pictures, Path(path).name, set(map(int, seen))
-    truth = model.truth(str(labels), path)
+    columns, pictures = ['image', 'predicted'], [image, draw.overlay(image, predicted, model.palette)]
+    seen = set(np.unique(predicted).tolist())
+    if truth is None:
+        return columns, pictures, Path(path).name, seen
     errors, labelled = wrong(predicted, truth), truth != IGNORE
     pictures += [draw.overlay(image, truth, model.palette), draw.errors(image, errors, labelled)]
     share = 1 - errors.sum() / max(labelled.sum(), 1)
     text = f'{Path(path).name}: {share:.1%} of {labelled.sum()} labelled pixels right'
-    return [*columns, 'truth', 'errors'], pictures, text, set(map(int, seen | set(np.unique(truth[labelled]))))
+    return [*columns, 'truth', 'errors'], pictures, text, seen | set(np.unique(truth[labelled]).tolist())

@@ -27,7 +27,9 @@ def usage(ids: list[np.ndarray], vocab_size: int) -> np.ndarray:
     return np.bincount(np.concatenate([each.ravel() for each in ids]), minlength=vocab_size)
 
 
-def examples(images: list[np.ndarray], ids: list[np.ndarray], code: int, stride: int, count: int = EXAMPLES) -> list[np.ndarray]:
+def examples(
+    images: list[np.ndarray], ids: list[np.ndarray], code: int, stride: int, count: int = EXAMPLES
+) -> list[np.ndarray]:
     """The first patches [stride, stride, 3] of images whose token is `code`, at most `count`."""
     found = []
     for image, each in zip(images, ids, strict=True):
@@ -39,7 +41,9 @@ def examples(images: list[np.ndarray], ids: list[np.ndarray], code: int, stride:
 def colours(vocab_size: int) -> np.ndarray:
     """A colour a code, uint8 RGB [K, 3]: neighbours in number are far apart."""
     hues = np.arange(vocab_size) * 0.61803398875 % 1
-    values = [colorsys.hsv_to_rgb(hue, 0.45 + 0.5 * (i % 3) / 2, 0.95 - 0.4 * (i % 5) / 4) for i, hue in enumerate(hues)]
+    values = [
+        colorsys.hsv_to_rgb(hue, 0.45 + 0.5 * (i % 3) / 2, 0.95 - 0.4 * (i % 5) / 4) for i, hue in enumerate(hues)
+    ]
     return (np.array(values) * 255).round().astype(np.uint8)
 
 
@@ -51,7 +55,9 @@ def sections(tokenizer: DiscreteVAE, images: dict[str, np.ndarray]) -> list[str]
         ids, drawn = read(tokenizer, image)
         all_ids.append(ids)
         error = ((image.astype(float) - drawn) ** 2).mean() / 255**2
-        caption = f'{Path(name).name}: {ids.shape[1]}×{ids.shape[0]} tokens, PSNR {-10 * np.log10(max(error, 1e-10)):.1f} dB'
+        caption = (
+            f'{Path(name).name}: {ids.shape[1]}×{ids.shape[0]} tokens, PSNR {-10 * np.log10(max(error, 1e-10)):.1f} dB'
+        )
         row = [image, palette[ids].repeat(stride, 0).repeat(stride, 1), drawn]
         pictures += [f'<h3>{escape(caption)}</h3>', draw.picture_table(['image', 'tokens', 'from its tokens'], [row])]
     counts = usage(all_ids, size)

@@ -139,7 +139,9 @@ def test_planted_attention_lights_exactly_the_pixels_of_the_patch_meant(size, of
              for y in range(size[0])]  # fmt: skip
     assert np.array_equal(bright, np.array(meant))
     framed = draw.outline(drawn, (row, column), grid)
-    inside = np.array([[attention.patch_at(x, y, size, grid) == (1, 1) for x in range(size[1])] for y in range(size[0])])
+    inside = np.array(
+        [[attention.patch_at(x, y, size, grid) == (1, 1) for x in range(size[1])] for y in range(size[0])]
+    )
     assert np.array_equal(framed[inside], drawn[inside])
     changed = np.argwhere((framed != drawn).any(-1))
     low, high = np.argwhere(inside).min(0), np.argwhere(inside).max(0)
@@ -168,7 +170,9 @@ def test_cells_take_what_their_patches_take_on_average_and_give_what_they_give_t
     rows = torch.rand(2, 15, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     small, cells = attention.pool(rows, (5, 3), 2)
     assert cells == (3, 2) and (small.sum(-1).mean(0)[0] - rows[:, [0, 1, 3, 4]].sum(-1).mean()).abs() <= 1e-12
-    assert (small[1, 0, 1] - rows[1][[0, 1, 3, 4]][:, [2, 5]].sum(1).mean()).abs() <= 1e-12  # the edge is one column wide
+    assert (
+        small[1, 0, 1] - rows[1][[0, 1, 3, 4]][:, [2, 5]].sum(1).mean()
+    ).abs() <= 1e-12  # the edge is one column wide
     assert (small[1, 5, 0] - rows[1, 14, [0, 1, 3, 4]].sum()).abs() <= 1e-12
     assert torch.equal(attention.pool(rows, (5, 3), 1)[0], rows)
 

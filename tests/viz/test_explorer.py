@@ -90,7 +90,9 @@ def test_a_large_grid_is_pooled_into_the_limit(backbone, inputs):
         assert (np.abs(each.sum(-1) + maps.to_cls - 1) <= each.shape[-1] * maps.top / 510 + 1e-5).all()
     pooled = attention.pool(torch.from_numpy(shown[0]), (8, 9), 2)[0].numpy()
     assert np.abs(pooled - shown[1]).max() <= 0.01
-    with pytest.raises(ValueError, match='9 maps of 8×9 patches do not fit into 100 bytes: give fewer images, or a smaller --size'):
+    with pytest.raises(
+        ValueError, match='9 maps of 8×9 patches do not fit into 100 bytes: give fewer images, or a smaller --size'
+    ):
         explorer.read(backbone, image, limit=100)
 
 
@@ -142,8 +144,12 @@ def test_clicks_and_keys_show_other_maps(chromium, page):
     chromium.key('ArrowLeft')
     assert 'layer 2, rollout' in chromium.value(STATUS) and expected(maps, 2, 'rollout', 4, 0) in chromium.value(STATUS)
     assert chromium.value('location.hash') == '#image=0&patch=1,5&layer=2&map=rollout'
-    chromium.value("(image => { image.value = 1; image.dispatchEvent(new Event('change')); })(document.querySelector('#image'))")
-    chromium.value('new Promise(done => { const look = () => document.body.dataset.ready === "1" ? done() : setTimeout(look, 20); look(); })')
+    chromium.value(
+        "(image => { image.value = 1; image.dispatchEvent(new Event('change')); })(document.querySelector('#image'))"
+    )
+    chromium.value(
+        'new Promise(done => { const look = () => document.body.dataset.ready === "1" ? done() : setTimeout(look, 20); look(); })'
+    )
     assert expected(second, 2, 'rollout', 4, 0) in chromium.value(STATUS)
 
 
@@ -173,7 +179,9 @@ def test_everything_fits_a_phone_and_can_be_reached_by_keyboard(chromium, page, 
     chromium.value('document.activeElement.blur()')
     for _ in range(6):
         chromium.key('Tab')
-        reached.append(chromium.value('document.activeElement.id || document.activeElement.name || document.activeElement.tagName'))
+        reached.append(
+            chromium.value('document.activeElement.id || document.activeElement.name || document.activeElement.tagName')
+        )
     assert {'view', 'image', 'layer', 'map', 'SUMMARY'} <= set(reached)
     unnamed = """[...document.querySelectorAll('input, select, [tabindex]')].filter(
         e => !e.labels?.length && !e.getAttribute('aria-label')).length"""
