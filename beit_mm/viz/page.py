@@ -5,7 +5,7 @@ from pathlib import Path
 
 _STYLE = """
 :root { color-scheme: light dark; --edge: #8884; --soft: #8881 }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word }
 h1 { line-height: 1.2 } h2 { margin-top: 2.5rem } h3, figure { margin: 0 } .wide + h3 { margin-top: 1rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
 th, td { text-align: left; vertical-align: top; border-bottom: 1px solid var(--edge) }

@@ -13,7 +13,7 @@ from beit_mm.models import BEiT
 from beit_mm.viz import attention, explorer
 
 SCREENSHOTS = Path(__file__).parents[2] / 'work_dirs/screenshots'
-EVIL = '</script><script>document.title="evil"</script><img src=x onerror=alert(1)> "&.png'
+EVIL = '</script><script>document.title="evil"</script><img src=x onerror=alert(1)> "&' + 80 * 'x' + '.png'
 
 
 @pytest.fixture(scope='module')
