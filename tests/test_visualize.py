@@ -113,6 +113,20 @@ def test_fill_and_tokens_write_pages():
     assert 'photo.png: 22×16 tokens' in Path('tokens.html').read_text()
 
 
+def test_a_tokenizer_that_it_did_not_learn_from_is_an_error():
+    state = torch.load('mim.pth')
+    for fingerprint, wrong in ((inputs.Weights('vae.pth').token_target().fingerprint(), False), (12345, True)):
+        torch.save(state | dict(target_fingerprint=torch.tensor(fingerprint)), 'told.pth')
+        command = 'fill photo.png --checkpoint told.pth --tokenizer vae.pth --out fill.html'
+        if not wrong:
+            run(command)
+            continue
+        with pytest.raises(
+            SystemExit, match=r'told\.pth learned the tokens of another tokenizer than vae\.pth: give the one'
+        ):
+            run(command)
+
+
 def test_segment_writes_a_page(segmentor):
     images = [str(path) for path in sorted(Path('ade20k/images/validation').iterdir())]
     labels = ['--labels', 'ade20k/annotations/validation']

@@ -91,7 +91,8 @@ def _attention(args: Namespace) -> None:
     if not args.heads and weights.facts.rel_pos_bias is None:
         told += ' (taken as one for 64 channels, since nothing tells: --heads)'
     print(f'{args.checkpoint}: {told}')
-    pages, notes = {}, []
+    pages, notes = {}, ['images normalised by ' + ', '.join(f'{k} {v}' for k, v in weights.normalization.items())]
+    print(notes[0])
     for path in args.images:
         image = read_image(path)
         size = fitting_size(image.shape[:2], args.size or min(weights.facts.img_size), side)
@@ -151,6 +152,12 @@ def _fill(args: Namespace) -> None:
         raise ValueError(
             f'{args.checkpoint} predicts {head.out_features} channels, {args.tokenizer} has {tokenizer.vocab_size} codes: '
             'give the tokenizer that it was trained with'
+        )
+    learned = weights.learned_fingerprint()
+    if learned and learned != codes.token_target().fingerprint():
+        raise ValueError(
+            f'{args.checkpoint} learned the tokens of another tokenizer than {args.tokenizer}: give the one that '
+            'model.target.checkpoint of its run named'
         )
     masks = fill.masks_of(args.ratios, args.masks, backbone.grid, args.seed)
     parts = ['<h1>What pre-training guesses</h1><p>Above what BEiT sees, below what the tokenizer draws: from the true tokens, '

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ..checkpoint import load_with_meta
 from ..checkpoint.facts import Facts, describe
+from ..checkpoint.files import read_file, state_of
 from ..checkpoint.fit import Report, check, fit_backbone
 from ..data.reading import decode_image, read_bytes
-from ..models import BEiT, DiscreteVAE
+from ..models import BEiT, DiscreteVAE, TokenTarget
 from ..models.relative_position import Grid
 
 PUBLISHED = dict(mean=[127.5] * 3, std=[127.5] * 3)  # of the published weights, 0 … 255
@@ -53,17 +54,28 @@ class Weights:
     def tokenizer(self) -> DiscreteVAE:
         """Both halves of the tokenizer."""
         self.need('tokenizer')
-        keys = [key.split('.') for key in self.state if key.startswith('encoder.group_')]
         if 'decoder.input.weight' not in self.state:
             raise ValueError(f'{self.source} is an encoder alone, which has ids and no pictures: give both halves')
-        model = DiscreteVAE(
+        return _loaded(DiscreteVAE(**self._tokenizer_settings()), self.state, self.source, 'tokenizer')
+
+    def token_target(self) -> TokenTarget:
+        """The tokenizer as pre-training takes it: it knows its fingerprint."""
+        self.need('tokenizer')
+        return TokenTarget(dict(type='beit_mm.DiscreteVAE', **self._tokenizer_settings()), self.source)
+
+    def _tokenizer_settings(self) -> dict[str, int]:
+        keys = [key.split('.') for key in self.state if key.startswith('encoder.group_')]
+        return dict(
             vocab_size=self.facts.channels,
             width=len(self.state['encoder.input.weight']),
             groups=max(int(key[1].removeprefix('group_')) for key in keys),
             blocks=max(int(key[2].removeprefix('block_')) for key in keys if key[2].startswith('block_')),
             width_in=len(self.state['decoder.input.weight']),
         )
-        return _loaded(model, self.state, self.source, 'tokenizer')
+
+    def learned_fingerprint(self) -> int:
+        """Of the tokenizer whose tokens a pre-training of this project learned; 0 where the file does not say."""
+        return int(state_of(read_file(self.source), self.source)[0].get('target_fingerprint', 0))
 
     def into(self, model: nn.Module) -> nn.Module:
         """The weights in a model whose `backbone` is a BEiT, every key; positions are fitted to its grid."""
