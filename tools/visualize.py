@@ -10,7 +10,6 @@ Checkpoints are those of any project, as docs/checkpoints.md lists them; a file 
 
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from html import escape
 from pathlib import Path
 
 import cv2
@@ -163,7 +162,7 @@ def _fill(args: Namespace) -> None:
     parts = ['<h1>What pre-training guesses</h1><p>Above what BEiT sees, below what the tokenizer draws: from the true tokens, '
              'and with the likeliest guess in each hidden place; visible tokens are as they are.</p>']  # fmt: skip
     for path in args.images:
-        parts.append(f'<h2>{escape(Path(path).name)}</h2>')
+        parts.append(f'<h2>{draw.text(Path(path).name)}</h2>')
         parts.append(fill.table(backbone, head, tokenizer, read_image(path), masks, weights.normalization))
     _write(args.out, 'What pre-training guesses', parts)
 
@@ -194,7 +193,7 @@ def _segment(args: Namespace) -> None:
         columns, pictures, text, classes = segments.scene(model, path, read_image(path), labels)
         print(text)
         seen |= classes
-        parts.append(f'<h3>{escape(text)}</h3>{draw.picture_table(columns, [pictures])}')
+        parts.append(f'<h3>{draw.text(text)}</h3>{draw.picture_table(columns, [pictures])}')
     colours = {model.classes[i]: 'rgb({},{},{})'.format(*model.palette[i]) for i in sorted(seen)}
     if args.labels:
         colours['errors: another class than the truth'] = 'rgb({},{},{})'.format(*draw.WRONG)

@@ -1,9 +1,10 @@
 """Drawing: arrays and numbers in, pieces of a web page out. Images are uint8 RGB [H, W, 3]; no file is read here."""
 
 import base64
+import html
 import math
+import re
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import cycle
 
 import cv2
@@ -17,6 +18,19 @@ OPACITY = 0.6  # of a map over its image
 WRONG = (255, 140, 0)
 # Readable on white and on black, and told apart by those who see red and green alike.
 COLOURS = ('#0b84c6', '#e07b00', '#1a9a6c', '#c9529d', '#8c7ae6', '#a08a00')
+
+# Control characters but tab and line ends; marks of direction; halves of what UTF-16 writes in two, as of broken file names.
+_UNSEEN = re.compile(
+    r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]'
+)
+
+
+def text(words: str) -> str:
+    """Words from outside as the text of a page or of an attribute in quotes, whatever they hold.
+
+    Marks that cannot be seen, such as those that turn the direction of what follows, are shown by number.
+    """
+    return html.escape(_UNSEEN.sub(lambda mark: f'\\u{ord(mark[0]):04x}', words))
 
 
 def png(image: np.ndarray) -> str:
@@ -122,10 +136,10 @@ def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, fl
         parts.append(f'<text x="{left - 6}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
     for x in ticks(0, x_high):
         parts.append(f'<text x="{px(x):.1f}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>')
-    parts.append(f'<text x="{(left + right) / 2}" y="258" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="258" text-anchor="middle">{text(x_label)}</text>')
     for name, y in levels.items():
         parts.append(f'<path d="M{left} {py(y):.1f}H{right}" stroke="currentColor" stroke-dasharray="5 4"/>')
-        parts.append(f'<text x="{right}" y="{py(y) - 5:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<text x="{right}" y="{py(y) - 5:.1f}" text-anchor="end">{text(name)}</text>')
     colours = dict(zip(lines, cycle(COLOURS)))
     for name, points in lines.items():
         path = 'L'.join(f'{px(x):.1f} {py(y):.1f}' for x, y in points)
@@ -135,7 +149,7 @@ def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, fl
 
 def legend(colours: dict[str, str]) -> str:
     """Names beside patches of their colours (CSS)."""
-    chips = [f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in colours.items()]
+    chips = [f'<span><i style="background:{text(colour)}"></i>{text(name)}</span>' for name, colour in colours.items()]
     return f'<p class="legend">{"".join(chips)}</p>'
 
 
@@ -150,7 +164,7 @@ def picture_table(columns: list[str], rows: list[list[np.ndarray]]) -> str:
 def gallery(images: Sequence[np.ndarray], captions: Sequence[str]) -> str:
     """Images beside each other, as many as fit, each above its caption."""
     cells = [
-        f'<figure>{_img(image, caption)}<figcaption>{escape(caption)}</figcaption></figure>'
+        f'<figure>{_img(image, caption)}<figcaption>{text(caption)}</figcaption></figure>'
         for image, caption in zip(images, captions, strict=True)
     ]
     return f'<div class="gallery">{"".join(cells)}</div>'
@@ -159,15 +173,15 @@ def gallery(images: Sequence[np.ndarray], captions: Sequence[str]) -> str:
 def _img(image: np.ndarray, words: str) -> str:
     """The page shows every pixel of a small image; one that is larger than its place has to be made smaller smoothly."""
     smooth = ' style="image-rendering:auto"' if image.shape[1] > 256 else ''
-    return f'<img alt="{escape(words)}"{smooth} src="{png(image)}">'
+    return f'<img alt="{text(words)}"{smooth} src="{png(image)}">'
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An HTML table of escaped text."""
-    return _table('', head, [map(escape, row) for row in rows])
+    return _table('', head, [map(text, row) for row in rows])
 
 
 def _table(attributes: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [''.join(f'<th>{escape(cell)}</th>' for cell in head)]
+    lines = [''.join(f'<th>{text(cell)}</th>' for cell in head)]
     lines += [''.join(f'<td>{cell}</td>' for cell in row) for row in rows]
     return f'<div class="wide"><table{attributes}><tr>' + '</tr><tr>'.join(lines) + '</tr></table></div>'

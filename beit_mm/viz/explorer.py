@@ -6,7 +6,6 @@ patch that looks), what 255 stands for in each row, and what goes to [CLS] inste
 
 import base64
 import json
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from ..models.beit import BEiT
 from ..models.relative_position import Grid
 from . import attention, draw, page
+from .draw import text
 from .explorer_script import SCRIPT, STYLE
 from .inputs import resized
 
@@ -78,11 +78,9 @@ def write(path: Path, images: dict[str, tuple[np.ndarray, Maps]], source: str, n
     data = dict(palette=palette, opacity=draw.OPACITY, images=[_image(name, *found) for name, found in images.items()])
     # A `<` in a name must not end the script that holds the data.
     data = json.dumps(data).replace('<', '\\u003c')
-    options = ''.join(f'<option value="{i}">{escape(name)}</option>' for i, name in enumerate(images))
+    options = ''.join(f'<option value="{i}">{text(name)}</option>' for i, name in enumerate(images))
     chooser = f'<label for="image">Image</label><select id="image">{options}</select>' if len(images) > 1 else ''
-    body = _BODY.format(
-        source=escape(source), chooser=chooser, notes=''.join(f'<li>{escape(note)}</li>' for note in notes)
-    )
+    body = _BODY.format(source=text(source), chooser=chooser, notes=''.join(f'<li>{text(note)}</li>' for note in notes))
     sections = [body, f'<script type="application/json" id="data">{data}</script>']
     page.write(path, 'What a patch attends to', sections, STYLE, SCRIPT)
 

@@ -1,7 +1,8 @@
 """One web page that needs nothing beside itself, readable on a phone, light or dark: what every page here looks like."""
 
-from html import escape
 from pathlib import Path
+
+from .draw import text
 
 _STYLE = """
 :root { color-scheme: light dark; --edge: #8884; --soft: #8881 }
@@ -32,6 +33,6 @@ def write(path: Path, title: str, sections: list[str], style: str = '', script: 
     path.parent.mkdir(parents=True, exist_ok=True)
     head = '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f'<title>{escape(title)}</title><style>{_STYLE}{style}</style></head><body>'
+    head += f'<title>{text(title)}</title><style>{_STYLE}{style}</style></head><body>'
     tail = (f'<script>{script}</script>' if script else '') + '</body></html>\n'
     path.write_text(head + '\n'.join(sections) + tail, encoding='utf-8')

@@ -3,18 +3,18 @@
 import os
 import time
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 
 from ..recipe.chain import read_record
 from . import draw, page, pictures, sections
+from .draw import text
 from .summary import JUDGED, rows, scalars, sentences, validations
 
 
 def write(path: Path, work_dir: Path, names: list[str], summary: dict, title: str, note: str) -> None:
     """Write the page at `path`: numbers from `summary`, curves and pictures from the stages `names` in `work_dir`."""
     kinds = {name: pictures.stage_config(work_dir, name).model.type.rpartition('.')[2] for name in names}
-    parts = [f'<h1>{escape(title)}</h1>', _results(summary, note), _curves(work_dir, names, summary)]
+    parts = [f'<h1>{text(title)}</h1>', _results(summary, note), _curves(work_dir, names, summary)]
     parts += [sections.of_stage(work_dir, name) for name in names if kinds[name] in ('DiscreteVAE', 'BEiTPretrainer')]
     for task, arms in _tasks(name for name in names if kinds[name] == 'EncoderDecoder').items():
         parts.append(sections.segmentation(work_dir, task, arms))
@@ -35,11 +35,11 @@ def _results(summary: dict, note: str) -> str:
     if table:
         cells = [(f'{task}: {metric}', start, value, gain) for task, start, metric, value, gain in table]
         html += draw.text_table(['task', 'start', 'value', 'gain'], cells)
-    html += ''.join(f'<p>{escape(line)}</p>' for line in sentences(summary))
+    html += ''.join(f'<p>{text(line)}</p>' for line in sentences(summary))
     if 'seeds' in summary:
-        html += f'<p>Mean ± standard deviation over {summary["seeds"]} seeds; '
+        html += f'<p>Mean ± standard deviation over {text(str(summary["seeds"]))} seeds; '
         html += "curves, pictures and commands are the first one's.</p>"
-    return html + (f'<p class="note">{escape(note)}</p>' if note else '')
+    return html + (f'<p class="note">{text(note)}</p>' if note else '')
 
 
 def _curves(work_dir: Path, names: list[str], summary: dict) -> str:
@@ -59,7 +59,7 @@ def _curves(work_dir: Path, names: list[str], summary: dict) -> str:
             values = {arm: validations(log, metric) for arm, log in logs.items()}
             if any(len(points) > 1 for points in values.values()):
                 charts.append((f'{task}: {label}', draw.line_chart(values, {}, 'iterations')))
-    figures = ''.join(f'<figure><h3>{escape(title)}</h3>{chart}</figure>' for title, chart in charts if chart)
+    figures = ''.join(f'<figure><h3>{text(title)}</h3>{chart}</figure>' for title, chart in charts if chart)
     return f'<h2>How it went</h2><div class="charts">{figures}</div>'
 
 
@@ -70,11 +70,11 @@ def _runs(work_dir: Path, names: list[str], summary: dict) -> str:
     total = prepare + sum(record['wall_s'] for record in records.values())
     table = [('prepare', f'{prepare:.0f} s', ''), *table]
     table.append(('together', f'{total:.0f} s', f'{summary["peak_rss_gib"]:.2f} GiB'))
-    commands = ''.join(f'<p><code>{escape(c)}</code></p>' for r in records.values() for c in r['commands'])
+    commands = ''.join(f'<p><code>{text(c)}</code></p>' for r in records.values() for c in r['commands'])
     versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
     html = '<h2>What ran</h2>' + draw.text_table(['stage', 'time', 'peak memory'], table)
     html += f'<details><summary>Commands</summary>{commands}</details>'
     html += '<p>A page about one stage, with all that it logged, its config and environment: '
-    html += f'<code>python tools/report.py {escape(str(work_dir / names[0]))}</code></p>'
+    html += f'<code>python tools/report.py {text(str(work_dir / names[0]))}</code></p>'
     html += f'<p>Written {time.strftime("%Y-%m-%d %H:%M")} on a machine with {os.cpu_count()} CPU cores, '
-    return html + f'with {escape(versions)}.</p>'
+    return html + f'with {text(versions)}.</p>'

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 
 from mmengine.config import Config
 
 from ..recipe.chain import read_record
 from . import draw, page, pictures, sections
+from .draw import text
 from .summary import metrics, scalars, validations
 
 _NO_CURVE = {'step', 'iter', 'epoch', 'memory', 'data_time', 'base_lr'}  # of a training line
@@ -37,10 +37,10 @@ def write(path: Path, stage_dir: Path) -> None:
         )
     work_dir, name = stage_of(stage_dir)
     cfg, log = pictures.stage_config(work_dir, name), _latest_log(stage_dir)
-    parts = [f'<h1>{escape(name)}</h1>', _results(stage_dir, lines), _charts(lines, cfg, processes(log))]
+    parts = [f'<h1>{text(name)}</h1>', _results(stage_dir, lines), _charts(lines, cfg, processes(log))]
     parts.append(_pictures(work_dir, name))
-    parts.append(f'<h2>Environment</h2><pre>{escape(environment(log) or "Its log is not there.")}</pre>')
-    parts.append(f'<details><summary>Config</summary><pre>{escape(cfg.pretty_text)}</pre></details>')
+    parts.append(f'<h2>Environment</h2><pre>{text(environment(log) or "Its log is not there.")}</pre>')
+    parts.append(f'<details><summary>Config</summary><pre>{text(cfg.pretty_text)}</pre></details>')
     page.write(path, f'Run {name}', parts)
 
 
@@ -78,7 +78,7 @@ def _charts(lines: list[dict], cfg: Config, ranks: int) -> str:
         for name, points in found.items()
         if name not in losses
     ]
-    figures = ''.join(f'<figure><h3>{escape(title)}</h3>{chart}</figure>' for title, chart in charts if chart)
+    figures = ''.join(f'<figure><h3>{text(title)}</h3>{chart}</figure>' for title, chart in charts if chart)
     return f'<h2>How it went</h2><div class="charts">{figures}</div>'
 
 
@@ -94,7 +94,7 @@ def _pictures(work_dir: Path, name: str) -> str:
     try:
         return sections.of_stage(work_dir, name)
     except (ImportError, OSError, ValueError) as error:  # no checkpoint yet, no data here, no tokenizer
-        return f'<h2>Pictures</h2><p class="note">There are none: {escape(" ".join(str(error).split()))}</p>'
+        return f'<h2>Pictures</h2><p class="note">There are none: {text(" ".join(str(error).split()))}</p>'
 
 
 # -- the text log ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What a tokenizer makes of images: the map of its tokens, the images drawn from them, and which codes they use."""
 
 import colorsys
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from ..models import DiscreteVAE
 from ..models.dvae import perplexity
 from . import draw
+from .draw import text
 from .inputs import to_tensor
 
 OFTEN, EXAMPLES = 24, 9  # codes that are shown, patches of each
@@ -59,7 +59,7 @@ def sections(tokenizer: DiscreteVAE, images: dict[str, np.ndarray]) -> list[str]
             f'{Path(name).name}: {ids.shape[1]}×{ids.shape[0]} tokens, PSNR {-10 * np.log10(max(error, 1e-10)):.1f} dB'
         )
         row = [image, palette[ids].repeat(stride, 0).repeat(stride, 1), drawn]
-        pictures += [f'<h3>{escape(caption)}</h3>', draw.picture_table(['image', 'tokens', 'from its tokens'], [row])]
+        pictures += [f'<h3>{text(caption)}</h3>', draw.picture_table(['image', 'tokens', 'from its tokens'], [row])]
     counts = usage(all_ids, size)
     order, total = np.argsort(-counts, kind='stable'), counts.sum()
     used = int((counts > 0).sum())
