@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from beit_mm.recipe import chain as recipe
 from beit_mm.recipe import runner
+from beit_mm.viz import run_report
 
 ROOT = Path(__file__).parents[1]
 STEPS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.logger.interval=1']
@@ -101,6 +102,25 @@ def test_report_is_one_page_that_needs_nothing_else(quickstart):
     assert page.images == 6 * 2 + 6 * 4 + 6 * 5  # tokenizer, pre-training, segmentation
     assert text.count('<svg') == 4 and '<h1>BEiT &lt;i&gt;n miniature</h1>' in text
     assert 'width=device-width' in text and 'color-scheme: light dark' in text
+
+
+@pytest.mark.parametrize(
+    'name, images, charts',
+    [
+        ('tokenizer', 12, 9),
+        ('pretrain', 24, 6),
+        ('classification/pretrained', 12, 3),
+        ('segmentation/intermediate', 18, 4),
+    ],
+)
+def test_each_stage_has_a_report_of_its_own(quickstart, monkeypatch, name, images, charts):
+    monkeypatch.chdir(quickstart)  # where configs find their data
+    run_report.write(quickstart / 'one.html', quickstart / 'work' / name)
+    text = (quickstart / 'one.html').read_text()
+    page = Page(text)
+    assert page.images == images and text.count('<svg') >= charts and f'<h1>{name}</h1>' in text
+    assert all(link.startswith('data:image/png;base64,') for link in page.links)
+    assert 'images a second' in text and 'learning rate' in text and 'GPU number: 1' in text and 'max_iters=2' in text
 
 
 def test_run_again_does_nothing(quickstart, monkeypatch, capsys):

@@ -10,6 +10,12 @@ from itertools import cycle
 import cv2
 import numpy as np
 
+# What a share of the largest looks like, in 256 steps: dark is little, bright much, in colours as in gray.
+HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[
+    :, 0, ::-1
+].copy()  # RGB [256, 3]
+OPACITY = 0.6  # of a map over its image
+WRONG = (255, 140, 0)
 # Readable on white and on black, and told apart by those who see red and green alike.
 COLOURS = ('#0b84c6', '#e07b00', '#1a9a6c', '#c9529d', '#8c7ae6', '#a08a00')
 
@@ -53,6 +59,48 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence, share: flo
     return np.where(known[..., None], mixed.round(), image).astype(np.uint8)
 
 
+def grey(image: np.ndarray) -> np.ndarray:
+    """The image without its colours, still [H, W, 3]."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def heat(image: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """A map [h, w], not negative, over the grey image at the image's resolution, a colour a patch; the largest is brightest."""
+    levels = (255 * shares / (shares.max() or 1)).round().astype(np.uint8)
+    rows, columns = (np.arange(n) * cells // n for n, cells in zip(image.shape[:2], shares.shape, strict=True))
+    colours = HEAT[levels][rows[:, None], columns]
+    return ((1 - OPACITY) * grey(image) + OPACITY * colours).round().astype(np.uint8)
+
+
+def outline(image: np.ndarray, patch: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """The image with a white frame in black around the patch (row, column) of a grid, outside of it where there is room."""
+    (row, column), (height, width) = patch, image.shape[:2]
+    top, bottom = (-(-(row + i) * height // grid[0]) for i in (0, 1))
+    left, right = (-(-(column + i) * width // grid[1]) for i in (0, 1))
+    image, edge = image.copy(), max(1, width // 240)
+    for colour, reach in (((0, 0, 0), 2 * edge), ((255, 255, 255), edge)):
+        kept = image[top:bottom, left:right].copy()
+        image[max(top - reach, 0) : bottom + reach, max(left - reach, 0) : right + reach] = colour
+        image[top:bottom, left:right] = kept
+    return image
+
+
+def errors(image: np.ndarray, wrong: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """The grey image, orange where `wrong` [H, W], and black where it is not `labelled`."""
+    drawn = overlay(grey(image) // 2 + 64, np.where(wrong, 0, 1), [WRONG], share=0.8)
+    return np.where(labelled[..., None], drawn, 0).astype(np.uint8)
+
+
+def tile(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """At most columns² images of one size in a square, row by row, with grey between them and where there is none."""
+    height, width, _ = images[0].shape
+    sheet = np.full((columns * (height + 1) - 1, columns * (width + 1) - 1, 3), 128, np.uint8)
+    for place, image in enumerate(images[: columns**2]):
+        top, left = place // columns * (height + 1), place % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """At most `count` + 1 round numbers from `low` to `high`."""
     step = 10 ** math.floor(math.log10((high - low) / count))
@@ -61,7 +109,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, float], x_label: str) -> str:
-    """An SVG of named lines, points (x, y) each with x ≥ 0, and of dashed horizontal levels, with its legend.
+    """An SVG of named lines, points (x, y) each with x ≥ 0, and of dashed horizontal levels; several have a legend.
 
     What is not finite is left out; '' when nothing is left.
     """
@@ -96,7 +144,7 @@ def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, fl
     for name, points in lines.items():
         path = 'L'.join(f'{px(x):.1f} {py(y):.1f}' for x, y in points)
         parts.append(f'<path d="M{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
-    return ''.join(parts) + '</svg>' + legend(colours)
+    return ''.join(parts) + '</svg>' + (legend(colours) if len(lines) > 1 or levels else '')
 
 
 def legend(colours: dict[str, str]) -> str:
@@ -107,8 +155,25 @@ def legend(colours: dict[str, str]) -> str:
 
 def picture_table(columns: list[str], rows: list[list[np.ndarray]]) -> str:
     """Images in columns, one scene or more a row."""
-    cells = [[f'<img alt="{text(c)}" src="{png(i)}">' for c, i in zip(columns, row, strict=True)] for row in rows]
-    return _table(' class="pictures"', columns, cells)
+    cells = [[_img(image, column) for column, image in zip(columns, row, strict=True)] for row in rows]
+    # More than six do not fit beside each other on a phone: they scroll.
+    wide = f' style="min-width:{4.5 * len(columns)}rem"' if len(columns) > 6 else ''
+    return _table(f' class="pictures"{wide}', columns, cells)
+
+
+def gallery(images: Sequence[np.ndarray], captions: Sequence[str]) -> str:
+    """Images beside each other, as many as fit, each above its caption."""
+    cells = [
+        f'<figure>{_img(image, caption)}<figcaption>{text(caption)}</figcaption></figure>'
+        for image, caption in zip(images, captions, strict=True)
+    ]
+    return f'<div class="gallery">{"".join(cells)}</div>'
+
+
+def _img(image: np.ndarray, words: str) -> str:
+    """The page shows every pixel of a small image; one that is larger than its place has to be made smaller smoothly."""
+    smooth = ' style="image-rendering:auto"' if image.shape[1] > 256 else ''
+    return f'<img alt="{text(words)}"{smooth} src="{png(image)}">'
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -26,9 +26,9 @@ class Shown(NamedTuple):
 
 
 def stage_config(work_dir: Path, name: str) -> Config:
-    """The config that a finished stage ran with, its checkpoints found in `work_dir` as it lies now."""
+    """The config that a stage ran with; of a finished one its checkpoints are found in `work_dir` as it lies now."""
     cfg = Config.fromfile(str(sorted((work_dir / name).glob('*/vis_data/config.py'))[-1]))
-    weights = read_record(work_dir / name)['weights']
+    weights = (read_record(work_dir / name) or {}).get('weights', {})
     cfg.merge_from_dict(dict(option.split('=', 1) for option in weight_options(weights, work_dir)))
     return cfg
 
@@ -90,3 +90,16 @@ def segmentation(
             row.append(draw.overlay(image, sample.pred_sem_seg.data[0].numpy(), palette))
     colours = {name: 'rgb({},{},{})'.format(*colour) for name, colour in zip(classes, palette, strict=True)}
     return ['image', 'truth', *(name.rpartition('/')[2] for name in names)], rows, colours
+
+
+def classification(work_dir: Path, name: str, count: int = 12) -> tuple[list[Picture], list[str]]:
+    """Images, and for each the class that is seen and the true one."""
+    shown = show(work_dir, name, count)
+    classes = shown.metainfo.get('classes') or []
+
+    def word(label: torch.Tensor) -> str:
+        return classes[int(label)] if int(label) < len(classes) else f'class {int(label)}'
+
+    images = [image.numpy()[::-1].transpose(1, 2, 0) for image in shown.batch['inputs']]  # BGR → RGB
+    pairs = [(word(sample.pred_label), word(sample.gt_label)) for sample in shown.samples]
+    return images, [seen if seen == true else f'{seen}; it is {true}' for seen, true in pairs]

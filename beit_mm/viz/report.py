@@ -6,46 +6,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..recipe.chain import read_record
-from . import draw, pictures
+from . import draw, page, pictures, sections
 from .draw import text
 from .summary import JUDGED, rows, scalars, sentences, validations
-
-_STYLE = """
-:root { color-scheme: light dark; --edge: #8884; --soft: #8881 }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem }
-h1 { line-height: 1.2 } h2 { margin-top: 2.5rem } h3, figure { margin: 0 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
-th, td { text-align: left; vertical-align: top; border-bottom: 1px solid var(--edge) }
-th, td { padding: .3rem clamp(.4rem, 2vw, 1rem) .3rem 0 }
-.pictures { width: 100%; table-layout: fixed; min-width: 18rem }
-.pictures th, .pictures td { padding: 2px; border: 0; text-align: center; vertical-align: bottom }
-.pictures th { font-size: .85rem; font-weight: 400; line-height: 1.2 }
-img { width: 100%; display: block; image-rendering: pixelated; border-radius: 3px } svg { width: 100%; height: auto }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; margin: .3rem 0 }
-.legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.5rem }
-code { font-size: .85em; overflow-wrap: anywhere }
-.note { background: var(--soft); border-left: 4px solid #0b84c6; padding: .6rem 1rem; border-radius: 4px }
-"""
 
 
 def write(path: Path, work_dir: Path, names: list[str], summary: dict, title: str, note: str) -> None:
     """Write the page at `path`: numbers from `summary`, curves and pictures from the stages `names` in `work_dir`."""
-    models = {name: pictures.stage_config(work_dir, name).model for name in names}
-    kinds = {name: model.type.rpartition('.')[2] for name, model in models.items()}
-    sections = [f'<h1>{text(title)}</h1>', _results(summary, note), _curves(work_dir, names, summary)]
-    for name in names:
-        if kinds[name] == 'DiscreteVAE':
-            sections.append(_tokenizer(work_dir, name))
-        elif kinds[name] == 'BEiTPretrainer' and 'tokenizer' in models[name].target:
-            sections.append(_pretraining(work_dir, name))
+    kinds = {name: pictures.stage_config(work_dir, name).model.type.rpartition('.')[2] for name in names}
+    parts = [f'<h1>{text(title)}</h1>', _results(summary, note), _curves(work_dir, names, summary)]
+    parts += [sections.of_stage(work_dir, name) for name in names if kinds[name] in ('DiscreteVAE', 'BEiTPretrainer')]
     for task, arms in _tasks(name for name in names if kinds[name] == 'EncoderDecoder').items():
-        sections.append(_segmentation(work_dir, task, arms))
-    sections.append(_runs(work_dir, names, summary))
-    head = '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f'<title>{text(title)}</title><style>{_STYLE}</style></head><body>'
-    path.write_text(head + '\n'.join(sections) + '</body></html>\n', encoding='utf-8')
+        parts.append(sections.segmentation(work_dir, task, arms))
+    parts.append(_runs(work_dir, names, summary))
+    page.write(path, title, parts)
 
 
 def _tasks(names: Iterable[str]) -> dict[str, list[str]]:
@@ -89,30 +63,6 @@ def _curves(work_dir: Path, names: list[str], summary: dict) -> str:
     return f'<h2>How it went</h2><div class="charts">{figures}</div>'
 
 
-def _tokenizer(work_dir: Path, name: str) -> str:
-    columns, scenes = pictures.tokenizer(work_dir, name)
-    words = 'Each patch of an image became one integer, its token; from these alone the decoder draws the image again.'
-    pairs = [left + right for left, right in zip(scenes[::2], scenes[1::2], strict=False)] or scenes
-    columns *= len(pairs[0]) // 2
-    return f'<h2>What the tokenizer keeps</h2><p>{words}</p>' + draw.picture_table(columns, pairs)
-
-
-def _pretraining(work_dir: Path, name: str) -> str:
-    columns, scenes = pictures.pretraining(work_dir, name)
-    words = (
-        'BEiT sees the patches that are not grey and guesses the tokens of the others. The last two columns are drawn '
-        "by the tokenizer's decoder: from the true tokens, and with the likeliest guess in each hidden place."
-    )
-    return f'<h2>What pre-training guesses</h2><p>{words}</p>' + draw.picture_table(columns, scenes)
-
-
-def _segmentation(work_dir: Path, task: str, names: list[str]) -> str:
-    columns, scenes, colours = pictures.segmentation(work_dir, names)
-    words = 'Validation images; each column is the same network after as many labels and steps, from another start.'
-    html = f'<h2>{text(task.capitalize())}</h2><p>{words}</p>'
-    return html + draw.picture_table(columns, scenes) + draw.legend(colours)
-
-
 def _runs(work_dir: Path, names: list[str], summary: dict) -> str:
     records = {name: read_record(work_dir / name) for name in names}
     table = [(name, f'{r["wall_s"]:.0f} s', f'{r["peak_rss_gib"]:.2f} GiB') for name, r in records.items()]
@@ -124,5 +74,7 @@ def _runs(work_dir: Path, names: list[str], summary: dict) -> str:
     versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
     html = '<h2>What ran</h2>' + draw.text_table(['stage', 'time', 'peak memory'], table)
     html += f'<details><summary>Commands</summary>{commands}</details>'
+    html += '<p>A page about one stage, with all that it logged, its config and environment: '
+    html += f'<code>python tools/report.py {text(str(work_dir / names[0]))}</code></p>'
     html += f'<p>Written {time.strftime("%Y-%m-%d %H:%M")} on a machine with {os.cpu_count()} CPU cores, '
     return html + f'with {text(versions)}.</p>'

@@ -1,0 +1,130 @@
+"""What the tools to look inside take: a checkpoint that builds its own model, and an image file at a size that it can read."""
+
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import load_with_meta
+from ..checkpoint.facts import Facts, describe
+from ..checkpoint.files import read_file, state_of
+from ..checkpoint.fit import Report, check, fit_backbone
+from ..data.reading import decode_image, read_bytes
+from ..models import BEiT, DiscreteVAE, TokenTarget
+from ..models.relative_position import Grid
+
+PUBLISHED = dict(mean=[127.5] * 3, std=[127.5] * 3)  # of the published weights, 0 … 255
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])  # of the official segmentation code
+
+
+class Weights:
+    """A checkpoint of any origin: `state` under our names, its `facts`, and how its images were normalised (0 … 255, RGB)."""
+
+    def __init__(self, source: str):
+        self.source = source
+        self.state, self.origin, _, meta = load_with_meta(source)
+        self.facts: Facts = describe(self.state)
+        other = IMAGENET if self.facts.kind == 'segmentor' and self.origin != 'hf' else PUBLISHED
+        self.normalization: dict[str, list[float]] = meta.get('normalization', other)
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in self.state.items() if key.startswith(prefix)}
+
+    def need(self, *kinds: str) -> None:
+        """ValueError where the checkpoint is none of these kinds (`facts.Facts`)."""
+        if self.facts.kind not in kinds:
+            raise ValueError(f'{self.source} holds a {self.facts.kind}, needed is a {" or ".join(kinds)}')
+
+    def backbone(self, heads: int | None = None) -> BEiT:
+        """The backbone, to its last block. `heads`: how many, where no relative position tells it."""
+        self.need('backbone', 'mim', 'classifier', 'segmentor')
+        settings = self.facts.backbone() | dict(out_indices=-1)
+        if heads:
+            settings['arch'] = settings['arch'] | dict(num_heads=heads)
+        return _loaded(BEiT(**settings), self.part('backbone.'), self.source, 'BEiT')
+
+    def mim_head(self) -> nn.Linear:
+        """The map from features to codes."""
+        self.need('mim')
+        state = self.part('head.proj.')
+        return _loaded(nn.Linear(*reversed(state['weight'].shape)), state, self.source, 'head')
+
+    def tokenizer(self) -> DiscreteVAE:
+        """Both halves of the tokenizer."""
+        self.need('tokenizer')
+        if 'decoder.input.weight' not in self.state:
+            raise ValueError(f'{self.source} is an encoder alone, which has ids and no pictures: give both halves')
+        return _loaded(DiscreteVAE(**self._tokenizer_settings()), self.state, self.source, 'tokenizer')
+
+    def token_target(self) -> TokenTarget:
+        """The tokenizer as pre-training takes it: it knows its fingerprint."""
+        self.need('tokenizer')
+        return TokenTarget(dict(type='beit_mm.DiscreteVAE', **self._tokenizer_settings()), self.source)
+
+    def _tokenizer_settings(self) -> dict[str, int]:
+        keys = [key.split('.') for key in self.state if key.startswith('encoder.group_')]
+        return dict(
+            vocab_size=self.facts.channels,
+            width=len(self.state['encoder.input.weight']),
+            groups=max(int(key[1].removeprefix('group_')) for key in keys),
+            blocks=max(int(key[2].removeprefix('block_')) for key in keys if key[2].startswith('block_')),
+            width_in=len(self.state['decoder.input.weight']),
+        )
+
+    def learned_fingerprint(self) -> int:
+        """Of the tokenizer whose tokens a pre-training of this project learned; 0 where the file does not say."""
+        return int(state_of(read_file(self.source), self.source)[0].get('target_fingerprint', 0))
+
+    def into(self, model: nn.Module) -> nn.Module:
+        """The weights in a model whose `backbone` is a BEiT, every key; positions are fitted to its grid."""
+        backbone = fit_backbone(self.part('backbone.'), model.backbone, Report(self.source))
+        heads = {key: value for key, value in self.state.items() if not key.startswith('backbone.')}
+        state = heads | {f'backbone.{key}': value for key, value in backbone.items()}
+        return _loaded(model, state, self.source, 'model')
+
+
+def _loaded(model: nn.Module, state: dict[str, Tensor], source: str, what: str) -> nn.Module:
+    check(model, state, source, what)
+    model.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as a viewer shows it: uint8 RGB [H, W, 3]. Raises BadSample, a ValueError that names the file."""
+    return np.ascontiguousarray(decode_image(str(path), read_bytes(str(path)))[0][..., ::-1])
+
+
+def fitting_size(size: tuple[int, int], short: int, multiple: int) -> tuple[int, int]:
+    """(height, width) with the shorter side about `short` and about the same shape, both multiples of `multiple`."""
+    scale = short / min(size)
+    return tuple(max(round(side * scale / multiple), 1) * multiple for side in size)
+
+
+def resized(image: np.ndarray, size: tuple[int, int], interpolation: str = 'bicubic') -> np.ndarray:
+    """An image [H, W, 3] at `size` (height, width), as PIL resizes it."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return mmcv.imresize(image, tuple(size)[::-1], interpolation=interpolation, backend='pillow')
+
+
+def normalised(image: np.ndarray, normalization: dict[str, list[float]]) -> Tensor:
+    """uint8 RGB [H, W, 3] → f32 [1, 3, H, W] as a backbone takes it."""
+    mean, std = (torch.tensor(normalization[name]).view(3, 1, 1) for name in ('mean', 'std'))
+    return ((to_tensor(image) - mean) / std)[None]
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """uint8 RGB [H, W, 3] → f32 [3, H, W], 0 … 255."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
+
+
+def words(path: str | Path, image: np.ndarray, size: tuple[int, int], grid: Grid) -> str:
+    """How an image was made to fit, for people."""
+    (height, width), (h, w) = image.shape[:2], size
+    fate = 'read as it is' if (h, w) == (height, width) else f'resized to {w}×{h}'
+    return f'{Path(path).name}: {width}×{height} pixels, {fate}, {grid[1]}×{grid[0]} patches'

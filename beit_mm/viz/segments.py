@@ -1,0 +1,87 @@
+"""What a segmentor sees in an image, over the image; and where it is wrong."""
+
+import copy
+from inspect import signature
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
+from torch import nn
+
+from ..data.reading import IGNORE, decode_image, decode_labels, read_bytes, to_classes
+from . import draw
+from .inputs import Weights
+from .tokens import colours
+
+
+class Segmentor:
+    """A config's model with a checkpoint's weights, and what its test data set knows: classes, palette, pipeline.
+
+    Raises ValueError for a config of no segmentor, or weights that are not this model's.
+    """
+
+    def __init__(self, cfg: Config, weights: Weights):
+        if not str(cfg.model.get('type')).endswith('EncoderDecoder'):
+            raise ValueError(f'{cfg.filename} is the config of a {cfg.model.get("type")}, needed is an EncoderDecoder')
+        dataset = cfg.test_dataloader.dataset
+        while 'pipeline' not in dataset and 'dataset' in dataset:
+            dataset = dataset.dataset
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            self.scope, self.model = cfg.default_scope, _build(cfg.model, weights)
+            with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+                kind = registry.get(dataset.type)
+            known = kind.METAINFO | dict(dataset.get('metainfo') or {})
+            labels = [step for step in dataset.pipeline if str(step.type).endswith('LoadAnnotations')]
+            self.pipeline = Compose([TRANSFORMS.build(step) for step in dataset.pipeline if step not in labels])
+        self.classes: list[str] = list(known['classes'])
+        self.palette: list = known.get('palette') or colours(len(self.classes)).tolist()
+        # As mmseg's LoadAnnotations: the transform's own word counts, else the data set's.
+        default = signature(kind).parameters.get('reduce_zero_label')
+        own = dataset.get('reduce_zero_label', default and default.default)
+        said = labels[0].get('reduce_zero_label') if labels else None
+        self.reduce_zero_label = bool(own if said is None else said)
+
+    @torch.no_grad()
+    def predict(self, path: str) -> np.ndarray:
+        """Class ids [H, W] at the size of the image."""
+        with DefaultScope.overwrite_default_scope(self.scope):
+            sample = self.model.test_step(pseudo_collate([self.pipeline(dict(img_path=path))]))[0]
+        return sample.pred_sem_seg.data[0].cpu().numpy()
+
+    def truth(self, path: str, image_path: str) -> np.ndarray:
+        """A label map's class ids [H, W], 255 where it is not labelled. Raises BadSample, as in training."""
+        image, orientation = decode_image(image_path, read_bytes(image_path))
+        ids = decode_labels(path, read_bytes(path), image.shape[:2], orientation)
+        return to_classes(path, ids, len(self.classes), self.reduce_zero_label)
+
+
+def _build(cfg: dict, weights: Weights) -> nn.Module:
+    cfg = copy.deepcopy(cfg)
+    cfg.backbone.init_cfg = None  # the checkpoint is whole
+    return weights.into(MODELS.build(cfg))
+
+
+def wrong(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Bool [H, W]: labelled, and predicted as something else."""
+    return (truth != IGNORE) & (predicted != truth)
+
+
+def scene(
+    model: Segmentor, path: str, image: np.ndarray, labels: Path | None
+) -> tuple[list[str], list[np.ndarray], str, set[int]]:
+    """(columns, pictures, a line on them, the classes that occur) of an image uint8 RGB and, where given, its label map."""
+    truth = None if labels is None else model.truth(str(labels), path)
+    predicted = model.predict(path)
+    columns, pictures = ['image', 'predicted'], [image, draw.overlay(image, predicted, model.palette)]
+    seen = set(np.unique(predicted).tolist())
+    if truth is None:
+        return columns, pictures, Path(path).name, seen
+    errors, labelled = wrong(predicted, truth), truth != IGNORE
+    pictures += [draw.overlay(image, truth, model.palette), draw.errors(image, errors, labelled)]
+    share = 1 - errors.sum() / max(labelled.sum(), 1)
+    text = f'{Path(path).name}: {share:.1%} of {labelled.sum()} labelled pixels right'
+    return [*columns, 'truth', 'errors'], pictures, text, seen | set(np.unique(truth[labelled]).tolist())
