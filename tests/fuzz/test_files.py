@@ -182,7 +182,7 @@ def extensions() -> Iterator[None]:
         copyreg.remove_extension(module, attribute, code)
 
 
-@examples(150)
+@examples(60)
 @given(program=pickles.programs, form=st.sampled_from(pickles.FORMS), remote=st.booleans(), seed=st.integers(0, 10**9))
 def test_no_checkpoint_runs_code_by_any_way(
     program, form, remote, seed, ways, site, extensions, tmp_path_factory, monkeypatch_module
