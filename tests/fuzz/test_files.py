@@ -18,7 +18,8 @@ from fuzz.chance import Executed, examples
 from fuzz.test_weights import CLASSIFIER, MIM, VAE
 from hypothesis import given
 from hypothesis import strategies as st
-from mmengine.registry import init_default_scope
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import load_checkpoint
 from safetensors.torch import save
 from torch import nn
@@ -118,7 +119,11 @@ def ways(tmp_path_factory) -> dict:
     spec.loader.exec_module(convert)
     toy.light()
     work = tmp_path_factory.mktemp('hostile')
+    before = {kind: dict(kind._instance_dict) for kind in (DefaultScope, MMLogger)}
     runner = launch.build_runner(toy.config(work, experiment_name=work.name))
+    for kind, instances in before.items():  # conftest.py does it for what is built inside a test
+        kind._instance_dict.clear()
+        kind._instance_dict.update(instances)
     vae = dict(VAE, type='beit_mm.DiscreteVAE')
 
     def pretrained(path: str) -> None:
