@@ -77,6 +77,8 @@ IMAGES = {
     'text': ('a.jpg', lambda: b'<html>404 not found</html>', 'is no image: it begins with .*<html>'),
     '60 000×60 000 declared': ('a.png', lambda: declared(60_000, 60_000), '60000×60000, over the limit of'),
     '20 000×20 000': ('a.png', _large, '20000×20000, over the limit of'),
+    'strip': ('a.png', lambda: encoded(Image.new('RGB', (101, 1))), '101×1, one side more than 100 times the other'),
+    'JPEG of a strip': ('a.jpg', lambda: encoded(Image.new('RGB', (1, 101)), 'JPEG'), '1×101, one side more than'),
     'broken link': ('a.jpg', lambda: None, 'a link to .*nowhere.*No such file'),
 }
 READABLE = [name for name, (_, _, error) in IMAGES.items() if error is None]

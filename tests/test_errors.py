@@ -102,11 +102,11 @@ MISTAKES = {
     # masks
     'budget larger than the grid': (
         lambda _: BlockwiseMask(grid=4, budget=17, min_block=1),
-        ValueError, r'a mask of 17 patches does not fit a grid of \(4, 4\): give 1 … 16'),
+        ValueError, r'a mask of budget=17 patches does not fit grid=\(4, 4\): give 1 … 16'),
     'random budget larger than the grid': (
         lambda _: RandomMask(grid=(2, 3), budget=7),
-        ValueError, r'does not fit a grid of \(2, 3\): give 1 … 6'),
-    'no budget': (lambda _: RandomMask(grid=4, budget=0), ValueError, r'a mask of 0 patches .*give 1 … 16'),
+        ValueError, r'does not fit grid=\(2, 3\): give 1 … 6'),
+    'no budget': (lambda _: RandomMask(grid=4, budget=0), ValueError, r'budget=0: give whole numbers, at least 1'),
     'budget smaller than a block': (
         lambda _: BlockwiseMask(budget=10),
         ValueError, r'a budget of 10 is smaller than a block of min_block=16: lower min_block'),
@@ -170,10 +170,10 @@ MISTAKES = {
         lambda _: beit(arch='huge'), ValueError, r"arch='huge' is unknown: choose one of base, large, or give"),
     'unknown arch key': (
         lambda _: beit(arch=ARCH | dict(depth=3)),
-        ValueError, r"arch needs exactly the keys .*given were .*'depth'"),
+        ValueError, r"arch needs exactly the keys .*given was .*'depth'"),
     'missing arch key': (
         lambda _: beit(arch=without(ARCH, 'num_heads')),
-        ValueError, r"arch needs exactly the keys .*'num_heads'.*given were"),
+        ValueError, r"arch needs exactly the keys .*'num_heads'.*given was"),
     'heads that do not divide the width': (
         lambda _: beit(arch=ARCH | dict(num_heads=3)),
         ValueError, r'embed_dims=16 is no multiple of num_heads=3'),
@@ -196,7 +196,7 @@ MISTAKES = {
     'unknown mode': (
         lambda _: pretrainer()(batch(), mode='train'), ValueError, r"choose 'loss', 'predict' or 'tensor'"),
     'annealing in no time': (
-        lambda _: Anneal('beta', 0, 1, 0), ValueError, r'iters=0: annealing takes at least one iteration'),
+        lambda _: Anneal('beta', 0, 1, 0), ValueError, r'iters=0: give whole numbers, at least 1'),
     # checkpoints
     'checkpoint of another arch': (
         partial(loaded, source=dict(arch=ARCH | dict(num_layers=3)), load=load_backbone, model=beit),

@@ -16,6 +16,7 @@ from mmengine import fileio
 from PIL import Image
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, `Image.MAX_IMAGE_PIXELS`: a quarter of a gigabyte as RGB
+MAX_ASPECT = 100  # resized until its short side has 256 pixels, one of 6000×1 takes gigabytes
 IGNORE = 255  # the hosts' id of what is not labelled
 # What a whole file ends with; a few bytes may follow it.
 _ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND\xaeB`\x82')
@@ -48,6 +49,7 @@ def _opened(path: str, content: bytes, max_pixels: int) -> Iterator[Image.Image]
                 raise BadSample(
                     f'{path} is {image.width}×{image.height}, over the limit of {max_pixels} pixels: make it smaller'
                 )
+            _refuse_strip(path, image.width, image.height)
             yield image
     except BadSample:
         raise
@@ -57,6 +59,11 @@ def _opened(path: str, content: bytes, max_pixels: int) -> Iterator[Image.Image]
         raise BadSample(f'{path} cannot be decoded ({error}): fetch it again') from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _refuse_strip(path: str, width: int, height: int) -> None:
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadSample(f'{path} is {width}×{height}, one side more than {MAX_ASPECT} times the other: cut it')
 
 
 def _orientation(image: Image.Image) -> int:
@@ -101,9 +108,11 @@ def _by_opencv(content: bytes) -> np.ndarray | None:
 def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
     """An image as Pillow and its EXIF tag show it → BGR uint8 [H, W, 3], and the orientation 1 … 8 that was applied.
 
-    Of 16 bits the upper 8 are taken, alpha is dropped. Raises BadSample, for 16 bits of which the upper 8 are all 0 too.
+    Of 16 bits the upper 8 are taken, alpha is dropped. Raises BadSample, for 16 bits of which the upper 8 are all 0 too, and
+    for strips with one side more than MAX_ASPECT times the other.
     """
     if 0 < _plain_jpeg(content) <= max_pixels and (array := _by_opencv(content)) is not None:
+        _refuse_strip(path, array.shape[1], array.shape[0])
         return array, 1
     with _opened(path, content, max_pixels) as image:
         orientation = _orientation(image)

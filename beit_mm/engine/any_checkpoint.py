@@ -49,7 +49,9 @@ class AnyCheckpoint(Hook):
         theirs = state.get('target_fingerprint', own)
         if not (own and theirs) or own.item() == theirs.item():  # 0: pixels, or a model that is tested only
             return
-        words = f'{runner._load_from or runner.work_dir} learned the tokens of another tokenizer than the one of this run'
+        words = (
+            f'{runner._load_from or runner.work_dir} learned the tokens of another tokenizer than the one of this run'
+        )
         if runner._resume:
             raise ValueError(
                 f'resume: {words}: set model.target.checkpoint to the file that it began with, or begin a new run from its '

@@ -32,8 +32,8 @@ class Batch:
 class Watchdog(Hook):
     """Every run that `tools/train.py` starts has one; `custom_hooks=[dict(type='beit_mm.Watchdog', patience=9)]` changes it.
 
-    An update whose loss or gradient is not finite is left out on the device (see `leave_out_bad_updates`). At each logging interval the host
-    learns of it, and logs the iterations with the losses, tensors and files concerned.
+    An update whose loss or gradient is not finite is left out on the device (see `leave_out_bad_updates`). At each logging
+    interval the host learns of it, and logs the iterations with the losses, tensors and files concerned.
 
     Args:
         patience: so many updates in a row that are not finite stop the run. What a loss scaler leaves out while its scale is

@@ -177,7 +177,9 @@ class BEiT(BaseModule):
         whole(1, patch_size=patch_size, in_channels=in_channels)
         whole(-1, frozen_stages=frozen_stages)
         height_and_width(1, img_size=img_size)
-        finite(0, drop_path_rate=drop_path_rate, patch_embed_std=patch_embed_std, layer_scale=layer_scale or 0.0)
+        finite(0, drop_path_rate=drop_path_rate, patch_embed_std=patch_embed_std)
+        if layer_scale is not None:
+            finite(0, layer_scale=layer_scale)
         if drop_path_rate >= 1:
             raise ValueError(f'drop_path_rate={drop_path_rate}: give a share, in [0, 1)')
         self.embed_dims, depth, self.num_heads = arch['embed_dims'], arch['num_layers'], arch['num_heads']

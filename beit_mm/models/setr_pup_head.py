@@ -46,9 +46,11 @@ class SETRPUPHead(BaseDecodeHead):
                 f'in_channels={in_channels}, in_index={levels[1]}, input_transform={kwargs.get("input_transform")}: '
                 'SETRPUPHead reads one level, so the first two have to be an int and the third None'
             )
-        whole(1, in_channels=in_channels, channels=channels, num_stages=num_stages)
+        if not isinstance(num_stages, int) or num_stages < 1:
+            raise ValueError(f'num_stages={num_stages!r}: give 4 for patch 16, 3 for patch 8, at least 1')
+        whole(1, in_channels=in_channels, channels=channels)
         if 'num_classes' in kwargs:
-            whole(2, num_classes=kwargs['num_classes'])
+            whole(1, num_classes=kwargs['num_classes'])
         finite(0, dropout_ratio=dropout_ratio)
         super().__init__(in_channels=in_channels, channels=channels, dropout_ratio=dropout_ratio, **kwargs)
         self.bilinear = upsample == 'bilinear'

@@ -2,6 +2,7 @@
 
 import argparse
 import builtins
+import copyreg
 import http.server
 import json
 import os
@@ -17,6 +18,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from fuzz.pickles import text, write
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner, load_checkpoint
@@ -251,6 +253,24 @@ def test_what_a_pickle_sets_on_what_it_got_does_not_outlive_the_file(tmp_path, d
         read_file(tmp_path / 'bad.pth')
     assert before == (torch._utils._rebuild_tensor_v2.__dict__, torch._utils._rebuild_tensor_v2.__defaults__)
     assert load(str(dalle[0]))[1] == 'dall-e'
+
+
+@pytest.mark.parametrize('kind', ['new', 'old'])
+def test_a_function_named_by_its_number_is_refused_too(tmp_path, kind):
+    """A pickle may name what a library has registered with copyreg; what was used once, pickle gives without asking."""
+    mark, code = tmp_path / 'ran', 201
+    copyreg.add_extension('os', 'mkdir', code)
+    copyreg._extension_cache[code] = os.mkdir
+    try:
+        # EXT1, a tuple of the path, REDUCE
+        program = b'\x80\x02\x82\xc9(' + text(str(mark)) + b'tR.'
+        write(tmp_path / 'a.pth', program, 'zip' if kind == 'new' else 'old')
+        with pytest.raises(ValueError, match='Nothing of it was run'):
+            load(str(tmp_path / 'a.pth'))
+    finally:
+        copyreg.remove_extension('os', 'mkdir', code)
+        copyreg._extension_cache.pop(code, None)
+    assert not mark.exists()
 
 
 def test_a_torchscript_archive_is_refused_unopened(tmp_path):

@@ -26,32 +26,9 @@ NAMES = [
 OURS = test_models.FUZZED | test_data.FUZZED | test_engine.FUZZED
 values = st.sampled_from(
     [
-        None,
-        True,
-        -1,
-        0,
-        2.5,
-        float('nan'),
-        float('inf'),
-        'other',
-        '',
-        'model',
-        '/',
-        [],
-        [1],
-        ['a'],
-        [[]],
-        [None],
-        {},
-        {'a': 1},
-    ]
-    + [
-        dict(type='BEiT'),
-        dict(type='nowhere.X'),
-        dict(type=3),
-        dict(type=None),
-        [dict(type='Anneal')],
-        dict(type=['a']),
+        *(None, True, -1, 0, 2.5, float('nan'), float('inf'), 'other', '', 'model', '/'),
+        *([], [1], ['a'], [[]], [None], {}, {'a': 1}, dict(type='BEiT'), dict(type='nowhere.X')),
+        *(dict(type=3), dict(type=None), [dict(type='Anneal')], dict(type=['a'])),
     ]
 )
 
@@ -96,7 +73,7 @@ def mutate(cfg: dict, data: st.DataObject) -> str:
     return f'{how} {".".join(map(str, path))}'
 
 
-@examples(60)
+@examples(25)
 @given(data=st.data())
 def test_preflight_of_any_config_is_a_list_of_words(data, weights):
     cfg = copy.deepcopy(config(data.draw(st.sampled_from(NAMES))))
@@ -120,7 +97,7 @@ def weights(tmp_path_factory) -> str:
     return str(path)
 
 
-@examples(40)
+@examples(25)
 @given(data=st.data())
 def test_a_misspelled_argument_of_our_classes_is_named_with_its_place(data):
     cfg = copy.deepcopy(config(data.draw(st.sampled_from(NAMES))))

@@ -75,7 +75,8 @@ def test_views_of_any_settings_are_refused_or_there_for_an_image_of_any_size(ima
 @examples(80)
 @given(
     length=st.integers(1, 30), ranks=st.integers(1, 4), shuffle=st.booleans(), infinite=st.booleans(),
-    seed=mostly(st.integers(0, 2**32 - 1), wrong.filter(lambda value: value is not None)), skipped=st.integers(0, 40), epoch=st.integers(0, 9),
+    seed=mostly(st.integers(0, 2**32 - 1), wrong.filter(lambda value: value is not None)),
+    skipped=st.integers(0, 40), epoch=st.integers(0, 9),
 )  # fmt: skip
 def test_a_sampler_hands_out_each_index_once_an_epoch(length, ranks, shuffle, infinite, seed, skipped, epoch):
     try:
@@ -153,7 +154,7 @@ def pipelines() -> dict:
     return found
 
 
-sides = st.one_of(st.integers(1, 80), st.sampled_from([1, 2, 3, 500, 6000]))
+sides = st.one_of(st.integers(1, 80), st.sampled_from([1, 2, 3, 90, 500]))
 
 
 @examples(50)
@@ -187,7 +188,7 @@ def test_an_image_of_any_size_and_kind_goes_through_every_pipeline_or_is_named(
         sample = built[0]
     except ValueError as error:
         assert isinstance(error, BadSample) and name in str(error), error
-        assert cut or max(size) > 500 * min(size), error
+        assert cut or max(size) > 100 * min(size), error
         return 'refused'
     inputs = sample['inputs']
     views = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
