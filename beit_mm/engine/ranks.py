@@ -104,7 +104,7 @@ class Peers(threading.Thread):
         self.ticks, self.lost_at, self.finished, self.stopped = 0, None, False, threading.Event()
         self.tick('start')
         self._tell()
-        atexit.register(self._stop)
+        atexit.register(self.halt)
 
     def tick(self, place: str) -> None:
         self.place, self.since = place, time.monotonic()
@@ -112,11 +112,11 @@ class Peers(threading.Thread):
 
     def finish(self) -> None:
         """This rank is done: what it does from now on is its own affair, also to end."""
-        self._stop()
+        self.halt()
         self.finished = True
         self._tell()
 
-    def _stop(self) -> None:
+    def halt(self) -> None:
         """Before the interpreter ends: a thread that is in the store then takes the process with it, by SIGABRT."""
         self.stopped.set()
         if self.is_alive():
