@@ -19,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('verb', choices=VERBS)
     parser.add_argument('--n', type=int, default=20, help='how many')
-    parser.add_argument('--seed', type=int, default=0, help='of the moments')
+    parser.add_argument('--seed', type=int, default=0, help='of the moments and faults')
     parser.add_argument('--ranks', type=int, help='processes of a run (signals)')
     args = parser.parse_args()
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 'tests')]

@@ -1,5 +1,6 @@
 """Processes that train together end together: a parent's death, a restart, a rank that is gone or stands still, weights apart."""
 
+import atexit
 import ctypes
 import faulthandler
 import json
@@ -100,9 +101,10 @@ class Peers(threading.Thread):
         self.prefix = f'beit_mm/{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}'
         self.deadline = timeout - min(5.0, timeout / 10)  # before a collective's own timeout, whose error names no rank
         self.main, self.host = threading.main_thread().ident, _machine()
-        self.ticks, self.lost_at, self.finished = 0, None, threading.Event()
+        self.ticks, self.lost_at, self.finished, self.stopped = 0, None, False, threading.Event()
         self.tick('start')
         self._tell()
+        atexit.register(self.halt)
 
     def tick(self, place: str) -> None:
         self.place, self.since = place, time.monotonic()
@@ -110,11 +112,18 @@ class Peers(threading.Thread):
 
     def finish(self) -> None:
         """This rank is done: what it does from now on is its own affair, also to end."""
-        self.finished.set()
+        self.halt()
+        self.finished = True
         self._tell()
 
+    def halt(self) -> None:
+        """Before the interpreter ends: a thread that is in the store then takes the process with it, by SIGABRT."""
+        self.stopped.set()
+        if self.is_alive():
+            self.join()
+
     def run(self) -> None:
-        while not self.finished.wait(0.5):
+        while not self.stopped.wait(0.5):
             self._tell()
             others = self._others()
             if gone := [rank for rank, state in others.items() if self._is_gone(state)]:
@@ -145,7 +154,7 @@ class Peers(threading.Thread):
         frame = sys._current_frames().get(self.main)
         line = f'{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}' if frame else '?'
         found = dict(ticks=self.ticks, place=self.place, line=line, host=self.host, pid=os.getpid())
-        return found | dict(finished=self.finished.is_set())
+        return found | dict(finished=self.finished)
 
     def _tell(self) -> None:
         with suppress(RuntimeError):  # its server ended; then so does torchrun, or the collective

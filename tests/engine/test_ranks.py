@@ -4,6 +4,8 @@ How soon they end is for `tools/stress.py ranks`. Here a collective may take as 
 """
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -73,6 +75,22 @@ def test_a_restart_goes_on_from_the_last_checkpoint(start):
     assert end(run) == [0], run.words()
     assert len(run.pids()) == 4 and 'iter: 4' in run.words() and ranks.last(run.work) == 8
     assert read_file(run.work / 'iter_8.pth')['meta']['iter'] == 8
+
+
+def test_a_rank_that_exits_while_it_tells_the_others_where_it_is_keeps_its_exit_code():
+    code = """if True:
+        import sys, threading, time, torch
+        from beit_mm.engine.ranks import Peers
+        store = torch.distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+        torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+        peers = Peers(600)
+        peers.stopped.wait = lambda seconds: threading.Event.wait(peers.stopped, 0)
+        peers.start()
+        time.sleep(0.2)
+        sys.exit(143)
+    """
+    done = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
+    assert done.returncode == 143, done.stderr
 
 
 def test_ranks_leave_out_the_same_update(start):

@@ -129,8 +129,10 @@ def ranks(n: int, seed: int, folder: Path) -> dict[str, float]:
     ends later than SOON, or the timeout and SOON, after the fault), `survivors` (a rank lives SOON after torchrun), `not named`,
     `wrong exit`, and the slowest end."""
     chance, count = random.Random(seed), dict.fromkeys((*GOES_WRONG, 'slowest, s'), 0)
+    left: list[str] = []  # each fault comes once before one comes again
     for i in range(n):
-        fault, (size, agents) = chance.choice(FAULTS), chance.choice(LAYOUTS)
+        left = left or chance.sample(FAULTS, len(FAULTS))
+        fault, (size, agents) = left.pop(), chance.choice(LAYOUTS)
         faulty, iteration = chance.randrange(size), chance.randrange(3, ITERATIONS - 3)
         what = f'{i}: {fault}, rank {faulty} of {size} in {agents} agents, iteration {iteration}'
         place = folder / 'trial'
