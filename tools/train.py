@@ -1,6 +1,7 @@
 """Train any config of this project, or of mmpretrain and mmseg: `python tools/train.py CONFIG`."""
 
 import os
+import signal
 import sys
 
 from beit_mm.engine import StopOnSignal, launch, preflight
@@ -45,4 +46,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    # Until StopOnSignal takes over Ctrl-C ends the process: as an exception it can be lost in a finaliser, or wait for ranks.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()

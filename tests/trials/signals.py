@@ -119,10 +119,6 @@ def signals(n: int, seed: int, folder: Path, ranks: int = 1) -> dict[str, float]
         run = Run(work, log, ranks, workers, iters=iters)
         if chance.random() < START_UP:
             told = list(range(ranks))  # as any launcher does; one rank alone would leave the others waiting for it
-            if (
-                ranks > 1 and number == signal.SIGINT
-            ):  # Python sees it only when the rank no longer waits for the others
-                number = signal.SIGTERM
             time.sleep(chance.random())
         else:
             run.wait_for(chance.randrange(1, iters - 5))

@@ -135,18 +135,16 @@ def start(
         if rank is not None:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
             os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as tools/train.py does
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             call(*args)
-        except KeyboardInterrupt:  # multiprocessing makes it an exit with 1, an interpreter dies of it
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
         except Exception:
             traceback.print_exc()
             os._exit(1)
 
     process = multiprocessing.get_context('fork').Process(target=become)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes before its `try` waits for it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes this early waits
     process.start()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
