@@ -27,6 +27,8 @@ def test_a_linear_map_finds_what_is_linear_only():
     x = draw(400, 10)
     assert linear_probe(x, (x[:, 3] - x[:, 7] > 0).long()) > 90
     assert 35 < linear_probe(x, (x[:, 3] * x[:, 7] > 0).long()) < 65
+    alternate = torch.arange(400) % 2  # as files of classes in turn have it
+    assert linear_probe(x + 3 * alternate[:, None], alternate) > 95
     scaled = x * torch.logspace(-3, 3, 10) + 100  # channels' scales and means do not count
     assert linear_probe(scaled, (x[:, 3] > 0).long()) == pytest.approx(linear_probe(x, (x[:, 3] > 0).long()), abs=0.5)
 

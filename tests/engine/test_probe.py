@@ -121,6 +121,17 @@ def test_two_ranks_share_the_images_and_find_what_one_does(data, tmp_path):
         assert values == pytest.approx(alone, rel=1e-4) and said == alarms
 
 
+@pytest.mark.parametrize('name', ['knn_top1', 'attention_distance', 'code_usage', 'masked_tokens'])
+def test_measures_are_taken_one_by_one(name, data, tmp_path):
+    cfg = config('pretrain', data, tmp_path)
+    model, alone, all_of_them = built(cfg), Probe(images=6, measures=[name]), Probe(images=6)
+    found = []
+    for probe in (alone, all_of_them):
+        probe.before_train(bare(cfg, model))
+        found.append(probe.measure(model)[0])
+    assert found[0] and found[0].items() <= found[1].items()
+
+
 def test_a_dead_run_is_called_dead(data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
     model, probe = built(cfg), Probe(images=9)
@@ -130,7 +141,7 @@ def test_a_dead_run_is_called_dead(data, tmp_path):
     probe.before_train(bare(cfg, model))
     _, (alarm,) = probe.measure(model)  # at the marginal is where every run begins
     assert 'features collapse' in alarm and 'effective rank 1.00' in alarm
-    probe.times = 1
+    probe.begins = False
     values, (_, alarm) = probe.measure(model)
     assert 'the model ignores the image' in alarm and values['predicted_codes_used'] == 1
 
@@ -139,7 +150,7 @@ def test_a_run_that_learns_is_left_in_peace(data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
     model, probe = built(cfg), Probe(images=9)
     probe.before_train(bare(cfg, model))
-    probe.times = 1
+    probe.begins = False
     views = torch.cat([model.data_preprocessor(batch, False)['inputs']['token_view'] for batch in probe.batches])
     with torch.no_grad():  # a model that has learned these images: its head is fitted to them
         model.target.tokenizer.init_codebook(views)  # that its tokens differ
@@ -182,10 +193,12 @@ def test_the_interval_keeps_it_rare(data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
     probe = Probe(images=12)
     probe.before_train(bare(cfg, built(cfg)))
-    assert probe.interval == 300  # 2 images a step: 600 for 12
+    assert probe.interval == 600  # 2 images a step: 1200 for 12
     probe = Probe(images=2)
-    probe.before_train(bare(cfg, built(cfg)))
-    assert probe.interval == 100  # a twentieth of the run
+    runner = bare(cfg, built(cfg))
+    runner.max_iters = 20_000
+    probe.before_train(runner)
+    assert probe.interval == 200  # a hundredth of the run
 
 
 def test_images_are_of_few_classes_and_always_the_same():
