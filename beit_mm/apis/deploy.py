@@ -11,6 +11,7 @@ and pyramids depend on it, except a tokenizer's, which may be any multiple of it
 | backbone | `features`, as its `out_type` has it; `features_0`, … where it reads several blocks |
 """
 
+import importlib
 from pathlib import Path
 
 import torch
@@ -112,18 +113,25 @@ def export(deployed: Deployed, path: Path, fmt: str, size: tuple[int, int]) -> N
 
     Raises ImportError, with the pip command, when what writes ONNX is missing.
     """
+    if fmt == 'onnx':
+        _need('onnx', 'onnxscript')
     program = trace(deployed, size)
     path.parent.mkdir(parents=True, exist_ok=True)
     if fmt == 'torch':
         torch.export.save(program, path)
         return
-    try:
-        torch.onnx.export(
-            program, (), path, input_names=['image'], output_names=deployed.names, dynamo=True, external_data=False,
-            verbose=False,
-        )  # fmt: skip
-    except ModuleNotFoundError as error:
-        raise ImportError(f'{error.name} is needed to write ONNX: pip install onnx onnxscript onnxruntime') from error
+    torch.onnx.export(
+        program, (), path, input_names=['image'], output_names=deployed.names, dynamo=True, external_data=False,
+        verbose=False,
+    )  # fmt: skip
+
+
+def _need(*names: str) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ImportError(f'{name} is not installed: pip install onnx onnxscript onnxruntime') from error
 
 
 @torch.no_grad()
@@ -137,10 +145,9 @@ def difference(deployed: Deployed, path: Path, fmt: str, size: tuple[int, int]) 
     if fmt == 'torch':
         found = torch.export.load(path).module()(image)
     else:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise ImportError('onnxruntime is needed to check an ONNX file: pip install onnxruntime') from error
+        _need('onnxruntime')
+        import onnxruntime
+
         session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
         found = map(torch.from_numpy, session.run(deployed.names, dict(image=image.numpy())))
     pairs = [(a.double(), b.double()) for a, b in zip(wanted, found, strict=True)]

@@ -1,6 +1,8 @@
 """What is exported computes what the model does, without this project, for any batch."""
 
+import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
 import onnxruntime
@@ -100,3 +102,16 @@ def test_wrong_words_are_errors_that_say_the_mend(tmp_path, capsys, unformatted)
     assert 'a file of --format onnx ends with .onnx' in capsys.readouterr().err
     with pytest.raises(SystemExit, match='DiscreteVAE has no backbone: leave --backbone out'):
         tool.main([str(tmp_path / 'a.py'), str(checkpoint), str(tmp_path / 'a.onnx'), '--backbone'])
+
+
+def test_without_onnx_the_package_works_and_the_tool_says_what_to_install(tmp_path, monkeypatch, unformatted):
+    cfg, checkpoint = made('quickstart/tokenizer', tmp_path)
+    cfg.dump(tmp_path / 'a.py')
+    for name in [*sys.modules]:
+        if name.split('.')[0] in ('onnx', 'onnxscript', 'onnxruntime', 'onnx_ir'):
+            monkeypatch.delitem(sys.modules, name)
+    for name in ('onnx', 'onnxscript', 'onnxruntime', 'onnx_ir'):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    importlib.reload(deploy)
+    with pytest.raises(SystemExit, match='pip install onnx onnxscript onnxruntime'):
+        tool.main([str(tmp_path / 'a.py'), str(checkpoint), str(tmp_path / 'a.onnx')])
