@@ -138,7 +138,7 @@ def _need(*names: str) -> None:
 def difference(deployed: Deployed, path: Path, fmt: str, size: tuple[int, int]) -> float:
     """The largest difference of an output between the written file and the model, on a batch of three.
 
-    In units of the largest output, where that is over 1. Raises ImportError when onnxruntime is missing.
+    As a share of the largest of that output's values. Raises ImportError when onnxruntime is missing.
     """
     image = example(3, size)
     wanted = deployed(image)
@@ -151,7 +151,7 @@ def difference(deployed: Deployed, path: Path, fmt: str, size: tuple[int, int]) 
         session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
         found = map(torch.from_numpy, session.run(deployed.names, dict(image=image.numpy())))
     pairs = [(a.double(), b.double()) for a, b in zip(wanted, found, strict=True)]
-    return max(((a - b).abs().max() / a.abs().max().clamp_min(1)).item() for a, b in pairs)
+    return max(((a - b).abs().max() / a.abs().max().clamp_min(1e-12)).item() for a, b in pairs)
 
 
 def example(batch: int, size: tuple[int, int]) -> Tensor:
