@@ -30,6 +30,8 @@ OPENMMLAB = [
     'regex',
 ]
 
+EXPORT = ['onnx', 'onnxruntime', 'onnxscript']  # tools/export.py --format onnx
+
 
 class BuildWithConfigs(build_py):
     """Copies configs, tools and the model index into the wheel, as `beit_mm/.mim`."""
@@ -60,7 +62,8 @@ setup(
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
-        'dev': ['pytest', 'hypothesis', 'ruff', 'psutil', 'transformers', 'timm'],
+        'export': EXPORT,
+        'dev': ['pytest', 'hypothesis', 'ruff', 'psutil', 'transformers', 'timm', *EXPORT],
     },
     cmdclass={'build_py': BuildWithConfigs},
 )

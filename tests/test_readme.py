@@ -3,30 +3,23 @@
 import importlib.util
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 import small
 from PIL import Image
 
 from beit_mm.data import shapes
-from beit_mm.engine import launch, preflight
+from beit_mm.engine import preflight
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
-SNIPPETS = re.findall(r'```python\n(.*?)```', README, re.S)
-
-
-def module(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+SNIPPETS = pages.blocks(README, 'python')
 
 
 pytestmark = pytest.mark.usefixtures('unformatted')
@@ -63,37 +56,19 @@ def mine(tmp_path, monkeypatch) -> Path:
     for mask in (my / 'scenes/annotations').rglob('*.png'):
         Image.fromarray(np.minimum(np.array(Image.open(mask)), 3)).save(mask)
     for snippet in SNIPPETS:
-        if found := re.match(r'# (my/\w+\.py)\n', snippet):
-            (tmp_path / found[1]).write_text(snippet)
+        if path := pages.file_of(snippet):
+            (tmp_path / path).write_text(snippet)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_own_images_go_from_tokenizer_to_segmentation_by_the_commands_given(mine, monkeypatch, capsys):
-    build, written = launch.build_runner, {}
-
-    def shrunken(cfg, **how):
-        loop = cfg.train_cfg
-        last = f'epoch_{loop.max_epochs}' if 'max_epochs' in loop else f'iter_{loop.max_iters}'
-        runner = build(small.shrink(cfg, None, Path(cfg.work_dir)), **how)
-        written[Path(cfg.work_dir)] = last
-        return runner
-
-    monkeypatch.setattr(launch, 'build_runner', shrunken)
+    runs = pages.ShortRuns(monkeypatch, lambda cfg: small.shrink(cfg, None, Path(cfg.work_dir)), ('epoch_1', 'iter_2'))
     monkeypatch.setattr(preflight, 'preflight', lambda *_: [])  # of configs at their real size, with small weights
     section = README.split('## Your own images')[1].split('\n## ')[0]
-    commands = [line for block in re.findall(r'```bash\n(.*?)```', section, re.S) for line in block.splitlines()]
-    for command in commands:
-        python, script, *arguments = shlex.split(command)
-        assert python == 'python'
-        monkeypatch.setattr(sys, 'argv', [script, *arguments])
-        assert not module(ROOT / script).main()
-        for folder, last in written.items():  # what a run of full length would have left
-            made = [path for path in folder.glob('*_*.pth') if path.stem in ('epoch_1', 'iter_2')]
-            assert len(made) == 1 or (folder / f'{last}.pth').exists()
-            for path in made:
-                path.rename(folder / f'{last}.pth')
-    logs = {folder.name: ''.join(path.read_text() for path in folder.rglob('*.log')) for folder in written}
+    for command in [line for block in pages.blocks(section, 'bash') for line in block.splitlines()]:
+        runs.call(command)
+    logs = runs.logs()
     assert list(logs) == ['tokenizer', 'pretrain', 'classification', 'segmentation']
     assert 'work_dirs/tokenizer/iter_50000.pth, written by beit_mm:' in logs['pretrain']
     assert 'mim/token_term' in logs['pretrain'] and 'mim/pixel_term' in logs['pretrain']

@@ -5,6 +5,7 @@ from .exact_resume import ExactResume
 from .init_codebook import InitCodebook
 from .layer_decay import LayerDecayConstructor
 from .metrics import MIMMetric, TokenizerMetric
+from .probe import Probe
 from .randomness import KeyedRandomness
 from .stop_on_signal import StopOnSignal
 from .watchdog import Watchdog
@@ -18,6 +19,7 @@ __all__ = [
     'KeyedRandomness',
     'LayerDecayConstructor',
     'MIMMetric',
+    'Probe',
     'StopOnSignal',
     'TokenizerMetric',
     'Watchdog',

@@ -39,7 +39,7 @@ class AnyCheckpoint(Hook):
         state, wrapper = state_of(checkpoint, source)
         own = model.state_dict()
         if state.keys() != own.keys() or any(state[k].shape != own[k].shape for k in own):
-            checkpoint['state_dict'] = self._fit(state, wrapper, model, source)
+            checkpoint['state_dict'] = fit_model(state, wrapper, model, source, self.strict)
         self.normalization = (checkpoint.get('meta') or {}).get('normalization')
         if isinstance(model, BEiTPretrainer):
             self._keep_fingerprint(runner, model.target_fingerprint, checkpoint['state_dict'])
@@ -60,35 +60,6 @@ class AnyCheckpoint(Hook):
         runner.logger.warning(words)
         state['target_fingerprint'] = own.clone()
 
-    def _fit(self, state: dict[str, Tensor], wrapper: str | None, model: nn.Module, source: str) -> dict[str, Tensor]:
-        origin = identify(state, wrapper)
-        report = Report(f'{source}, written by {origin}')
-        state, left = to_ours(state, origin)
-        for key, why in left.items():
-            report.add('left out', key, why)
-        backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
-        if isinstance(model, DiscreteVAE):
-            fitted = state
-        else:
-            backbone = fit_backbone(backbone, model.backbone, report)
-            check(model.backbone, backbone, source, 'BEiT', () if self.strict else ('fc_norm.', 'norm.'))
-            heads = {k: v for k, v in state.items() if not k.startswith('backbone.')}
-            fitted = {f'backbone.{k}': v for k, v in backbone.items()} | heads
-        own = model.state_dict()
-        for key in [k for k, v in fitted.items() if k not in own or v.shape != own[k].shape]:
-            if self.strict:
-                break  # what is unexpected is an error as well
-            why = 'this model has no such part' if key not in own else 'of another shape'
-            report.add('left out', key, why)
-            del fitted[key]
-        if self.strict or isinstance(model, DiscreteVAE):
-            buffers = tuple(key for key in own if key.endswith(('target_counts', 'target_fingerprint')))
-            check(model, fitted, source, type(model).__name__, buffers)
-        for key in own:
-            report.add(*(('loaded', key) if key in fitted else ('new', key, 'not in the checkpoint')))
-        report.log()
-        return fitted
-
     def before_train(self, runner: Runner) -> None:
         model = model_of(runner)
         learned = self.normalization or getattr(getattr(model, 'backbone', None), 'pretrained_normalization', None)
@@ -102,6 +73,42 @@ class AnyCheckpoint(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if normalization := _normalization(model_of(runner)):
             checkpoint['meta']['normalization'] = normalization
+
+
+def fit_model(
+    state: dict[str, Tensor], wrapper: str | None, model: nn.Module, source: str, strict: bool
+) -> dict[str, Tensor]:
+    """A state dict of any project (`state_of` gives it, and `wrapper`) made one of this model; the log says how.
+
+    `strict`: ValueError for a key that the checkpoint lacks, which is otherwise left out, for the model to keep its own.
+    """
+    origin = identify(state, wrapper)
+    report = Report(f'{source}, written by {origin}')
+    state, left = to_ours(state, origin)
+    for key, why in left.items():
+        report.add('left out', key, why)
+    backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
+    if isinstance(model, DiscreteVAE):
+        fitted = state
+    else:
+        backbone = fit_backbone(backbone, model.backbone, report)
+        check(model.backbone, backbone, source, 'BEiT', () if strict else ('fc_norm.', 'norm.'))
+        heads = {k: v for k, v in state.items() if not k.startswith('backbone.')}
+        fitted = {f'backbone.{k}': v for k, v in backbone.items()} | heads
+    own = model.state_dict()
+    for key in [k for k, v in fitted.items() if k not in own or v.shape != own[k].shape]:
+        if strict:
+            break  # what is unexpected is an error as well
+        why = 'this model has no such part' if key not in own else 'of another shape'
+        report.add('left out', key, why)
+        del fitted[key]
+    if strict or isinstance(model, DiscreteVAE):
+        buffers = tuple(key for key in own if key.endswith(('target_counts', 'target_fingerprint')))
+        check(model, fitted, source, type(model).__name__, buffers)
+    for key in own:
+        report.add(*(('loaded', key) if key in fitted else ('new', key, 'not in the checkpoint')))
+    report.log()
+    return fitted
 
 
 def _normalization(model: nn.Module) -> dict[str, list[float]] | None:

@@ -240,7 +240,8 @@ class BEiT(BaseModule):
             if tuple(mask.shape) != (len(x), *grid):
                 raise ValueError(f'mask is {tuple(mask.shape)}, the patch grid needs (B, h, w) = {(len(x), *grid)}')
             x = torch.where(mask.flatten(1)[..., None], self.mask_token.to(x.dtype), x)
-        x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], 1)
+        cls = self.cls_token.to(x.dtype).expand(x.size(0), -1, -1)  # len() would fix the batch of an export
+        x = torch.cat([cls, x], 1)
         return x if self.pos_embed is None else x + resize_pos_embed(self.pos_embed, self.grid, grid).to(x.dtype)
 
     def _format(self, x: Tensor, grid: Grid) -> Tensor:

@@ -16,7 +16,7 @@ JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')  # metric → label, of the tasks
 
 
 def scalars(stage_dir: Path) -> list[dict]:
-    """The lines of a stage's training log: those with `lr` are of training, the others of validation.
+    """The lines of a stage's training log: those with `lr` are of training, the others of validation; not those of `Probe`.
 
     Of the latest run, or of all that its record names, since a stage that was broken off has several.
     """
@@ -24,7 +24,7 @@ def scalars(stage_dir: Path) -> list[dict]:
     own = (read_record(stage_dir) or {}).get('logs')
     lines: list[dict] = []
     for log in [log for log in logs if log.parts[-3] in own] if own else logs[-1:]:
-        more = [json.loads(line) for line in log.read_text().splitlines()]
+        more = [json.loads(line) for line in log.read_text().splitlines() if '"probe/' not in line]
         first = next((line['step'] for line in more if 'lr' in line), math.inf)  # what was lost is made again from here
         lines = [*takewhile(lambda line, first=first: 'lr' not in line or line['step'] < first, lines), *more]
     return lines

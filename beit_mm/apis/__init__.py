@@ -1,0 +1,6 @@
+"""To use a trained model: load it, run it on images, export it. Nothing here is imported for training."""
+
+from .inferencer import AttentionInferencer, FillInInferencer, TokenizerInferencer
+from .load import load_model
+
+__all__ = ['AttentionInferencer', 'FillInInferencer', 'TokenizerInferencer', 'load_model']

@@ -1,0 +1,36 @@
+"""The model of a config with the weights of a checkpoint, ready to be used."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from .. import compat
+from ..checkpoint.files import read_file, state_of
+from ..engine.any_checkpoint import fit_model
+from ..models import BEiT, DiscreteVAE
+
+
+def load_model(config: str | Path | Config, checkpoint: str | Path) -> nn.Module:
+    """In eval mode, on the CPU. `checkpoint`: whoever wrote it, for this model.
+
+    Raises ValueError that names the keys that do not fit, ImportError when the host of the config is not installed.
+    """
+    cfg = config if isinstance(config, Config) else Config.fromfile(str(config))
+    scope = cfg.get('default_scope', 'mmengine')
+    compat.require('torch', 'mmengine', 'mmcv', *{scope} & {'mmpretrain', 'mmseg'})
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(cfg.model)
+    load_weights(model, checkpoint)
+    model.train(False)  # a backbone of mmpretrain's returns nothing here
+    return model
+
+
+def load_weights(model: nn.Module, checkpoint: str | Path) -> None:
+    """Raises ValueError that names the keys that do not fit."""
+    state, wrapper = state_of(read_file(str(checkpoint)), str(checkpoint))
+    ours, own = isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE), model.state_dict()
+    if ours and (state.keys() != own.keys() or any(state[key].shape != own[key].shape for key in own)):
+        state = fit_model(state, wrapper, model, str(checkpoint), strict=True)
+    model.load_state_dict(state, strict=not ours)  # of ours, what is missing has been judged

@@ -1,0 +1,65 @@
+"""The documentation as programs: its blocks, and its commands run in this process, with runs made short."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from beit_mm.engine import launch
+
+ROOT = Path(__file__).parents[1]
+
+
+def module(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', text, re.S)
+
+
+def file_of(block: str) -> str | None:
+    """Where a block belongs that begins with its file's name."""
+    found = re.match(r'# (\w+/\w+\.py)\n', block)
+    return found and found[1]
+
+
+class ShortRuns:
+    """Every Runner that is built gets its config from `change`; a run of LAST iterations or epochs leaves the checkpoint that one
+    of full length would. `folders`: of the runs, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, change: Callable[[Config], Config], last: tuple[str, ...]):
+        self.monkeypatch, self.last, self.written = monkeypatch, last, {}
+        build = launch.build_runner
+
+        def short(cfg: Config, **how):
+            loop = cfg.train_cfg
+            whole = f'epoch_{loop.max_epochs}' if 'max_epochs' in loop else f'iter_{loop.max_iters}'
+            runner = build(change(cfg), **how)
+            self.written[Path(cfg.work_dir)] = whole
+            return runner
+
+        monkeypatch.setattr(launch, 'build_runner', short)
+
+    def call(self, command: str) -> None:
+        """`python tools/….py …`."""
+        python, script, *arguments = shlex.split(command)
+        assert python == 'python'
+        self.monkeypatch.setattr(sys, 'argv', [script, *arguments])
+        assert not module(ROOT / script).main()
+        for folder, whole in self.written.items():
+            made = [path for path in folder.glob('*_*.pth') if path.stem in self.last]
+            assert len(made) == 1 or (folder / f'{whole}.pth').exists()
+            for path in made:
+                path.rename(folder / f'{whole}.pth')
+
+    def logs(self) -> dict[str, str]:
+        return {folder.name: ''.join(path.read_text() for path in folder.rglob('*.log')) for folder in self.written}
