@@ -32,6 +32,7 @@ class TokenTarget(Target):
 
     def __init__(self, tokenizer: dict, checkpoint: str | None = None, recover: str = 'masked'):
         self._tokenizer, self._loaded, self.checkpoint = MODELS.build(tokenizer), False, checkpoint
+        self.cached: int | None = None  # fingerprint of the ids in a token cache; `engine.CachedTokens` tells
         self._tokenizer.eval().requires_grad_(False)
         super().__init__(self._tokenizer.vocab_size, recover)
 
@@ -52,7 +53,12 @@ class TokenTarget(Target):
         return self._tokenizer
 
     def fingerprint(self) -> int:
-        """63 bits of the SHA-256 of the tokenizer's encoder: tells whose tokens a run has learned."""
+        """63 bits of the SHA-256 of the tokenizer's encoder: tells whose tokens a run has learned.
+
+        With ids from a token cache and no weights at hand, that of the cache.
+        """
+        if self.checkpoint is None and self.cached is not None:
+            return self.cached
         digest = hashlib.sha256()
         for parameter in self.tokenizer.encoder.parameters():
             digest.update(parameter.detach().cpu().float().numpy().tobytes())
