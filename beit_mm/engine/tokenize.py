@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
         launch.leave()
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f'error: {error}')
-    if get_dist_info()[0] == 0:
+    if first:
         print(
             f'\n{args.out}: {cache.views} views of {cache.images} images. Use it by train_dataloader.dataset.token_cache'
         )
