@@ -20,7 +20,11 @@ def blockwise_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int,
     smaller than `min_block`), it is strictly smaller than the grid both ways, and hides at least one patch more.
     """
     height, width = grid
-    mask, hidden, remaining = np.zeros(grid, bool), 0, budget  # `hidden`: the same as bits of a number, which count faster
+    mask, hidden, remaining = (
+        np.zeros(grid, bool),
+        0,
+        budget,
+    )  # `hidden`: the same as bits of a number, which count faster
     while remaining:
         for area, aspect, y, x in rng.random((TRIES, 4)).tolist():
             side = math.sqrt(min_block + area * (remaining - min_block))
