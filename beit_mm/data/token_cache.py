@@ -157,7 +157,8 @@ def _blocks(images: int) -> int:
 
 
 def _name(path: str) -> int:
-    return zlib.crc32('/'.join(Path(path).parts[-2:]).encode(errors='surrogateescape'))
+    ends = path.replace(os.sep, '/').rsplit('/', 2)[-2:]
+    return zlib.crc32('/'.join(ends).encode(errors='surrogateescape'))
 
 
 def _put(path: Path, place: int, content: bytes) -> None:

@@ -39,7 +39,8 @@ def dataset_of(cfg: ConfigDict, split: str, views: int) -> SeededDataset:
 
 def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> TokenCache:
     """The cache at `path`, begun if there is none. ValueError where it is of something else."""
-    about = dict(tokenizer=target.fingerprint()) | dataset.about
+    # A run does not ask for the precision, which is its device's; one cache has one.
+    about = dict(tokenizer=target.fingerprint(), dtype=str(getattr(target, 'half', None))) | dataset.about
     probe = dataset.token_views(probe_keys(dataset.views, len(dataset)))
     if not (path / 'about.json').exists() and get_dist_info()[0] == 0:
         if target.channels > 1 << 16:
@@ -108,6 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
         launch.join(args.launcher, 'gloo')
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    if get_device() == 'cpu':
+        launch.for_cpu(cfg)  # as a run here would do
     first = get_dist_info()[0] == 0
     try:
         views = args.views or (1 if args.split != 'train' else (cfg.get('train_cfg') or {}).get('max_epochs'))

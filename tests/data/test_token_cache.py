@@ -184,6 +184,27 @@ def test_validation_reads_a_cache_of_its_own(data, tmp_path):
     trained(cfg)
 
 
+def test_where_a_bad_sample_is_skipped_the_ids_are_those_of_its_replacement(data, tmp_path):
+    skip = dict(on_bad_sample='skip', max_bad_share=0.5)
+    cfg = config(data, tmp_path / 'work', **skip)
+    root = cfg.train_dataloader.dataset.dataset.data_root = str(
+        shutil.copytree(data / 'imagenet', tmp_path / 'imagenet')
+    )
+    bad = [line.split()[0] for line in Path(root, 'meta/train.txt').read_text().splitlines()][4]
+    Path(root, 'train', bad).write_text('no image')
+    cfg.dump(tmp_path / 'config.py')
+    words = ['--out', str(tmp_path / 'tokens'), '--views', str(VIEWS), '--jobs', '0']
+    tokenize.main([str(tmp_path / 'config.py'), *words])
+    plain = dataset(cfg)
+    cfg.train_dataloader.dataset.token_cache = str(tmp_path / 'tokens')
+    cached = dataset(cfg)
+    plain.views = VIEWS
+    for key in [(0, 4), (1, 4), (1, 3)]:
+        sample, expected = cached[key], plain[key]
+        assert sample['data_samples'].img_path == expected['data_samples'].img_path
+        assert torch.equal(sample['inputs']['token_ids'], online(cfg, expected['inputs']))
+
+
 # -- made whatever happens -----------------------------------------------------------------------------------------------
 
 
