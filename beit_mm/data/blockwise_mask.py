@@ -20,11 +20,9 @@ def blockwise_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int,
     smaller than `min_block`), it is strictly smaller than the grid both ways, and hides at least one patch more.
     """
     height, width = grid
-    mask, hidden, remaining = (
-        np.zeros(grid, bool),
-        0,
-        budget,
-    )  # `hidden`: the same as bits of a number, which count faster
+    columns = _columns(height, width)
+    mask, remaining = np.zeros(grid, bool), budget
+    hidden = 0  # the same as bits of a number, which are counted faster
     while remaining:
         for area, aspect, y, x in rng.random((TRIES, 4)).tolist():
             side = math.sqrt(min_block + area * (remaining - min_block))
@@ -33,7 +31,7 @@ def blockwise_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int,
             if h >= height or w >= width:
                 continue
             top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
-            bits = _column(h, width) * ((1 << w) - 1) << top * width + left
+            bits = columns[h] * ((1 << w) - 1) << top * width + left
             new = h * w - (hidden & bits).bit_count()
             if 0 < new <= remaining:
                 block = mask[top : top + h, left : left + w]
@@ -47,9 +45,9 @@ def blockwise_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int,
 
 
 @cache
-def _column(height: int, width: int) -> int:
-    """One bit in each of so many rows of a grid of this width."""
-    return sum(1 << width * row for row in range(height))
+def _columns(height: int, width: int) -> list[int]:
+    """One bit in each of the first 0, 1, … rows of a grid."""
+    return [sum(1 << width * row for row in range(h)) for h in range(height)]
 
 
 def exact_blockwise_mask(
@@ -82,7 +80,8 @@ def _check(grid: int | tuple[int, int], budget: int) -> tuple[int, int]:
 
 def _generator() -> np.random.Generator:
     """A generator that follows NumPy's global state, which `SeededDataset` sets for each sample."""
-    return np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32))
+    # The numbers that np.random.randint(2**32, size=4, dtype=np.uint32) gives, in a fifth of the time.
+    return np.random.default_rng(np.random.get_bit_generator().random_raw(4).astype(np.uint32))
 
 
 @TRANSFORMS.register_module()
