@@ -11,7 +11,7 @@ from ..registry import TRANSFORMS
 
 GRAY = np.array([0.114, 0.587, 0.299])  # of blue, green, red
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
-CUT = 0.5  # PIL cuts off fractions behind each step: half a level on average
+CUT = 0.49  # PIL cuts off fractions behind each step: half a level on average; less, so that a whole number stays what it is
 
 
 def color_matrix(mean: Sequence[float], order: Sequence[int], factors: dict[int, float]) -> np.ndarray:
