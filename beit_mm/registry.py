@@ -10,8 +10,8 @@ compat.apply()
 # Modules that register classes, by registry; imported when a name is first looked up.
 _MODULES = dict(
     MODELS=['beit_mm.models'],
-    TRANSFORMS=['beit_mm.data.blockwise_mask', 'beit_mm.data.two_views'],
-    DATASETS=['beit_mm.data.seeded'],
+    TRANSFORMS=['beit_mm.data.blockwise_mask', 'beit_mm.data.color_jitter', 'beit_mm.data.two_views'],
+    DATASETS=['beit_mm.data.image_list', 'beit_mm.data.seeded'],
     DATA_SAMPLERS=['beit_mm.data.seeded'],
     HOOKS=['beit_mm.engine', 'beit_mm.data.guard'],
     METRICS=['beit_mm.engine'],

@@ -19,7 +19,11 @@ def describe(step: dict) -> str:
     built = TRANSFORMS.build(step)
     words = [type(built).__name__]
     if views := getattr(built, 'views', None):
-        words += ['crop' if built.scale else 'whole', *(f'{side} {how}' for _, side, how in views)]
+        words += [
+            *(['torch'] if built.backend == 'torch' else []),
+            'crop' if built.scale else 'whole',
+            *(f'{side} {how}' for _, side, how in views),
+        ]
         return ' '.join(words)
     if words == ['TestTimeAug']:
         (resizes, flips, *rest) = step['transforms']
@@ -64,7 +68,7 @@ UNIT = ([0] * 3, [255] * 3)
 READ = 'LoadImageFromFile cv2 |'
 READ_BOTH = f'{READ} LoadAnnotations pillow |'
 VIEW = 'ResizeEdge short 256 pillow bicubic | CenterCrop 224×224 |'
-JITTER = 'ColorJitter pillow | RandomFlip 0.5 |'
+JITTER = 'ColorJitter | RandomFlip 0.5 |'
 BOTH = '224 bicubic 112 lanczos |'
 GREY = 'RandAugment bicubic pad 128×128×128 | RandomErasing 127.5×127.5×127.5 127.5×127.5×127.5 | PackInputs'
 MEAN = (
@@ -79,7 +83,7 @@ SCALES = {
 
 def two_views(views: str, mask: str = '') -> tuple[str, str]:
     return (
-        f'{READ} {JITTER} TwoViews crop {views} {mask}PackViews',
+        f'{READ} {JITTER} TwoViews torch crop {views} {mask}PackViews',
         f'{READ} {VIEW} TwoViews whole {views} {mask}PackViews',
     )
 

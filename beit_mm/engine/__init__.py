@@ -1,6 +1,7 @@
 from .anneal import Anneal
 from .any_checkpoint import AnyCheckpoint
 from .atomic_checkpoint import AtomicCheckpointHook
+from .cached_tokens import CachedTokens
 from .exact_resume import ExactResume
 from .init_codebook import InitCodebook
 from .layer_decay import LayerDecayConstructor
@@ -14,6 +15,7 @@ __all__ = [
     'Anneal',
     'AnyCheckpoint',
     'AtomicCheckpointHook',
+    'CachedTokens',
     'ExactResume',
     'InitCodebook',
     'KeyedRandomness',

@@ -257,11 +257,21 @@ def files(cfg: dict) -> Iterator[Problem]:
         named = node.get('ann_file') or (kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint')) or ''
         if named and '://' not in named and not Path(named).expanduser().exists():
             yield Problem(f'{path}: {named} is not there')
-        if kind(node) == 'TokenTarget' and not node.get('checkpoint'):
+        if kind(node) == 'TokenTarget' and not node.get('checkpoint') and not _tokens_are_cached(cfg):
             yield Problem(f'{path}: no tokenizer is given; train one, then set model.target.checkpoint to its file')
+    for name in ('train_dataloader', 'val_dataloader'):
+        cache = get(cfg, name, 'dataset', 'token_cache')
+        if cache and not Path(cache, 'about.json').exists():
+            yield Problem(f'{name}.dataset.token_cache: {cache} is no token cache; make it by tools/tokenize.py')
     load = cfg.get('load_from')
     if load and '://' not in load and not Path(load).expanduser().exists():
         yield Problem(f'load_from: {load} is not there')
+
+
+def _tokens_are_cached(cfg: dict) -> bool:
+    """No image of this run needs a tokenizer."""
+    loaders = [cfg[name] for name in ('train_dataloader', 'val_dataloader') if cfg.get(name)]
+    return all(get(loader, 'dataset', 'token_cache') for loader in loaders)
 
 
 def _places(node: dict, scope: str | None) -> Iterator[str]:

@@ -35,6 +35,7 @@ class TokenTarget(Target):
         if not isinstance(tokenizer, dict) or 'type' not in tokenizer or not isinstance(checkpoint, str | None):
             raise TypeError(f'tokenizer={tokenizer!r}, checkpoint={checkpoint!r}: give a config, and a path or None')
         self._tokenizer, self._loaded, self.checkpoint = MODELS.build(tokenizer), False, checkpoint
+        self.cached: int | None = None  # fingerprint of the ids in a token cache; `engine.CachedTokens` tells
         self._tokenizer.eval().requires_grad_(False)
         super().__init__(self._tokenizer.vocab_size, recover)
 
@@ -55,7 +56,12 @@ class TokenTarget(Target):
         return self._tokenizer
 
     def fingerprint(self) -> int:
-        """63 bits of the SHA-256 of the tokenizer's encoder: tells whose tokens a run has learned."""
+        """63 bits of the SHA-256 of the tokenizer's encoder: tells whose tokens a run has learned.
+
+        With ids from a token cache and no weights at hand, that of the cache.
+        """
+        if self.checkpoint is None and self.cached is not None:
+            return self.cached
         digest = hashlib.sha256()
         for parameter in self.tokenizer.encoder.parameters():
             digest.update(parameter.detach().cpu().float().numpy().tobytes())

@@ -105,6 +105,13 @@ def test_transforms_follow_numpys_global_state_alone(transform):
     assert np.array_equal(found[0]['mask'], found[1]['mask']) and not np.array_equal(found[0]['mask'], found[2]['mask'])
 
 
+def test_the_key_of_a_mask_is_four_draws_of_32_bits():
+    np.random.seed(3)
+    expected = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32)).random(), np.random.rand()
+    np.random.seed(3)
+    assert (module._generator().random(), np.random.rand()) == expected
+
+
 def test_the_transform_samples_the_function():
     np.random.seed(1)
     mask = BlockwiseMask(grid=(6, 9), budget=20, min_block=5)(dict())['mask']

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from beit_mm.data.two_views import PackViews, TwoViews, random_crop
+from beit_mm.data.two_views import PackViews, TwoViews, random_crop, resize, torch_resizes
 from beit_mm.models import DiscreteVAE
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -50,7 +50,7 @@ def test_tokens_are_those_of_pils_views_and_without_antialiasing_many_are_others
     """Of photo-like images, with a codebook made of them: all tokens the same, while mmpretrain's cv2 gives others."""
     torch.manual_seed(0)
     dvae = DiscreteVAE(vocab_size=128, width=16, blocks=1, width_in=8)
-    ours, pils, cv2s = [], [], []
+    ours, pils, cv2s, fast = [], [], [], []
     for seed in range(8):
         image = photo(375, 500, seed=seed)
         np.random.seed(seed)
@@ -60,12 +60,29 @@ def test_tokens_are_those_of_pils_views_and_without_antialiasing_many_are_others
         ours.append(view.copy())
         pils.append(np.asarray(Image.fromarray(crop).resize((112, 112), Image.Resampling.LANCZOS)))
         cv2s.append(cv2.resize(crop, (112, 112), interpolation=cv2.INTER_LANCZOS4))
-    views = [torch.from_numpy(np.stack(kind)).permute(0, 3, 1, 2).float() / 255 for kind in (ours, pils, cv2s)]
+        fast.append(resize(crop, 112, 'lanczos', 'torch'))
+    views = [torch.from_numpy(np.stack(kind)).permute(0, 3, 1, 2).float() / 255 for kind in (ours, pils, cv2s, fast)]
     dvae.init_codebook(views[1])
     ids = [dvae.tokens(view) for view in views]
     assert ids[1].unique().numel() > 64
     assert (ids[0] == ids[1]).float().mean() >= 0.99
+    assert (ids[3] == ids[1]).float().mean() >= 0.99  # of the fast backend
     assert (ids[2] == ids[1]).float().mean() < 0.9
+
+
+@pytest.mark.parametrize(('side', 'how'), [(224, 'bicubic'), (112, 'lanczos'), (64, 'bilinear')])
+def test_torchs_resizing_is_pils_within_few_levels(side, how):
+    for seed, shape in enumerate([(375, 500), (300, 300), (120, 150), (231, 90), (40, 500)]):
+        image = photo(*shape, seed=seed)
+        apart = np.abs(resize(image, side, how, 'torch').astype(int) - resize(image, side, how))
+        assert apart.max() <= 4 and apart.mean() < 0.4
+
+
+def test_what_torch_cannot_resize_pil_does():
+    assert torch_resizes('bicubic') and not torch_resizes('hamming')
+    assert np.array_equal(resize(photo(), 50, 'hamming', 'torch'), resize(photo(), 50, 'hamming'))
+    with pytest.raises(ValueError, match=r"backend='cv2': 'pillow' and 'torch' are possible"):
+        TwoViews(backend='cv2')
 
 
 def test_without_a_crop_the_whole_image_is_seen():

@@ -121,6 +121,9 @@ MISTAKES = {
         'model.backbone.init_cfg: gone.pth is not there'),
     'no load_from': (SEGMENT, dict(load_from='gone.pth'), 'load_from: gone.pth is not there'),
     'no tokenizer': (PRETRAIN, {'model.target.checkpoint': None}, 'model.target: no tokenizer is given'),
+    'no token cache': (
+        PRETRAIN, {'train_dataloader.dataset.token_cache': 'nowhere'},
+        'train_dataloader.dataset.token_cache: nowhere is no token cache; make it by tools/tokenize.py'),
     'weights of another kind': (
         CLASSIFY, {INIT: dict(_delete_=True, type='Pretrained', checkpoint='{other}')},
         'state dict'),

@@ -3,7 +3,7 @@
 mask_and_pack = [dict(type='BlockwiseMask', grid=14, budget=75, min_block=16), dict(type='PackViews')]
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='mmpretrain.ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
+    dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(
         type='TwoViews',
@@ -12,14 +12,15 @@ train_pipeline = [
         scale=(0.08, 1.0),
         ratio=(3 / 4, 4 / 3),
         interpolation='bicubic',
-        token_interpolation='lanczos'),
+        token_interpolation='lanczos',
+        backend='torch'),
     *mask_and_pack,
 ]
 test_pipeline = [  # SeededDataset draws the same masks each time
     dict(type='LoadImageFromFile'),
     dict(type='mmpretrain.ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='mmpretrain.CenterCrop', crop_size=224),
-    dict(type='TwoViews', size=224, token_size=112, scale=None),
+    dict(type='TwoViews', size=224, token_size=112, scale=None),  # PIL itself
     *mask_and_pack,
 ]
 
