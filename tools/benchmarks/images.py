@@ -1,0 +1,2 @@
+def inference(settings): yield from ()
+def segment(settings): yield from ()
