@@ -152,6 +152,10 @@ def for_cpu(cfg: Config) -> list[str]:
             optim.pop(key, None)
         optim.type = 'beit_mm.CPUAmpOptimWrapper'
         changes.append('mixed precision is bfloat16 without a loss scale')
+    target = (cfg.get('model') or {}).get('target') or {}
+    if target.get('dtype') == 'float16':
+        target['dtype'] = 'bfloat16'
+        changes.append('visual tokens are read in bfloat16')
     if cfg.get('launcher', 'none') != 'none':
         stock = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
         cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or stock, device_ids=None)

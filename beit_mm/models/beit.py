@@ -60,8 +60,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         q, k, v, bias = self.qkv_bias(x, grid, bias, index)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q·kᵀ / √d + bias)·v of q [B, H, M, d], k and v [B, H, L, d], bias [H or B, H, M, L]: [B, H, M, d]."""
+    bias = None if bias is None else bias.to(q.dtype)
+    if bias is None or not bias.requires_grad or q.device.type != 'cpu':
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    # On a CPU that function has no kernel which gives a bias its gradient: it would take these steps, but bfloat16 in f32.
+    logits = q * q.size(-1) ** -0.5 @ k.transpose(-2, -1)
+    logits += bias
+    return logits.softmax(-1) @ v
 
 
 class MLP(nn.Module):

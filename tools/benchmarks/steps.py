@@ -51,15 +51,16 @@ def ours(settings: Settings, bf16: bool, cached: bool) -> Turn:
         cfg.model.backbone.arch, cfg.model.head.in_channels = TOY, TOY['embed_dims']
         cfg.model.target.tokenizer.update(TOY_TOKENIZER)
         cfg.model.head.out_channels = TOY_TOKENIZER['vocab_size']
-    model = MODELS.build(cfg.model).to(DEVICE).train()
-    model.target._loaded = True  # any weights take the same time
     if not bf16:
         cfg.optim_wrapper.type = 'OptimWrapper'
         cfg.optim_wrapper.pop('loss_scale')
+        cfg.model.target.dtype = 'float32'
     elif DEVICE == 'cpu':
         for_cpu(cfg)
     else:
         cfg.optim_wrapper.update(dtype='bfloat16', loss_scale=1.0)
+    model = MODELS.build(cfg.model).to(DEVICE).train()
+    model.target._loaded = True  # any weights take the same time
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     if settings.compile:
         compile_blocks(model.backbone.blocks, model.target._tokenizer.encoder)
