@@ -1,6 +1,7 @@
 from .anneal import Anneal
 from .any_checkpoint import AnyCheckpoint
 from .atomic_checkpoint import AtomicCheckpointHook
+from .deferred_log import DeferredLog
 from .exact_resume import ExactResume
 from .init_codebook import InitCodebook
 from .layer_decay import LayerDecayConstructor
@@ -13,6 +14,7 @@ __all__ = [
     'Anneal',
     'AnyCheckpoint',
     'AtomicCheckpointHook',
+    'DeferredLog',
     'ExactResume',
     'InitCodebook',
     'KeyedRandomness',

@@ -22,6 +22,7 @@ from .. import compat
 from ..data.guard import GuardData
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
+from .deferred_log import DeferredLog
 from .exact_resume import ExactResume
 from .randomness import KeyedRandomness
 from .ranks import die_with_parent, restarted_store, resume_after_restart
@@ -93,7 +94,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     keep_whole(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
-    for hook in (KeyedRandomness(), ExactResume(), GuardData(), Watchdog()):
+    for hook in (KeyedRandomness(), ExactResume(), GuardData(), Watchdog(), DeferredLog()):
         if not any(isinstance(known, type(hook)) for known in runner.hooks):
             runner.register_hook(hook)
     for change in changes:

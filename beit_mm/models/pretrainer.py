@@ -13,7 +13,7 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
     """Views uint8 → float on the device: `patch_view` normalised by mean and std (0 … 255, RGB), `token_view` in [0, 1]."""
 
     def __init__(self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)):
-        super().__init__()
+        super().__init__(non_blocking=True)
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), False)
 
@@ -81,8 +81,7 @@ class BEiTPretrainer(BaseModel):
 
     def _places(self, mask: Tensor | None, target: Tensor) -> tuple[Tensor, Tensor]:
         if self.target.recover == 'all':
-            index = torch.arange(target[0].numel() if target.ndim == 3 else target.shape[1] * target.shape[2])
-            index = index.to(target.device).expand(len(target), -1)
+            index = torch.arange(target.shape[1] * target.shape[2], device=target.device).expand(len(target), -1)
             return index, torch.ones_like(index, dtype=torch.bool)
         if mask is None:
             raise ValueError(

@@ -33,9 +33,7 @@ class TokenTarget(Target):
             official code has float16 on a GPU. A few ids in a thousand differ then, in bfloat16 one or two in a hundred.
     """
 
-    def __init__(
-        self, tokenizer: dict, checkpoint: str | None = None, recover: str = 'masked', dtype: str = 'float32'
-    ):
+    def __init__(self, tokenizer: dict, checkpoint: str | None = None, recover: str = 'masked', dtype: str = 'float32'):
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r} is unknown: choose 'float32', 'float16' or 'bfloat16'")
         self.half = DTYPES[dtype]

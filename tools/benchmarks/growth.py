@@ -1,1 +1,2 @@
-def growth(settings): yield from ()
+def growth(settings):
+    yield from ()

@@ -1,2 +1,6 @@
-def inference(settings): yield from ()
-def segment(settings): yield from ()
+def inference(settings):
+    yield from ()
+
+
+def segment(settings):
+    yield from ()

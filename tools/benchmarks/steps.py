@@ -25,7 +25,9 @@ from .turns import PEAK, Settings, Turn, matrix_product, peak_memory, row, take_
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/pretrain/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k.py'
-GFLOP = dict(online=160, cached=108)  # an image, all patches counted: encoder 35 forward, 70 backward, head 3, tokenizer 52
+GFLOP = dict(
+    online=160, cached=108
+)  # an image, all patches counted: encoder 35 forward, 70 backward, head 3, tokenizer 52
 TOY = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 TOY_TOKENIZER = dict(vocab_size=32, width=8, blocks=1, width_in=8)
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -136,7 +138,12 @@ def mmpretrain(settings: Settings, bf16: bool) -> Turn:
     model = nn.ModuleDict(
         dict(
             backbone=BEiTPretrainViT(
-                arch=arch, patch_size=16, drop_path_rate=0.1, final_norm=True, out_type='raw', layer_scale_init_value=0.1
+                arch=arch,
+                patch_size=16,
+                drop_path_rate=0.1,
+                final_norm=True,
+                out_type='raw',
+                layer_scale_init_value=0.1,
             ),
             head=BEiTV1Head(dims, vocab_size, dict(type='CrossEntropyLoss')),
         )
