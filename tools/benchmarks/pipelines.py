@@ -6,6 +6,7 @@ torchvision's is the official code's (PIL, the same transforms), with our mask, 
 
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -113,6 +114,10 @@ def torchvision() -> Turn:
     return load
 
 
+def _batch(load: Turn, paths: list[str]) -> object:
+    return default_collate([load(path) for path in paths])
+
+
 def data(settings: Settings) -> Iterator[dict]:
     """On one thread, as in a worker."""
     makers = dict(ours=ours) | {
@@ -126,7 +131,7 @@ def data(settings: Settings) -> Iterator[dict]:
             paths = draw(Path(folder), 2 if settings.quick else 64)
             turns = {}
             for name, maker in makers.items():
-                turns[name] = lambda load=maker(): default_collate([load(path) for path in paths])
+                turns[name] = partial(_batch, maker(), paths)
             times = take_turns(turns, settings.rounds)
             size = sum(Path(path).stat().st_size for path in paths) / len(paths)
             found = row('data', 'images/s/core', times, len(paths))
