@@ -8,6 +8,7 @@ from .layer_decay import LayerDecayConstructor
 from .metrics import MIMMetric, TokenizerMetric
 from .randomness import KeyedRandomness
 from .stop_on_signal import StopOnSignal
+from .throughput import Throughput
 from .watchdog import Watchdog
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     'LayerDecayConstructor',
     'MIMMetric',
     'StopOnSignal',
+    'Throughput',
     'TokenizerMetric',
     'Watchdog',
 ]
