@@ -1,6 +1,7 @@
 from .anneal import Anneal
 from .any_checkpoint import AnyCheckpoint
 from .atomic_checkpoint import AtomicCheckpointHook
+from .compile_blocks import CompileBlocks
 from .deferred_log import DeferredLog
 from .exact_resume import ExactResume
 from .init_codebook import InitCodebook
@@ -15,6 +16,7 @@ __all__ = [
     'Anneal',
     'AnyCheckpoint',
     'AtomicCheckpointHook',
+    'CompileBlocks',
     'DeferredLog',
     'ExactResume',
     'InitCodebook',
