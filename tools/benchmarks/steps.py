@@ -195,9 +195,9 @@ def step(settings: Settings) -> Iterator[dict]:
         del turns
         for kind, mine, others in (('online', 'ours', peers), ('cached', 'cached', ['online', *peers])):
             flop = None if settings.quick else GFLOP[kind] * 1e9 * settings.batch
-            rss = peak_memory(one_step, ours, settings, bf16, kind == 'cached')
+            rss = None if settings.quick else peak_memory(one_step, ours, settings, bf16, kind == 'cached')
             yield row(f'step/{name}/{kind}', 'images/s', times, settings.batch, mine, others, flop, rss)
-    yield from memory(settings, peers)
+    yield from memory(settings, peers[:1] if settings.quick else peers)
 
 
 def memory(settings: Settings, peers: list[str]) -> Iterator[dict]:
