@@ -17,8 +17,8 @@ CASES = {
         'step/bf16/cached': {'online', 'hf', 'mmpretrain'},
         'step/f32/online': {'hf', 'mmpretrain'},
         'step/f32/cached': {'online', 'hf', 'mmpretrain'},
-        'step/bf16/memory': {'hf'},
     },
+    'memory': {'step/bf16/memory': {'hf', 'mmpretrain'}},
     'inference': {'inference/bf16': {'hf', 'timm', 'mmpretrain'}, 'inference/f32': {'hf', 'timm', 'mmpretrain'}},
     'segment': {'segment/64x85': {'mmseg'}},
     'growth': {f'growth/{axis}': set() for axis in ('side', 'batch', 'hidden', 'vocab_size', 'files')},
@@ -26,7 +26,8 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    'verbs', [('mask', 'data', 'segment', 'growth'), pytest.param(('step', 'inference'), marks=pytest.mark.long)]
+    'verbs',
+    [('mask', 'data', 'segment', 'growth'), pytest.param(('step', 'memory', 'inference'), marks=pytest.mark.long)],
 )
 def test_each_verb_writes_its_rows(verbs, tmp_path):
     path = tmp_path / 'speed.json'

@@ -195,13 +195,12 @@ def step(settings: Settings) -> Iterator[dict]:
         del turns
         for kind, mine, others in (('online', 'ours', peers), ('cached', 'cached', ['online', *peers])):
             flop = None if settings.quick else GFLOP[kind] * 1e9 * settings.batch
-            rss = None if settings.quick else peak_memory(one_step, ours, settings, bf16, kind == 'cached')
-            yield row(f'step/{name}/{kind}', 'images/s', times, settings.batch, mine, others, flop, rss)
-    yield from memory(settings, peers[:1] if settings.quick else peers)
+            yield row(f'step/{name}/{kind}', 'images/s', times, settings.batch, mine, others, flop)
 
 
-def memory(settings: Settings, peers: list[str]) -> Iterator[dict]:
+def memory(settings: Settings) -> Iterator[dict]:
     """Peak memory of one bf16 step, four times the batch, each in a process of its own."""
+    peers = present(settings, STEPS)
     large = replace(settings, batch=4 * settings.batch)
     need = dict(ours=[peak_memory(one_step, ours, large, True, False)])
     need |= {peer: [peak_memory(one_step, STEPS[peer][0], large, True)] for peer in peers}
