@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from mmengine.registry import init_default_scope
 
 from beit_mm.data.seeded import KeyedSampler
 from beit_mm.models import BEiTPretrainer
@@ -63,6 +64,7 @@ def exponent(sizes: Iterable[float], seconds: Iterable[float]) -> float:
 
 
 def growth(settings: Settings) -> Iterator[dict]:
+    init_default_scope('beit_mm')
     for axis, sizes in SIZES.items():
         sizes = sizes[:2] if settings.quick else sizes
         arch, usual = (TOY, USUAL | dict(batch=1, vocab_size=512)) if settings.quick else (ARCH, USUAL)
