@@ -2,6 +2,8 @@ from .anneal import Anneal
 from .any_checkpoint import AnyCheckpoint
 from .atomic_checkpoint import AtomicCheckpointHook
 from .cached_tokens import CachedTokens
+from .compile_blocks import CompileBlocks
+from .deferred_log import DeferredLog
 from .exact_resume import ExactResume
 from .init_codebook import InitCodebook
 from .layer_decay import LayerDecayConstructor
@@ -9,6 +11,7 @@ from .metrics import MIMMetric, TokenizerMetric
 from .probe import Probe
 from .randomness import KeyedRandomness
 from .stop_on_signal import StopOnSignal
+from .throughput import Throughput
 from .watchdog import Watchdog
 
 __all__ = [
@@ -16,6 +19,8 @@ __all__ = [
     'AnyCheckpoint',
     'AtomicCheckpointHook',
     'CachedTokens',
+    'CompileBlocks',
+    'DeferredLog',
     'ExactResume',
     'InitCodebook',
     'KeyedRandomness',
@@ -23,6 +28,7 @@ __all__ = [
     'MIMMetric',
     'Probe',
     'StopOnSignal',
+    'Throughput',
     'TokenizerMetric',
     'Watchdog',
 ]

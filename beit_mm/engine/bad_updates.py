@@ -53,6 +53,14 @@ class _Guarded:
         # The gradients of an infinite loss may be finite, and a loss may be bad on one rank alone.
         super().backward(loss * torch.where(finite, 1.0, math.nan), **kwargs)
 
+    def _clip_grad(self) -> None:
+        """mmengine's, which takes `float()` of the norm and so waits for the device; `DeferredLog` does not."""
+        groups = self.optimizer.param_groups
+        parameters = [p for group in groups for p in group['params'] if p.requires_grad and p.grad is not None]
+        norm = self.clip_func(parameters, **self.clip_grad_kwargs) if parameters else None
+        if norm is not None:
+            self.message_hub.update_scalar(f'train/{self.grad_name}', norm)
+
     def step(self, **kwargs) -> None:
         groups = self.optimizer.param_groups
         parameters = [p for group in groups for p in group['params'] if p.grad is not None and p.grad.numel()]

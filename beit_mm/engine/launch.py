@@ -23,6 +23,7 @@ from ..data.guard import GuardData
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
 from .cached_tokens import CachedTokens
+from .deferred_log import DeferredLog
 from .exact_resume import ExactResume
 from .randomness import KeyedRandomness
 from .ranks import die_with_parent, restarted_store, resume_after_restart
@@ -94,7 +95,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     keep_whole(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
-    for hook in (KeyedRandomness(), ExactResume(), GuardData(), CachedTokens(), Watchdog()):
+    for hook in (KeyedRandomness(), ExactResume(), GuardData(), CachedTokens(), Watchdog(), DeferredLog()):
         if not any(isinstance(known, type(hook)) for known in runner.hooks):
             runner.register_hook(hook)
     for change in changes:
@@ -153,6 +154,10 @@ def for_cpu(cfg: Config) -> list[str]:
             optim.pop(key, None)
         optim.type = 'beit_mm.CPUAmpOptimWrapper'
         changes.append('mixed precision is bfloat16 without a loss scale')
+    target = (cfg.get('model') or {}).get('target') or {}
+    if target.get('dtype') == 'float16':
+        target['dtype'] = 'bfloat16'
+        changes.append('visual tokens are read in bfloat16')
     if cfg.get('launcher', 'none') != 'none':
         stock = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
         cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or stock, device_ids=None)

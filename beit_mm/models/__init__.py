@@ -21,11 +21,12 @@ __all__ = [
 if compat.installed('mmseg'):  # who only classifies needs no mmseg
     compat.weigh_classes_beside_ignored_pixels()
     from .setr_pup_head import SETRPUPHead
+    from .sliding import EncoderDecoder
 
-    __all__ += ['SETRPUPHead']
+    __all__ += ['EncoderDecoder', 'SETRPUPHead']
 else:
 
     def __getattr__(name: str):
-        if name == 'SETRPUPHead':
+        if name in ('EncoderDecoder', 'SETRPUPHead'):
             compat.require('mmseg')
         raise AttributeError(f'module {__name__} has no attribute {name}')

@@ -61,8 +61,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         q, k, v, bias = self.qkv_bias(x, grid, bias, index)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q·kᵀ / √d + bias)·v of q [B, H, M, d], k and v [B, H, L, d], bias [H or B, H, M, L]: [B, H, M, d]."""
+    bias = None if bias is None else bias.to(q.dtype)
+    if bias is None or not bias.requires_grad or q.device.type != 'cpu':
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    # On a CPU that function has no kernel which gives a bias its gradient: it would take these steps, but bfloat16 in f32.
+    logits = q * q.size(-1) ** -0.5 @ k.transpose(-2, -1)
+    logits += bias
+    return logits.softmax(-1) @ v
 
 
 class MLP(nn.Module):
@@ -88,18 +98,28 @@ class Block(nn.Module):
         self.gamma_1 = None if scale is None else nn.Parameter(scale)
         self.gamma_2 = None if scale is None else nn.Parameter(scale.clone())
 
-    def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
-        x = x if gamma is None else gamma * x
-        if not self.training or not self.drop_path:
-            return x
-        keep = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path
-        return x * (keep / (1 - self.drop_path)).to(x.dtype)
-
     def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """[B, 1 + N, D] → the same; with `index` [B, M] only those rows are made: [B, M, D]. Keys and values stay whole."""
-        attended = self._branch(self.attn(self.norm1(x), grid, bias, index), self.gamma_1)
+        return self.branches(x, grid, bias, index, self._kept(x), self._kept(x))
+
+    def branches(
+        self, x: Tensor, grid: Grid, bias: Tensor | None, index: Tensor | None, *kept: Tensor | None
+    ) -> Tensor:
+        """What `CompileBlocks` compiles: all but the random draws, so that one graph does for all blocks."""
+        attended = _scaled(self.attn(self.norm1(x), grid, bias, index), self.gamma_1, kept[0])
         x = (x if index is None else take(x, index)) + attended
-        return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
+        return x + _scaled(self.mlp(self.norm2(x)), self.gamma_2, kept[1])
+
+    def _kept(self, x: Tensor) -> Tensor | None:
+        """[B, 1, 1]: what a branch is multiplied by, so that its mean is that of a branch never dropped."""
+        if not self.training or not self.drop_path:
+            return None
+        return (torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path) / (1 - self.drop_path)
+
+
+def _scaled(x: Tensor, gamma: Tensor | None, kept: Tensor | None) -> Tensor:
+    x = x if gamma is None else gamma * x
+    return x if kept is None else x * kept.to(x.dtype)
 
 
 class PatchEmbed(nn.Module):

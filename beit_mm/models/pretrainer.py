@@ -14,7 +14,7 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
     """Views uint8 → float on the device: `patch_view` normalised by mean and std (0 … 255, RGB), `token_view` in [0, 1]."""
 
     def __init__(self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)):
-        super().__init__()
+        super().__init__(non_blocking=True)
         for name, values in dict(mean=mean, std=std).items():
             if not isinstance(values, list | tuple) or len(values) != 3:
                 raise ValueError(f'{name}={values!r}: give three numbers, 0 … 255, of red, green and blue')
@@ -89,8 +89,7 @@ class BEiTPretrainer(BaseModel):
 
     def _places(self, mask: Tensor | None, target: Tensor) -> tuple[Tensor, Tensor]:
         if self.target.recover == 'all':
-            index = torch.arange(target[0].numel() if target.ndim == 3 else target.shape[1] * target.shape[2])
-            index = index.to(target.device).expand(len(target), -1)
+            index = torch.arange(target.shape[1] * target.shape[2], device=target.device).expand(len(target), -1)
             return index, torch.ones_like(index, dtype=torch.bool)
         if mask is None:
             raise ValueError(

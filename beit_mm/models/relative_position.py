@@ -95,8 +95,16 @@ def new_table(grid: Grid, num_heads: int) -> nn.Parameter:
 
 def position_bias(table: Tensor, grid: Grid, target: Grid) -> Tensor:
     """The bias added to the attention logits: [heads, 1 + N, 1 + N] for the target grid's N patches."""
-    index = relative_position_index(target).to(table.device)
-    return resize_bias_table(table, grid, target)[index].permute(2, 0, 1).contiguous()
+    index, table = _index_on(target, table.device), resize_bias_table(table, grid, target)
+    if table.device.type == 'cpu':  # three times as fast there; on a GPU its gradient would be summed in any order
+        return table.t().index_select(1, index.flatten()).unflatten(1, index.shape)
+    return table[index].permute(2, 0, 1).contiguous()
+
+
+@lru_cache(maxsize=32)
+def _index_on(grid: Grid, device: torch.device) -> Tensor:
+    """Copied to a GPU once: each copy would wait for it."""
+    return relative_position_index(grid).to(device)
 
 
 class RelativePositionBias(nn.Module):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from beit_mm.models import DiscreteVAE, PixelTarget, TokenTarget
+from beit_mm.models.dvae import map_pixels
 
 VAE = dict(type='DiscreteVAE', vocab_size=32, width=8, groups=3, blocks=1, width_in=8)
 
@@ -42,7 +43,7 @@ def test_the_tokenizer_is_frozen_and_no_part_of_the_model(trained):
 
 
 def test_tokens_are_made_in_f32_also_under_autocast(trained):
-    """As the official tokenizer's are, whatever precision BEiT trains in."""
+    """Whatever precision BEiT trains in."""
     model, path = trained
     target, inputs = TokenTarget(VAE, path), dict(token_view=views(64))
     expected = target(inputs)
@@ -50,6 +51,24 @@ def test_tokens_are_made_in_f32_also_under_autocast(trained):
         assert torch.equal(target(inputs), expected)
         assert not torch.equal(model.tokens(views(64)), expected)  # what this test is able to see
         assert torch.is_autocast_enabled('cpu')
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_half_precision_is_that_of_all_but_the_last_convolution(trained, dtype):
+    """As in DALL-E's own code. Whole bfloat16 gives many more other ids."""
+    model, path = trained
+    inputs, half = dict(token_view=views(256)), getattr(torch, dtype)
+    with torch.autocast('cpu', half), torch.no_grad():
+        features = model.encoder[:-1](map_pixels(inputs['token_view']).contiguous(memory_format=torch.channels_last))
+        all_half = model.encoder.output(features).argmax(1)
+    tokens, expected = TokenTarget(VAE, path, dtype=dtype)(inputs), TokenTarget(VAE, path)(inputs)
+    assert features.dtype == half and torch.equal(tokens, model.encoder.output(features.float()).argmax(1))
+    assert 0 < (tokens != expected).float().mean() < 0.5 * (all_half != expected).float().mean()
+
+
+def test_an_unknown_precision_is_an_error():
+    with pytest.raises(ValueError, match="dtype='half' is unknown"):
+        TokenTarget(VAE, dtype='half')
 
 
 def test_cached_ids_are_used_as_they_are_and_need_no_tokenizer():

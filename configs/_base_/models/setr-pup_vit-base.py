@@ -6,7 +6,7 @@ head = dict(
     type='beit_mm.SETRPUPHead', in_channels=768, channels=256, num_classes=150, norm_cfg=norm_cfg, align_corners=False)
 auxiliary = dict(head, num_stages=2, loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4))
 model = dict(
-    type='EncoderDecoder',
+    type='beit_mm.EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],

@@ -2,7 +2,7 @@
 default_scope = 'mmseg'
 norm_cfg = dict(type='SyncBN')
 model = dict(
-    type='EncoderDecoder',
+    type='beit_mm.EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],

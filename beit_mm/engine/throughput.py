@@ -1,0 +1,98 @@
+"""How fast a run is, in its log: images a second, what share of the device's peak that is, and how much of the time data took."""
+
+import resource
+import sys
+import time
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.runner import Runner
+
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class Throughput(Hook):
+    """Adds to each line of the training log, over the iterations since the last one: `images_per_s` of all ranks, `data_wait`
+    (the share of the time, from 0 to 1, in which the loop waited for its loader), `mfu` and, on a CPU, `rss` (peak, MiB;
+    the log has a GPU's memory anyway).
+
+    Args:
+        gflop: operations an image, forward, backward and tokenizer (docs/performance.md); None leaves `mfu` out, the share of
+            the peak ("model FLOPs utilization").
+        peak: TFLOP/s of a device in the precision that is trained in; None: measured by a large matrix product at the start.
+
+    Raises ValueError for a `gflop` or `peak` that is not positive.
+    """
+
+    priority = 'NORMAL'  # before the logger, which comes below
+
+    def __init__(self, gflop: float | None = None, peak: float | None = None):
+        if min(gflop or 1, peak or 1) <= 0:
+            raise ValueError(f'Throughput: gflop={gflop} and peak={peak} have to be positive')
+        self.gflop, self.peak = gflop, peak
+
+    def before_train(self, runner: Runner) -> None:
+        self.interval = next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 50)
+        if self.gflop and self.peak is None:
+            device = next(runner.model.parameters()).device
+            amp = 'Amp' in type(runner.optim_wrapper).__name__
+            half = torch.bfloat16 if device.type == 'cpu' else torch.float16
+            self.peak = matmul_peak(device, half if amp else torch.float32) / 1e12
+        self._restart()
+
+    before_train_epoch = before_train  # a validation in between is not training
+
+    def _restart(self) -> None:
+        self.start = self.ready = time.perf_counter()
+        self.waited, self.images = 0.0, 0
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self.waited += time.perf_counter() - self.ready
+        self.images += images_of(data_batch)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        if self.every_n_train_iters(runner, self.interval):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # the logger is about to wait in any case
+            seconds = time.perf_counter() - self.start
+            rate = self.images / seconds
+            values = dict(images_per_s=rate * get_world_size(), data_wait=self.waited / seconds)
+            if self.gflop:
+                values['mfu'] = rate * self.gflop / (self.peak * 1e3)
+            if not torch.cuda.is_available():
+                values['rss'] = peak_rss()
+            for name, value in values.items():
+                runner.message_hub.update_scalar(f'train/{name}', value)
+            self._restart()
+        self.ready = time.perf_counter()
+
+    def after_val_epoch(self, runner: Runner, metrics=None) -> None:
+        self._restart()
+
+
+def images_of(batch: object) -> int:
+    """How many a batch holds: the length of its first list or tensor."""
+    while isinstance(batch, dict) and batch:
+        batch = batch.get('inputs', next(iter(batch.values())))
+    return len(batch) if hasattr(batch, '__len__') else 0
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
+    """FLOP/s of a large square matrix product, the best of five."""
+    side = side or (2048 if device.type == 'cpu' else 8192)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = float('inf')
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ b
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def peak_rss() -> float:
+    """Most memory that this process has had, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
