@@ -92,12 +92,13 @@ class Probe(Hook):
             ]
         self.labels = torch.from_numpy(np.unique(known[picks], return_inverse=True)[1])
         allowed = self._allowed(model_of(runner))
-        if refused := [name for name in self.measures or () if name not in allowed]:
+        self.chosen = self.measures or allowed
+        refused = [name for name in self.chosen if name not in allowed]
+        if refused or not allowed:
             raise ValueError(
-                f'Probe: {type(model_of(runner)).__name__} on these images has no {", ".join(refused)}; it allows '
+                f'Probe: {type(model_of(runner)).__name__} on these images has no {", ".join(refused) or "measure"}; it allows '
                 f'{", ".join(allowed) or "nothing"}'
             )
-        self.chosen = self.measures or allowed
         if self.interval is None:
             batch = runner.train_dataloader.batch_sampler.batch_size * get_world_size()
             self.interval = max(runner.max_iters // 100, -(-100 * len(picks) // batch))
@@ -115,19 +116,19 @@ class Probe(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if not self.by_epoch and (self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)):
-            self._probe(runner)
+            self._probe(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
         if self.by_epoch and (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
-            self._probe(runner)
+            self._probe(runner, runner.iter)
 
-    def _probe(self, runner: Runner) -> None:
+    def _probe(self, runner: Runner, iterations: int) -> None:
         begun = time.perf_counter()
-        self.begins = self.begins and not self.is_last_train_iter(runner)
+        self.begins = self.begins and iterations < runner.max_iters
         values, alarms = self.measure(model_of(runner), isinstance(runner.optim_wrapper, AmpOptimWrapper))
         self.begins = False
         values['seconds'] = time.perf_counter() - begun
-        runner.visualizer.add_scalars({f'probe/{name}': value for name, value in values.items()}, step=runner.iter + 1)
+        runner.visualizer.add_scalars({f'probe/{name}': value for name, value in values.items()}, step=iterations)
         runner.logger.info(f'probe: {in_words(values)}')
         for alarm in alarms:
             runner.logger.log(logging.WARNING, f'probe: {alarm}')
@@ -155,7 +156,7 @@ class Probe(Hook):
         if isinstance(model, DiscreteVAE):
             found['metric'] = _results(TokenizerMetric(model.vocab_size), model.predict(inputs))
         elif set(self.chosen) & set(MEASURES[:4]):
-            found |= self._read_blocks(model.backbone, _images(inputs))
+            found |= self._read_blocks(model.backbone, inputs)
         if not isinstance(model, DiscreteVAE) and set(self.chosen) & set(MEASURES[4:]):
             # With ids in place of the view, nothing is decoded.
             ids = model.target(inputs)
@@ -165,12 +166,15 @@ class Probe(Hook):
             found['predicted'] = [sample.prediction[sample.valid].cpu() for sample in samples]
         return found
 
-    def _read_blocks(self, backbone: BEiT, images: Tensor) -> dict[str, list[Tensor]]:
+    def _read_blocks(self, backbone: BEiT, inputs: Tensor | dict[str, Tensor]) -> dict[str, list[Tensor]]:
         """Of each image, `features`: the mean patch behind each block [L, D], `distances`: each head's [L, H]."""
-        means, distances, grid = [], [], tuple(side // backbone.patch_size for side in images.shape[-2:])
+        images, patch = inputs['patch_view'] if isinstance(inputs, dict) else inputs, backbone.patch_size
+        grid = tuple(side // patch for side in images.shape[-2:])
+        images = images[..., : grid[0] * patch, : grid[1] * patch]  # segmentation cuts its windows elsewhere
+        means, distances = [], []
 
         def attend(module: nn.Module, inputs: tuple) -> None:
-            found = attention_distance(weights(module, *inputs).float(), grid, backbone.patch_size)
+            found = attention_distance(weights(module, *inputs).float(), grid, patch)
             distances.append(found.cpu())
 
         hooks = [
@@ -263,10 +267,6 @@ def in_words(values: dict[str, float]) -> str:
         rows.setdefault(name.split('/layer_')[0], []).append(value)
     shown = {name: row if len(row) <= 24 else [min(row), max(row)] for name, row in rows.items()}
     return ', '.join(f'{name} {" ".join(f"{value:.4g}" for value in row)}' for name, row in shown.items())
-
-
-def _images(inputs: Tensor | dict[str, Tensor]) -> Tensor:
-    return inputs['patch_view'] if isinstance(inputs, dict) else inputs
 
 
 def _results(metric, samples: list) -> list[dict]:

@@ -132,6 +132,24 @@ def test_measures_are_taken_one_by_one(name, data, tmp_path):
     assert found[0] and found[0].items() <= found[1].items()
 
 
+def test_scenes_of_any_size_are_measured_without_classes(data, tmp_path):
+    cfg = config('segmentation', data, tmp_path)
+    cfg.val_dataloader.dataset.pipeline.insert(1, dict(type='Resize', scale=(90, 60), keep_ratio=False))
+    probe, model = Probe(images=2), built(cfg)
+    probe.before_train(bare(cfg, model))
+    names = {name.split('/')[0] for name in probe.measure(model)[0]}
+    assert names == {'effective_rank', 'attention_distance'}
+
+
+def test_every_second_epoch_is_measured_and_the_last(data, tmp_path):
+    cfg = config('classification', data, tmp_path)
+    cfg.train_dataloader.sampler.infinite = False
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
+    cfg.custom_hooks = [dict(type='beit_mm.Probe', by_epoch=True, interval=2, images=4, measures=['knn_top1'])]
+    Runner.from_cfg(cfg).train()
+    assert [line['step'] for line in lines(tmp_path) if 'probe/seconds' in line] == [4, 6]  # two batches an epoch
+
+
 def test_a_dead_run_is_called_dead(data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
     model, probe = built(cfg), Probe(images=9)
