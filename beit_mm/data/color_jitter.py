@@ -8,6 +8,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ..registry import TRANSFORMS
+from ..settings import finite
 
 GRAY = np.array([0.114, 0.587, 0.299])  # of blue, green, red
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
@@ -42,11 +43,12 @@ class ColorJitter(BaseTransform):
 
     Args:
         brightness, contrast, saturation: 0 leaves it; else the factor is uniform in 1 − x … 1 + x, not below 0.
+
+    Raises ValueError for one that is no number, or below 0.
     """
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0):
-        if min(brightness, contrast, saturation) < 0:
-            raise ValueError(f'ColorJitter({brightness}, {contrast}, {saturation}): none may be below 0')
+        finite(0, brightness=brightness, contrast=contrast, saturation=saturation)
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
     def transform(self, results: dict) -> dict:

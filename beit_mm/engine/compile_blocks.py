@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 from ..models.beit import Block
 from ..models.targets import TokenTarget
 from ..registry import HOOKS
+from ..settings import one_of
 from .model_of import model_of
 
 
@@ -18,6 +19,7 @@ class CompileBlocks(Hook):
     """
 
     def __init__(self, backend: str = 'inductor'):
+        one_of(torch.compiler.list_backends(None), backend=backend)
         self.backend = backend
 
     def before_train(self, runner: Runner) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..data.seeded import seeded
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
 from ..registry import HOOKS
+from ..settings import whole
 from ..viz.attention import weights
 from .measures import attention_distance, code_usage, effective_rank, knn_top1, linear_probe
 from .metrics import MIMMetric, TokenizerMetric
@@ -60,13 +61,13 @@ class Probe(Hook):
         dataloader: str | dict = 'val_dataloader',
         measures: list[str] | None = None,
     ):
-        if unknown := set(measures or ()) - set(MEASURES):
-            raise ValueError(f'measures={sorted(unknown)}: choose of {", ".join(MEASURES)}')
-        if images < 2 or (interval is not None and interval < 1) or (by_epoch and interval is None):
-            raise ValueError(
-                f'images={images}, interval={interval}, by_epoch={by_epoch}: there have to be 2 images, and with by_epoch=True '
-                'an interval of at least 1 epoch'
-            )
+        if not isinstance(measures, list | tuple | None) or any(name not in MEASURES for name in measures or ()):
+            raise ValueError(f'measures={measures!r}: give None, or a list of {", ".join(MEASURES)}')
+        whole(2, images=images)
+        if interval is not None or by_epoch:
+            whole(1, interval=interval)
+        if not isinstance(dataloader, str | dict):
+            raise TypeError(f'dataloader={dataloader!r}: give a key of the config, or the config of a data loader')
         self.interval, self.by_epoch, self.images = interval, by_epoch, images
         self.dataloader, self.measures = dataloader, measures
         self.begins = True  # every model is at the marginal then

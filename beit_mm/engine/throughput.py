@@ -10,6 +10,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
+from ..settings import finite
 
 
 @HOOKS.register_module()
@@ -29,8 +30,11 @@ class Throughput(Hook):
     priority = 'NORMAL'  # before the logger, which comes below
 
     def __init__(self, gflop: float | None = None, peak: float | None = None):
-        if min(gflop or 1, peak or 1) <= 0:
-            raise ValueError(f'Throughput: gflop={gflop} and peak={peak} have to be positive')
+        for name, value in dict(gflop=gflop, peak=peak).items():
+            if value is not None:
+                finite(**{name: value})
+                if value <= 0:
+                    raise ValueError(f'{name}={value}: give a positive number, or None')
         self.gflop, self.peak = gflop, peak
 
     def before_train(self, runner: Runner) -> None:

@@ -12,13 +12,18 @@ from PIL import Image
 from small import load, nodes
 
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask
+from beit_mm.data.color_jitter import ColorJitter
 from beit_mm.data.guard import read_only
+from beit_mm.data.image_list import ImageList
 from beit_mm.data.reading import BadSample
 from beit_mm.data.seeded import KeyedSampler, SeededDataset
 from beit_mm.data.two_views import PackViews, TwoViews
 from beit_mm.models.pretrainer import masked_places
 
-FUZZED = {'BlockwiseMask', 'GuardData', 'KeyedSampler', 'PackViews', 'RandomMask', 'SeededDataset', 'TwoViews'}
+FUZZED = {
+    'BlockwiseMask', 'ColorJitter', 'GuardData', 'ImageList', 'KeyedSampler', 'PackViews', 'RandomMask', 'SeededDataset',
+    'TwoViews',
+}  # fmt: skip
 pair = st.tuples(st.integers(1, 16), st.integers(1, 16))
 
 
@@ -44,6 +49,45 @@ def test_a_mask_of_any_settings_is_refused_or_ends_within_its_budget(kind, grid,
     assert index.shape == (1, budget) and valid.sum() == mask.sum()
 
 
+strength = mostly(st.sampled_from([0, 0.4, 2.0]), st.one_of(wrong, st.just(-0.1)))
+
+
+@examples(60)
+@given(
+    image=st.tuples(st.integers(1, 60), st.integers(1, 60)), gray=st.integers(0, 255), seed=st.integers(0, 2**32 - 1),
+    brightness=strength, contrast=strength, saturation=strength,
+)  # fmt: skip
+def test_a_jitter_of_any_settings_is_refused_or_leaves_gray_gray(image, gray, seed, **how):
+    try:
+        jitter = ColorJitter(**how)
+    except Exception as error:
+        return refused(error, **how)
+    np.random.seed(seed)
+    results = TwoViews(size=8)(jitter(dict(img=np.full((*image, 3), gray, np.uint8))))
+    view = results['patch_view'].astype(int)
+    assert np.ptp(view, axis=-1).max() <= 1 and np.ptp(view, axis=(0, 1)).max() == 0
+    assert any(how.values()) or (view == gray).all()
+
+
+@examples(40)
+@given(
+    names=st.lists(st.text(st.characters(exclude_categories=['Cs', 'Cc', 'Zs', 'Zl', 'Zp']), min_size=1), max_size=8),
+    labels=st.booleans(), end=st.sampled_from(['\n', '\r\n']), last=st.booleans(), indices=st.none() | st.integers(1, 9),
+)  # fmt: skip
+def test_a_list_of_any_names_is_refused_or_gives_each_line(tmp_path_factory, names, labels, end, last, indices):
+    path = tmp_path_factory.mktemp('list') / 'list.txt'
+    path.write_bytes((end.join(f'{n} {i}' if labels else n for i, n in enumerate(names)) + end * last).encode())
+    images = ImageList(str(path), 'root', with_label=labels, indices=indices, pipeline=[], lazy_init=True)
+    try:
+        assert len(images) == len(names[:indices])
+    except ValueError as error:
+        assert str(path) in str(error) and not names
+        return 'refused'
+    for index, name in enumerate(names[:indices]):
+        wanted = dict(img_path=f'root/{name}', sample_idx=index) | (dict(gt_label=index) if labels else {})
+        assert images.get_data_info(index) == wanted
+
+
 @examples(80)
 @given(
     image=st.tuples(st.integers(1, 60), st.integers(1, 60)), size=mostly(st.integers(1, 40)),
@@ -51,7 +95,7 @@ def test_a_mask_of_any_settings_is_refused_or_ends_within_its_budget(kind, grid,
     scale=mostly(st.sampled_from([None, (0.08, 1.0), [0.5, 0.5]]), st.one_of(wrong, st.sampled_from([(1, 0), (0, 2)]))),
     ratio=mostly(st.sampled_from([(3 / 4, 4 / 3), [1, 1]]), st.one_of(wrong, st.sampled_from([(2, 1), (0, 1)]))),
     interpolation=mostly(st.sampled_from(['bicubic', 'nearest'])),
-    token_interpolation=mostly(st.sampled_from(['lanczos', 'box'])),
+    token_interpolation=mostly(st.sampled_from(['lanczos', 'box'])), backend=mostly(st.sampled_from(['pillow', 'torch'])),
     seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_views_of_any_settings_are_refused_or_there_for_an_image_of_any_size(image, seed, **how):

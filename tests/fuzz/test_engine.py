@@ -14,13 +14,26 @@ from trials import toy
 from beit_mm.checkpoint import store
 from beit_mm.checkpoint.files import read_file
 from beit_mm.data.seeded import seeded
-from beit_mm.engine import Anneal, AtomicCheckpointHook, InitCodebook, MIMMetric, TokenizerMetric, Watchdog, launch
+from beit_mm.engine import (
+    Anneal,
+    AtomicCheckpointHook,
+    CompileBlocks,
+    InitCodebook,
+    MIMMetric,
+    Probe,
+    Throughput,
+    TokenizerMetric,
+    Watchdog,
+    launch,
+)  # fmt: skip
 from beit_mm.engine.anneal import cosine
+from beit_mm.engine.probe import MEASURES
 from beit_mm.models import BEiT, DiscreteVAE
 
 FUZZED = {
-    'Anneal', 'AnyCheckpoint', 'AtomicCheckpointHook', 'CPUAmpOptimWrapper', 'ExactResume', 'InitCodebook',
-    'KeyedRandomness', 'LayerDecayConstructor', 'MIMMetric', 'StopOnSignal', 'TokenizerMetric', 'Watchdog',
+    'Anneal', 'AnyCheckpoint', 'AtomicCheckpointHook', 'CPUAmpOptimWrapper', 'CachedTokens', 'CompileBlocks', 'DeferredLog',
+    'ExactResume', 'InitCodebook', 'KeyedRandomness', 'LayerDecayConstructor', 'MIMMetric', 'Probe', 'StopOnSignal',
+    'Throughput', 'TokenizerMetric', 'Watchdog',
 }  # fmt: skip
 ARCH = dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=8)
 number = st.floats(-10, 10)
@@ -157,6 +170,32 @@ def test_a_metric_of_masked_modeling_is_finite_or_says_that_nothing_is_hidden(im
     assert hidden and all(math.isfinite(value) for value in found.values())
 
 
+@examples(60)
+@given(
+    interval=mostly(st.none() | st.integers(1, 9)), by_epoch=st.booleans(), images=mostly(st.integers(2, 9)),
+    dataloader=mostly(st.sampled_from(['val_dataloader', {}]), st.sampled_from([None, 3])),
+    measures=mostly(st.none() | st.lists(st.sampled_from(MEASURES)), st.sampled_from(['knn', ['knn'], 3, [[]]])),
+)  # fmt: skip
+def test_a_probe_of_any_settings_is_refused_or_keeps_them(**how):
+    try:
+        probe = Probe(**how)
+    except Exception as error:
+        return refused(error, **how)
+    assert all(getattr(probe, name) == value for name, value in how.items())
+
+
+@examples(30)
+@given(
+    gflop=mostly(st.none() | st.floats(1e-3, 1e3)), peak=mostly(st.floats(1e-3, 1e3)), backend=mostly(st.just('eager')),
+)  # fmt: skip
+def test_hooks_of_speed_are_refused_or_keep_their_settings(gflop, peak, backend):
+    try:
+        hooks = [Throughput(gflop, peak), CompileBlocks(backend)]
+    except Exception as error:
+        return refused(error, gflop=gflop, peak=peak, backend=backend)
+    assert [hooks[0].gflop, hooks[0].peak, hooks[1].backend] == [gflop, peak, backend]
+
+
 # -- a whole run -----------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +211,7 @@ def test_a_checkpoint_hook_is_for_mounted_folders(name):
     val=st.integers(1, 5), epochs=st.booleans(), amp=st.booleans(), more=st.integers(0, 3), workers=st.just(0),
 )  # fmt: skip
 def test_a_run_of_any_settings_ends_and_goes_on(tmp_path_factory, patience, keep, amp, more, **how):
-    """With StopOnSignal, KeyedRandomness, ExactResume, AnyCheckpoint, GuardData and Watchdog, as tools/train.py has them."""
+    """With all hooks that tools/train.py adds: StopOnSignal, DeferredLog, CachedTokens …, and those of speed."""
     toy.light()
     work = tmp_path_factory.mktemp('run')
     if how['epochs']:
@@ -182,6 +221,7 @@ def test_a_run_of_any_settings_ends_and_goes_on(tmp_path_factory, patience, keep
         cfg = toy.config(work, **how | dict(iters=iters), experiment_name=f'{work.name}_{iters}')
         cfg.default_hooks.checkpoint.max_keep_ckpts = keep
         cfg.custom_hooks = [dict(type='Watchdog', patience=patience), dict(type='StopOnSignal')]
+        cfg.custom_hooks += [dict(type='Throughput', gflop=1.0, peak=1.0), dict(type='CompileBlocks', backend='eager')]
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper' if amp else 'OptimWrapper'
         runner = launch.build_runner(cfg)
         runner.train()

@@ -19,11 +19,13 @@ from beit_mm.models import (
     TokenTarget,
 )
 from beit_mm.models.relative_position import relative_position_index, resize_bias_table, table_rows
+from beit_mm.models.sliding import starts
 
 FUZZED = {
     'BEiT',
     'BEiTPretrainer',
     'DiscreteVAE',
+    'EncoderDecoder',
     'MIMDataPreprocessor',
     'MIMHead',
     'PixelTarget',
@@ -287,3 +289,11 @@ def test_a_preprocessor_is_refused_or_normalises(mean, std, tokens):
     back = made['patch_view'] * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     assert (back - views['patch_view']).abs().max() < 1e-3 and made.keys() == views.keys()
     assert not tokens or 0 <= made['token_view'].min() <= made['token_view'].max() <= 1
+
+
+@examples(100)
+@given(size=st.integers(1, 300), crop=st.integers(1, 200), stride=st.integers(1, 200))
+def test_windows_of_any_stride_up_to_their_own_size_cover_a_side(size, crop, stride):
+    places = starts(size, crop, min(stride, crop))
+    covered = {x for start in places for x in range(start, min(start + crop, size))}
+    assert covered == set(range(size)) and places == sorted(set(places))
