@@ -126,6 +126,14 @@ def test_without_a_gpu_mixed_precision_is_bfloat16_autocast():
     assert model(torch.ones(1, 2)).dtype == torch.float32
 
 
+def test_without_a_gpu_tokens_are_read_in_bfloat16_where_float16_was_asked_for():
+    target = dict(type='TokenTarget', dtype='float16')
+    cfg = Config(dict(model=dict(type='BEiTPretrainer', target=target)))
+    assert launch.for_cpu(cfg) == ['visual tokens are read in bfloat16'] and cfg.model.target.dtype == 'bfloat16'
+    cfg.model.target.dtype = 'float32'
+    assert not launch.for_cpu(cfg) and cfg.model.target.dtype == 'float32'
+
+
 def test_every_sync_bn_is_replaced_and_what_the_user_asked_of_ddp_stays():
     norm = dict(type='SyncBN', requires_grad=True)
     cfg = Config(

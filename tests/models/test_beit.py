@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from beit_mm.models import BEiT
-from beit_mm.models.beit import rows_of, take
+from beit_mm.models.beit import attend, rows_of, take
 
 TINY = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
 
@@ -211,7 +212,7 @@ def test_the_patch_embedding_starts_with_its_own_deviation(std):
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
     model = make(drop_path_rate=0.5).train()
     block, x = model.blocks[-1], torch.ones(4000, 1, 1, dtype=torch.float64)
-    out = block._branch(x, None)
+    out = x * block._kept(x)
     assert set(out.unique().tolist()) == {0.0, 2.0}
     assert out.mean().item() == pytest.approx(1, abs=0.05)
 
@@ -236,3 +237,18 @@ def test_rows_of_a_bias_have_the_same_gradient_each_time():
         assert all(torch.equal(first, other) for other in others)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-12), (torch.bfloat16, 2e-2)])
+def test_attention_with_a_trained_bias_is_that_of_torch(dtype, tolerance):
+    torch.manual_seed(0)
+    q, k, v, bias = (
+        torch.randn(*shape).to(dtype).requires_grad_() for shape in [(2, 3, 5, 8)] + [(2, 3, 7, 8)] * 2 + [(3, 5, 7)]
+    )
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v, bias)]
+    found, expected = attend(q, k, v, bias), F.scaled_dot_product_attention(*exact[:3], attn_mask=exact[3])
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    found.double().square().sum().backward()
+    expected.square().sum().backward()
+    for mine, theirs in zip((q, k, v, bias), exact, strict=True):
+        assert (mine.grad - theirs.grad).norm() <= tolerance * theirs.grad.norm()
