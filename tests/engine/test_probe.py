@@ -227,7 +227,7 @@ def test_images_are_of_few_classes_and_always_the_same():
 
 
 def test_what_cannot_be_measured_is_an_error_at_the_start(data, tmp_path):
-    with pytest.raises(ValueError, match='choose of knn_top1'):
+    with pytest.raises(ValueError, match='give None, or a list of knn_top1'):
         Probe(measures=['knn'])
     cfg = config('tokenizer', data, tmp_path)
     with pytest.raises(ValueError, match='DiscreteVAE on these images has no knn_top1; it allows code_usage'):
