@@ -60,6 +60,7 @@ class SeededDataset(Dataset):
     `KeyedSampler` hands out (epoch, index); with another sampler's plain indices the epoch is 0 (validation).
 
     Args:
+        seed: the run's, `randomness.seed`, unless it is given (`launch.seed_data`).
         on_bad_sample: `raise` BadSample, which names the file; or `skip` to another sample, a function of (seed, epoch,
             index) too, and log the file, once in a run.
         max_bad_share: `skip` stops the run with a ValueError when more than this share of the data set is bad. The workers

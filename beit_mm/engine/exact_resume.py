@@ -8,6 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..data.seeded import SeededDataset
 from ..registry import HOOKS
 from .model_of import model_of
 
@@ -17,7 +18,8 @@ class ExactResume(Hook):
     """Keep in the checkpoint, and restore, the place in an epoch, the sampler's seed and gradients that are being accumulated.
 
     `meta['samples_of_epoch']`: samples of the epoch that all ranks have trained on; the sampler skips them (`skip`).
-    `meta['sampler_seed']`: without one in the config it was drawn at random.
+    `meta['sampler_seed']`: without one in the config it was drawn at random. `meta['data_seed']`: of a SeededDataset; ValueError
+        where the run that goes on has another.
     `gradients`: name → mean over ranks, only between two updates. Saving there makes every rank's gradient that mean, so that
     the file holds one model's, any number of ranks can go on with it, and the run that goes on does as the resumed one will.
     All ranks have to call `runner.save_checkpoint`, as CheckpointHook's do.
@@ -43,6 +45,8 @@ class ExactResume(Hook):
             meta['samples_of_epoch'] = batches * _global_batch(loader)
         if hasattr(loader.sampler, 'seed'):
             meta['sampler_seed'] = loader.sampler.seed
+        if isinstance(loader.dataset, SeededDataset):
+            meta['data_seed'] = loader.dataset.seed
         if self.gradients and 'optimizer' in checkpoint:
             checkpoint['gradients'] = self.gradients
 
@@ -68,6 +72,12 @@ class ExactResume(Hook):
             self.loaded = {}
         if 'sampler_seed' in self.loaded:
             runner.train_dataloader.sampler.seed = self.loaded['sampler_seed']
+        own = getattr(runner.train_dataloader.dataset, 'seed', None)
+        if own is not None and self.loaded.get('data_seed', own) != own:
+            raise ValueError(
+                f'resume: the run drew its crops by seed {self.loaded["data_seed"]}, now it would by {own}: set randomness.seed, '
+                'or train_dataloader.dataset.seed, back'
+            )
         parameters = dict(model_of(runner).named_parameters())
         for name, gradient in self.loaded.get('gradients', {}).items():
             parameters[name].grad = gradient.to(parameters[name])

@@ -93,6 +93,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
         join(cfg.launcher, 'gloo' if on_cpu else None, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800))
     changes = for_cpu(cfg) if on_cpu else []
     keep_whole(cfg)
+    seed_data(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
     for hook in (KeyedRandomness(), ExactResume(), GuardData(), CachedTokens(), Watchdog(), DeferredLog()):
@@ -110,6 +111,16 @@ def keep_whole(cfg: Config) -> None:
     )  # mmengine's default
     if hooks['checkpoint'] and 'runner_type' not in cfg and hooks['checkpoint'].get('type') == 'CheckpointHook':
         cfg.default_hooks = hooks | dict(checkpoint=dict(hooks['checkpoint'], type='beit_mm.AtomicCheckpointHook'))
+
+
+def seed_data(cfg: Config) -> None:
+    """Training draws by the run's seed, `randomness.seed`, where its SeededDataset has none of its own, in place.
+
+    Validation keeps seed 0: its crops and masks are the same for all runs.
+    """
+    seed, dataset = (cfg.get('randomness') or {}).get('seed'), (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    if seed is not None and str(dataset.get('type')).rpartition('.')[2] == 'SeededDataset':
+        dataset.setdefault('seed', seed)
 
 
 def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> None:

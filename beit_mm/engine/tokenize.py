@@ -105,6 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     init_default_scope(cfg.get('default_scope', 'beit_mm'))
+    launch.seed_data(cfg)
     if args.launcher != 'none':
         launch.join(args.launcher, 'gloo')
         if torch.cuda.is_available():

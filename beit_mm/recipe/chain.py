@@ -116,10 +116,7 @@ def settings(stage: Stage, seed: int | None, overrides: list[str]) -> list[str]:
     """The stage's `--cfg-options` without its weights; `overrides` ('key=value') come last and win."""
     options = dict(stage.options)
     if seed is not None:  # of the weights and the steps, of the order of the data, and of what is drawn for each
-        loader = Config.fromfile(stage.config).train_dataloader
-        ours = dict(sampler='KeyedSampler', dataset='SeededDataset')
-        parts = [part for part, kind in ours.items() if str(loader[part].get('type')).endswith(kind)]
-        options |= {'randomness.seed': seed, **{f'train_dataloader.{part}.seed': seed for part in parts}}
+        options['randomness.seed'] = seed
     return [f'{key}={_literal(value)}' for key, value in options.items()] + overrides
 
 

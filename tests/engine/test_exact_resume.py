@@ -178,6 +178,16 @@ def test_with_another_tokenizer_a_run_does_not_go_on_but_may_begin_from_its_weig
     assert begun and begun != outcome(whole)['state_dict']['target_fingerprint']
 
 
+def test_a_run_has_one_seed_for_weights_order_and_draws_and_keeps_it_when_it_is_resumed(data, tmp_path):
+    cfg = config('pretrain', data, tmp_path / 'whole')
+    cfg.randomness = dict(seed=5)
+    whole = through(cfg)
+    meta = read_file(whole / f'iter_{BROKEN_AT}.pth')['meta']
+    assert meta['seed'] == meta['sampler_seed'] == meta['data_seed'] == 5
+    with pytest.raises(ValueError, match=r'drew its crops by seed 5, now it would by 0: set randomness\.seed'):
+        resumed(config('pretrain', data, tmp_path / 'again'), whole)
+
+
 # -- processes of their own ----------------------------------------------------------------------------------------------
 
 

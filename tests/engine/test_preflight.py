@@ -11,7 +11,8 @@ from mmengine.config import Config
 from small import CONFIGS, load, shrink
 
 from beit_mm.data import shapes
-from beit_mm.engine.preflight import accepted, preflight, report
+from beit_mm.engine.config_names import accepted
+from beit_mm.engine.preflight import preflight, report
 from beit_mm.models import BEiT
 from beit_mm.registry import MODELS
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from small import kind, load
 
-from beit_mm.engine.preflight import Problem, preflight, report
+from beit_mm.engine.config_names import Problem
+from beit_mm.engine.preflight import preflight, report
 from beit_mm.models import BEiT
 
 NAMES = [

@@ -28,10 +28,8 @@ def place(tmp_path, monkeypatch):
 # -- what a stage is given -------------------------------------------------------------------------------------------
 
 
-def test_a_seed_reaches_weights_order_and_draws_and_only_configs_that_have_them(place):
-    assert recipe.settings(FIRST, 7, ['a=1']) == [
-        'randomness.seed=7', 'train_dataloader.sampler.seed=7', 'train_dataloader.dataset.seed=7', 'a=1',
-    ]  # fmt: skip
+def test_a_seed_is_the_run_s_and_overrides_come_last(place):
+    assert recipe.settings(FIRST, 7, ['a=1']) == ['randomness.seed=7', 'a=1']
     assert recipe.settings(THIRD, 7, []) == ['lr=0.1', 'randomness.seed=7']
     assert recipe.settings(THIRD, None, []) == ['lr=0.1']
 
