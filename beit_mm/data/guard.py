@@ -11,11 +11,14 @@ from pathlib import Path
 import mmcv.transforms
 from mmcv.transforms import BaseTransform, TestTimeAug
 from mmengine.dataset import BaseDataset
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from torch.utils.data import Dataset
 
 from ..registry import HOOKS
 from .reading import MAX_PIXELS, BadSample, decode_image, decode_labels, read_bytes, to_classes
+
+SHARED = 500  # iterations
 
 
 class CheckLabel(BaseTransform):
@@ -151,7 +154,10 @@ def _refuse_what_listing_hides(leaf: BaseDataset) -> None:
 
 @HOOKS.register_module()
 class GuardData(Hook):
-    """Guards the data sets of a run before their first sample is read, also those that no SeededDataset wraps."""
+    """Guards the data sets of a run before their first sample is read, also those that no SeededDataset wraps.
+
+    On several ranks, every `SHARED` iterations, it adds up the bad samples that a SeededDataset has skipped.
+    """
 
     priority = 'VERY_HIGH'
 
@@ -159,3 +165,7 @@ class GuardData(Hook):
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):  # a loop of no use here is still a dict
             if hasattr(loop, 'dataloader'):
                 guard(loop.dataloader.dataset)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if get_world_size() > 1 and self.every_n_train_iters(runner, SHARED):
+            getattr(runner.train_dataloader.dataset, 'share_bad', lambda: None)()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.dist import all_reduce, get_dist_info, sync_random_seed
 from mmengine.logging import print_log
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
@@ -64,7 +64,7 @@ class SeededDataset(Dataset):
         on_bad_sample: `raise` BadSample, which names the file; or `skip` to another sample, a function of (seed, epoch,
             index) too, and log the file, once in a run.
         max_bad_share: `skip` stops the run with a ValueError when more than this share of the data set is bad. The workers
-            of a process count together, the processes of a distributed run each for itself.
+            of a process count together, and the processes of a distributed run every 500 iterations (`GuardData`).
         max_pixels: larger images are bad.
         views: make so many crops of an image and no more, with flip and jitter: all up to `TwoViews` depends on (seed,
             view, index), view = epoch mod `views`, and only what follows, the mask, on the epoch too. Up to the epoch of
@@ -192,10 +192,21 @@ class SeededDataset(Dataset):
             return
         self.bad[index] = True
         print_log(f'skipped: {error}', 'current', logging.WARNING)
+        self._check_share(f'; the last: {error}')
+
+    def share_bad(self) -> None:
+        """All ranks call it: what is bad for one is bad for all, and counts. ValueError, on all, when that is too much."""
+        if self.skip:
+            bad = self.bad.to(torch.uint8)
+            all_reduce(bad, 'max')
+            self.bad.copy_(bad)
+            self._check_share()
+
+    def _check_share(self, words: str = '') -> None:
         if (count := int(self.bad.sum())) > self.max_bad_share * len(self):
             raise ValueError(
-                f'{count} of {len(self)} samples are bad, more than max_bad_share={self.max_bad_share} allows; the last: '
-                f'{error}. List all with `python tools/check_data.py CONFIG`'
+                f'{count} of {len(self)} samples are bad, more than max_bad_share={self.max_bad_share} allows{words}. List all '
+                'with `python tools/check_data.py CONFIG`'
             )
 
 

@@ -11,6 +11,7 @@ from bad_files import IMAGES, MAPS
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from small import load, nodes
+from trials import toy
 
 from beit_mm.data.guard import guard
 from beit_mm.data.reading import BadSample, decode_image, oriented
@@ -210,6 +211,23 @@ def test_skip_logs_each_file_once_and_stops_beyond_the_share(mixed, workers, cap
         assert log.count('skipped: ') == 2 and log.count(f'{number:03}.jpg is empty') == 1
     with pytest.raises(ValueError, match='2 of 200 samples are bad, more than max_bad_share=0.009.*120.jpg is empty'):
         read(mixed(on_bad_sample='skip', max_bad_share=0.009), keys, workers)
+
+
+def _of_a_rank(mixed, numbers: list[int]) -> None:
+    torch.distributed.init_process_group('gloo')
+    rank, dataset = torch.distributed.get_rank(), mixed(on_bad_sample='skip', max_bad_share=0.006)
+    dataset[0, numbers[rank]]
+    with pytest.raises(ValueError, match='2 of 200 samples are bad, more than max_bad_share=0.006'):
+        dataset.share_bad()
+    torch.distributed.destroy_process_group()
+
+
+def test_bad_samples_of_all_ranks_count_together(mixed, tmp_path):
+    port, log = toy.free_port(), tmp_path / 'log'
+    ranks = [toy.start(_of_a_rank, mixed, [17, 120], log=log, rank=rank, ranks=2, port=port) for rank in range(2)]
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0], log.read_text()
 
 
 def test_raise_is_the_default_also_through_workers(mixed):
