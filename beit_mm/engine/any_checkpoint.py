@@ -54,8 +54,8 @@ class AnyCheckpoint(Hook):
         )
         if runner._resume:
             raise ValueError(
-                f'resume: {words}: set model.target.checkpoint to the file that it began with, or begin a new run from its '
-                'weights, with load_from and without --resume'
+                f'resume: {words}: set model.target.checkpoint, or the cache, to what it began with, or begin a new run from '
+                'its weights, with load_from and without --resume'
             )
         runner.logger.warning(words)
         state['target_fingerprint'] = own.clone()

@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 from .. import compat
 from ..data.guard import GuardData
+from ..recipe.tree import get
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
 from .cached_tokens import CachedTokens
@@ -165,9 +166,8 @@ def for_cpu(cfg: Config) -> list[str]:
             optim.pop(key, None)
         optim.type = 'beit_mm.CPUAmpOptimWrapper'
         changes.append('mixed precision is bfloat16 without a loss scale')
-    target = (cfg.get('model') or {}).get('target') or {}
-    if target.get('dtype') == 'float16':
-        target['dtype'] = 'bfloat16'
+    if get(cfg.get('model'), 'target', 'dtype') == 'float16':
+        cfg.model.target.dtype = 'bfloat16'
         changes.append('visual tokens are read in bfloat16')
     if cfg.get('launcher', 'none') != 'none':
         stock = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))

@@ -360,7 +360,12 @@ def test_another_tokenizer_is_refused(given, data, cache, tmp_path):
         cfg.model.target.checkpoint = None
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
         cfg.resume, cfg.load_from = True, str(tmp_path / f'plain/iter_{BROKEN_AT}.pth')
-    with pytest.raises(ValueError, match=r'something else\. tokenizer: the cache has \d+, the run \d+'):
+    words = (
+        r'something else\. tokenizer: the cache has \d+, the run \d+'
+        if given
+        else 'set model.target.checkpoint, or the cache,'
+    )
+    with pytest.raises(ValueError, match=words):
         build_runner(cfg).train()
 
 
@@ -376,7 +381,7 @@ def test_a_wrong_use_says_what_to_do(data, cache, tmp_path):
     for dataset_of, words in [
         (dict(token_cache=str(tmp_path / 'none')), r'is no token cache: make it with `python tools/tokenize.py CONFIG'),
         (dict(token_cache=str(cache), views=3), r'views=3, but the token cache .* has 2: leave views out'),
-        (dict(views=0), 'views=0: at least one crop'),
+        (dict(views=0), 'views=0: give whole numbers, at least 1'),
     ]:
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             dataset(config(data, tmp_path / 'run', **dataset_of))

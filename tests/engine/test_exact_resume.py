@@ -171,7 +171,9 @@ def test_with_another_tokenizer_a_run_does_not_go_on_but_may_begin_from_its_weig
     cfg = config('pretrain', data, tmp_path / 'again')
     state = read_file(cfg.model.target.checkpoint)['state_dict']
     torch.save(dict(state_dict={key: value + 0.1 for key, value in state.items()}), cfg.model.target.checkpoint)
-    with pytest.raises(ValueError, match=r'learned the tokens of another tokenizer .*: set model\.target\.checkpoint'):
+    with pytest.raises(
+        ValueError, match=r'learned the tokens of another tokenizer .*: set model\.target\.checkpoint, or the cache'
+    ):
         resumed(cfg, whole)
     cfg.resume, cfg.experiment_name = False, 'begun'
     begun = outcome(through(cfg))['state_dict']['target_fingerprint']

@@ -135,6 +135,7 @@ def start(
         if rank is not None:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
             os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        torch.set_num_threads(1)  # torch's pool of threads is made anew here, which two threads at once would break
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # as tools/train.py does
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
