@@ -28,14 +28,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason='takes minutes: runs with --long'))
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def restored() -> Iterator[None]:
     """A Runner leaves its default scope, where bare names mean other classes, and its logger, which may be silent."""
     before = {kind: dict(kind._instance_dict) for kind in (DefaultScope, MMLogger)}
     yield
     for kind, instances in before.items():
         kind._instance_dict.clear()
         kind._instance_dict.update(instances)
+
+
+nothing_left_behind = pytest.fixture(restored, autouse=True, name='nothing_left_behind')
+by_a_module_neither = pytest.fixture(restored, autouse=True, scope='module', name='by_a_module_neither')
 
 
 @pytest.fixture
