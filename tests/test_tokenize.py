@@ -37,6 +37,7 @@ def file(data, tmp_path) -> Path:  # noqa: F811
     return tmp_path / 'config.py'
 
 
+@pytest.mark.long
 def test_two_processes_share_the_work_and_make_what_one_makes(file, tmp_path):
     words = [file, '--views', 3, '--jobs', 0]
     tokenize.main([*map(str, words), '--out', str(tmp_path / 'one')])

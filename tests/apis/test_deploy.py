@@ -16,8 +16,9 @@ from beit_mm.apis import deploy
 from beit_mm.apis.load import load_model
 
 ROOT = Path(__file__).parents[2]
-CHOSEN = ['quickstart/tokenizer', 'quickstart/segmentation']
+CHOSEN = ['quickstart/tokenizer']
 MORE = [
+    'quickstart/segmentation',
     'quickstart/classification',
     'quickstart/pretrain',
     'classification/vit-base-p16_8xb128-amp-coslr-100e_in1k',
