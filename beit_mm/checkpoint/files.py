@@ -97,12 +97,12 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             script = any(name.endswith('/constants.pkl') for name in archive.namelist())
-            broken = None if script else archive.testzip()
+            broken = None if script else store.broken_in(archive)
     except Exception as error:  # zlib's, zipfile's and struct's
         raise ValueError(f'{path} is damaged: {error}. Take another copy, or an earlier checkpoint') from error
     if broken:
         raise ValueError(
-            f'{path} is damaged: the checksum of {broken} is wrong. Take another copy, or an earlier checkpoint'
+            f'{path} is damaged: {broken} in it is not what was written. Take another copy, or an earlier checkpoint'
         )
     if script:
         raise ValueError(

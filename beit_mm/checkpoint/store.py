@@ -69,10 +69,17 @@ def unreadable(path: Path) -> str | None:
             if end[:4] != _END or end[-2:] != b'\0\0':
                 return f'it is cut off or no checkpoint: {path.stat().st_size} bytes without the end of one'
             with zipfile.ZipFile(file) as archive:
-                broken = archive.testzip()
-        return f'it is damaged: {broken} in it does not match its checksum' if broken else None
+                broken = broken_in(archive)
+        return f'it is damaged: {broken} in it is not what was written' if broken else None
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         return f'it cannot be read: {error}'
+
+
+def broken_in(archive: zipfile.ZipFile) -> str | None:
+    """The first entry whose bytes do not match its CRC-32, or that is marked as a folder: of such a one torch reads nothing
+    and gives what lies in memory as weights."""
+    folders = [entry.filename for entry in archive.infolist() if entry.external_attr & 0x10]
+    return folders[0] if folders else archive.testzip()
 
 
 def written(path: Path) -> int:

@@ -25,7 +25,7 @@ from mmengine.runner import Runner, load_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
-from beit_mm.checkpoint import load, load_backbone, load_tokenizer
+from beit_mm.checkpoint import load, load_backbone, load_tokenizer, store
 from beit_mm.checkpoint.export import hf_config
 from beit_mm.checkpoint.facts import describe
 from beit_mm.checkpoint.files import read_file, state_of
@@ -312,3 +312,17 @@ def test_what_is_no_checkpoint_is_named(tmp_path, make, error, message):
     make(tmp_path / 'x')
     with pytest.raises(error, match=message):
         load(str(tmp_path / 'x'))
+
+
+def test_a_tensor_that_a_flipped_bit_marks_as_a_folder_is_damage(tmp_path):
+    """torch loads it, as whatever lies in memory."""
+    torch.save(dict(weight=torch.randn(16)), tmp_path / 'a.pth')
+    content = bytearray((tmp_path / 'a.pth').read_bytes())
+    name = content.rfind(b'a/data/0')  # in the index at the end; 46 bytes of its entry come before
+    assert content[name - 46 : name - 42] == b'PK\1\2'
+    content[name - 46 + 38] ^= 0x10
+    (tmp_path / 'a.pth').write_bytes(content)
+    assert torch.load(tmp_path / 'a.pth')['weight'].shape == (16,)
+    with pytest.raises(ValueError, match=r'a\.pth is damaged: a/data/0 in it is not what was written'):
+        read_file(tmp_path / 'a.pth')
+    assert 'a/data/0' in store.unreadable(tmp_path / 'a.pth')

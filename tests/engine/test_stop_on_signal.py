@@ -21,11 +21,6 @@ FOR_EVER = signals.FOR_EVER
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def quick(unformatted):
-    """Runners, and their forks, without laying out their configs."""
-
-
 @pytest.mark.parametrize('ranks', [1, 2])
 def test_a_signal_at_a_random_moment_costs_no_iteration_and_the_run_goes_on_to_the_same_end(tmp_path, ranks):
     count = signals.signals(3, seed=3, folder=tmp_path, ranks=ranks)

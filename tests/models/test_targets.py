@@ -67,7 +67,7 @@ def test_half_precision_is_that_of_all_but_the_last_convolution(trained, dtype):
 
 
 def test_an_unknown_precision_is_an_error():
-    with pytest.raises(ValueError, match="dtype='half' is unknown"):
+    with pytest.raises(ValueError, match="dtype='half': give one of"):
         TokenTarget(VAE, dtype='half')
 
 

@@ -105,6 +105,7 @@ class Breaker(Hook):
 """
 
 
+@pytest.mark.long
 def test_two_processes_train_a_stage_and_after_a_death_go_on_from_its_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
