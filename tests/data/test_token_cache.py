@@ -212,6 +212,7 @@ def whole(cache: Path) -> dict[str, bytes]:
     return {name: (cache / name).read_bytes() for name in ('ids', 'done', 'names', 'probe.npy')}
 
 
+@pytest.mark.long
 def test_killed_at_any_write_what_is_marked_is_right_and_the_same_command_goes_on(data, cache, tmp_path):
     """At each call of pwrite and fsync, before and behind it, until a run comes to its end."""
     path, expected = tmp_path / 'killed', np.fromfile(cache / 'ids', '<u2').reshape(VIEWS, IMAGES, -1)

@@ -130,7 +130,7 @@ SOME = [
     ('tokenizer', dict(loop='iter', accumulate=4)),
     ('pretrain', dict(loop='epoch', accumulate=4, amp=True)),
     ('classification', dict(loop='epoch', workers=2)),
-    ('segmentation', dict(loop='iter', workers=2, accumulate=4)),
+    ('segmentation', dict(loop='iter', accumulate=4)),
 ]
 ALL = [
     (task, dict(loop=loop, workers=workers, accumulate=accumulate, amp=amp, ema=not amp))
@@ -155,6 +155,7 @@ def test_resumed_is_as_if_it_had_gone_through(task, setup, data, tmp_path):
     assert ('gradients' in broken) is (setup.get('accumulate', 1) > 1)
 
 
+@pytest.mark.long
 def test_without_keyed_randomness_it_would_not_be(data, tmp_path):
     """What the tests above are able to see."""
     whole = through(config('classification', data, tmp_path / 'whole'))

@@ -77,6 +77,7 @@ def test_a_restart_goes_on_from_the_last_checkpoint(start):
     assert read_file(run.work / 'iter_8.pth')['meta']['iter'] == 8
 
 
+@pytest.mark.long
 def test_a_rank_that_exits_while_it_tells_the_others_where_it_is_keeps_its_exit_code():
     code = """if True:
         import sys, threading, time, torch
@@ -93,6 +94,7 @@ def test_a_rank_that_exits_while_it_tells_the_others_where_it_is_keeps_its_exit_
     assert done.returncode == 143, done.stderr
 
 
+@pytest.mark.long
 def test_ranks_leave_out_the_same_update(start):
     run = start('nan')
     assert end(run) == [0], run.words()
@@ -100,6 +102,7 @@ def test_ranks_leave_out_the_same_update(start):
     assert all(value.isfinite().all() for value in read_file(run.work / 'iter_8.pth')['state_dict'].values())
 
 
+@pytest.mark.long
 def test_ranks_stop_when_their_weights_part(start):
     run = start('apart')
     stop = 'iteration 6: ranks no longer hold the same weights, in 1 of 2 parameters, body.bias first: rank 0 ≠ rank 1'

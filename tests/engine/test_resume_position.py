@@ -89,8 +89,10 @@ def run(folder, loop: str, workers: int, sampler: str = 'KeyedSampler', **how) -
     return next(hook for hook in runner.hooks if isinstance(hook, First))
 
 
-@pytest.mark.parametrize('loop', ['iter', 'epoch'])
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize(
+    ('loop', 'workers'),
+    [('iter', 0), ('epoch', 2), *(pytest.param(*one, marks=pytest.mark.long) for one in [('epoch', 0), ('iter', 2)])],
+)
 def test_of_a_million_entries_only_the_next_are_read(loop, workers, tmp_path):
     run(tmp_path / 'new', loop, workers)
     checkpoint, done, epoch = read_file(tmp_path / 'new/first.pth'), 100_000, 2  # batches of the third epoch

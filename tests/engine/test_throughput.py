@@ -58,6 +58,7 @@ def test_each_log_tells_images_a_second_the_wait_for_data_and_the_share_of_the_p
         assert logged['train/rss'][-1] > 50
 
 
+@pytest.mark.long
 def test_without_operations_there_is_no_share_and_nonsense_is_an_error(tmp_path):
     logged = train(tmp_path, Throughput())
     assert 'train/images_per_s' in logged and 'train/mfu' not in logged
