@@ -70,6 +70,7 @@ def test_no_rank_outlives_torchrun(start):
     end(run)
 
 
+@pytest.mark.long
 def test_a_restart_goes_on_from_the_last_checkpoint(start):
     run = start('restart')
     assert end(run) == [0], run.words()

@@ -74,7 +74,7 @@ def mutate(cfg: dict, data: st.DataObject) -> str:
     return f'{how} {".".join(map(str, path))}'
 
 
-@examples(25)
+@examples(10)
 @given(data=st.data())
 def test_preflight_of_any_config_is_a_list_of_words(data, weights):
     cfg = copy.deepcopy(config(data.draw(st.sampled_from(NAMES))))
@@ -98,7 +98,7 @@ def weights(tmp_path_factory) -> str:
     return str(path)
 
 
-@examples(25)
+@examples(10)
 @given(data=st.data())
 def test_a_misspelled_argument_of_our_classes_is_named_with_its_place(data):
     cfg = copy.deepcopy(config(data.draw(st.sampled_from(NAMES))))
