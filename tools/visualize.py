@@ -187,7 +187,7 @@ def _segment(args: Namespace) -> None:
 
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'no config at {args.config}')
-    model, parts, seen = segments.Segmentor(Config.fromfile(args.config), Weights(args.checkpoint)), [], set()
+    model, parts, seen = segments.Segmentor(Config.fromfile(args.config), args.checkpoint), [], set()
     for path in args.images:
         labels = args.labels / f'{Path(path).stem}.png' if args.labels else None
         columns, pictures, text, classes = segments.scene(model, path, read_image(path), labels)

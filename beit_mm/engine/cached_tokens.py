@@ -25,6 +25,9 @@ class CachedTokens(Hook):
             if not hasattr(target, 'cached'):
                 raise ValueError(f'{cache.path} holds visual tokens, but the model predicts none: remove token_cache')
             target.cached = cache.about['tokenizer']
+            if cache.about['dtype'] != str(target.half):
+                words = f'{cache.path} holds tokens read in {cache.about["dtype"]}, this run would read them in {target.half}'
+                runner.logger.warning(f'{words}: a few in a hundred differ')
 
     def before_train(self, runner: Runner) -> None:
         self._compare(runner)

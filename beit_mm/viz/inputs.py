@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..checkpoint import load_with_meta
 from ..checkpoint.facts import Facts, describe
 from ..checkpoint.files import read_file, state_of
-from ..checkpoint.fit import Report, check, fit_backbone
+from ..checkpoint.fit import check
 from ..data.reading import decode_image, read_bytes
 from ..models import BEiT, DiscreteVAE, TokenTarget
 from ..models.relative_position import Grid
@@ -76,13 +76,6 @@ class Weights:
     def learned_fingerprint(self) -> int:
         """Of the tokenizer whose tokens a pre-training of this project learned; 0 where the file does not say."""
         return int(state_of(read_file(self.source), self.source)[0].get('target_fingerprint', 0))
-
-    def into(self, model: nn.Module) -> nn.Module:
-        """The weights in a model whose `backbone` is a BEiT, every key; positions are fitted to its grid."""
-        backbone = fit_backbone(self.part('backbone.'), model.backbone, Report(self.source))
-        heads = {key: value for key, value in self.state.items() if not key.startswith('backbone.')}
-        state = heads | {f'backbone.{key}': value for key, value in backbone.items()}
-        return _loaded(model, state, self.source, 'model')
 
 
 def _loaded(model: nn.Module, state: dict[str, Tensor], source: str, what: str) -> nn.Module:

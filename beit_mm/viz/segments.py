@@ -1,6 +1,5 @@
 """What a segmentor sees in an image, over the image; and where it is wrong."""
 
-import copy
 from inspect import signature
 from pathlib import Path
 
@@ -9,12 +8,11 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
-from torch import nn
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 
+from ..apis.load import load_model
 from ..data.reading import IGNORE, decode_image, decode_labels, read_bytes, to_classes
 from . import draw
-from .inputs import Weights
 from .tokens import colours
 
 
@@ -24,14 +22,14 @@ class Segmentor:
     Raises ValueError for a config of no segmentor, or weights that are not this model's.
     """
 
-    def __init__(self, cfg: Config, weights: Weights):
+    def __init__(self, cfg: Config, checkpoint: str):
         if not str(cfg.model.get('type')).endswith('EncoderDecoder'):
             raise ValueError(f'{cfg.filename} is the config of a {cfg.model.get("type")}, needed is an EncoderDecoder')
         dataset = cfg.test_dataloader.dataset
         while 'pipeline' not in dataset and 'dataset' in dataset:
             dataset = dataset.dataset
+        self.scope, self.model = cfg.default_scope, load_model(cfg, checkpoint)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            self.scope, self.model = cfg.default_scope, _build(cfg.model, weights)
             with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
                 kind = registry.get(dataset.type)
             known = kind.METAINFO | dict(dataset.get('metainfo') or {})
@@ -57,12 +55,6 @@ class Segmentor:
         image, orientation = decode_image(image_path, read_bytes(image_path))
         ids = decode_labels(path, read_bytes(path), image.shape[:2], orientation)
         return to_classes(path, ids, len(self.classes), self.reduce_zero_label)
-
-
-def _build(cfg: dict, weights: Weights) -> nn.Module:
-    cfg = copy.deepcopy(cfg)
-    cfg.backbone.init_cfg = None  # the checkpoint is whole
-    return weights.into(MODELS.build(cfg))
 
 
 def wrong(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:

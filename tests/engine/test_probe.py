@@ -115,7 +115,7 @@ def test_two_ranks_share_the_images_and_find_what_one_does(data, tmp_path):
     ]
     for rank in ranks:
         rank.join()
-    found = [torch.load(tmp_path / f'{rank}.pt', weights_only=False) for rank in (0, 1)]
+    found = [torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1)]
     assert [share for share, _ in found] == [4, 3]
     for _, (values, said) in found:
         assert values == pytest.approx(alone, rel=1e-4) and said == alarms

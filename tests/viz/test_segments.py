@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from beit_mm.data import shapes
 from beit_mm.viz import draw
-from beit_mm.viz.inputs import Weights, read_image
+from beit_mm.viz.inputs import read_image
 from beit_mm.viz.segments import Segmentor, scene, wrong
 
 
@@ -45,7 +45,7 @@ def test_prediction_and_truth_are_those_of_the_configs_data_set(cfg, trained):
         item = DATASETS.build(cfg.test_dataloader.dataset)[0]
         with torch.no_grad():
             sample = model.test_step(pseudo_collate([item]))[0]
-    ours = Segmentor(cfg, Weights(path))
+    ours = Segmentor(cfg, path)
     image_path, label_path = sample.img_path, sample.seg_map_path
     predicted, truth = ours.predict(image_path), ours.truth(label_path, image_path)
     assert np.array_equal(predicted, sample.pred_sem_seg.data[0].numpy()) and len(np.unique(predicted)) > 1
@@ -74,8 +74,10 @@ def test_errors_are_labelled_pixels_of_another_class_alone():
 
 def test_another_model_is_an_error(cfg, trained):
     cfg.model.decode_head.num_classes = 7
-    with pytest.raises(ValueError, match=r'a\.pth does not fit this model\. .*of another shape: decode_head\.'):
-        Segmentor(cfg, Weights(trained[1]))
+    with pytest.raises(
+        ValueError, match=r'a\.pth does not fit this EncoderDecoder\. .*of another shape: decode_head\.'
+    ):
+        Segmentor(cfg, trained[1])
     cfg.model.type = 'ImageClassifier'
     with pytest.raises(ValueError, match='is the config of a ImageClassifier, needed is an EncoderDecoder'):
-        Segmentor(cfg, Weights(trained[1]))
+        Segmentor(cfg, trained[1])
