@@ -28,6 +28,7 @@ from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
 from ..models.dvae import psnr
 from ..viz import draw
 from ..viz.attention import of_blocks
+from ..viz.fill import filled
 from .load import load_model
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
@@ -191,10 +192,7 @@ class FillInInferencer(Inferencer):
         model, views = self.model, inputs['inputs']
         read = model.data_preprocessor(inputs, False)['inputs']
         ids = model.target(read)
-        guessed = ids.flatten(1).clone()
-        for row, sample in zip(guessed, model.predict(read | dict(token_ids=ids)), strict=True):
-            row[sample.index[sample.valid]] = sample.prediction[sample.valid]
-        guessed = guessed.view_as(ids)
+        guessed = filled(ids, model.predict(read | dict(token_ids=ids)))
         mask = views.get('mask', torch.zeros_like(ids, dtype=torch.bool))
         decode = model.target.tokenizer.decode
         return _samples(

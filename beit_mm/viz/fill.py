@@ -36,6 +36,14 @@ def fill(backbone: BEiT, head: nn.Module, patch_view: Tensor, true: Tensor, mask
     return Filled(masks, true, torch.where(hidden, guessed, true))
 
 
+def filled(true: Tensor, samples: list) -> Tensor:
+    """Ids int64 [B, h, w] with what `BEiTPretrainer.predict` guessed (`samples`) in the hidden places."""
+    guessed = true.flatten(1).clone()
+    for row, sample in zip(guessed, samples, strict=True):
+        row[sample.index[sample.valid]] = sample.prediction[sample.valid]
+    return guessed.view_as(true)
+
+
 def masks_of(ratios: list[float], count: int, grid: tuple[int, int], seed: int = 0) -> np.ndarray:
     """`count` blockwise masks a ratio, the ratios in order: bool [ratios · count, h, w]. ValueError for a ratio outside (0, 1)."""
     if wrong := [ratio for ratio in ratios if not 0 < ratio < 1]:

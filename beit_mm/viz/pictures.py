@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate, pseudo_collate
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
-from ..checkpoint.files import read_file, state_of
+from ..apis.load import load_model
 from ..recipe.chain import checkpoint, read_record, weight_options
 from . import draw
+from .fill import filled
 
 Picture = np.ndarray  # uint8 RGB [H, W, 3]
 
@@ -38,9 +39,8 @@ def show(work_dir: Path, name: str, count: int) -> Shown:
     """A stage's trained model and its predictions for `count` images, spread over its validation set."""
     cfg = stage_config(work_dir, name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model, dataset = MODELS.build(cfg.model).eval(), DATASETS.build(cfg.val_dataloader.dataset)
-    path = checkpoint(work_dir / name)
-    model.load_state_dict(state_of(read_file(path), str(path))[0])
+        dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    model = load_model(cfg, checkpoint(work_dir / name))
     stacked = cfg.val_dataloader.get('collate_fn', {}).get('type') == 'default_collate'
     # Even steps would meet one class only where the classes alternate.
     picks = np.sort(np.random.default_rng(0).permutation(len(dataset))[:count])
@@ -62,10 +62,7 @@ def pretraining(work_dir: Path, name: str, count: int = 6) -> tuple[list[str], l
     shown = show(work_dir, name, count)
     views, target = shown.batch['inputs'], shown.model.target
     true = target(shown.inputs)
-    guessed = true.flatten(1).clone()
-    for ids, sample in zip(guessed, shown.samples, strict=True):
-        ids[sample.index[sample.valid]] = sample.prediction[sample.valid]
-    decoded = [target.tokenizer.decode(ids).numpy() for ids in (true, guessed.view_as(true))]
+    decoded = [target.tokenizer.decode(ids).numpy() for ids in (true, filled(true, shown.samples))]
     masks = views.get('mask', torch.zeros_like(true, dtype=torch.bool)).numpy()
     rows = []
     for view, mask, *tokens in zip(views['patch_view'].numpy(), masks, *decoded, strict=True):
