@@ -3,15 +3,28 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+class _Sum(torch.autograd.Function):
+    """Each rank's loss depends on each rank's x: the gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grad)
+
+
 def sum_over_ranks(x: Tensor) -> Tensor:
-    return all_reduce(x) if world_size() > 1 else x
+    return _Sum.apply(x) if world_size() > 1 else x
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Who is faster: contestants take turns (A B C A B C …), so that a busy machine is equally busy for all of them."""
 
+import ctypes
+import gc
 import os
 import platform
 import statistics
@@ -136,6 +138,22 @@ def _measured(send: object, threads: int, function: Callable, *args: object) -> 
     torch.set_num_threads(threads)
     function(*args)
     send.send(_high_water())
+
+
+def extra_memory(turn: Turn) -> float:
+    """GiB that a turn needs at most above what this process has; not a number where the system does not tell."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**30
+    elif not Path('/proc/self/clear_refs').exists():
+        return float('nan')
+    else:
+        ctypes.CDLL(None).malloc_trim(0)  # what is kept for the next time would not be counted
+        Path('/proc/self/clear_refs').write_text('5')  # the high water mark begins anew
+        before = _high_water()
+    turn()
+    return _high_water() - before
 
 
 def _high_water() -> float:
