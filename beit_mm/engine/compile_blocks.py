@@ -4,7 +4,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..models.beit import Block
+from ..models.block import Block
 from ..models.targets import TokenTarget
 from ..registry import HOOKS
 from ..settings import one_of

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.beit import Attention, BEiT
+from ..models.beit import BEiT
+from ..models.block import Attention
 from ..models.relative_position import Grid
 
 Kept = TypeVar('Kept')

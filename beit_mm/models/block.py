@@ -1,0 +1,118 @@
+"""The Transformer block of BEiT: attention with a relative position bias, MLP, LayerScale, stochastic depth.
+
+Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patches that are read (index).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .relative_position import Grid, new_table, position_bias
+
+
+class Attention(nn.Module):
+    """Self-attention whose key has no bias. `grid` given: it owns a relative position table of that grid."""
+
+    def __init__(self, dims: int, num_heads: int, grid: Grid | None = None):
+        super().__init__()
+        self.num_heads, self.grid = num_heads, grid
+        self.qkv = nn.Linear(dims, 3 * dims, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dims))
+        self.v_bias = nn.Parameter(torch.zeros(dims))
+        self.relative_position_bias_table = new_table(grid, num_heads) if grid else None
+        self.proj = nn.Linear(dims, dims)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def qkv_bias(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> tuple:
+        """q [B, H, M, D/H], k and v [B, H, 1 + N, D/H], bias [H or B·H …] (None without one): what attention is made of."""
+        if self.grid:
+            bias = position_bias(self.relative_position_bias_table, self.grid, grid)
+        wq, wk, wv = self.qkv.weight.chunk(3)
+        if index is None:
+            full = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+            q, k, v = F.linear(x, self.qkv.weight, full).chunk(3, -1)
+        else:
+            q = F.linear(take(x, index), wq, self.q_bias)
+            k, v = F.linear(x, torch.cat([wk, wv]), torch.cat([torch.zeros_like(self.v_bias), self.v_bias])).chunk(
+                2, -1
+            )
+            bias = None if bias is None else rows_of(bias, index)
+        return self._heads(q), self._heads(k), self._heads(v), bias
+
+    def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        q, k, v, bias = self.qkv_bias(x, grid, bias, index)
+        return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q·kᵀ / √d + bias)·v of q [B, H, M, d], k and v [B, H, L, d], bias [H or B, H, M, L]: [B, H, M, d]."""
+    bias = None if bias is None else bias.to(q.dtype)
+    if bias is None or not bias.requires_grad or q.device.type != 'cpu':
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    # On a CPU that function has no kernel which gives a bias its gradient: it would take these steps, but bfloat16 in f32.
+    logits = q * q.size(-1) ** -0.5 @ k.transpose(-2, -1)
+    logits += bias
+    return logits.softmax(-1) @ v
+
+
+class MLP(nn.Module):
+    def __init__(self, dims: int, hidden: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dims, hidden), nn.Linear(hidden, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block, each branch scaled (LayerScale) and dropped for whole images (stochastic depth)."""
+
+    def __init__(
+        self, dims: int, num_heads: int, hidden: int, drop_path: float, layer_scale: float | None, grid: Grid | None
+    ):
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm1, self.norm2 = nn.LayerNorm(dims, eps=1e-6), nn.LayerNorm(dims, eps=1e-6)
+        self.attn, self.mlp = Attention(dims, num_heads, grid), MLP(dims, hidden)
+        scale = None if layer_scale is None else torch.full((dims,), float(layer_scale))
+        self.gamma_1 = None if scale is None else nn.Parameter(scale)
+        self.gamma_2 = None if scale is None else nn.Parameter(scale.clone())
+
+    def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """[B, 1 + N, D] → the same; with `index` [B, M] only those rows are made: [B, M, D]. Keys and values stay whole."""
+        return self.branches(x, grid, bias, index, self._kept(x), self._kept(x))
+
+    def branches(
+        self, x: Tensor, grid: Grid, bias: Tensor | None, index: Tensor | None, *kept: Tensor | None
+    ) -> Tensor:
+        """What `CompileBlocks` compiles: all but the random draws, so that one graph does for all blocks."""
+        attended = _scaled(self.attn(self.norm1(x), grid, bias, index), self.gamma_1, kept[0])
+        x = (x if index is None else take(x, index)) + attended
+        return x + _scaled(self.mlp(self.norm2(x)), self.gamma_2, kept[1])
+
+    def _kept(self, x: Tensor) -> Tensor | None:
+        """[B, 1, 1]: what a branch is multiplied by, so that its mean is that of a branch never dropped."""
+        if not self.training or not self.drop_path:
+            return None
+        return (torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path) / (1 - self.drop_path)
+
+
+def _scaled(x: Tensor, gamma: Tensor | None, kept: Tensor | None) -> Tensor:
+    x = x if gamma is None else gamma * x
+    return x if kept is None else x * kept.to(x.dtype)
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` [B, M] of x [B, L, D]: [B, M, D]."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.size(-1)))
+
+
+def rows_of(bias: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` [B, M] of a bias [H, L, L] for each image: [B, H, M, L].
+
+    Not `bias[:, index]`: on several CPU threads its gradient is summed in any order, and no two runs would be the same.
+    """
+    rows = F.embedding(index, bias.transpose(0, 1).flatten(1))
+    return rows.unflatten(-1, (bias.size(0), -1)).transpose(1, 2)
