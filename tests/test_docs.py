@@ -36,3 +36,26 @@ def test_links_and_anchors_are_there(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_every_class_that_a_config_can_name_is_in_the_reference():
+    from beit_mm import registry
+
+    page = (ROOT / 'docs/api.md').read_text()
+    names = set()
+    for kind in registry._MODULES:
+        children = getattr(registry, kind)
+        children.import_from_location()
+        names |= {cls.__name__ for cls in children.module_dict.values()}
+    assert len(names) > 30
+    assert {name for name in names if not re.search(rf'\b{name}\b', page)} == set()
+
+
+def test_each_symbol_of_the_paper_has_its_place_in_the_code():
+    table = (ROOT / 'docs/design.md').read_text().split('| symbol |')[1].split('\n\n')[0]
+    rows = [line.strip('| ').split(' | ') for line in table.splitlines()[2:]]
+    assert len(rows) > 20
+    for symbol, names, path in rows:
+        code = (ROOT / path.strip('`')).read_text()
+        for name in re.findall('`(.+?)`', names):
+            assert all(re.search(rf'\b{part}\b', code) for part in name.split('.')), (symbol, name)
