@@ -158,3 +158,24 @@ def test_configs_of_the_questions_contradict_nothing_and_build(snippet, tmp_path
         model = MODELS.build(cfg.model)
     crop = next(step.get('size', step.get('scale')) for step in cfg.train_pipeline if step.type in CROPS)
     assert crop == model.backbone.grid[0] * 16 == cfg.model.backbone.img_size
+
+
+def in_step(text: str) -> dict:
+    """What does not depend on the language, in its order."""
+    prose = re.sub(r'^```.*?^```', '', text, flags=re.S | re.M)
+    return dict(
+        blocks=re.findall(r'^```.*?^```', text, re.S | re.M),
+        headings=re.findall(r'^#+', prose, re.M),
+        links=sorted(link for link in re.findall(r'\]\(([^)]+)\)', prose) if 'README' not in link),
+        code=sorted(re.findall(r'`[^`\n]+`', prose)),
+        figures=sorted(re.findall(r'\d+\.\d+', prose)),
+        rows=len(re.findall(r'^\|', prose, re.M)),
+    )
+
+
+def test_the_chinese_readme_says_what_the_english_one_says():
+    english, chinese = ((ROOT / name).read_text() for name in ('README.md', 'README_zh-CN.md'))
+    assert '(README_zh-CN.md)' in english.split('## ')[0] and '(README.md)' in chinese.split('## ')[0]
+    ours, theirs = in_step(english), in_step(chinese)
+    for part, value in ours.items():
+        assert value == theirs[part], part
