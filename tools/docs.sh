@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 source tools/install.sh
 install docs
 export NO_MKDOCS_2_WARNING=1  # of mkdocs-material, about a later version
-exec .docs/bin/python -m mkdocs build --strict --quiet "$@"
+exec .docs/bin/python -m mkdocs build --strict "$@"  # --quiet would hide warnings from --strict too
