@@ -31,6 +31,7 @@ OPENMMLAB = [
 ]
 
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']  # tools/export.py --format onnx
+DOCS = ['mkdocs-material', 'mkdocstrings[python]', 'ruff']  # tools/docs.sh; ruff lays the signatures out
 
 
 class BuildWithConfigs(build_py):
@@ -63,6 +64,7 @@ setup(
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
         'export': EXPORT,
+        'docs': DOCS,
         'dev': ['pytest', 'hypothesis', 'ruff', 'psutil', 'transformers', 'timm', *EXPORT],
     },
     cmdclass={'build_py': BuildWithConfigs},

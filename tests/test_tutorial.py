@@ -5,7 +5,6 @@ import shlex
 
 import numpy as np
 import pages
-import pytest
 from mmengine.config import Config
 
 from beit_mm.data import shapes
@@ -53,8 +52,3 @@ def test_photos_become_a_tokenizer_a_pretrained_model_a_segmentor_and_a_file(tmp
     for folder in ('tokens', 'guesses', 'segmented/vis'):
         assert len(list((tmp_path / 'tutorial' / folder).iterdir())) == FEW['--segmentation-val']
     assert names['classes'].shape == (1, 112, 112)
-
-
-@pytest.mark.parametrize('link', re.findall(r'\]\(([^)#]+)', PAGE))
-def test_links_are_there(link):
-    assert (pages.ROOT / 'docs' / link).exists()

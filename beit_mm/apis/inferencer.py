@@ -37,12 +37,13 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 class Inferencer(BaseInferencer):
     """What the three share. A subclass says what it needs (`_check`), computes a sample an image (`forward`), and draws it.
 
-    Called with
-        inputs: path, folder, array, or a list of paths and arrays.
-        batch_size: images at a time.
-        return_datasamples: samples, tensors on the CPU, in place of numbers and lists.
-        seed: of what the pipeline draws (masks), with the image's place in the list.
-        img_out_dir, pred_out_dir: where pictures (PNG) and predictions (JSON) go, an image each, under its name.
+    Called with:
+
+    - `inputs`: path, folder, array, or a list of paths and arrays.
+    - `batch_size`: images at a time.
+    - `return_datasamples`: samples, tensors on the CPU, in place of numbers and lists.
+    - `seed`: of what the pipeline draws (masks), with the image's place in the list.
+    - `img_out_dir`, `pred_out_dir`: where pictures (PNG) and predictions (JSON) go, an image each, under its name.
 
     Raises FileNotFoundError for a path or a folder without images, TypeError or ValueError for an array that is no image.
     """

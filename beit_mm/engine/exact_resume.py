@@ -17,12 +17,12 @@ from .model_of import model_of
 class ExactResume(Hook):
     """Keep in the checkpoint, and restore, the place in an epoch, the sampler's seed and gradients that are being accumulated.
 
-    `meta['samples_of_epoch']`: samples of the epoch that all ranks have trained on; the sampler skips them (`skip`).
-    `meta['sampler_seed']`: without one in the config it was drawn at random. `meta['data_seed']`: of a SeededDataset; ValueError
-        where the run that goes on has another.
-    `gradients`: name → mean over ranks, only between two updates. Saving there makes every rank's gradient that mean, so that
-    the file holds one model's, any number of ranks can go on with it, and the run that goes on does as the resumed one will.
-    All ranks have to call `runner.save_checkpoint`, as CheckpointHook's do.
+    - `meta['samples_of_epoch']`: samples of the epoch that all ranks have trained on; the sampler skips them (`skip`).
+    - `meta['sampler_seed']`: without one in the config it was drawn at random.
+    - `meta['data_seed']`: of a SeededDataset; ValueError where the run that goes on has another.
+    - `gradients`: name → mean over ranks, only between two updates. Saving there makes every rank's gradient that mean, so
+      that the file holds one model's, any number of ranks can go on with it, and the run that goes on does as the resumed
+      one will. All ranks have to call `runner.save_checkpoint`, as CheckpointHook's do.
 
     `launch.build_runner` adds this hook to every run.
     """

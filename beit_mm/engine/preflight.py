@@ -48,6 +48,7 @@ def preflight(cfg: Config, ranks: int = 1) -> list[Problem]:
 
 
 def report(cfg: Config, problems: list[Problem]) -> str:
+    """The problems in words, a line each; ✗ marks those that stop."""
     name = Path(cfg.filename).name if cfg.filename else 'this config'
     lines = [f'  {"✗" if problem.stops else "!"} {problem.words}' for problem in problems]
     return '\n'.join([f'{name}: {sum(p.stops for p in problems)} mistakes (✗), {len(problems)} remarks in all', *lines])

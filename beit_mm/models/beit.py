@@ -123,11 +123,16 @@ class BEiT(BaseModule):
     # -- forward -------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, mask: Tensor | None = None, index: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Features of an image [B, C, H, W].
+        """Features of images, one a block of `out_indices`, as `out_type` says.
 
-        mask: bool [B, h, w], True where the patch is replaced by the mask token.
-        index: int64 [B, M], the patches (0 … N − 1) that will be read: one feature [B, M, D] of 'raw' type is returned,
-            and the last block computes nothing else.
+        Args:
+            x: images [B, C, H, W].
+            mask: bool [B, h, w], True where the patch is replaced by the mask token.
+            index: int64 [B, M], the patches (0 … N − 1) that will be read: one feature [B, M, D] of 'raw' type is returned,
+                and the last block computes nothing else.
+
+        Raises ValueError for an image that is no multiple of the patch, a mask of another grid or without a mask token, and
+        an `index` with other features than the last block's raw ones.
         """
         grid = self._grid_of(x.shape[-2:])
         x = self._embed(x, mask, grid)

@@ -125,7 +125,9 @@ class DiscreteVAE(BaseModel):
     """DALL-E's discrete VAE; the defaults are the published tokenizer's (8192 codes, stride 8).
 
     Args:
-        width: channels of the first group, doubled from group to group. groups, blocks: 4 × 2 as published.
+        vocab_size: codes, K.
+        width: channels of the first group, doubled from group to group.
+        groups, blocks: 4 groups of 2 residual blocks as published; the stride is 2^(groups − 1).
         width_in: decoder channels after the codebook (`n_init`).
         likelihood: 'logit_laplace', 'mse' or 'l1'.
         beta, temperature: KL weight and Gumbel-softmax temperature; `beit_mm.Anneal` hooks move them.
@@ -184,8 +186,9 @@ class DiscreteVAE(BaseModel):
     def tokens(self, image: Tensor, half: torch.dtype | None = None) -> Tensor:
         """Image [B, 3, H, W] in [0, 1] → the likeliest ids, int64 [B, h, w].
 
-        half: bfloat16 or float16 for all but the last convolution, as DALL-E's own code does it with float16 on a GPU.
-            Rounded logits would be equal so often that every fifth id would be another one.
+        Args:
+            half: bfloat16 or float16 for all but the last convolution, as DALL-E's own code does it with float16 on a GPU.
+                Rounded logits would be equal so often that every fifth id would be another one.
         """
         if half is None:
             return self.logits(image).argmax(1)
@@ -194,7 +197,10 @@ class DiscreteVAE(BaseModel):
         return self.encoder.output(at_least_f32(features)).argmax(1)
 
     def decode_maps(self, ids: Tensor) -> Tensor:
-        """Ids int64 [B, h, w] → the decoder's output [B, 6, H, W], which `log_likelihood` reads."""
+        """Ids int64 [B, h, w] → the decoder's output [B, 6, H, W], which `log_likelihood` reads.
+
+        Raises ValueError where an encoder was loaded alone.
+        """
         if self.decoder is None:
             raise ValueError(
                 'this tokenizer was loaded from an encoder alone, so it has ids and no pictures: load both halves'

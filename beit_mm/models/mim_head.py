@@ -35,7 +35,10 @@ class MIMHead(BaseModule):
         return self.proj(features)
 
     def loss(self, features: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """`valid` bool [B, M]: places that count. Logs the loss and, of tokens, `masked_accuracy` (%), `token_entropy` (nats)."""
+        """Of features [B, M, D] and their targets; `valid` bool [B, M]: places that count.
+
+        Logs the loss and, of tokens, `masked_accuracy` (%), `token_entropy` (nats).
+        """
         prediction = self(features)
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         count = valid.sum().to(prediction.dtype)

@@ -70,6 +70,7 @@ class BEiTPretrainer(BaseModel):
         return dict(loss=self.loss, predict=self.predict, tensor=self.extract_feat)[mode](inputs, data_samples)
 
     def extract_feat(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> tuple[Tensor, ...]:
+        """The backbone's features of `patch_view`, with the patches hidden that `mask`, if there is one, hides."""
         return self.backbone(inputs['patch_view'], inputs.get('mask'))
 
     def loss(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from ..settings import finite, whole
 class SETRPUPHead(BaseDecodeHead):
     """LayerNorm, then `num_stages` doublings of the map, then a 1×1 classifier.
 
-    Features [B, in_channels, h, w] of one level → logits [B, num_classes, h·2**num_stages, w·2**num_stages]: four
+    Features [B, in_channels, h, w] of one level → logits [B, num_classes, h·s, w·s] with s = 2^num_stages: four
     stages bring patch 16 back to the image's size, three patch 8; auxiliary heads take fewer. mmseg's own SETRUPHead
     is right but bilinear only; this one adds the deconvolution, classifies before the last ×2, names wrong arguments.
 

@@ -29,7 +29,9 @@ class TokenTarget(Target):
     checkpoints. Configs build without its weights; without them, training stops with FileNotFoundError.
 
     Args:
-        tokenizer: config of a `DiscreteVAE`. checkpoint: its weights, or DALL-E's (`beit_mm.checkpoint.load_tokenizer`).
+        tokenizer: config of a `DiscreteVAE`.
+        checkpoint: its weights, or DALL-E's (`beit_mm.checkpoint.load_tokenizer`).
+        recover: predict the 'masked' patches, or 'all' (Table 4).
         dtype: 'float32', or 'float16' or 'bfloat16' for all of it but the last convolution, which takes half the time. The
             official code has float16 on a GPU. A few ids in a thousand differ then, in bfloat16 one or two in a hundred.
     """
