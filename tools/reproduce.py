@@ -23,12 +23,20 @@ SCALES = Path('configs/reproduce')
 
 def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument('--scale', required=True, help='minutes, hour, gpu, paper, or a file like those of configs/reproduce')
+    parser.add_argument(
+        '--scale', required=True, help='minutes, hour, gpu, paper, or a file like those of configs/reproduce'
+    )
     parser.add_argument('--rows', nargs='+', metavar='ROW', help=f"the scale's, unless told; of {', '.join(ROWS)}")
-    parser.add_argument('--seeds', type=int, metavar='N', help="1 … N, each pre-trains anew; the scale's number unless told")
-    parser.add_argument('--first-seed', type=int, default=1, metavar='S', help='S … instead: to try settings on seeds not reported')
+    parser.add_argument(
+        '--seeds', type=int, metavar='N', help="1 … N, each pre-trains anew; the scale's number unless told"
+    )
+    parser.add_argument(
+        '--first-seed', type=int, default=1, metavar='S', help='S … instead: to try settings on seeds not reported'
+    )
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='seeds at the same time, a process each')
-    parser.add_argument('--data', help="folder of the data sets; the scale's unless told (docs/datasets.md has the layouts)")
+    parser.add_argument(
+        '--data', help="folder of the data sets; the scale's unless told (docs/datasets.md has the layouts)"
+    )
     parser.add_argument('--work-dir', type=Path, help='of all runs (default: work_dirs/reproduce/SCALE)')
     parser.add_argument('--out', type=Path, help='results.md and results/SCALE.* go there (default: the work dir)')
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='pytorch: torchrun; slurm: srun')

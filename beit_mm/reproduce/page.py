@@ -41,12 +41,17 @@ def _verdicts(judged: list[Judged], seeds: int) -> str:
     lines.append(_list(map(_sentence, by[CONTRADICTED])) if by[CONTRADICTED] else 'Nothing contradicts it.')
     wrong = [one for one in by[OPEN] if one.here < 0]
     if wrong:
-        lines += ['', 'The other way round than in the paper, but not distinguishable from nothing:', '', _list(map(_sentence, wrong))]
+        lines += [
+            '',
+            'The other way round than in the paper, but not distinguishable from nothing:',
+            '',
+            _list(map(_sentence, wrong)),
+        ]
     lines += ['', '## Claims', '', _how_sure(judged, seeds), '']
     lines.append(
         _table(
             ('claim', 'metric', 'gap in the paper', 'gap here', 'p', 'verdict'),
-            [(one.claim.words, METRIC[one.metric], _gap(one.paper), f'{_gap(one.here)} ± {_number(one.half)}',
+            [(one.claim.words, METRIC[one.metric], _gap(one.paper), f'{_gap(one.here)} ± {_number(one.half, 2)}',
               f'{one.p:.3f}', one.verdict) for kind in by for one in by[kind]],
         )
     )  # fmt: skip
@@ -56,8 +61,8 @@ def _verdicts(judged: list[Judged], seeds: int) -> str:
 def _how_sure(judged: list[Judged], seeds: int) -> str:
     words = (
         f'Each seed pre-trains anew. A gap is the mean over {seeds} seeds of the difference between two rows, ± half its 95 % '
-        f'interval (Student). p: exact sign-flip test of the paired differences, two-sided; “{SUPPORTED}” and “{CONTRADICTED}” '
-        f'need p ≤ {LEVEL}. With {seeds} seeds p is {smallest_p(seeds):.3f} at least'
+        f'interval (Student). p: exact sign-flip test of the paired differences, two-sided; “{SUPPORTED}” and '
+        f'“{CONTRADICTED}” need p ≤ {LEVEL}. With {seeds} seeds p is {smallest_p(seeds):.3f} at least'
     )
     if smallest_p(seeds) > LEVEL:
         return words + ': **nothing can be significant, whatever the gap.** Six seeds are the fewest that can tell.'
@@ -65,7 +70,8 @@ def _how_sure(judged: list[Judged], seeds: int) -> str:
 
 
 def _sentence(one: Judged) -> str:
-    return f'{one.claim.words}: {METRIC[one.metric].split(",")[0]} {_gap(one.here)} points here, {_gap(one.paper)} there (p = {one.p:.3f}).'
+    here, there = _gap(one.here), _gap(one.paper)
+    return f'{one.claim.words}: {METRIC[one.metric].split(",")[0]} {here} points here, {there} there (p = {one.p:.3f}).'
 
 
 def _table_of_rows(figures: Figures, rows: list[str], mains: dict[str, str], scale: dict) -> str:
@@ -97,13 +103,13 @@ def _crossings(scale: dict, figures: Figures, rows: list[str]) -> str:
                 here, half = interval(gains)
                 paying = [step for step, _, sure in pays(figures, *stages, metric) if sure]
                 when = f'{paying[0]} … {paying[-1]}' if paying else 'at none'
-                lines.append((task, labels, ROWS[row].title, f'{_gap(here)} ± {_number(half)}', when))
+                lines.append((task, labels, ROWS[row].title, f'{_gap(here)} ± {_number(half, 2)}', when))
     if not lines:
         return ''
     words = (
-        '## Where pre-training pays\n\nThe gain over training from scratch at the end, and the steps of fine-tuning (of those '
-        'validated) between which it is above zero by the test above. Where the last of them is before the end, training from scratch '
-        'has caught up.\n\n'
+        '## Where pre-training pays\n\nThe gain over training from scratch at the end, and the first and the last step of '
+        'fine-tuning at which it is above zero by the test above (each validated step is tested by itself). Where the last '
+        'is before the end, training from scratch has caught up.\n\n'
     )
     return words + _table(('task', 'labels', 'start', 'gain at the end', 'pays at steps'), lines)
 
@@ -113,7 +119,10 @@ def _pretrainings(figures: Figures, rows: list[str]) -> str:
     for row in rows:
         stage = f'pretrain/{row}'
         if loss := list(values(figures, stage, 'val_loss').values()):
-            cells = [list(values(figures, stage, metric).values()) for metric in ('marginal_entropy', 'masked_accuracy', 'marginal_accuracy')]
+            cells = [
+                list(values(figures, stage, metric).values())
+                for metric in ('marginal_entropy', 'masked_accuracy', 'marginal_accuracy')
+            ]
             lines.append((ROWS[row].title, _spread(loss, 2), *(_spread(cell, 2) for cell in cells)))
     if not lines:
         return ''
@@ -131,7 +140,13 @@ def _charts(scale: dict, figures: Figures, rows: list[str], mains: dict[str, str
     for task, metric in TASKS.items():
         for labels in scale[task]['labels']:
             lines = {ROWS[row].title: curve(figures, f'{task}/{labels}/{row}', metric) for row in starts}
-            drawn[f'{task}_{labels}_labels'] = lines, f'{task}, {labels} labels: {METRIC[metric]}', 'steps of fine-tuning', False, None
+            drawn[f'{task}_{labels}_labels'] = (
+                lines,
+                f'{task}, {labels} labels: {METRIC[metric]}',
+                'steps of fine-tuning',
+                False,
+                None,
+            )
         lines = {
             ROWS[row].title: [(int(n), *interval(found)) for n in scale[task]['labels'] if n.isdigit()
                               if (found := list(values(figures, f'{task}/{n}/{row}', metric).values()))]
@@ -172,7 +187,7 @@ def _number(value: float, digits: int = 1) -> str:
 
 
 def _gap(value: float) -> str:
-    return '–' if math.isnan(value) else f'{value:+.2f}'
+    return '–' if math.isnan(value) else f'{value:+.2f}'.replace('-', '−')
 
 
 def _list(lines) -> str:

@@ -117,7 +117,9 @@ def _tuned(scale: Scale, rows: list[str], task: str) -> Iterator[Stage]:
                 continue
             weights = {}
             if one.config:
-                weights[_BACKBONE] = f'{one.through}/{scale.cfg[one.through]["main"]}/beit' if one.through else f'pretrain/{row}'
+                weights[_BACKBONE] = (
+                    f'{one.through}/{scale.cfg[one.through]["main"]}/beit' if one.through else f'pretrain/{row}'
+                )
             options = entry.get('options', {}) | of_labels | _architecture(row) | entry['kinds'].get(one.kind, {})
             yield Stage(f'{task}/{labels}/{row}', entry['config'], weights, _options(scale, entry['config'], options))
 
@@ -126,7 +128,9 @@ def _architecture(row: str) -> dict[str, object]:
     """Options that give a fine-tuning the form of the network that was pre-trained; without one BEiT's."""
     backbone = _load(ROWS[row].config or BEIT)['model']['backbone']
     bias = backbone.get('rel_pos_bias') and 'per_layer'
-    form = dict(abs_pos_embed=backbone.get('abs_pos_embed', False), rel_pos_bias=bias, layer_scale=backbone.get('layer_scale'))
+    form = dict(
+        abs_pos_embed=backbone.get('abs_pos_embed', False), rel_pos_bias=bias, layer_scale=backbone.get('layer_scale')
+    )
     return {_MODEL + key: value for key, value in form.items()}
 
 

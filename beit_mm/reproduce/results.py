@@ -50,7 +50,9 @@ def _stage(stage_dir: Path) -> dict:
     curves = {name: [[step, round(value, 4)] for step, value in validations(lines, name)] for name in CURVES}
     last = {key: round(value, 4) for key, value in metrics(stage_dir).items() if key in KEPT}
     return dict(
-        metrics=last, curves={name: points for name, points in curves.items() if points}, wall_s=round(record['wall_s'], 1)
+        metrics=last,
+        curves={name: points for name, points in curves.items() if points},
+        wall_s=round(record['wall_s'], 1),
     )
 
 
@@ -63,7 +65,9 @@ def current(store: dict, digests: dict[int, dict[str, str]]) -> dict[str, dict]:
     found = {}
     for seed, stages in digests.items():
         there = store['seeds'].get(str(seed), {})
-        found[str(seed)] = {name: there[name] for name, digest in stages.items() if there.get(name, {}).get('digest') == digest}
+        found[str(seed)] = {
+            name: there[name] for name, digest in stages.items() if there.get(name, {}).get('digest') == digest
+        }
     return {seed: stages for seed, stages in found.items() if stages}
 
 
@@ -82,7 +86,16 @@ def made(typed: list[str]) -> dict[str, str]:
 def _commit() -> str:
     """Of the checkout that this package lies in, marked when it has changes; 'unknown' outside of git."""
     try:
-        command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+        command = [
+            'git',
+            '-C',
+            str(Path(__file__).parent),
+            'describe',
+            '--always',
+            '--dirty',
+            '--abbrev=12',
+            '--exclude=*',
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return 'unknown'

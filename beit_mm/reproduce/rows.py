@@ -63,7 +63,9 @@ class Claim:
 
 
 def _claim(words: str, better: str, worse: str, **gap: float) -> Claim:
-    both = {m: round(ROWS[better].paper[m] - ROWS[worse].paper[m], 2) for m in ROWS[worse].paper if m in ROWS[better].paper}
+    both = {
+        m: round(ROWS[better].paper[m] - ROWS[worse].paper[m], 2) for m in ROWS[worse].paper if m in ROWS[better].paper
+    }
     return Claim(words, better, worse, both | gap)
 
 

@@ -46,7 +46,9 @@ def write(path: Path, cfg: dict, origin: str) -> None:
 def data_options(cfg: dict, data: str) -> dict[str, str]:
     """Options that turn each `data_root` of the loaders, 'data/NAME' or 'data/quickstart/NAME', into `data/NAME`."""
     return {
-        f'{where}.data_root': '/'.join([data, *[p for p in Path(node['data_root']).parts if not p.startswith('quickstart')][1:]])
+        f'{where}.data_root': '/'.join(
+            [data, *[p for p in Path(node['data_root']).parts if not p.startswith('quickstart')][1:]]
+        )
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
         for where, node in _datasets(loader, cfg.get(loader))
     }

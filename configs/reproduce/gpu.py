@@ -55,7 +55,8 @@ tuned = {
     **{f'model.backbone.arch.{key}': value for key, value in arch.items()}, 'model.backbone.patch_embed_std': 0.02,
     'model.backbone.drop_path_rate': 0.1, 'train_dataloader.num_workers': 8, 'train_dataloader.persistent_workers': True}
 file = 'train_dataloader.dataset.dataset.ann_file'
-lr, decay, head = 'optim_wrapper.optimizer.lr', 'optim_wrapper.paramwise_cfg.layer_decay_rate', 'optim_wrapper.paramwise_cfg.head_lr_mult'
+lr = 'optim_wrapper.optimizer.lr'
+decay, head = 'optim_wrapper.paramwise_cfg.layer_decay_rate', 'optim_wrapper.paramwise_cfg.head_lr_mult'
 beit = {'model.backbone.rel_pos_bias': 'per_layer', 'model.backbone.abs_pos_embed': False, 'model.backbone.layer_scale': 0.1}
 apart = {'model.backbone.type': 'beit_mm.PatchwiseBEiT'}
 

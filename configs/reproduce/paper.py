@@ -8,7 +8,8 @@ seeds = 6
 rows = [
     'scratch', 'beit', 'random-mask', 'pixels', 'pixels-random-mask', 'recover-all', 'no-mask', 'longer', 'intermediate',
     'other-tokenizer', 'layer-scale', 'relative']
-note = 'ImageNet-1k and ADE20K. The tokenizer is trained on ImageNet-1k alone, which costs 0.16 points of top-1 in the paper (app. C).'
+note = (
+    'ImageNet-1k and ADE20K. The tokenizer is trained on ImageNet-1k alone, which costs 0.16 points of top-1 in the paper (app. C).')
 budget = 'pre-training of 300 epochs, unless the row says otherwise.'
 images = 300 * 1281167
 tokenizer = 'configs/tokenizer/dvae_64xb8-coslr-3000k_in1k-256px.py'

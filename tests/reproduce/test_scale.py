@@ -37,7 +37,11 @@ def test_a_row_keeps_its_parts_and_builds_small(row):
     views = next(step for step in pipeline if step['type'] == 'TwoViews')
     assert views['size'] == 64 and views['token_size'] == (None if 'pixels' in row else 32)
     for mask in (step for step in pipeline if 'Mask' in step['type']):
-        assert (mask['grid'], mask['budget'], mask.get('min_block')) == (8, 25, 4 if mask['type'] == 'BlockwiseMask' else None)
+        assert (mask['grid'], mask['budget'], mask.get('min_block')) == (
+            8,
+            25,
+            4 if mask['type'] == 'BlockwiseMask' else None,
+        )
 
 
 def test_rows_differ_in_length_alone_where_they_say_so():
@@ -58,8 +62,12 @@ def test_at_the_papers_scale_a_row_is_its_config(row):
 
 def test_a_value_may_depend_on_the_configs_own_and_off_stays_off():
     cfg = dict(a=dict(type='x.Part', n=8, gone=None), b=[dict(type='Part', n=7)], keep=1, swap=dict(type='Old', q=1))
-    small = scale.scaled(cfg, {'Part': dict(n={8: 80, 7: 70}, gone=5, new=3)}, dict(swap=dict(_delete_=True, type='New')))
-    assert small['a'] == dict(type='x.Part', n=80, gone=None, new=3) and small['b'] == [dict(type='Part', n=70, new=3)]
+    small = scale.scaled(
+        cfg, {'Part': dict(n={8: 80, 7: 70}, gone=5, new=3)}, dict(swap=dict(_delete_=True, type='New'))
+    )
+    assert small['a'] == dict(type='x.Part', n=80, gone=None, new=3) and small['b'] == [
+        dict(type='Part', n=70, gone=5, new=3)
+    ]
     assert small['swap'] == dict(type='New') and small['keep'] == 1
     assert cfg['a'] == dict(type='x.Part', n=8, gone=None)
 
@@ -82,7 +90,7 @@ def test_rows_and_claims_have_the_papers_figures():
     """Of those with a config they stand in its head, as tests/test_reproduce_page.py compares with the page."""
     for row in ROWS.values():
         if row.config and not row.through:
-            head = open(row.config).read().split('_base_ =')[0]
+            head = (ROOT / row.config).read_text().split('_base_ =')[0]
             assert all(f'{figure:.2f}' in head for figure in row.paper.values()), row
     gaps = {(claim.better, claim.worse): claim.gap for claim in CLAIMS}
     assert gaps['beit', 'pixels'] == dict(top1=1.82, mIoU=3.27)
