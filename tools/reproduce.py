@@ -80,10 +80,11 @@ def _main(args: Namespace, typed: list[str]) -> None:
     for seed, error in run(list(chains.values()), args.jobs):
         print(f'seed {seed}: {error or "done"}', flush=True)
         failed += bool(error)
-        store = results.add(store, seed, current[seed], Path(chains[seed][0].work_dir)) | dict(made=results.made(typed))
+        store = results.add(store, seed, current[seed], Path(chains[seed][0].work_dir), results.made(typed))
         results.save(out, store)
-    shown = results.current(store, current)
-    page.write(out, scale.cfg, scale.name, shown, rows, store.get('made', {}))
+    all_rows = [plan.recipe(scale, list(ROWS), int(seed), work_dir) for seed in store['seeds']]
+    shown = results.current(store, {chain.seed: plan.keys(chain, args.cfg_options) for chain in all_rows})
+    page.write(out, scale.cfg, scale.name, shown, store.get('runs', []))
     print(out / 'results.md')
     if failed:
         sys.exit(f'error: {failed} of {len(chains)} seeds did not end well; the same command goes on')

@@ -12,10 +12,14 @@ METRIC = dict(top1='top-1, %', mIoU='mIoU, %')
 LENGTHS = ('sixteenth', 'quarter', 'beit', 'longer')
 
 
-def write(out: Path, scale: dict, name: str, figures: Figures, rows: list[str], made: dict[str, str]) -> None:
-    """`out/results.md` and `out/results/NAME_*.svg`. `figures`: of the seeds that are shown; `made`: what a reader needs to
-    make it again (command, machine, commit, date), in that order."""
-    mains = {task: scale[task]['main'] for task in TASKS}
+def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict[str, str]]) -> None:
+    """`out/results.md` and `out/results/NAME_*.svg`. `figures`: of the seeds and stages to show; `runs`: command, commit,
+    machine and date of each that made some of them."""
+    mains, seen = (
+        {task: scale[task]['main'] for task in TASKS},
+        {stage for stages in figures.values() for stage in stages},
+    )
+    rows = [row for row in ROWS if any(stage.endswith(f'/{row}') for stage in seen)]
     judged, files = judge(figures, mains), _charts(scale, figures, rows, mains)
     (out / 'results').mkdir(parents=True, exist_ok=True)
     for old in (out / 'results').glob(f'{name}_*.svg'):
@@ -24,13 +28,14 @@ def write(out: Path, scale: dict, name: str, figures: Figures, rows: list[str], 
         (out / 'results' / f'{name}_{stem}.svg').write_text(svg, encoding='utf-8')
     sections = [
         f"# The paper's claims, re-run at the scale `{name}`",
-        f'{scale["note"]}\n\nThis page is written by the command below, all of it.',
-        _list(f'{key}: {value}' for key, value in made.items()),
+        f'{scale["note"]}\n\nThis page is written by the commands at its end, all of it.',
         _verdicts(judged, len(figures)),
         _table_of_rows(figures, rows, mains, scale),
         _crossings(scale, figures, rows),
         _pretrainings(figures, rows),
         '\n\n'.join(['## Curves', *(f'![{stem}](results/{name}_{stem}.svg)' for stem in files)]) if files else '',
+        '## Runs\n\n'
+        + _list(f'`{run["command"]}`: commit {run["commit"]}, {run["machine"]}, {run["date"]}' for run in runs),
     ]
     (out / 'results.md').write_text('\n\n'.join(filter(None, sections)) + '\n', encoding='utf-8')
 

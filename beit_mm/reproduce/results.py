@@ -1,6 +1,7 @@
 """What the runs reached: figures and curves of every stage and seed, as JSON that another checkout goes on from.
 
-{'scale': 'hour', 'made': {…}, 'seeds': {'1': {'TASK/LABELS/ROW': {'digest': …, 'metrics': {…}, 'curves': {…}}}}}
+{'scale': 'hour', 'runs': [{'command': …, 'commit': …, 'machine': …, 'date': …}], 'seeds':
+ {'1': {'TASK/LABELS/ROW': {'digest': …, 'metrics': {…}, 'curves': {…}}}}}
 """
 
 import json
@@ -34,15 +35,20 @@ def digests(store: dict, seed: int) -> dict[str, str]:
     return {name: stage['digest'] for name, stage in store['seeds'].get(str(seed), {}).items()}
 
 
-def add(store: dict, seed: int, current: dict[str, str], work_dir: Path) -> dict:
-    """The store with a seed's stages, as far as they are finished; those of other rows stay."""
+def add(store: dict, seed: int, current: dict[str, str], work_dir: Path, run: dict[str, str]) -> dict:
+    """The store with a seed's stages, as far as they are finished, and the run that made them; other stages stay."""
     found = {
         name: dict(digest=digest, **_stage(work_dir / name))
         for name, digest in current.items()
         if read_record(work_dir / name)
     }
     seeds = store['seeds'] | {str(seed): store['seeds'].get(str(seed), {}) | found}
-    return store | dict(seeds=dict(sorted(seeds.items(), key=lambda item: int(item[0]))))
+    runs = store.get('runs', [])
+    return dict(
+        scale=store['scale'],
+        runs=runs if run in runs else [*runs, run],
+        seeds=dict(sorted(seeds.items(), key=lambda item: int(item[0]))),
+    )
 
 
 def _stage(stage_dir: Path) -> dict:

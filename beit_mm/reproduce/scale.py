@@ -22,7 +22,7 @@ from ..recipe.tree import kind, nodes
 
 
 def scaled(config: dict, parts: dict[str, dict], whole: dict) -> dict:
-    """The config at that scale; the one given stays as it is."""
+    """The config at that scale; what is given stays as it is."""
     cfg = deepcopy(config)
     for node in list(nodes(cfg)):
         for key, value in parts.get(kind(node), {}).items():
@@ -32,7 +32,7 @@ def scaled(config: dict, parts: dict[str, dict], whole: dict) -> dict:
             table = isinstance(value, dict) and not isinstance(own, dict) and own in value
             node[key] = value[own] if table else value
     merged = Config(cfg)
-    merged.merge_from_dict(whole)
+    merged.merge_from_dict(deepcopy(whole))  # it takes `_delete_` out of what it is given
     return merged.to_dict()
 
 

@@ -41,6 +41,7 @@ pretrain = dict(
         param_scheduler=[
             dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=warmup),
             dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, eta_min=1e-5)],
+        auto_scale_lr=dict(base_batch_size=batch),
         train_cfg=dict(max_iters=steps, val_interval=2000)))
 
 

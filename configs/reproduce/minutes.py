@@ -1,8 +1,8 @@
-# Whether it runs, and what it looks like: a few minutes on two cores. Three seeds cannot be significant, whatever they show.
+# Whether it runs, and what it looks like: a few minutes on two cores. Two seeds cannot be significant, whatever they show.
 #   python tools/reproduce.py --scale minutes --jobs 2
 _base_ = 'shapes.py'
 
-seeds = 3
+seeds = 2
 rows = ['scratch', 'beit', 'pixels']
 curves = []
 images = 32 * 300

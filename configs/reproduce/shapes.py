@@ -39,9 +39,10 @@ pretrain = dict(
         CenterCrop=dict(crop_size=64)),
     whole=dict(
         train_dataloader=dict(
-            batch_size=32, num_workers=0, persistent_workers=False, sampler=dict(type='KeyedSampler', infinite=True)),
-        val_dataloader=dict(batch_size=100, num_workers=0, persistent_workers=False),
-        test_dataloader=dict(batch_size=100, num_workers=0, persistent_workers=False),
+            batch_size=32, num_workers=0, persistent_workers=False, pin_memory=False,
+            sampler=dict(type='KeyedSampler', infinite=True)),
+        val_dataloader=dict(batch_size=100, num_workers=0, persistent_workers=False, pin_memory=False),
+        test_dataloader=dict(batch_size=100, num_workers=0, persistent_workers=False, pin_memory=False),
         optim_wrapper=dict(
             _delete_=True,
             type='OptimWrapper',
@@ -52,6 +53,7 @@ pretrain = dict(
             dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=40),
             dict(type='CosineAnnealingLR', by_epoch=False, begin=40, eta_min=4e-5)],
         train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=steps, val_interval=250),
+        auto_scale_lr=dict(base_batch_size=32),
         log_processor=dict(by_epoch=False),
         custom_hooks=[],
         default_hooks=dict(logger=dict(interval=50), checkpoint=dict(by_epoch=False, interval=once))))

@@ -9,7 +9,6 @@ from small import ROOT
 
 from beit_mm.reproduce import page
 from beit_mm.reproduce.judge import curve, differences, judge, pays
-from beit_mm.reproduce.rows import ROWS
 from beit_mm.reproduce.statistics import CONTRADICTED, OPEN, SUPPORTED
 
 MAINS = dict(classification='1200', segmentation='200')
@@ -64,8 +63,8 @@ def test_where_it_pays_is_where_the_test_says_so():
 def written(tmp_path):
     def write(seeds: int) -> str:
         scale = Config.fromfile(str(ROOT / 'configs/reproduce/hour.py')).to_dict()
-        made = dict(command='python tools/reproduce.py', commit='c0ffee')
-        page.write(tmp_path, scale, 'hour', figures(seeds), list(ROWS), made)
+        made = dict(command='python tools/reproduce.py', commit='c0ffee', machine='mine', date='today')
+        page.write(tmp_path, scale, 'hour', figures(seeds), [made])
         return (tmp_path / 'results.md').read_text()
 
     return write
@@ -84,7 +83,7 @@ def test_the_page_says_first_what_disagrees(written, tmp_path):
         in text
     )
     assert '| classification | 1200 | BEiT | +0.00 ± 1.15 | 10 … 20 |' in text
-    assert 'commit: c0ffee' in text
+    assert 'commit c0ffee' in text and '| − visual tokens: pixels |' not in text
     shown = [line.rpartition('(')[2][:-1] for line in text.splitlines() if line.startswith('![')]
     assert len(shown) >= 2 and {file.name for file in (tmp_path / 'results').glob('*.svg')} == {
         name.rpartition('/')[2] for name in shown

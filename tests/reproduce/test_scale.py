@@ -1,9 +1,13 @@
 """An ablation at another scale is still that ablation, and of that scale."""
 
+import re
+
 import pytest
 from mmengine.config import Config
 from small import ROOT
 
+from beit_mm.engine.preflight import preflight
+from beit_mm.recipe import chain
 from beit_mm.recipe.tree import kind, nodes
 from beit_mm.registry import MODELS
 from beit_mm.reproduce import plan, scale
@@ -70,6 +74,19 @@ def test_a_value_may_depend_on_the_configs_own_and_off_stays_off():
     ]
     assert small['swap'] == dict(type='New') and small['keep'] == 1
     assert cfg['a'] == dict(type='x.Part', n=8, gone=None)
+
+
+@pytest.mark.parametrize('name', ['minutes', 'hour', 'gpu', 'paper'])
+def test_every_stage_passes_what_a_run_checks_before_it_starts(name, tmp_path):
+    """But for images and checkpoints, which are not there."""
+    of = plan.Scale.read(ROOT / f'configs/reproduce/{name}.py')
+    for stage in plan.recipe(of, list(ROWS), 1, tmp_path).stages:
+        cfg = Config.fromfile(stage.config)
+        cfg.merge_from_dict(chain.as_dict(chain.settings(stage, 1, [])))
+        found = [problem.words for problem in preflight(cfg) if problem.stops]
+        assert [
+            words for words in found if not re.search('not there|no file|no folder|does not exist|missing', words)
+        ] == [], stage
 
 
 def test_a_written_config_reads_the_same(tmp_path):
