@@ -76,6 +76,11 @@ def _main(args: Namespace, typed: list[str]) -> None:
         for recipe, to in chains.values():
             print(f'# seed {to.seed}\n{runner.script(recipe, runner.plan(recipe, to), to, [])}\n')
         return
+    for recipe, to in chains.values():
+        print(
+            f'seed {to.seed}: {len(to.only)} of {len(recipe.stages)} stages to run, log in {to.work_dir}/log.txt',
+            flush=True,
+        )
     failed = 0
     for seed, error in run(list(chains.values()), args.jobs):
         print(f'seed {seed}: {error or "done"}', flush=True)

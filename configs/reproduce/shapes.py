@@ -1,8 +1,9 @@
 # What the scales on Shapes share: 64 px, 8×8 patches of which 25 are hidden, a network of three blocks. The fine-tunings are the
-# quickstart's. In these scenes any species has any palette (`--free-palettes`), so a patch never tells the class.
+# quickstart's. In these scenes any species has any texture (`--free-textures`): a patch tells two species by their palette,
+# and only the outline which of both.
 data = 'data/reproduce'
 prepare = [
-    'python -m beit_mm.data.shapes {data} --free-palettes --seed 1 --train 12000 --val 1000 --segmentation-train 2000 '
+    'python -m beit_mm.data.shapes {data} --free-textures --seed 1 --train 12000 --val 1000 --segmentation-train 2000 '
     '--segmentation-val 500 --labels 20 120 200 1200'
 ]
 codes, steps = 512, 1250
@@ -82,17 +83,17 @@ def limits(annotations, head, steps, **more):
 
 classification = dict(
     config='configs/quickstart/classification.py',
-    options=schedule(200, 20),
+    options=schedule(160, 20),
     labels={str(n): {'train_dataloader.dataset.dataset.ann_file': f'meta/train_{n}.txt'} for n in (120, 1200)} |
     {'12000': {'train_dataloader.dataset.dataset.ann_file': 'meta/train.txt'}},
     main='1200',
     kinds=dict(
-        scratch={'optim_wrapper.optimizer.lr': 4e-3},
-        pretrained={'optim_wrapper.optimizer.lr': 4e-3, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85},
-        **limits('meta/train.txt', 'model.head.in_channels', 3000)))
+        scratch={'optim_wrapper.optimizer.lr': 1e-2},
+        pretrained={'optim_wrapper.optimizer.lr': 1e-2, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85},
+        **limits('meta/train.txt', 'model.head.in_channels', 1500)))
 segmentation = dict(
     config='configs/quickstart/segmentation.py',
-    options=schedule(200, 20),
+    options=schedule(160, 20),
     labels={str(n): {'train_dataloader.dataset.dataset.ann_file': f'training_{n}.txt'} for n in (20, 200)} |
     {'2000': {'train_dataloader.dataset.dataset.ann_file': ''}},
     main='200',
@@ -101,5 +102,5 @@ segmentation = dict(
         pretrained={
             'optim_wrapper.optimizer.lr': 3e-3, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85,
             'optim_wrapper.paramwise_cfg.head_lr_mult': 20 / 3},
-        **limits('', 'model.decode_head.in_channels', 1500)))
+        **limits('', 'model.decode_head.in_channels', 800)))
 curves = ['scratch', 'beit', 'quarter', 'sixteenth']

@@ -127,19 +127,18 @@ def test_objects_of_a_scene_repeat_each_other():
         assert np.median(values) > 0.85 > 0.6 > np.median(between)
 
 
-def test_with_free_palettes_only_colours_change_and_they_tell_no_species():
-    inks = {species: [] for species in range(len(SPECIES))}
-    for index in range(200):
-        plan, free = layout(4, index), layout(4, index, free_palettes=True)
-        plain = [replace(thing, skin=None) for thing in plan.things]
-        assert plain == [replace(thing, skin=None) for thing in free.things] and plan.bar == free.bar
-        assert [replace(thing.skin, inks=()) for thing in plan.things] == [
-            replace(t.skin, inks=()) for t in free.things
-        ]
-        inks[plan.label].append(sorted([free.things[-1].skin.inks[:3], free.things[-1].skin.inks[3:]]))
-    np.testing.assert_array_equal(scene(4, 7, 64)[1], scene(4, 7, 64, free_palettes=True)[1])
-    means = {species: np.mean(colours, axis=0) for species, colours in inks.items()}
-    assert np.std(list(means.values()), axis=0).max() < 35  # with the species' own palettes 70
+def test_with_free_textures_nothing_else_changes_and_they_tell_no_species():
+    textures = {species: set() for species in range(len(SPECIES))}
+    for index in range(300):
+        plan, free = layout(4, index), layout(4, index, free_textures=True)
+        for own, other in zip(plan.things, free.things, strict=True):
+            assert own == replace(other, skin=replace(other.skin, texture=texture_of(own.species)))
+            textures[own.species].add(other.skin.texture)
+        assert plan.bar == free.bar
+    assert all(found == set(range(5)) for found in textures.values())
+    image, labels, _ = scene(4, 7, 64, free_textures=True)
+    np.testing.assert_array_equal(labels, scene(4, 7, 64)[1])
+    assert np.abs(image.astype(int) - scene(4, 7, 64)[0]).max() > 20
 
 
 def test_mirror_scenes_are_symmetric():
