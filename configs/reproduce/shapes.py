@@ -88,7 +88,7 @@ classification = dict(
     {'12000': {'train_dataloader.dataset.dataset.ann_file': 'meta/train.txt'}},
     main='1200',
     kinds=dict(
-        scratch={'optim_wrapper.optimizer.lr': 1e-2},
+        scratch={'optim_wrapper.optimizer.lr': 4e-3},
         pretrained={'optim_wrapper.optimizer.lr': 1e-2, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85},
         **limits('meta/train.txt', 'model.head.in_channels', 1500)))
 segmentation = dict(
@@ -100,7 +100,7 @@ segmentation = dict(
     kinds=dict(
         scratch={'optim_wrapper.optimizer.lr': 2e-3, 'optim_wrapper.paramwise_cfg.head_lr_mult': 10},
         pretrained={
-            'optim_wrapper.optimizer.lr': 3e-3, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85,
-            'optim_wrapper.paramwise_cfg.head_lr_mult': 20 / 3},
+            'optim_wrapper.optimizer.lr': 1e-3, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85,
+            'optim_wrapper.paramwise_cfg.head_lr_mult': 20},
         **limits('', 'model.decode_head.in_channels', 800)))
 curves = ['scratch', 'beit', 'quarter', 'sixteenth']
