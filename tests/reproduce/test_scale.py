@@ -76,11 +76,17 @@ def test_a_value_may_depend_on_the_configs_own_and_off_stays_off():
     assert cfg['a'] == dict(type='x.Part', n=8, gone=None)
 
 
-@pytest.mark.parametrize('name', ['minutes', 'hour', 'gpu', 'paper'])
-def test_every_stage_passes_what_a_run_checks_before_it_starts(name, tmp_path):
+@pytest.mark.parametrize(
+    'name, rows',
+    [
+        ('minutes', ['scratch', 'pixels']),
+        *(pytest.param(name, list(ROWS), marks=pytest.mark.long) for name in ('hour', 'gpu', 'paper')),
+    ],
+)
+def test_every_stage_passes_what_a_run_checks_before_it_starts(name, rows, tmp_path):
     """But for images and checkpoints, which are not there."""
     of = plan.Scale.read(ROOT / f'configs/reproduce/{name}.py')
-    for stage in plan.recipe(of, list(ROWS), 1, tmp_path).stages:
+    for stage in plan.recipe(of, rows, 1, tmp_path).stages:
         cfg = Config.fromfile(stage.config)
         cfg.merge_from_dict(chain.as_dict(chain.settings(stage, 1, [])))
         found = [problem.words for problem in preflight(cfg) if problem.stops]
