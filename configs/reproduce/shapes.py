@@ -6,7 +6,7 @@ prepare = [
     'python -m beit_mm.data.shapes {data} --free-textures --seed 1 --train 12000 --val 1000 --segmentation-train 2000 '
     '--segmentation-val 500 --labels 20 120 200 1200'
 ]
-codes, steps = 512, 1250
+codes, steps = 512, 1000
 images = 32 * steps  # that a pre-training sees
 note = (
     'Drawn scenes of 64 px and tiny networks: nothing here is about photographs, and a claim that holds for ViT-B after weeks '
@@ -53,7 +53,7 @@ pretrain = dict(
         param_scheduler=[
             dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=40),
             dict(type='CosineAnnealingLR', by_epoch=False, begin=40, eta_min=4e-5)],
-        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=steps, val_interval=250),
+        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=steps, val_interval=500),
         auto_scale_lr=dict(base_batch_size=32),
         log_processor=dict(by_epoch=False),
         custom_hooks=[],
@@ -83,7 +83,7 @@ def limits(annotations, head, steps, **more):
 
 classification = dict(
     config='configs/quickstart/classification.py',
-    options=schedule(160, 20),
+    options=schedule(160, 40),
     labels={str(n): {'train_dataloader.dataset.dataset.ann_file': f'meta/train_{n}.txt'} for n in (120, 1200)} |
     {'12000': {'train_dataloader.dataset.dataset.ann_file': 'meta/train.txt'}},
     main='1200',
@@ -93,7 +93,7 @@ classification = dict(
         **limits('meta/train.txt', 'model.head.in_channels', 1500)))
 segmentation = dict(
     config='configs/quickstart/segmentation.py',
-    options=schedule(160, 20),
+    options=schedule(160, 40),
     labels={str(n): {'train_dataloader.dataset.dataset.ann_file': f'training_{n}.txt'} for n in (20, 200)} |
     {'2000': {'train_dataloader.dataset.dataset.ann_file': ''}},
     main='200',
