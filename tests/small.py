@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = {
     str(path.relative_to(ROOT / 'configs'))[:-3]: path
     for path in sorted((ROOT / 'configs').rglob('*.py'))
-    if not {'_base_', 'detection'} & set(path.parts) and path.stem != 'recipe'  # tests/test_detection.py has the latter
+    if not {'_base_', 'detection', 'reproduce'} & set(path.parts)
+    and path.stem != 'recipe'  # these have tests of their own
 }
 FINETUNE = [name for name in CONFIGS if name.startswith(('classification/', 'segmentation/'))]
 CLASSIFICATION = [name for name in FINETUNE if name.startswith('class')]

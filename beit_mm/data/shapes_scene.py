@@ -46,6 +46,7 @@ class Skin:
     All that shifts the shares of the colours varies, or a count of colours would tell outline and texture.
     """
 
+    texture: int  # of TEXTURES
     inks: tuple  # low and high, RGB each
     phase: tuple  # of the texture across and down, radians
     period: float  # in radii
@@ -122,12 +123,13 @@ def _turned(x: float, y: float, angle: float) -> tuple[float, float]:
     return 0.5 + cos * x - sin * y, 0.5 + sin * x + cos * y
 
 
-def _skin(rng: np.random.Generator, species: int, radius: float) -> Skin:
-    inks = _INKS[palette_of(species)] * rng.uniform(0.85, 1.15, (2, 1)) + rng.uniform(-18, 18, (2, 3))
+def _skin(rng: np.random.Generator, texture: int, palette: int, radius: float) -> Skin:
+    inks = _INKS[palette] * rng.uniform(0.85, 1.15, (2, 1)) + rng.uniform(-18, 18, (2, 3))
     if rng.random() < 0.5:  # which ink is the figure and which the ground tells nothing
         inks = inks[::-1]
     dice = rng.random(8).tolist()
     return Skin(
+        texture=texture,
         inks=tuple(inks.ravel().tolist()),
         phase=(2 * math.pi * dice[0], 2 * math.pi * dice[1]),
         period=(0.104 + 0.011 * dice[2]) / radius,  # about 7 pixels of 64, a patch holds one, whatever the thing's size
@@ -138,13 +140,22 @@ def _skin(rng: np.random.Generator, species: int, radius: float) -> Skin:
     )
 
 
-def layout(seed: int, index: int) -> Layout:
-    """What the scene (seed, index) holds; its class is index % 10."""
-    rng = np.random.default_rng([seed, index])
+def layout(seed: int, index: int, free_textures: bool = False) -> Layout:
+    """What the scene (seed, index) holds; its class is index % 10.
+
+    With `free_textures` the texture is drawn whatever the species: a patch can tell two species by their palette, and only
+    the outline, larger than a patch, which of both. All else in the scene stays the same.
+    """
+    rng, free = np.random.default_rng([seed, index]), np.random.default_rng([seed, index, 2])
+
+    def skin_of(species: int, radius: float) -> Skin:
+        texture = int(free.integers(len(TEXTURES))) if free_textures else texture_of(species)
+        return _skin(rng, texture, palette_of(species), radius)
+
     label = index % len(SPECIES)
     kind = _ARRANGEMENTS[rng.integers(len(_ARRANGEMENTS))]
     radius, places = _arrange(rng, kind)
-    skin = _skin(rng, label, radius)
+    skin = skin_of(label, radius)
     things = [Thing(label, x, y, radius, angle, mirrored, skin) for x, y, angle, mirrored in places]
     for _ in range(rng.integers(3)):
         other = int(label + rng.integers(1, len(SPECIES))) % len(SPECIES)
@@ -152,7 +163,7 @@ def layout(seed: int, index: int) -> Layout:
         gaps = np.linalg.norm(spots[:, None] - np.array([(t.x, t.y) for t in things]), axis=2).min(axis=1)
         x, y = spots[gaps.argmax()].tolist()
         small = min(rng.uniform(0.075, 0.1), 0.65 * radius)
-        one = Thing(other, x, y, small, rng.uniform(-_LEAN, _LEAN), False, _skin(rng, other, small))
+        one = Thing(other, x, y, small, rng.uniform(-_LEAN, _LEAN), False, skin_of(other, small))
         things.insert(0 if rng.random() < 0.5 else len(things), one)
     bar = None
     if rng.random() < 0.35:
@@ -242,7 +253,7 @@ def _sprite(thing: Thing, width: int) -> np.ndarray:
     side = 2 * math.ceil(_REACH[thing.species] * unit) + 1
     u, v = _axis(side, unit)[None], _axis(side, unit)[:, None]
     skin = thing.skin
-    figure = _texture(TEXTURES[texture_of(thing.species)], u, v, skin)
+    figure = _texture(TEXTURES[thing.skin.texture], u, v, skin)
     share = np.clip(0.5 + skin.contrast * (figure + skin.balance), 0, 1)
     dome = (1 + 0.5 * skin.dome) - skin.dome * (u * u + v * v)
     low, high = skin.inks[:3], skin.inks[3:]
@@ -329,7 +340,7 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
     return cv2.convertScaleAbs(image), labels
 
 
-def scene(seed: int, index: int, size: int) -> tuple[np.ndarray, np.ndarray, int]:
+def scene(seed: int, index: int, size: int, free_textures: bool = False) -> tuple[np.ndarray, np.ndarray, int]:
     """RGB uint8 [S, S, 3], labels uint8 [S, S] (see `render`) and the class 0..9 of the scene (seed, index).
 
     The size is resolution only: the same things lie at the same places.
@@ -338,5 +349,5 @@ def scene(seed: int, index: int, size: int) -> tuple[np.ndarray, np.ndarray, int
         raise ValueError(f'a scene needs seed ≥ 0 and index ≥ 0, got seed {seed} and index {index}')
     if size < 16:
         raise ValueError(f'a scene needs a side of at least 16 pixels, got {size}; objects are told apart from 64 on')
-    plan = layout(seed, index)
+    plan = layout(seed, index, free_textures)
     return *render(plan, size, np.random.default_rng([seed, index, 1])), plan.label

@@ -127,6 +127,20 @@ def test_objects_of_a_scene_repeat_each_other():
         assert np.median(values) > 0.85 > 0.6 > np.median(between)
 
 
+def test_with_free_textures_nothing_else_changes_and_they_tell_no_species():
+    textures = {species: set() for species in range(len(SPECIES))}
+    for index in range(300):
+        plan, free = layout(4, index), layout(4, index, free_textures=True)
+        for own, other in zip(plan.things, free.things, strict=True):
+            assert own == replace(other, skin=replace(other.skin, texture=texture_of(own.species)))
+            textures[own.species].add(other.skin.texture)
+        assert plan.bar == free.bar
+    assert all(found == set(range(5)) for found in textures.values())
+    image, labels, _ = scene(4, 8, 64, free_textures=True)
+    np.testing.assert_array_equal(labels, scene(4, 8, 64)[1])
+    assert np.abs(image.astype(int) - scene(4, 8, 64)[0]).max() > 20
+
+
 def test_mirror_scenes_are_symmetric():
     plan = next(p for p in map(lambda i: layout(0, i), range(100)) if p.arrangement == 'mirror')
     own = tuple(thing for thing in plan.things if thing.species == plan.label)

@@ -1,0 +1,9 @@
+# Whether it runs, and what it looks like: a few minutes on two cores. Two seeds cannot be significant, whatever they show.
+#   python tools/reproduce.py --scale minutes --jobs 2
+_base_ = 'shapes.py'
+
+seeds = 2
+rows = ['scratch', 'beit', 'pixels']
+curves = []
+images = 32 * 300
+pretrain = dict(whole=dict(train_cfg=dict(max_iters=300, val_interval=300)))
