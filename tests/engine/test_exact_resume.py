@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from small import ROOT, backbone, load, nodes, shrink
-from trials.toy import free_port
+from trials import toy
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.data import shapes
@@ -194,24 +194,30 @@ def test_a_run_has_one_seed_for_weights_order_and_draws_and_keeps_it_when_it_is_
 # -- processes of their own ----------------------------------------------------------------------------------------------
 
 
-def train(cfg: Config, ranks: int = 1, fails: bool = False, witness: dict | None = None) -> Path:
-    """Trains as a user does, by tools/dist_train.sh, or by tools/train.py in one process."""
+def train(cfg: Config, kill_at: int) -> Path:
+    """Trains in a new process, as a user does, until it is killed."""
     cfg.custom_imports = dict(imports=['test_exact_resume'])
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='beit_mm.Witness', **(witness or {}))]
-    cfg.dump(Path(cfg.work_dir).with_suffix('.py'))
-    port = str(free_port())
-    path = os.pathsep.join([os.environ.get('PYTHONPATH', ''), *map(str, (ROOT, ROOT / 'tests', ROOT / 'tests/engine'))])
-    env = os.environ | dict(
-        PYTHON=sys.executable, PORT=port, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1'
-    )
-    script = [sys.executable, 'tools/train.py'] if ranks == 1 else ['bash', 'tools/dist_train.sh']
-    words = [str(Path(cfg.work_dir).with_suffix('.py')), *([str(ranks)] if ranks > 1 else [])]
-    words += ['--work-dir', cfg.work_dir, *(['--resume'] if cfg.get('resume') else [])]
-    words += [cfg.load_from] if cfg.get('load_from') else []
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='beit_mm.Witness', kill_at=kill_at)]
+    path = Path(cfg.work_dir).with_suffix('.py')
+    cfg.dump(path)
+    places = [os.environ.get('PYTHONPATH', ''), *map(str, (ROOT, ROOT / 'tests', ROOT / 'tests/engine'))]
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join(places), CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1')
     done = subprocess.run(
-        [*script, *words], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900
-    )
-    assert (done.returncode != 0) is fails, done.stdout[-4000:]
+        [sys.executable, 'tools/train.py', path, '--work-dir', cfg.work_dir],
+        cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stdout[-4000:]
+    return Path(cfg.work_dir)
+
+
+def on_two_ranks(cfg: Config) -> Path:
+    cfg.launcher = 'pytorch'
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='beit_mm.Witness')]
+    log, port = Path(cfg.work_dir).with_suffix('.log'), toy.free_port()
+    ranks = [toy.start(through, cfg, log=log, rank=rank, ranks=2, port=port) for rank in range(2)]
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0], log.read_text()[-4000:]
     return Path(cfg.work_dir)
 
 
@@ -223,9 +229,7 @@ def seen(folder: Path, ranks: int) -> list[list[tuple]]:
 def test_killed_and_resumed_is_as_if_it_had_gone_through(data, tmp_path):
     setup = dict(loop='epoch', accumulate=4)
     whole = through(config('pretrain', data, tmp_path / 'whole', **setup))
-    folder = train(
-        config('pretrain', data, tmp_path / 'again', **setup), fails=True, witness=dict(kill_at=BROKEN_AT + 2)
-    )
+    folder = train(config('pretrain', data, tmp_path / 'again', **setup), kill_at=BROKEN_AT + 2)
     assert not (folder / f'iter_{TOTAL}.pth').exists()
     cfg = config('pretrain', data, folder, **setup)
     cfg.resume = True
@@ -243,10 +247,10 @@ RANKS = [
 
 @pytest.mark.parametrize(('task', 'setup'), RANKS, ids=name)
 def test_two_ranks_see_what_one_sees_and_resumed_are_as_if_they_had_gone_through(task, setup, data, tmp_path):
-    whole = train(config(task, data, tmp_path / 'whole', batch=BATCH // 2, **setup), ranks=2)
+    whole = on_two_ranks(config(task, data, tmp_path / 'whole', batch=BATCH // 2, **setup))
     cfg = config(task, data, tmp_path / 'again', batch=BATCH // 2, **setup)
     cfg.resume, cfg.load_from = True, str(whole / f'iter_{BROKEN_AT}.pth')
-    again = train(cfg, ranks=2)
+    again = on_two_ranks(cfg)
     assert differences(outcome(whole), outcome(again)) == []
 
     cfg = config(task, data, tmp_path / 'alone', **setup)
