@@ -7,19 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from beit_mm.engine.launch import has_bfloat16
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
+KINDS = ['bf16', 'f32'] if has_bfloat16() else ['f32']
 CASES = {
     'mask': {'mask': {'mmpretrain'}},
     'data': {'data': {'mmpretrain', 'torchvision'}},
     'step': {
-        'step/bf16/online': {'hf', 'mmpretrain'},
-        'step/bf16/cached': {'online', 'hf', 'mmpretrain'},
-        'step/f32/online': {'hf', 'mmpretrain'},
-        'step/f32/cached': {'online', 'hf', 'mmpretrain'},
+        f'step/{kind}/{tokens}': {'hf', 'mmpretrain', *more}
+        for kind in KINDS
+        for tokens, more in dict(online=[], cached=['online']).items()
     },
-    'memory': {'step/bf16/memory': {'hf', 'mmpretrain'}},
-    'inference': {'inference/bf16': {'hf', 'timm', 'mmpretrain'}, 'inference/f32': {'hf', 'timm', 'mmpretrain'}},
+    'memory': {f'step/{KINDS[0]}/memory': {'hf', 'mmpretrain'}},
+    'inference': {f'inference/{kind}': {'hf', 'timm', 'mmpretrain'} for kind in KINDS},
     'segment': {'segment/64x85': {'mmseg'}},
     'growth': {
         **{

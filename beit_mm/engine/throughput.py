@@ -12,6 +12,8 @@ from mmengine.runner import Runner
 from ..registry import HOOKS
 from ..settings import finite
 
+ENOUGH = 0.01  # seconds that a matrix product takes to be timed
+
 
 @HOOKS.register_module()
 class Throughput(Hook):
@@ -83,18 +85,22 @@ def images_of(batch: object) -> int:
     return len(batch) if hasattr(batch, '__len__') else 0
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
-    """FLOP/s of a large square matrix product, the best of five."""
-    side = side or (2048 if device.type == 'cpu' else 8192)
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best = float('inf')
-    for _ in range(6):
-        start = time.perf_counter()
-        a @ b
-        if device.type == 'cuda':
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a square matrix product, the best of six: so large that it can be timed, no larger, for some CPUs are slow."""
+    side, best = 128, 0.0
+    while not best or (side < 8192 and 2 * side**3 / best < ENOUGH):
+        side *= 2
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        best = 2 * side**3 / min(_seconds(a, b) for _ in range(6))
+    return best
+
+
+def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
+    start = time.perf_counter()
+    a @ b
+    if a.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def peak_rss() -> float:

@@ -77,7 +77,7 @@ def config(
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=BROKEN_AT)
     cfg.optim_wrapper.accumulative_counts = accumulate
     if amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.type = 'beit_mm.CPUAmpOptimWrapper'  # bfloat16 also where it is slow
     if ema:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='mmengine.EMAHook', momentum=0.1)]
     if task == 'tokenizer':

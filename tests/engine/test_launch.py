@@ -113,12 +113,18 @@ def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
         launch.join('slurm')
 
 
-def test_without_a_gpu_mixed_precision_is_bfloat16_autocast():
+@pytest.mark.parametrize(('there', 'kind'), [(True, 'beit_mm.CPUAmpOptimWrapper'), (False, 'OptimWrapper')])
+def test_without_a_gpu_mixed_precision_is_bfloat16_on_a_cpu_that_has_it(there, kind, monkeypatch):
+    monkeypatch.setattr(launch, 'has_bfloat16', lambda: there)
     cfg = Config(
         dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD', lr=1.0)))
     )
-    assert len(launch.for_cpu(cfg)) == 1
-    assert cfg.optim_wrapper == dict(type='beit_mm.CPUAmpOptimWrapper', optimizer=dict(type='SGD', lr=1.0))
+    (words,) = launch.for_cpu(cfg)
+    assert ('bfloat16 without' in words) is there and ('full precision' in words) is not there
+    assert cfg.optim_wrapper == dict(type=kind, optimizer=dict(type='SGD', lr=1.0))
+
+
+def test_mixed_precision_on_a_cpu_is_bfloat16_autocast():
     model = torch.nn.Linear(2, 2)
     wrapper = launch.CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
     with wrapper.optim_context(model):
@@ -126,10 +132,12 @@ def test_without_a_gpu_mixed_precision_is_bfloat16_autocast():
     assert model(torch.ones(1, 2)).dtype == torch.float32
 
 
-def test_without_a_gpu_tokens_are_read_in_bfloat16_where_float16_was_asked_for():
+@pytest.mark.parametrize(('there', 'dtype'), [(True, 'bfloat16'), (False, 'float32')])
+def test_without_a_gpu_tokens_are_not_read_in_float16(there, dtype, monkeypatch):
+    monkeypatch.setattr(launch, 'has_bfloat16', lambda: there)
     target = dict(type='TokenTarget', dtype='float16')
     cfg = Config(dict(model=dict(type='BEiTPretrainer', target=target)))
-    assert launch.for_cpu(cfg) == ['visual tokens are read in bfloat16'] and cfg.model.target.dtype == 'bfloat16'
+    assert launch.for_cpu(cfg) == [f'visual tokens are read in {dtype}'] and cfg.model.target.dtype == dtype
     cfg.model.target.dtype = 'float32'
     assert not launch.for_cpu(cfg) and cfg.model.target.dtype == 'float32'
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from beit_mm.models import BEiT
 
-from .steps import DEVICE, ROOT, TOY, present
+from .steps import DEVICE, ROOT, TOY, precisions, present
 from .turns import PEAK, Settings, Turn, matrix_product, row, take_turns
 
 CONFIG = ROOT / 'configs/segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512.py'
@@ -55,7 +55,7 @@ def inference(settings: Settings) -> Iterator[dict]:
     models = {name: classifier(name, settings) for name in ('ours', *present(settings, PEERS))}
     models = {name: model.to(DEVICE).train(False) or model for name, model in models.items()}
     images = torch.randn(settings.batch, 3, 224, 224, device=DEVICE)
-    for name, bf16 in (('bf16', True), ('f32', False)):
+    for name, bf16 in precisions():
 
         def turn(model: nn.Module, bf16: bool = bf16) -> None:
             with torch.inference_mode(), torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):

@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from beit_mm.data.blockwise_mask import BlockwiseMask
-from beit_mm.engine.launch import for_cpu
+from beit_mm.engine.launch import for_cpu, has_bfloat16
 from beit_mm.registry import MODELS
 
 from .turns import PEAK, Settings, Turn, matrix_product, peak_memory, row, take_turns
@@ -58,7 +58,7 @@ def ours(settings: Settings, bf16: bool, cached: bool) -> Turn:
         cfg.optim_wrapper.pop('loss_scale')
         cfg.model.target.dtype = 'float32'
     elif DEVICE == 'cpu':
-        for_cpu(cfg)
+        for_cpu(cfg)  # bfloat16
     else:
         cfg.optim_wrapper.update(dtype='bfloat16', loss_scale=1.0)
     model = MODELS.build(cfg.model).to(DEVICE).train()
@@ -180,13 +180,21 @@ def present(settings: Settings, known: dict) -> list[str]:
     return found
 
 
+def precisions() -> list[tuple[str, bool]]:
+    """(name, whether it is bfloat16) of those that this device multiplies in."""
+    if DEVICE == 'cpu' and not has_bfloat16():
+        print('bf16 is left out: this CPU has no bfloat16')
+        return [('f32', False)]
+    return [('bf16', True), ('f32', False)]
+
+
 def one_step(maker: object, *args: object) -> None:
     maker(*args)()
 
 
 def step(settings: Settings) -> Iterator[dict]:
     peers = present(settings, STEPS)
-    for name, bf16 in (('bf16', True), ('f32', False)):
+    for name, bf16 in precisions():
         turns = dict(ours=ours(settings, bf16, False), cached=ours(settings, bf16, True))
         turns |= {peer: STEPS[peer][0](settings, bf16) for peer in peers}
         turns[PEAK] = matrix_product(torch.bfloat16 if bf16 else torch.float32)
@@ -199,10 +207,10 @@ def step(settings: Settings) -> Iterator[dict]:
 
 
 def memory(settings: Settings) -> Iterator[dict]:
-    """Peak memory of one bf16 step, four times the batch, each in a process of its own."""
-    peers = present(settings, STEPS)
+    """Peak memory of one step, four times the batch, each in a process of its own."""
+    peers, (name, bf16) = present(settings, STEPS), precisions()[0]
     large = replace(settings, batch=4 * settings.batch)
-    need = dict(ours=[peak_memory(one_step, ours, large, True, False)])
-    need |= {peer: [peak_memory(one_step, STEPS[peer][0], large, True)] for peer in peers}
-    found = row('step/bf16/memory', 'GiB', need, 1.0, rss=need['ours'][0])
+    need = dict(ours=[peak_memory(one_step, ours, large, bf16, False)])
+    need |= {peer: [peak_memory(one_step, STEPS[peer][0], large, bf16)] for peer in peers}
+    found = row(f'step/{name}/memory', 'GiB', need, 1.0, rss=need['ours'][0])
     yield found | dict(ours=need['ours'][0], peers={peer: need[peer][0] for peer in peers})
