@@ -1,9 +1,11 @@
 """Running one command of a chain on this terminal: forked where that saves the imports, its memory watched."""
 
+import ctypes
 import importlib
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections import defaultdict
 from contextlib import suppress
@@ -60,11 +62,18 @@ def _become(command: list[str]) -> None:
 
     So does every command on a machine with a GPU, whose driver does not survive a fork.
     """
+    end_with_parent()
     if not _is_script(command) or importlib.import_module('mmengine.device').get_device() != 'cpu':
         os.environ.setdefault('PYTHON', sys.executable)  # what tools/*.sh start
         os.execvp(command[0], command)
     sys.argv = command[1:]
     runpy.run_path(command[1], run_name='__main__')
+
+
+def end_with_parent() -> None:
+    """From now on SIGTERM comes when the process that started this one is gone, however it went (Linux): a run saves and ends."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def tree_rss(root: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..recipe import runner
 from ..recipe.chain import Recipe
-from ..recipe.process import StageFailed, say
+from ..recipe.process import StageFailed, end_with_parent, say
 
 
 def run(chains: list[tuple[Recipe, runner.Settings]], jobs: int) -> Iterator[tuple[int, str]]:
@@ -26,7 +26,7 @@ def run(chains: list[tuple[Recipe, runner.Settings]], jobs: int) -> Iterator[tup
     slots = context.Queue()
     for slot in range(jobs):
         slots.put(slot)
-    executor = ProcessPoolExecutor(jobs, context, _take_gpu, (slots,))
+    executor = ProcessPoolExecutor(jobs, context, _begin, (slots,))
     try:
         futures = {executor.submit(_one, *chain): chain[1] for chain in chains}
         for future in as_completed(futures):
@@ -37,9 +37,11 @@ def run(chains: list[tuple[Recipe, runner.Settings]], jobs: int) -> Iterator[tup
     executor.shutdown()
 
 
-def _take_gpu(slots) -> None:
+def _begin(slots) -> None:
+    """A process with its own GPU, if there are several, that does not outlive this one."""
     import torch
 
+    end_with_parent()
     slot, gpus = slots.get(), torch.cuda.device_count()
     if gpus > 1 and 'CUDA_VISIBLE_DEVICES' not in os.environ:
         os.environ['CUDA_VISIBLE_DEVICES'] = str(slot % gpus)

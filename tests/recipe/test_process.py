@@ -1,8 +1,13 @@
 """What a command of a chain is run in, and what is measured of it."""
 
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+from trials.ranks import alive, until
 
 from beit_mm.recipe import process
 
@@ -15,3 +20,16 @@ def test_memory_counts_grandchildren():
         child.stdout.readline()
         assert process.tree_rss(os.getpid()) - before > 200 << 20
         child.communicate(b'\n')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the kernel tells the stage')
+def test_a_stage_ends_with_the_process_that_runs_the_chain_however_that_ends(tmp_path):
+    stage = "import os, time; os.symlink(str(os.getpid()), 'pid'); time.sleep(999)"
+    chain = f'from beit_mm.recipe.process import execute; execute("stage", {[sys.executable, "-c", stage]!r}, None)'
+    environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+    with subprocess.Popen([sys.executable, '-c', chain], cwd=tmp_path, env=environment) as running:
+        assert until((tmp_path / 'pid').is_symlink)
+        pid = int(os.readlink(tmp_path / 'pid'))
+        assert alive(pid)
+        running.send_signal(signal.SIGKILL)
+    assert until(lambda: not alive(pid), 60)
