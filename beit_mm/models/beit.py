@@ -174,7 +174,7 @@ class BEiT(BaseModule):
         p = self.patch_size
         if h < 1 or w < 1 or h % p or w % p:
             raise ValueError(
-                f'image of {h}×{w} pixels is no multiple of the patch, {p}: resize it, or pad it in the data '
+                f'image of {h}×{w} pixels is no multiple of the patch, patch_size={p}: resize it, or pad it in the data '
                 f'preprocessor (`pad_size_divisor={p}` for mmpretrain, `size_divisor={p}` for mmseg)'
             )
         return h // p, w // p

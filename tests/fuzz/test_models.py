@@ -20,6 +20,7 @@ from beit_mm.models import (
 )
 from beit_mm.models.relative_position import relative_position_index, resize_bias_table, table_rows
 from beit_mm.models.sliding import starts
+from beit_mm.reproduce.patchwise import PatchwiseBEiT
 
 FUZZED = {
     'BEiT',
@@ -28,6 +29,7 @@ FUZZED = {
     'EncoderDecoder',
     'MIMDataPreprocessor',
     'MIMHead',
+    'PatchwiseBEiT',
     'PixelTarget',
     'SETRPUPHead',
     'TokenTarget',
@@ -49,6 +51,7 @@ def learns(model: torch.nn.Module, loss: torch.Tensor) -> None:
 
 @examples(300)
 @given(
+    kind=st.sampled_from([BEiT, BEiT, BEiT, PatchwiseBEiT]),
     arch=st.fixed_dictionaries(
         dict(
             embed_dims=mostly(st.sampled_from([4, 12, 24]), other_int),
@@ -68,9 +71,9 @@ def learns(model: torch.nn.Module, loss: torch.Tensor) -> None:
     drop_path_rate=mostly(st.sampled_from([0.0, 0.5]), st.one_of(st.sampled_from([1.0, -1.0, 2.0]), wrong)),
     other=st.tuples(small, small),
 )
-def test_a_backbone_of_any_settings_is_refused_or_computes(arch, other, **how):
+def test_a_backbone_of_any_settings_is_refused_or_computes(kind, arch, other, **how):
     try:
-        model = BEiT(arch=arch, **how)
+        model = kind(arch=arch, **how)
     except Exception as error:
         return refused(error, arch=arch, **arch, **how)
     model.init_weights()
