@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from small import ROOT, backbone, load, nodes, shrink
+from small import backbone, load, nodes, shrink
 from trials import toy
 
 from beit_mm.checkpoint.files import read_file
@@ -28,7 +26,7 @@ TASKS = ('tokenizer', 'pretrain', 'classification', 'segmentation')
 IMAGES, BATCH, TOTAL, BROKEN_AT = 12, 2, 12, 7  # two epochs of six batches; broken off one batch into the second
 
 
-@HOOKS.register_module(force=True)  # the processes of a run import this file under another name
+@HOOKS.register_module()
 class Witness(Hook):
     """Writes what each rank saw and by which seed its model drew, `work_dir/seen_RANK.pth`; kills its process if told to."""
 
@@ -194,30 +192,18 @@ def test_a_run_has_one_seed_for_weights_order_and_draws_and_keeps_it_when_it_is_
 # -- processes of their own ----------------------------------------------------------------------------------------------
 
 
-def train(cfg: Config, kill_at: int) -> Path:
-    """Trains in a new process, as a user does, until it is killed."""
-    cfg.custom_imports = dict(imports=['test_exact_resume'])
+def in_processes(cfg: Config, ranks: int, kill_at: int | None = None) -> Path:
+    """Until the end, or until each is killed."""
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='beit_mm.Witness', kill_at=kill_at)]
-    path = Path(cfg.work_dir).with_suffix('.py')
-    cfg.dump(path)
-    places = [os.environ.get('PYTHONPATH', ''), *map(str, (ROOT, ROOT / 'tests', ROOT / 'tests/engine'))]
-    env = os.environ | dict(PYTHONPATH=os.pathsep.join(places), CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1')
-    done = subprocess.run(
-        [sys.executable, 'tools/train.py', path, '--work-dir', cfg.work_dir],
-        cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stdout[-4000:]
-    return Path(cfg.work_dir)
-
-
-def on_two_ranks(cfg: Config) -> Path:
-    cfg.launcher = 'pytorch'
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='beit_mm.Witness')]
-    log, port = Path(cfg.work_dir).with_suffix('.log'), toy.free_port()
-    ranks = [toy.start(through, cfg, log=log, rank=rank, ranks=2, port=port) for rank in range(2)]
-    for rank in ranks:
-        rank.join()
-    assert [rank.exitcode for rank in ranks] == [0, 0], log.read_text()[-4000:]
+    log, places = Path(cfg.work_dir).with_suffix('.log'), [{}]
+    if ranks > 1:
+        cfg.launcher, port = 'pytorch', toy.free_port()
+        places = [dict(rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
+    processes = [toy.start(through, cfg, log=log, **place) for place in places]
+    for process in processes:
+        process.join()
+    codes = {process.exitcode for process in processes}
+    assert codes == {0 if kill_at is None else -signal.SIGKILL}, log.read_text()[-4000:]
     return Path(cfg.work_dir)
 
 
@@ -229,7 +215,7 @@ def seen(folder: Path, ranks: int) -> list[list[tuple]]:
 def test_killed_and_resumed_is_as_if_it_had_gone_through(data, tmp_path):
     setup = dict(loop='epoch', accumulate=4)
     whole = through(config('pretrain', data, tmp_path / 'whole', **setup))
-    folder = train(config('pretrain', data, tmp_path / 'again', **setup), kill_at=BROKEN_AT + 2)
+    folder = in_processes(config('pretrain', data, tmp_path / 'again', **setup), 1, kill_at=BROKEN_AT + 2)
     assert not (folder / f'iter_{TOTAL}.pth').exists()
     cfg = config('pretrain', data, folder, **setup)
     cfg.resume = True
@@ -247,10 +233,10 @@ RANKS = [
 
 @pytest.mark.parametrize(('task', 'setup'), RANKS, ids=name)
 def test_two_ranks_see_what_one_sees_and_resumed_are_as_if_they_had_gone_through(task, setup, data, tmp_path):
-    whole = on_two_ranks(config(task, data, tmp_path / 'whole', batch=BATCH // 2, **setup))
+    whole = in_processes(config(task, data, tmp_path / 'whole', batch=BATCH // 2, **setup), 2)
     cfg = config(task, data, tmp_path / 'again', batch=BATCH // 2, **setup)
     cfg.resume, cfg.load_from = True, str(whole / f'iter_{BROKEN_AT}.pth')
-    again = on_two_ranks(cfg)
+    again = in_processes(cfg, 2)
     assert differences(outcome(whole), outcome(again)) == []
 
     cfg = config(task, data, tmp_path / 'alone', **setup)

@@ -92,6 +92,7 @@ def train(folder, images: torch.Tensor, iters: int, seed: int, **config) -> Watc
     return Runner(**cfg, cfg=Config(config)).train()
 
 
+@pytest.mark.long  # that a resumed tokenizer keeps its codes is in test_exact_resume.py as well
 def test_a_run_uses_its_codes_begins_with_its_first_image_and_keeps_the_codes_when_resumed(tmp_path):
     images = run(None).images
     first = train(tmp_path, images, 2, seed=1)

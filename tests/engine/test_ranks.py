@@ -45,6 +45,7 @@ def test_a_rank_that_is_killed_ends_all_and_is_named(start):
     assert not (run.work / 'iter_6.pth').exists()
 
 
+@pytest.mark.long
 def test_a_rank_that_raises_ends_all_and_is_named(start):
     run = start('raise')
     assert all(end(run)) and re.search(ranks.says('raise', 1), run.words()), run.words()

@@ -108,8 +108,9 @@ def test_of_a_million_entries_only_the_next_are_read(loop, workers, tmp_path):
     assert BATCH <= READ.value <= 1000  # what workers prefetch, whenever that is counted
 
 
-def test_another_batch_goes_on_at_the_same_sample_of_the_epoch(tmp_path):
+def test_another_batch_goes_on_at_the_same_sample_of_the_epoch(tmp_path, monkeypatch):
     """Rounded down, so that none is left out."""
+    monkeypatch.setitem(globals(), 'SIZE', 1000)
     run(tmp_path / 'new', 'epoch', 0)
     checkpoint = read_file(tmp_path / 'new/first.pth')
     assert checkpoint['meta']['samples_of_epoch'] == BATCH and checkpoint['meta']['sampler_seed'] == 3
