@@ -140,3 +140,7 @@ def test_two_seeds_side_by_side_go_on_where_they_were_stopped(place):
     loss = {seed: stages['pretrain/beit']['metrics']['val_loss'] for seed, stages in seeds.items()}
     assert loss['1'] != loss['2']
     assert 'nothing can be significant' in (place / 'out/results.md').read_text()
+    with pytest.raises(SystemExit, match='2 of 2 seeds did not end well'):
+        tool('--scale', 'tiny.py', '--out', 'out', *rows, '--cfg-options', 'optim_wrapper.optimizer.lr=-1.0')
+    # What the runs before have left in the folders is not taken for theirs.
+    assert json.loads((place / 'out/results/tiny.json').read_text())['seeds'] == seeds

@@ -84,8 +84,12 @@ def _main(args: Namespace, typed: list[str]) -> None:
     failed = 0
     for seed, error in run(list(chains.values()), args.jobs):
         print(f'seed {seed}: {error or "done"}', flush=True)
-        failed += bool(error)
-        store = results.add(store, seed, current[seed], Path(chains[seed][0].work_dir), results.made(typed))
+        if error:  # what lies in its folder may be of another config
+            failed += 1
+            continue
+        to = chains[seed][1]
+        made = {stage: current[seed][stage] for stage in to.only}
+        store = results.add(store, seed, made, to.work_dir, results.made(typed))
         results.save(out, store)
     all_rows = [plan.recipe(scale, list(ROWS), int(seed), work_dir) for seed in store['seeds']]
     shown = results.current(store, {chain.seed: plan.keys(chain, args.cfg_options) for chain in all_rows})

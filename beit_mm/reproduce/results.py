@@ -35,13 +35,9 @@ def digests(store: dict, seed: int) -> dict[str, str]:
     return {name: stage['digest'] for name, stage in store['seeds'].get(str(seed), {}).items()}
 
 
-def add(store: dict, seed: int, current: dict[str, str], work_dir: Path, run: dict[str, str]) -> dict:
-    """The store with a seed's stages, as far as they are finished, and the run that made them; other stages stay."""
-    found = {
-        name: dict(digest=digest, **_stage(work_dir / name))
-        for name, digest in current.items()
-        if read_record(work_dir / name)
-    }
+def add(store: dict, seed: int, made: dict[str, str], work_dir: Path, run: dict[str, str]) -> dict:
+    """The store with those stages of a seed (stage → digest) that have just come to their end, and the run that made them."""
+    found = {name: dict(digest=digest, **_stage(work_dir / name)) for name, digest in made.items()}
     seeds = store['seeds'] | {str(seed): store['seeds'].get(str(seed), {}) | found}
     runs = store.get('runs', [])
     return dict(
@@ -91,18 +87,10 @@ def made(typed: list[str]) -> dict[str, str]:
 
 def _commit() -> str:
     """Of the checkout that this package lies in, marked when it has changes; 'unknown' outside of git."""
+    command = ['git', 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
     try:
-        command = [
-            'git',
-            '-C',
-            str(Path(__file__).parent),
-            'describe',
-            '--always',
-            '--dirty',
-            '--abbrev=12',
-            '--exclude=*',
-        ]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return found.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return 'unknown'
 
