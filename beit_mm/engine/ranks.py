@@ -1,7 +1,6 @@
 """Processes that train together end together: a parent's death, a restart, a rank that is gone or stands still, weights apart."""
 
 import atexit
-import ctypes
 import faulthandler
 import json
 import os
@@ -19,6 +18,8 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor
 
+from ..recipe.process import end_with_parent
+
 _PARENT = os.getppid()  # as early as can be: torchrun may die while this process starts
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _UNKNOWN = dict(ticks=0, place='its start', line='nothing was heard of it', host=None, pid=0, finished=False)
@@ -29,8 +30,7 @@ def die_with_parent() -> None:
     """Of a process that torchrun started: end as soon as torchrun does, whatever this process is at (Linux: by the kernel)."""
     if 'TORCHELASTIC_RUN_ID' not in os.environ:
         return
-    if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    end_with_parent(signal.SIGKILL)
 
     def look() -> None:
         while os.getppid() == _PARENT:

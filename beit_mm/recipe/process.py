@@ -62,7 +62,7 @@ def _become(command: list[str]) -> None:
 
     So does every command on a machine with a GPU, whose driver does not survive a fork.
     """
-    end_with_parent()
+    end_with_parent()  # a run saves and ends
     if not _is_script(command) or importlib.import_module('mmengine.device').get_device() != 'cpu':
         os.environ.setdefault('PYTHON', sys.executable)  # what tools/*.sh start
         os.execvp(command[0], command)
@@ -70,10 +70,10 @@ def _become(command: list[str]) -> None:
     runpy.run_path(command[1], run_name='__main__')
 
 
-def end_with_parent() -> None:
-    """From now on SIGTERM comes when the process that started this one is gone, however it went (Linux): a run saves and ends."""
+def end_with_parent(by: int = signal.SIGTERM) -> None:
+    """From now on this signal comes when the process that started this one is gone, however it went (Linux, by the kernel)."""
     if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, by)  # PR_SET_PDEATHSIG
 
 
 def tree_rss(root: int) -> int:

@@ -6,14 +6,13 @@
 
 import json
 import os
-import platform
 import shlex
 import subprocess
 import time
 from pathlib import Path
 
 from ..recipe.chain import read_record, write_json
-from ..viz.summary import metrics, scalars, validations, versions
+from ..viz.summary import metrics, processor, scalars, validations, versions
 from .rows import TASKS
 
 CURVES = (*TASKS.values(), 'val_loss', 'masked_accuracy', 'marginal_entropy')
@@ -80,7 +79,7 @@ def made(typed: list[str]) -> dict[str, str]:
     return dict(
         command=shlex.join(['python', *typed]),
         commit=_commit(),
-        machine=f'{os.cpu_count()} cores, {_processor()}; {names}',
+        machine=f'{os.cpu_count()} cores, {processor()}; {names}',
         date=time.strftime('%Y-%m-%d'),
     )
 
@@ -93,9 +92,3 @@ def _commit() -> str:
         return found.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return 'unknown'
-
-
-def _processor() -> str:
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.partition(': ')[2] for line in lines if line.startswith('model name')), platform.machine())

@@ -74,6 +74,13 @@ def versions() -> dict[str, str]:
     return dict(beit_mm=__version__, python=platform.python_version(), **found)
 
 
+def processor() -> str:
+    """Its name, or its architecture where the system does not say (/proc/cpuinfo)."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.partition(': ')[2] for line in lines if line.startswith('model name')), platform.machine())
+
+
 def over_seeds(summaries: list[dict]) -> dict:
     """Means of several summaries, and under `spread` the standard deviations over seeds (n − 1)."""
     first = {key: value for key, value in summaries[0].items() if key not in ('peak_rss_gib', 'versions')}

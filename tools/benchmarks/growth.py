@@ -5,6 +5,7 @@ a small one is taken, whose shape is BEiT-B's: width 192, four blocks, f32. Memo
 what was there before.
 """
 
+import math
 import statistics
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -47,7 +48,8 @@ def growth(settings: Settings) -> Iterator[dict]:
             memory[size] = extra_memory(turn)
             del turn
         yield _row(f'{axis}/time', 's', seconds)
-        yield _row(f'{axis}/memory', 'GiB', memory)
+        if not any(map(math.isnan, memory.values())):
+            yield _row(f'{axis}/memory', 'GiB', memory)
     yield from _files(FILES[:2] if settings.quick else FILES, rounds)
     yield _ranks(arch, usual, rounds)
 

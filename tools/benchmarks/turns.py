@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from beit_mm.viz.summary import processor
+
 Turn = Callable[[], object]
 Times = dict[str, list[float]]
 PEAK = 'matrix product'
@@ -112,13 +114,8 @@ def matrix_product(dtype: torch.dtype) -> Turn:
 
 def machine() -> str:
     """The processor (or GPU), how many threads, the versions that matter."""
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-    else:
-        info = Path('/proc/cpuinfo')
-        lines = info.read_text().splitlines() if info.exists() else []
-        name = next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
-        name = f'{torch.get_num_threads()} threads of {name}'
+    cpu = f'{torch.get_num_threads()} threads of {processor()}'
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     return f'{name}, torch {torch.__version__}, python {platform.python_version()}'
 
 
