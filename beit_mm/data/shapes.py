@@ -4,7 +4,8 @@ A scene repeats one species two to four times, in a row, a ring, a grid or a mir
 from the visible ones. Other species and a grey bar lie about as distraction. A species is an outline, a texture and a
 palette; each texture and each palette belongs to two species, so neither tells the class. With `--free-textures`
 any species has any texture: a patch tells two species by their palette, and only the outline, larger than a patch, which of
-both. A scene is a pure function of (seed, index), drawn in `beit_mm.data.shapes_scene`; this file writes them.
+both. A scene is a pure function of (seed, index), planned in `beit_mm.data.shapes_layout`, drawn in
+`beit_mm.data.shapes_scene`; this file writes them.
 
     python -m beit_mm.data.shapes OUT --train 12000 --val 2000 --seed 0
 """
@@ -22,7 +23,8 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
-from beit_mm.data.shapes_scene import CLASSES, PALETTE, SPECIES, scene
+from beit_mm.data.shapes_layout import CLASSES, PALETTE, SPECIES
+from beit_mm.data.shapes_scene import scene
 
 __all__ = ['CLASSES', 'PALETTE', 'SPECIES', 'scene', 'write']
 
