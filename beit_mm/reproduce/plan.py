@@ -61,7 +61,8 @@ def rows_of(scale: Scale, chosen: list[str] | None) -> list[str]:
     names = chosen or scale.cfg['rows']
     if unknown := [name for name in names if name not in ROWS]:
         raise ValueError(f'--rows {" ".join(unknown)}: known are {", ".join(ROWS)}')
-    return [row for row in ROWS if row in names or (row == 'beit' and 'intermediate' in names)]
+    needed = {*names, *(ROWS[name].start for name in names)}
+    return [row for row in ROWS if row in needed]
 
 
 def recipe(scale: Scale, rows: list[str], seed: int, work_dir: Path) -> Recipe:
@@ -100,7 +101,7 @@ def pretrain_config(scale: Scale, row: str) -> dict:
 
 def _pretrainings(scale: Scale, rows: list[str], work_dir: Path) -> Iterator[Stage]:
     for row in rows:
-        if ROWS[row].config is None or ROWS[row].through:
+        if ROWS[row].config is None or ROWS[row].start:
             continue
         path = work_dir / 'configs' / f'{row}.py'
         scaling.write(path, pretrain_config(scale, row), ROWS[row].config)
@@ -117,9 +118,8 @@ def _tuned(scale: Scale, rows: list[str], task: str) -> Iterator[Stage]:
                 continue
             weights = {}
             if one.config:
-                weights[_BACKBONE] = (
-                    f'{one.through}/{scale.cfg[one.through]["main"]}/beit' if one.through else f'pretrain/{row}'
-                )
+                origin = f'{one.through}/{scale.cfg[one.through]["main"]}' if one.through else 'pretrain'
+                weights[_BACKBONE] = f'{origin}/{one.start or row}'
             options = entry.get('options', {}) | of_labels | _architecture(row) | entry['kinds'].get(one.kind, {})
             yield Stage(f'{task}/{labels}/{row}', entry['config'], weights, _options(scale, entry['config'], options))
 

@@ -10,14 +10,16 @@ TASKS = dict(classification='top1', segmentation='mIoU')  # task → metric
 @dataclass(frozen=True)
 class Row:
     """`config`: of the pre-training, None for none; `length`: of its run, in runs of 300 epochs; `tokenizer`: which of the
-    scale's; `through`: the task that is learned in between; `paper`: metric → the paper's figure; `kind`: of the
-    fine-tuning, whose settings the scale has; `tasks`: it is judged by."""
+    scale's; `start`: the row whose pre-training it shares, None for its own; `through`: the task that is learned in
+    between; `paper`: metric → the paper's figure; `kind`: of the fine-tuning, whose settings the scale has; `tasks`: it
+    is judged by."""
 
     title: str
     config: str | None
     paper: dict[str, float]
     length: float = 1.0
     tokenizer: str = 'tokenizer'
+    start: str | None = None
     through: str | None = None
     kind: str = 'pretrained'
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -40,15 +42,20 @@ ROWS = {
     ),
     'longer': Row('pre-training 8/3 as long', _PRETRAIN.format('vit', '800e'), dict(top1=83.19, mIoU=45.58), 8 / 3),
     'intermediate': Row(
-        '+ intermediate fine-tuning', BEIT, dict(mIoU=47.7), through='classification', tasks=('segmentation',)
+        '+ intermediate fine-tuning',
+        BEIT,
+        dict(mIoU=47.7),
+        start='beit',
+        through='classification',
+        tasks=('segmentation',),
     ),
     'other-tokenizer': Row('tokenizer of another size', BEIT, {}, tokenizer='other-tokenizer'),
     'layer-scale': Row('+ LayerScale', _ABLATION.format('layer-scale'), dict(top1=83.00)),
     'relative': Row('+ LayerScale + relative bias', _PRETRAIN.format('beit', '300e'), dict(top1=83.22)),
     'quarter': Row('pre-training 1/4 as long', BEIT, {}, 1 / 4),
     'sixteenth': Row('pre-training 1/16 as long', BEIT, {}, 1 / 16),
-    'ceiling': Row('a larger network, all labels, many steps', None, {}, kind='ceiling'),
-    'floor': Row('the same, but patches never see each other', None, {}, kind='floor'),
+    'ceiling': Row('pre-trained, all labels, many steps', BEIT, {}, start='beit', kind='ceiling'),
+    'floor': Row('all labels, many steps, but patches never see each other', None, {}, kind='floor'),
 }
 
 

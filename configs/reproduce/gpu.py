@@ -58,14 +58,14 @@ tuned = {
 file = 'train_dataloader.dataset.dataset.ann_file'
 lr = 'optim_wrapper.optimizer.lr'
 decay, head = 'optim_wrapper.paramwise_cfg.layer_decay_rate', 'optim_wrapper.paramwise_cfg.head_lr_mult'
-beit = {'model.backbone.rel_pos_bias': 'per_layer', 'model.backbone.abs_pos_embed': False, 'model.backbone.layer_scale': 0.1}
 apart = {'model.backbone.type': 'beit_mm.PatchwiseBEiT'}
 
 
-def limits(annotations, steps):
-    """The kinds `ceiling` and `floor` of a task."""
-    whole = {**beit, **schedule(steps, steps, 500), lr: 1e-3, file: annotations}
-    return dict(ceiling=whole, floor={**whole, **apart})
+def kinds(scratch, pretrained, annotations):
+    """A task's kinds of fine-tuning; `ceiling` and `floor` are the data set's limits, with all labels and five times the steps."""
+    long = {**schedule(20000, 2000, 500), file: annotations}
+    return dict(
+        scratch=scratch, pretrained=pretrained, ceiling={**pretrained, **long}, floor={**scratch, **long, **apart})
 
 
 classification = dict(
@@ -74,11 +74,12 @@ classification = dict(
     options={**tuned, **schedule(4000, 200, 200), 'train_dataloader.batch_size': 128, 'model.head.in_channels': 384},
     labels={'1000': {file: 'meta/train_1000.txt'}, '10000': {file: 'meta/train_10000.txt'}, '100000': {file: 'meta/train.txt'}},
     main='10000',
-    kinds=dict(scratch={lr: 1e-3}, pretrained={lr: 1e-3, decay: 0.75}, **limits('meta/train.txt', 20000)))
+    kinds=kinds(scratch={lr: 1e-3}, pretrained={lr: 1e-3, decay: 0.75}, annotations='meta/train.txt'))
 segmentation = dict(
     _delete_=True,
     config='configs/quickstart/segmentation_112.py',
     options={**tuned, **schedule(4000, 200, 200), 'train_dataloader.batch_size': 32, 'model.decode_head.in_channels': 384},
     labels={'200': {file: 'training_200.txt'}, '2000': {file: 'training_2000.txt'}, '20000': {file: ''}},
     main='2000',
-    kinds=dict(scratch={lr: 1e-3, head: 10}, pretrained={lr: 1e-3, decay: 0.75, head: 10}, **limits('', 20000)))
+    kinds=kinds(
+        scratch={lr: 1e-3, head: 10}, pretrained={lr: 1e-3, decay: 0.75, head: 10}, annotations=''))

@@ -14,7 +14,7 @@ from beit_mm.reproduce import plan, scale
 from beit_mm.reproduce.rows import CLAIMS, ROWS, TASKS
 
 HOUR = ROOT / 'configs/reproduce/hour.py'
-PRETRAINED = [row for row in ROWS if ROWS[row].config and not ROWS[row].through]
+PRETRAINED = [row for row in ROWS if ROWS[row].config and not ROWS[row].start]
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_data_move():
 def test_rows_and_claims_have_the_papers_figures():
     """Of those with a config they stand in its head, as tests/test_reproduce_page.py compares with the page."""
     for row in ROWS.values():
-        if row.config and not row.through:
+        if row.config and not row.start:
             head = (ROOT / row.config).read_text().split('_base_ =')[0]
             assert all(f'{figure:.2f}' in head for figure in row.paper.values()), row
     gaps = {(claim.better, claim.worse): claim.gap for claim in CLAIMS}
