@@ -1,5 +1,6 @@
 """`--long` also runs the tests marked long; a process has one thread, since several tests run at once on few cores."""
 
+import gc
 import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
@@ -26,6 +27,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if 'long' in item.keywords:
                 item.add_marker(pytest.mark.skip(reason='takes minutes: runs with --long'))
+
+
+def pytest_collection_finish() -> None:
+    # mmengine collects garbage whenever it makes a data set: what was imported need not be gone through each time.
+    gc.freeze()
 
 
 def restored() -> Iterator[None]:
