@@ -1,4 +1,7 @@
-"""`--long` also runs the tests marked long; a process has one thread, since several tests run at once on few cores."""
+"""`--long` also runs the tests marked long; runs with one folder `--share` share those that the stack cannot change.
+
+A process has one thread, since several tests run at once on few cores.
+"""
 
 import gc
 import os
@@ -6,6 +9,8 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from mmengine.logging import MMLogger
@@ -18,11 +23,18 @@ compat.apply()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--long', action='store_true', help='also run the tests marked long')
+    parser.addoption(
+        '--share',
+        type=Path,
+        metavar='FOLDER',
+        help='of runs with the same: a file marked any_stack is run by the first there',
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Those that train in forks come first: behind torch.export and torch.compile autograd has threads, which no fork survives.
-    items.sort(key=lambda item: not hasattr(item.module, 'toy'))
+    # What runs may share comes last, so that the faster one has something to take.
+    items.sort(key=lambda item: (not hasattr(item.module, 'toy'), 'any_stack' in item.keywords))
     if not config.getoption('--long'):
         for item in items:
             if 'long' in item.keywords:
@@ -32,6 +44,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     # mmengine collects garbage whenever it makes a data set: what was imported need not be gone through each time.
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures are made
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    folder = item.config.getoption('--share')
+    if folder and 'any_stack' in item.keywords and not claim(folder / item.path.relative_to(item.config.rootpath)):
+        pytest.skip('runs beside this on another stack')
+
+
+@cache
+def claim(place: Path) -> bool:
+    """Whether this process is the first to ask."""
+    try:
+        place.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
 
 
 def restored() -> Iterator[None]:

@@ -9,6 +9,8 @@ import pytest
 
 from beit_mm.engine.launch import has_bfloat16
 
+pytestmark = pytest.mark.any_stack
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
 KINDS = ['bf16', 'f32'] if has_bfloat16() else ['f32']

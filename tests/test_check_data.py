@@ -16,6 +16,8 @@ from small import load, nodes
 
 from beit_mm.data import shapes
 
+pytestmark = pytest.mark.any_stack
+
 SCRIPT = Path(__file__).parents[1] / 'tools' / 'check_data.py'
 spec = importlib.util.spec_from_file_location('check_data', SCRIPT)
 check_data = importlib.util.module_from_spec(spec)

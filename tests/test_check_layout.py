@@ -13,6 +13,8 @@ from PIL import Image
 
 from beit_mm.data import shapes
 
+pytestmark = pytest.mark.any_stack
+
 SCRIPT = Path(__file__).parents[1] / 'tools' / 'check_layout.py'
 spec = importlib.util.spec_from_file_location('check_layout', SCRIPT)
 check_layout = importlib.util.module_from_spec(spec)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.any_stack
+
 ROOT = Path(__file__).parents[1]
 TINY = """
 _base_ = '{root}/configs/reproduce/shapes.py'
@@ -132,6 +134,8 @@ def test_two_seeds_side_by_side_go_on_where_they_were_stopped(place):
     os.killpg(first.pid, signal.SIGINT)
     first.wait(60)
     assert first.returncode and list(place.rglob('tokenizer/stage.json'))
+    kept = json.loads((place / 'out/results/tiny.json').read_text())['seeds']
+    assert kept and all('tokenizer' in stages for stages in kept.values()), {s: list(k) for s, k in kept.items()}
     made = {path: path.stat().st_mtime_ns for path in place.rglob('stage.json')}
     run(place, *rows)
     assert all(path.stat().st_mtime_ns == then for path, then in made.items())  # none of them ran twice

@@ -5,6 +5,8 @@ import re
 import pytest
 from small import CONFIGS, ROOT, load
 
+pytestmark = pytest.mark.any_stack
+
 PAGE = (ROOT / 'docs/reproduce.md').read_text()
 PATH = re.compile(r'configs/([\w/.-]+)\.py')
 FIGURE = re.compile(r'\b\d\d\.\d+\b')

@@ -16,6 +16,8 @@ from beit_mm.data.token_cache import TokenCache
 from beit_mm.engine import tokenize
 from beit_mm.registry import MODELS
 
+pytestmark = pytest.mark.any_stack
+
 
 def run(*words: object, ranks: int = 0) -> str:
     with socket.socket() as free:

@@ -5,9 +5,12 @@ import shlex
 
 import numpy as np
 import pages
+import pytest
 from mmengine.config import Config
 
 from beit_mm.data import shapes
+
+pytestmark = pytest.mark.any_stack
 
 PAGE = (pages.ROOT / 'docs/tutorial.md').read_text()
 FEW = {'--train': 40, '--val': 20, '--segmentation-train': 16, '--segmentation-val': 4}

@@ -81,22 +81,31 @@ def _main(args: Namespace, typed: list[str]) -> None:
             f'seed {to.seed}: {len(to.only)} of {len(recipe.stages)} stages to run, log in {to.work_dir}/log.txt',
             flush=True,
         )
-    failed = 0
-    for seed, error in run(list(chains.values()), args.jobs):
-        print(f'seed {seed}: {error or "done"}', flush=True)
-        if error:  # what lies in its folder may be of another config
-            failed += 1
-            continue
-        to = chains[seed][1]
-        made = {stage: current[seed][stage] for stage in to.only}
-        store = results.add(store, seed, made, to.work_dir, results.made(typed))
-        results.save(out, store)
+    failed = []
+    try:
+        for seed, error in run(list(chains.values()), args.jobs):
+            print(f'seed {seed}: {error or "done"}', flush=True)
+            failed += [seed] * bool(error)
+            store = _kept(store, out, {seed: chains[seed]}, current, typed)
+    finally:  # of seeds that were broken off what is finished
+        store = _kept(store, out, chains, current, typed)
     all_rows = [plan.recipe(scale, list(ROWS), int(seed), work_dir) for seed in store['seeds']]
     shown = results.current(store, {chain.seed: plan.keys(chain, args.cfg_options) for chain in all_rows})
     page.write(out, scale.cfg, scale.name, shown, store.get('runs', []))
     print(out / 'results.md')
     if failed:
-        sys.exit(f'error: {failed} of {len(chains)} seeds did not end well; the same command goes on')
+        sys.exit(f'error: {len(failed)} of {len(chains)} seeds did not end well; the same command goes on')
+
+
+def _kept(store: dict, out: Path, chains: dict, current: dict, typed: list[str]) -> dict:
+    """The store, saved, with the stages of these chains that are finished and made from what they would be made from now."""
+    for seed, (recipe, to) in chains.items():
+        unfinished = {stage.name for stage in runner.plan(recipe, to)}
+        made = {stage: current[seed][stage] for stage in to.only if stage not in unfinished}
+        if made:
+            store = results.add(store, seed, made, to.work_dir, results.made(typed))
+            results.save(out, store)
+    return store
 
 
 if __name__ == '__main__':

@@ -35,7 +35,7 @@ def digests(store: dict, seed: int) -> dict[str, str]:
 
 
 def add(store: dict, seed: int, made: dict[str, str], work_dir: Path, run: dict[str, str]) -> dict:
-    """The store with those stages of a seed (stage → digest) that have just come to their end, and the run that made them."""
+    """The store with those stages of a seed (stage → digest) that are finished, and the run that made them."""
     found = {name: dict(digest=digest, **_stage(work_dir / name)) for name, digest in made.items()}
     seeds = store['seeds'] | {str(seed): store['seeds'].get(str(seed), {}) | found}
     runs = store.get('runs', [])

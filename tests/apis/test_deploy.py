@@ -15,6 +15,8 @@ from mmengine.registry import MODELS
 from beit_mm.apis import deploy
 from beit_mm.apis.load import load_model
 
+pytestmark = pytest.mark.any_stack
+
 ROOT = Path(__file__).parents[2]
 CHOSEN = ['quickstart/tokenizer']
 MORE = [

@@ -14,6 +14,8 @@ import torch
 from beit_mm.checkpoint import load
 from beit_mm.checkpoint.export import TARGETS
 
+pytestmark = pytest.mark.any_stack
+
 ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location('convert', ROOT / 'tools/convert.py')
 convert = importlib.util.module_from_spec(spec)

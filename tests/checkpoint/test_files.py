@@ -32,6 +32,8 @@ from beit_mm.checkpoint.files import read_file, state_of
 from beit_mm.checkpoint.origins import from_ours
 from beit_mm.models import BEiT, DiscreteVAE
 
+pytestmark = pytest.mark.any_stack
+
 
 def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())

@@ -10,6 +10,8 @@ from beit_mm.models import BEiT, DiscreteVAE
 from beit_mm.models.beit import resize_pos_embed
 from beit_mm.models.relative_position import resize_bias_table
 
+pytestmark = pytest.mark.any_stack
+
 ARCH = dict(embed_dims=32, num_layers=4, num_heads=4, feedforward_channels=64)
 PRETRAIN = dict(rel_pos_bias='shared', layer_scale=0.1, mask_token=True)
 CLASSIFY = dict(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap')

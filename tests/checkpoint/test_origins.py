@@ -7,6 +7,8 @@ from beit_mm.checkpoint.export import TARGETS, fit_target
 from beit_mm.checkpoint.facts import describe
 from beit_mm.checkpoint.origins import _HF_IN_MEMORY, from_ours, identify, rename, to_dalle, to_ours
 
+pytestmark = pytest.mark.any_stack
+
 KINDS = ['mim', 'vanilla_mim', 'classifier', 'vanilla_classifier', 'cls_token_classifier', 'segmentor', 'backbone']
 # (who, kind) of which two origins have the same keys: what it is taken for.
 SAME_KEYS = {

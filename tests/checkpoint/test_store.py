@@ -17,6 +17,8 @@ import torch
 from beit_mm.checkpoint import store
 from beit_mm.checkpoint.files import read_file
 
+pytestmark = pytest.mark.any_stack
+
 NAMES = r'iter_\d+\.pth'
 CALLS = ('open', 'write', 'fsync', 'replace', 'unlink')
 

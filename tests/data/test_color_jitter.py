@@ -8,6 +8,8 @@ from beit_mm.data.color_jitter import CUT, GRAY, ColorJitter, color_matrix
 from beit_mm.data.two_views import PackViews, TwoViews
 from beit_mm.registry import TRANSFORMS
 
+pytestmark = pytest.mark.any_stack
+
 
 def photo(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
     """Edges, gradients and noise: uint8 BGR, with parts that are nearly black and nearly white."""

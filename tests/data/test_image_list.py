@@ -12,6 +12,8 @@ from beit_mm.data.image_list import ImageList
 from beit_mm.data.seeded import SeededDataset
 from beit_mm.registry import DATASETS
 
+pytestmark = pytest.mark.any_stack
+
 
 def write(folder: Path, content: str) -> dict:
     (folder / 'list.txt').write_bytes(content.encode())

@@ -12,6 +12,8 @@ import pytest
 
 from beit_mm.data import blockwise_mask as module
 
+pytestmark = pytest.mark.any_stack
+
 SIDE, BUDGET, LEAST, DRAWS = 14, 75, 16, 20_000
 EDGES = np.log([1e-9, 0.28, 0.45, 0.65, 0.95, 1 / 0.95, 1 / 0.65, 1 / 0.45, 1 / 0.28, 1e9])  # of height / width
 Block = tuple[int, int]  # height, width

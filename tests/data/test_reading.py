@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from beit_mm.data import reading
 from beit_mm.data.reading import BadSample, decode_image, decode_labels, oriented, read_bytes, to_classes
 
+pytestmark = pytest.mark.any_stack
+
 
 def as_pillow_shows(content: bytes) -> np.ndarray:
     """BGR; Pillow itself cuts 16-bit grays at 255, so these are scaled first."""

@@ -14,6 +14,8 @@ from trials.ranks import Run, until
 
 from beit_mm.checkpoint.files import read_file
 
+pytestmark = pytest.mark.any_stack
+
 TIMEOUT = (
     40  # seconds, of a collective that waits for a rank that hangs, and of ranks that wait for each other at the start
 )

@@ -17,6 +17,8 @@ from beit_mm.engine.bad_updates import leave_out_bad_updates
 from beit_mm.engine.ranks import apart, checksums
 from beit_mm.engine.watchdog import Watchdog
 
+pytestmark = pytest.mark.any_stack
+
 
 class BadGradient(torch.autograd.Function):
     """Identity whose gradient is NaN."""

@@ -1,9 +1,12 @@
 """Every public class is among those that the properties here draw settings for."""
 
+import pytest
 from fuzz import test_data, test_engine, test_models
 from mmengine.registry import Registry
 
 import beit_mm.registry
+
+pytestmark = pytest.mark.any_stack
 
 
 def test_each_registered_class_is_fuzzed_and_nothing_else_is_said_to_be():

@@ -20,6 +20,8 @@ from beit_mm.data.seeded import KeyedSampler, SeededDataset
 from beit_mm.data.two_views import PackViews, TwoViews
 from beit_mm.models.pretrainer import masked_places
 
+pytestmark = pytest.mark.any_stack
+
 FUZZED = {
     'BlockwiseMask', 'ColorJitter', 'GuardData', 'ImageList', 'KeyedSampler', 'PackViews', 'RandomMask', 'SeededDataset',
     'TwoViews',

@@ -30,6 +30,8 @@ from beit_mm.checkpoint.files import read_file
 from beit_mm.engine import launch
 from beit_mm.models import BEiT, DiscreteVAE, TokenTarget
 
+pytestmark = pytest.mark.any_stack
+
 KINDS = 'torch', 'wrapped', 'sealed', 'old torch', 'safetensors'
 
 

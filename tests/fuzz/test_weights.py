@@ -12,6 +12,8 @@ from beit_mm.checkpoint import load_backbone, load_tokenizer
 from beit_mm.checkpoint.origins import NAMES, from_ours
 from beit_mm.models import BEiT, DiscreteVAE
 
+pytestmark = pytest.mark.any_stack
+
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 MIM = dict(arch=ARCH, img_size=32, patch_size=8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True)
 CLASSIFIER = dict(

@@ -14,6 +14,8 @@ from beit_mm.models import BEiTPretrainer, DiscreteVAE
 from beit_mm.models.distributed import histogram, mean_over_ranks, sum_over_ranks, world_size
 from beit_mm.models.dvae import kl_to_uniform
 
+pytestmark = pytest.mark.any_stack
+
 ROOT = Path(__file__).parents[2]
 RANKS = 2
 HIDDEN = dict(different=(5, 3, 1, 2), none_on_one_rank=(5, 3, 0, 0))  # masked patches of each image, two images a rank

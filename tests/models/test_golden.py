@@ -8,6 +8,8 @@ from torch import nn
 
 from beit_mm.models import BEiTPretrainer
 
+pytestmark = pytest.mark.any_stack
+
 STEPS, BATCH, K, BUDGET = 20, 3, 16, 6
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
 VAE = dict(type='DiscreteVAE', vocab_size=K, width=8, groups=2, blocks=1, width_in=4)  # stride 2

@@ -11,6 +11,8 @@ from mmengine.config import Config, DictAction
 from beit_mm.recipe import chain as recipe
 from beit_mm.recipe.chain import Stage
 
+pytestmark = pytest.mark.any_stack
+
 ROOT = Path(__file__).parents[2]
 CONFIG = 'train_dataloader = dict(sampler=dict(type={!r}), dataset=dict(type={!r}))'
 FIRST, THIRD = Stage('first', 'ours.py'), Stage('task/third', 'other.py', options={'lr': 0.1})

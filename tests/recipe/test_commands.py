@@ -8,6 +8,8 @@ import pytest
 from beit_mm.recipe import commands
 from beit_mm.recipe.commands import Launch
 
+pytestmark = pytest.mark.any_stack
+
 TOOLS = Path('tools')
 
 

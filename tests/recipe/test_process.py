@@ -11,6 +11,8 @@ from trials.ranks import alive, until
 
 from beit_mm.recipe import process
 
+pytestmark = pytest.mark.any_stack
+
 
 def test_memory_counts_grandchildren():
     grow = "b = b'x' * (200 << 20); print(1, flush=True); input()"

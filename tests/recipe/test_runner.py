@@ -14,6 +14,8 @@ from beit_mm.recipe import process, runner
 from beit_mm.recipe.chain import Recipe, Stage
 from beit_mm.viz import summary
 
+pytestmark = pytest.mark.any_stack
+
 ROOT = Path(__file__).parents[2]
 TRAIN = """
 import sys

@@ -11,6 +11,8 @@ from beit_mm.reproduce import page
 from beit_mm.reproduce.judge import curve, differences, judge, pays
 from beit_mm.reproduce.statistics import CONTRADICTED, OPEN, SUPPORTED
 
+pytestmark = pytest.mark.any_stack
+
 MAINS = dict(classification='1200', segmentation='200')
 
 

@@ -13,6 +13,8 @@ from beit_mm.registry import MODELS
 from beit_mm.reproduce import plan, scale
 from beit_mm.reproduce.rows import CLAIMS, ROWS, TASKS
 
+pytestmark = pytest.mark.any_stack
+
 HOUR = ROOT / 'configs/reproduce/hour.py'
 PRETRAINED = [row for row in ROWS if ROWS[row].config and not ROWS[row].start]
 

@@ -7,6 +7,8 @@ import pytest
 
 from beit_mm.reproduce.statistics import CONTRADICTED, OPEN, SUPPORTED, interval, sign_flip, smallest_p, verdict
 
+pytestmark = pytest.mark.any_stack
+
 
 def test_six_of_one_sign_are_the_fewest_that_are_significant():
     assert sign_flip([1, 2, 3, 4, 5, 6]) == 2 / 64 == smallest_p(6)

@@ -8,6 +8,8 @@ from beit_mm.models import BEiT
 from beit_mm.models.relative_position import position_bias, relative_position_index
 from beit_mm.viz import attention, draw
 
+pytestmark = pytest.mark.any_stack
+
 ARCH = dict(embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=32)
 KINDS = dict(
     shared=dict(rel_pos_bias='shared', layer_scale=0.1, mask_token=True),

@@ -7,6 +7,8 @@ import pytest
 
 from beit_mm.viz.chart import chart
 
+pytestmark = pytest.mark.any_stack
+
 SVG = '{http://www.w3.org/2000/svg}'
 
 

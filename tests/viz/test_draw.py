@@ -10,6 +10,8 @@ import pytest
 
 from beit_mm.viz import draw
 
+pytestmark = pytest.mark.any_stack
+
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8)
 

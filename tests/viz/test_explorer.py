@@ -12,6 +12,8 @@ from browser import browser
 from beit_mm.models import BEiT
 from beit_mm.viz import attention, explorer
 
+pytestmark = pytest.mark.any_stack
+
 SCREENSHOTS = Path(__file__).parents[2] / 'work_dirs/screenshots'
 EVIL = '</script><script>document.title="evil"</script><img src=x onerror=alert(1)> "&' + 80 * 'x' + '.png'
 

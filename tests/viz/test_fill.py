@@ -8,6 +8,8 @@ from torch import nn
 from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE
 from beit_mm.viz import draw, fill
 
+pytestmark = pytest.mark.any_stack
+
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 VAE = dict(vocab_size=16, width=4, groups=2, blocks=1, width_in=4)  # stride 2
 

@@ -11,6 +11,8 @@ from beit_mm.checkpoint.export import export
 from beit_mm.models import BEiT, DiscreteVAE
 from beit_mm.viz import attention, inputs
 
+pytestmark = pytest.mark.any_stack
+
 ARCH = dict(embed_dims=64, num_layers=2, num_heads=1, feedforward_channels=64)
 IMAGE = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 

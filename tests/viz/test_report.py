@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from beit_mm.viz import draw, report
 
+pytestmark = pytest.mark.any_stack
+
 HOSTILE = [
     '<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "' onmouseover='alert(1)", '</title><svg onload=alert(1)>',
     '</style><b>', '<!--', '-->', ']]>', '&lt;script&gt;', '&#60;i&#62;', '</code></p></details><iframe src=//x>',

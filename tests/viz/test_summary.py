@@ -7,6 +7,8 @@ import pytest
 
 from beit_mm.viz import summary
 
+pytestmark = pytest.mark.any_stack
+
 
 def log(folder: Path, *lines: dict) -> None:
     folder.mkdir(parents=True)

@@ -7,6 +7,8 @@ import torch
 from beit_mm.models import DiscreteVAE
 from beit_mm.viz import draw, tokens
 
+pytestmark = pytest.mark.any_stack
+
 RNG = np.random.default_rng(0)
 
 
