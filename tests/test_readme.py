@@ -62,6 +62,7 @@ def mine(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.any_stack
 def test_own_images_go_from_tokenizer_to_segmentation_by_the_commands_given(mine, monkeypatch, capsys):
     runs = pages.ShortRuns(monkeypatch, lambda cfg: small.shrink(cfg, None, Path(cfg.work_dir)), ('epoch_1', 'iter_2'))
     monkeypatch.setattr(preflight, 'preflight', lambda *_: [])  # of configs at their real size, with small weights

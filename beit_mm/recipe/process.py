@@ -8,7 +8,8 @@ import runpy
 import signal
 import sys
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .. import compat
@@ -29,8 +30,9 @@ def execute(title: str, command: list[str], log_dir: Path) -> float:
         _preload()
     sys.stdout.flush()
     process, peak = multiprocessing.get_context('fork').Process(target=_become, args=(command,)), 0.0
-    process.start()
     try:
+        with _no_interrupt():
+            process.start()
         while process.is_alive():
             peak = max(peak, tree_rss(os.getpid()) / 2**30)
             process.join(timeout=0.5)
@@ -43,6 +45,16 @@ def execute(title: str, command: list[str], log_dir: Path) -> float:
         where = f'; its log: {logs[-1]}' if logs else ''
         raise StageFailed(f'{title} failed with exit code {process.exitcode}{where}\n   {readable(command)}')
     return peak
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits until the end: what Python calls around a fork would swallow it. A fork in here has to let it through again."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _is_script(command: list[str]) -> bool:
@@ -62,6 +74,7 @@ def _become(command: list[str]) -> None:
 
     So does every command on a machine with a GPU, whose driver does not survive a fork.
     """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     end_with_parent()  # a run saves and ends
     if not _is_script(command) or importlib.import_module('mmengine.device').get_device() != 'cpu':
         os.environ.setdefault('PYTHON', sys.executable)  # what tools/*.sh start

@@ -104,6 +104,7 @@ HF = {
 }  # fmt: skip
 
 
+@pytest.mark.any_stack
 @pytest.mark.parametrize('case', HF)
 def test_hugging_face(case, randomize, tmp_path):
     kind, settings = HF[case]
@@ -121,6 +122,7 @@ def test_hugging_face(case, randomize, tmp_path):
         assert meta['taps'] == [0, 1, 2, 3]  # not 1, 2, 3, 4 as the official code would take these numbers for
 
 
+@pytest.mark.any_stack
 @pytest.mark.parametrize('case', [*list(HF)[:3], 'HF UPerNet'])
 def test_hugging_face_at_384_with_the_positions_that_we_resized(case, randomize, tmp_path):
     kind, settings = HF[case]
@@ -137,6 +139,7 @@ def test_hugging_face_at_384_with_the_positions_that_we_resized(case, randomize,
     )
 
 
+@pytest.mark.any_stack
 def test_gradients_of_masked_image_modeling_are_hugging_faces(randomize, tmp_path):
     """Of every parameter, by the loss over the hidden patches alone, with the last block computed only there."""
     from beit_mm.models import MIMHead
@@ -168,6 +171,7 @@ def test_gradients_of_masked_image_modeling_are_hugging_faces(randomize, tmp_pat
     print(f'\nHF gradients of {len(own)} parameters, largest difference float64 {worst:.1e}', end='')
 
 
+@pytest.mark.any_stack
 @pytest.mark.parametrize(
     ('name', 'arch', 'img_size'), [('base', BASE, 224), ('large', LARGE, 224), ('base', BASE, 384)]
 )

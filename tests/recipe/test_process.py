@@ -35,3 +35,15 @@ def test_a_stage_ends_with_the_process_that_runs_the_chain_however_that_ends(tmp
         assert alive(pid)
         running.send_signal(signal.SIGKILL)
     assert until(lambda: not alive(pid), 60)
+
+
+def test_ctrl_c_while_a_stage_is_forked_is_not_lost(tmp_path):
+    """What Python calls around a fork swallows exceptions, Ctrl-C's as well."""
+    armed, before = [signal.SIGINT], signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.register_at_fork(before=lambda: armed and os.kill(os.getpid(), armed.pop()))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            process.execute('a stage', ['sleep', '60'], tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not armed and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
