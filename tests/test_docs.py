@@ -17,8 +17,6 @@ from beit_mm.recipe.check import check
 from beit_mm.recipe.facts import facts
 from beit_mm.recipe.paper import nearest
 
-pytestmark = pytest.mark.any_stack
-
 ROOT = Path(__file__).parents[1]
 BESIDE = ('README.md', 'README_zh-CN.md', 'CONTRIBUTING.md', 'CHANGELOG.md')  # pages of the site that lie beside docs/
 PAGES = [*(ROOT / 'docs').rglob('*.md'), *(ROOT / name for name in BESIDE)]
