@@ -71,8 +71,8 @@ apart = {'model.backbone.type': 'beit_mm.PatchwiseBEiT'}
 
 
 def kinds(scratch, pretrained, annotations):
-    """A task's kinds of fine-tuning; `ceiling` and `floor` are the data set's limits, with all labels and eight times the steps."""
-    long = {**schedule(1280, 160), 'train_dataloader.dataset.dataset.ann_file': annotations}
+    """A task's kinds of fine-tuning; `ceiling` and `floor` are the data set's limits, with all labels and forty times the steps."""
+    long = {**schedule(6400, 800), 'train_dataloader.dataset.dataset.ann_file': annotations}
     return dict(
         scratch=scratch, pretrained=pretrained, ceiling={**pretrained, **long}, floor={**scratch, **long, **apart})
 
