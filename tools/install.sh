@@ -2,6 +2,8 @@
 # or detection also .overlay/STACK, for STACK=docs .docs alone, with what requirements/STACK.txt pins. It does nothing when it
 # has done so for these files. PYTHON names the Python (3.10 or newer) to make .venv and .docs with.
 
+export PYTHONDONTWRITEBYTECODE=  # a module is compiled when it is first imported, and kept: most of the 20 000 never are
+
 install() {
     local wanted venv=.venv stamp=.venv/installed
     case $1 in
@@ -19,7 +21,7 @@ install() {
         "${PYTHON:-python3}" -m venv $venv
     fi
     echo "Installing the $1 stack (once; it may take minutes) …" >&2
-    local pip=($venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint "requirements/$1.txt")
+    local pip=($venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint "requirements/$1.txt")
     if [[ $1 == onedl ]]; then
         "${pip[@]}" --editable '.[onedl,dev]'
     elif [[ $1 == docs ]]; then

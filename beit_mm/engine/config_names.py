@@ -11,6 +11,7 @@ from importlib import import_module
 from mmengine import registry as root
 from mmengine.registry import Registry
 from mmengine.runner import Runner
+from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
 from ..compat import installed
@@ -148,19 +149,37 @@ def walk(tree: object, path: str) -> Iterator[tuple[str, dict]]:
 
 def _registries(scope: str) -> list[Registry]:
     """mmengine's, whose children the others are, and those that a host has besides."""
-    modules = [root] if scope == 'mmengine' or not installed(scope) else [root, import_module(f'{scope}.registry')]
-    found = [each for module in modules for each in vars(module).values() if isinstance(each, Registry)]
+    modules = [root]
+    with suppress(ImportError):  # it has none
+        modules.append(import_module(f'{scope}.registry'))
+    found = dict.fromkeys(each for module in modules for each in vars(module).values() if isinstance(each, Registry))
     return [each for each in found if each.parent is None]
 
 
 @cache
-def find_classes(name: str, scope: str) -> list[type]:
-    """What a type may mean in the scope: the same name may be a transform, a hook and a model."""
+def find_classes(name: str, scope: str) -> list[object]:
+    """What a type may mean in the scope: the same name may be a transform, a hook and a model.
+
+    All that `Registry.get` gives, which searches every module there is for each name that a registry does not have.
+    """
+    home, _, bare = name.rpartition('.')
     found = []
-    for registry in _registries(scope):
-        with suppress(RuntimeError, ImportError):  # this one does not have it
-            found.append(registry.children.get(scope, registry).get(name))
+    for registry in _registries(home or scope):
+        if not home or home == registry.scope or home in registry.children:
+            with suppress(ImportError):
+                found.append(_registered(registry.children.get(home or scope, registry), bare))
+    if home and not any(found):
+        with suppress(Exception):  # whatever importing it raises
+            found.append(get_object_from_string(name))
     return [each for each in found if each is not None]
+
+
+def _registered(registry: Registry | None, name: str) -> object:
+    """What the registry has by this name, or one that it is a child of; None without."""
+    if registry is None:
+        return None
+    registry.import_from_location()
+    return registry.module_dict[name] if name in registry.module_dict else _registered(registry.parent, name)
 
 
 def accepted(thing: Callable) -> set[str] | None:
