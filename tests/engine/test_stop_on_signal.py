@@ -125,6 +125,7 @@ def test_between_epochs_ends_what_is_saved_is_named_by_its_iteration(tmp_path):
     assert (meta['epoch'], meta['iter']) == (1, 6) and not (tmp_path / 'a/epoch_1.pth').exists()
 
 
+@pytest.mark.any_stack
 @pytest.mark.parametrize(
     'number', [*(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGTERM, signal.SIGINT)), signal.SIGUSR1]
 )
