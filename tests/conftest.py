@@ -41,11 +41,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason='takes minutes: runs with --long'))
 
 
-def pytest_collection_finish() -> None:
-    # mmengine collects garbage whenever it makes a data set: what was imported need not be gone through each time.
-    gc.freeze()
-
-
 @pytest.hookimpl(tryfirst=True)  # before fixtures are made
 def pytest_runtest_setup(item: pytest.Item) -> None:
     folder = item.config.getoption('--share')
@@ -70,6 +65,13 @@ def restored() -> Iterator[None]:
     for kind, instances in before.items():
         kind._instance_dict.clear()
         kind._instance_dict.update(instances)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def imports_are_no_garbage() -> None:
+    """mmengine collects garbage whenever it makes a data set: what was imported need not be gone through each time."""
+    gc.collect()
+    gc.freeze()
 
 
 nothing_left_behind = pytest.fixture(restored, autouse=True, name='nothing_left_behind')

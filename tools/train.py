@@ -1,5 +1,6 @@
 """Train any config of this project, or of mmpretrain and mmseg: `python tools/train.py CONFIG`."""
 
+import gc
 import os
 import signal
 import sys
@@ -39,6 +40,7 @@ def main() -> None:
         print(preflight.report(cfg, found), file=sys.stderr)
     if any(problem.stops for problem in found) and not args.force:
         sys.exit('nothing was trained: mend the config, or pass --force')
+    gc.freeze()  # mmengine collects garbage for each data set it makes: half a second to go through all that was imported
     runner = launch.build_runner(cfg)
     runner.register_hook(StopOnSignal())
     runner.train()

@@ -8,7 +8,7 @@ import runpy
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,7 +29,8 @@ def execute(title: str, command: list[str], log_dir: Path) -> float:
     if _is_script(command):
         _preload()
     sys.stdout.flush()
-    process, peak = multiprocessing.get_context('fork').Process(target=_become, args=(command,)), 0.0
+    interrupt, peak = signal.getsignal(signal.SIGINT), 0.0
+    process = multiprocessing.get_context('fork').Process(target=_become, args=(command, interrupt))
     try:
         with _no_interrupt():
             process.start()
@@ -49,12 +50,18 @@ def execute(title: str, command: list[str], log_dir: Path) -> float:
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C waits until the end: what Python calls around a fork would swallow it. A fork in here has to let it through again."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Ctrl-C waits until the end: what Python calls around a fork would swallow it. A fork in here has to set it anew.
+
+    A mask would not do: a signal that this thread blocks comes to another, and what it does happens in this one.
+    """
+    came = []
+    usual = signal.signal(signal.SIGINT, lambda *_: came.append(True))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, usual)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _is_script(command: list[str]) -> bool:
@@ -69,12 +76,12 @@ def _preload() -> None:
             importlib.import_module(f'{host}.{part}')
 
 
-def _become(command: list[str]) -> None:
+def _become(command: list[str], interrupt: Callable | int) -> None:
     """In a fork: run a Python script in here, as `python SCRIPT` would; any other command takes the process's place.
 
     So does every command on a machine with a GPU, whose driver does not survive a fork.
     """
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, interrupt)
     end_with_parent()  # a run saves and ends
     if not _is_script(command) or importlib.import_module('mmengine.device').get_device() != 'cpu':
         os.environ.setdefault('PYTHON', sys.executable)  # what tools/*.sh start
