@@ -19,13 +19,16 @@ CONFIGS = {
 }
 FINETUNE = [name for name in CONFIGS if name.startswith(('classification/', 'segmentation/'))]
 CLASSIFICATION = [name for name in FINETUNE if name.startswith('class')]
-# One of each form; the others differ from it in sizes, lengths or where they start, which no stack can change.
-VARIANTS = 'large', '300e', '_in22k-', '_in1k-ft', '384px', '_random-mask'
-EACH = [pytest.param(n, marks=[pytest.mark.any_stack] * any(part in n for part in VARIANTS)) for n in CONFIGS]
 TRAINED = [name for name in FINETUNE if not name.endswith('_ms')]
 ARCH = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
 TOKENIZER = dict(vocab_size=32, width=8, blocks=1, width_in=8)
 _runs = count()
+
+
+def each(names: list[str]) -> list:
+    """To parametrize with; some differ from another in sizes, lengths or where they start, which no stack can change."""
+    variant = 'large', '300e', '_in22k-', '_in1k-ft', '384px', '_random-mask'
+    return [pytest.param(n, marks=[pytest.mark.any_stack] * any(part in n for part in variant)) for n in names]
 
 
 def load(name: str) -> Config:

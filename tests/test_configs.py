@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmseg.structures import SegDataSample
-from small import CONFIGS, EACH, TRAINED, backbone, load, shrink, shrink_sizes
+from small import CONFIGS, TRAINED, backbone, each, load, shrink, shrink_sizes
 
 from beit_mm import checkpoint
 from beit_mm.data import shapes
@@ -30,7 +30,7 @@ def data(tmp_path_factory) -> Path:
 # -- it runs, small --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', EACH)
+@pytest.mark.parametrize('name', each(CONFIGS))
 def test_two_iterations_on_shapes(name, data, tmp_path):
     cfg = shrink(load(name), data, tmp_path)
     if name.endswith('_ms'):
@@ -116,7 +116,7 @@ MILLIONS = {
 }
 
 
-@pytest.mark.parametrize('name', EACH)
+@pytest.mark.parametrize('name', each(CONFIGS))
 def test_builds_at_its_real_size(name):
     """Without a checkpoint at hand, and without memory for the weights."""
     cfg = load(name)

@@ -17,7 +17,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmengine.runner import Runner
 from recipes import ADE20K, IMAGENET, LINEAR_PROBE
-from small import CONFIGS, load, nodes
+from small import CONFIGS, each, load, nodes
 from torch.utils.data import DataLoader
 
 from beit_mm.engine.launch import for_cpu
@@ -113,7 +113,7 @@ def curve(name: str) -> tuple[float, float, list[float]]:
 PAPER = [name for name in TRAINING if not name.startswith(('quickstart', 'tokenizer'))]
 
 
-@pytest.mark.parametrize('name', PAPER)
+@pytest.mark.parametrize('name', each(PAPER))
 def test_every_step_of_the_run_has_the_papers_learning_rate(name, tmp_path):
     top, bottom, expected = curve(name)
     got = rates(shortened(load(name)), tmp_path)
@@ -130,7 +130,7 @@ def floor(cfg: Config) -> float:
     return last.get('eta_min', last.get('eta_min_ratio', 0) * cfg.optim_wrapper.optimizer.lr)
 
 
-@pytest.mark.parametrize('name', TRAINING)
+@pytest.mark.parametrize('name', each(TRAINING))
 def test_the_last_schedule_ends_where_the_run_ends(name, tmp_path):
     cfg = load(name)
     loop = cfg.train_cfg
@@ -144,7 +144,7 @@ def test_the_last_schedule_ends_where_the_run_ends(name, tmp_path):
     assert got[-1] == pytest.approx(floor(cfg), abs=max(got) * 0.02) == min(got[len(got) // 2 :])
 
 
-@pytest.mark.parametrize('name', PAPER)
+@pytest.mark.parametrize('name', each(PAPER))
 def test_also_with_other_epochs_or_iterations_and_another_number_of_ranks(name, tmp_path):
     """`--cfg-options train_cfg.max_epochs=…` is enough; ranks change the length of an epoch."""
     for steps, times in ((2, 0.8), (7, 1.5)):

@@ -137,6 +137,7 @@ def test_importing_the_package_imports_neither_torch_nor_openmmlab():
     assert python(f'import sys, beit_mm; print({heavy} & set(sys.modules))') == 'set()'
 
 
+@pytest.mark.any_stack
 @pytest.mark.parametrize('first', ['beit_mm', 'mmpretrain'])
 def test_mmpretrain_lists_and_builds_our_models_whichever_is_imported_first(first):
     code = f"""

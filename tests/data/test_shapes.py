@@ -13,6 +13,8 @@ from beit_mm.data.shapes import CLASSES, PALETTE, SPECIES, scene, write
 from beit_mm.data.shapes_layout import layout, palette_of, texture_of
 from beit_mm.data.shapes_scene import render
 
+pytestmark = pytest.mark.any_stack
+
 SMALL = dict(train=40, val=20, seed=3, size=64, segmentation_train=20, segmentation_val=10, labels=(10, 30), jobs=1)
 
 

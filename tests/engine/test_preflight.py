@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from small import CONFIGS, load, shrink
+from small import CONFIGS, each, load, shrink
 
 from beit_mm.data import shapes
 from beit_mm.engine.config_names import accepted
@@ -34,13 +34,13 @@ def at_home(name: str, data: Path, work_dir: Path) -> Config:
     return cfg
 
 
-@pytest.mark.parametrize('name', TRAINED)
+@pytest.mark.parametrize('name', each(TRAINED))
 def test_no_config_of_ours_is_called_wrong(name, data, tmp_path):
     found = preflight(at_home(name, data, tmp_path))
     assert [p.words for p in found if p.stops or not p.words.startswith('lr for this batch')] == []
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', each(CONFIGS))
 def test_at_its_real_size_a_config_lacks_files_alone(name):
     found = preflight(load(name), ranks=64 if 'dvae' in name else 16 if '16xb' in name else 8)
     lacks = 'is not there', 'no tokenizer is given'
@@ -254,6 +254,7 @@ def test_what_a_class_takes_is_read_through_its_parents():
     assert accepted(MODELS.get('MIMHead'))
 
 
+@pytest.mark.any_stack
 def test_the_script_prints_the_list_and_trains_nothing_unless_it_is_forced(tmp_path):
     words = [sys.executable, str(ROOT / 'tools/train.py'), str(ROOT / 'configs/quickstart/classification.py')]
     words += [

@@ -17,6 +17,8 @@ from beit_mm.engine.config_names import Problem
 from beit_mm.engine.preflight import preflight, report
 from beit_mm.models import BEiT
 
+pytestmark = pytest.mark.any_stack
+
 NAMES = [
     *(f'quickstart/{stage}' for stage in ('tokenizer', 'pretrain', 'classification', 'segmentation')),
     'pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k',

@@ -22,6 +22,8 @@ from beit_mm.models.relative_position import relative_position_index, resize_bia
 from beit_mm.models.sliding import starts
 from beit_mm.reproduce.patchwise import PatchwiseBEiT
 
+pytestmark = pytest.mark.any_stack
+
 FUZZED = {
     'BEiT',
     'BEiTPretrainer',

@@ -20,6 +20,8 @@ from beit_mm.models.dvae import (
     unmap_pixels,
 )
 
+pytestmark = pytest.mark.any_stack
+
 TINY = dict(vocab_size=32, width=8, groups=3, blocks=1, width_in=8)
 
 

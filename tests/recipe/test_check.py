@@ -12,6 +12,8 @@ from beit_mm.recipe.check import CONTRADICTIONS, Finding, check
 from beit_mm.recipe.facts import HALF
 from beit_mm.recipe.paper import ROWS, nearest
 
+pytestmark = pytest.mark.any_stack
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
 TASKS = 'pretrain', 'classification', 'segmentation', 'tokenizer', 'ablations'
