@@ -187,7 +187,7 @@ WARNINGS = {
     'validation beyond the run': (
         CLASSIFY,
         {'train_cfg.val_interval': 500},
-        'val_interval=500 is beyond the run of 20',
+        'val_interval=500 is beyond the run of 30',
     ),
     'some weights of many': (CLASSIFY, dict(load_from='{some}', model=HOST), 'some.pth lacks backbone.bn1.bias, '),
     'rate for another batch': (CLASSIFY, dict(auto_scale_lr=dict(base_batch_size=4096)), 'lr for this batch'),
