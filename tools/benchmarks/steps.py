@@ -228,7 +228,7 @@ def tokenize(settings: Settings) -> Iterator[dict]:
     views = batch(settings.batch, 1)['token_view']
     for name, bf16 in precisions():
         target = pretrainer(settings, bf16)[1].target
-        turns: dict[str, Turn] = dict(ours=lambda target=target: target(dict(token_view=views)))
+        turns: dict[str, Turn] = dict(ours=lambda target=target: target(dict(token_view=views.float() / 255)))
         if 'mmpretrain' in present(settings, STEPS):
             turns['mmpretrain'] = _their_tokens(views.float() / 255 * 0.8 + 0.1, settings, bf16)
         turns[PEAK] = matrix_product(torch.bfloat16 if bf16 else torch.float32)
