@@ -15,7 +15,10 @@ Grid = tuple[int, int]
 
 
 def _constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Made once, as what autograd can use: also when it is first asked for in inference mode."""
+    """Made once, as what autograd can use: also when it is first asked for in inference mode.
+
+    What it makes says that it lies on the CPU, or it would be without contents if `torch.device('meta')` is on then.
+    """
     return lru_cache(maxsize=32)(torch.inference_mode(False)(make))
 
 
