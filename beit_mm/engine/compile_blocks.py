@@ -16,13 +16,24 @@ class CompileBlocks(Hook):
     """`custom_hooks=[dict(type='beit_mm.CompileBlocks')]`; without a C++ compiler the log says so and all runs as ever.
 
     The same values but for rounding, and the same draws. (mmengine's own `compile=True` makes one graph of the whole step.)
+
+    Args:
+        backend: of `torch.compile`.
+        cpu: on a CPU as well, where compiling takes minutes and gains less than a tenth; on a GPU a step takes 0.7 of the time.
+
+    Raises ValueError for an unknown backend, TypeError for a `cpu` that is neither True nor False.
     """
 
-    def __init__(self, backend: str = 'inductor'):
+    def __init__(self, backend: str = 'inductor', cpu: bool = False):
         one_of(torch.compiler.list_backends(None), backend=backend)
-        self.backend = backend
+        if not isinstance(cpu, bool):
+            raise TypeError(f'cpu={cpu!r}: give True or False')
+        self.backend, self.cpu = backend, cpu
 
     def before_train(self, runner: Runner) -> None:
+        if not self.cpu and next(runner.model.parameters()).device.type == 'cpu':
+            runner.logger.info('nothing is compiled on a CPU: CompileBlocks with cpu=True does that')
+            return
         if self.backend == 'inductor' and (fault := no_compiler()):
             runner.logger.warning(f'nothing is compiled, and all runs more slowly: {fault}')
             return
@@ -37,10 +48,10 @@ def compile_blocks(model: torch.nn.Module, backend: str = 'inductor') -> int:
     for block in blocks:
         block.branches = torch.compile(block.branches, backend=backend)
     target = getattr(model, 'target', None)
-    groups = list(target.tokenizer.encoder[:-1]) if isinstance(target, TokenTarget) else []
-    for group in groups:
-        group.compile(backend=backend)
-    return len(blocks) + len(groups)
+    tokenizers = [target.tokenizer] if isinstance(target, TokenTarget) else []
+    for tokenizer in tokenizers:
+        tokenizer.ids = torch.compile(tokenizer.ids, backend=backend)
+    return len(blocks) + len(tokenizers)
 
 
 def no_compiler() -> str | None:

@@ -73,6 +73,11 @@ class DeferredLog(Hook):
     priority = 'HIGHEST'
 
     def before_run(self, runner: Runner) -> None:
-        # Its class is exchanged in place: others hold the same object.
-        runner.message_hub.pending = []
-        runner.message_hub.__class__ = DeferredHub
+        defer(runner.message_hub)
+
+
+def defer(hub: MessageHub) -> None:
+    """Its class is exchanged in place: others hold the same object."""
+    if not isinstance(hub, DeferredHub):
+        hub.pending = []
+        hub.__class__ = DeferredHub

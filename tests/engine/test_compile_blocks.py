@@ -9,7 +9,8 @@ from torch._dynamo.testing import CompileCounter
 
 from beit_mm.engine import compile_blocks as module
 from beit_mm.engine.compile_blocks import CompileBlocks, compile_blocks
-from beit_mm.models import BEiT
+from beit_mm.models import BEiT, TokenTarget
+from beit_mm.registry import MODELS
 
 ARCH = dict(embed_dims=32, num_layers=6, num_heads=4, feedforward_channels=64)
 
@@ -54,6 +55,22 @@ def test_one_graph_does_for_all_blocks_and_computes_the_same(backbone):
     assert list(backbone.state_dict()) == names
 
 
+def test_the_tokenizer_is_one_graph_that_gives_the_same_ids(tmp_path):
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    small = dict(type='DiscreteVAE', vocab_size=32, width=8, blocks=1, width_in=8)
+    path, views = str(tmp_path / 'tokenizer.pth'), torch.rand(2, 3, 32, 32)
+    torch.save(MODELS.build(small).state_dict(), path)
+    for dtype in ('float32', 'bfloat16'):
+        model = torch.nn.Module()
+        model.target = TokenTarget(small, path, dtype=dtype)
+        expected = model.target(dict(token_view=views))
+        counter = CompileCounter()
+        assert compile_blocks(model, counter) == 1
+        assert torch.equal(model.target(dict(token_view=views)), expected)
+        assert counter.frame_count == 1
+
+
 def test_without_a_compiler_the_log_says_so_and_nothing_changes(backbone, monkeypatch, caplog):
     monkeypatch.setenv('CXX', '/no/such/compiler')
     monkeypatch.setattr('torch._inductor.config.cpp.cxx', ('/no/such/compiler',))
@@ -64,6 +81,16 @@ def test_without_a_compiler_the_log_says_so_and_nothing_changes(backbone, monkey
             getattr(cpp_builder, name).cache_clear()
     assert module.no_compiler()
     with caplog.at_level(logging.WARNING):
-        CompileBlocks().before_train(Fake(backbone))
-    assert 'nothing is compiled' in caplog.text
+        CompileBlocks(cpu=True).before_train(Fake(backbone))
+    assert 'nothing is compiled, and all runs more slowly' in caplog.text
     assert not any('branches' in vars(block) for block in backbone.blocks)
+
+
+def test_on_a_cpu_only_when_asked(backbone, caplog):
+    with caplog.at_level(logging.INFO):
+        CompileBlocks('eager').before_train(Fake(backbone))
+    assert 'cpu=True' in caplog.text and not any('branches' in vars(block) for block in backbone.blocks)
+    CompileBlocks('eager', cpu=True).before_train(Fake(backbone))
+    assert all('branches' in vars(block) for block in backbone.blocks)
+    with pytest.raises(TypeError, match="cpu='yes': give True or False"):
+        CompileBlocks(cpu='yes')

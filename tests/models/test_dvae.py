@@ -204,6 +204,22 @@ def test_losses_are_made_in_f32_at_least_whatever_the_weights_are():
         assert loss.dtype == torch.promote_types(dtype, torch.float32) and loss.isfinite()
 
 
+def test_what_a_gpu_computes_in_another_way_is_the_same(monkeypatch):
+    """A fourth channel of zeros, a maximum over axes: here on the CPU."""
+    model, x = make(), image(2, 32, 32)
+    expected = model.logits(x)
+    monkeypatch.setattr('beit_mm.models.dvae.on_gpu', lambda _: True)
+    monkeypatch.setattr('torch.compiler.is_compiling', lambda: True)
+    shapes = []
+    handle = model.encoder.group_1.pool.register_forward_hook(lambda _, x, y: shapes.append((x[0].shape, y.shape)))
+    torch.testing.assert_close(model.logits(x), expected)
+    handle.remove()
+    assert shapes[0][0][-1] == 2 * shapes[0][1][-1]
+    x.requires_grad_()
+    model.logits(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
 # -- the codebook ------------------------------------------------------------------------------------------------------
 
 

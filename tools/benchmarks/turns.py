@@ -29,17 +29,18 @@ class Settings:
     quick: bool = False
 
 
-def take_turns(contestants: dict[str, Turn], rounds: int, warm_up: int = 1) -> Times:
-    """Seconds of each turn of each contestant; the warm-up's are left out."""
+def take_turns(contestants: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int = 1) -> Times:
+    """Seconds of each call in each turn of each contestant; the warm-up's are left out. The device is waited for once a turn."""
     times = {name: [] for name in contestants}
     for round_ in range(-warm_up, rounds):
         for name, turn in contestants.items():
             start = time.perf_counter()
-            turn()
+            for _ in range(calls):
+                turn()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if round_ >= 0:
-                times[name].append(time.perf_counter() - start)
+                times[name].append((time.perf_counter() - start) / calls)
     return times
 
 
