@@ -88,3 +88,12 @@ def test_who_is_not_installed_is_left_out_and_named(capsys):
     known = dict(hf=(None, 'no_such_library'), mmpretrain=(None, 'mmpretrain'))
     assert present(Settings(peers=['hf', 'timm', 'mmpretrain']), known) == ['mmpretrain']
     assert 'hf is left out: pip install no_such_library' in capsys.readouterr().out
+
+
+def test_all_take_their_turns_and_another_begins_each_round():
+    from benchmarks.turns import take_turns
+
+    calls = []
+    times = take_turns({name: lambda name=name: calls.append(name) for name in 'abc'}, rounds=3, warm_up=1, calls=2)
+    assert ''.join(calls) == 'bbccaa' + 'ccaabb' + 'aabbcc' + 'bbccaa'
+    assert {name: len(found) for name, found in times.items()} == dict(a=3, b=3, c=3)

@@ -31,9 +31,11 @@ class Settings:
 
 def take_turns(contestants: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int = 1) -> Times:
     """Seconds of each call in each turn of each contestant; the warm-up's are left out. The device is waited for once a turn."""
-    times = {name: [] for name in contestants}
+    times, order = {name: [] for name in contestants}, list(contestants)
     for round_ in range(-warm_up, rounds):
-        for name, turn in contestants.items():
+        order.append(order.pop(0))  # who follows the matrix product finds a hot processor
+        for name in order:
+            turn = contestants[name]
             start = time.perf_counter()
             for _ in range(calls):
                 turn()
