@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--json', type=Path, help='the rows go into this file too')
     parser.add_argument('--batch', type=int, help='images of a step or an inference (default: 8)')
     parser.add_argument('--rounds', type=int, help='turns of each (default: 5)')
-    parser.add_argument('--compile', action='store_true', help='compile the blocks of all, and our tokenizer')
+    parser.add_argument('--compile', action='store_true', help='compile the blocks and tokenizers of all')
     parser.add_argument('--quick', action='store_true', help='a toy model, one round')
     args = parser.parse_args(arguments)
     peers = [name for name in args.peers.split(',') if name]

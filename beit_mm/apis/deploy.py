@@ -52,7 +52,7 @@ class Deployed(nn.Module):
         return getattr(self, f'_{self.kind}')(x)
 
     def _tokenizer(self, x: Tensor) -> tuple[Tensor, ...]:
-        ids = self.model.encoder(map_pixels(x)).argmax(1)  # `tokens` looks at the pixels first, which no graph can
+        ids = self.model.ids(map_pixels(x), None)  # `tokens` looks at the pixels first, which no graph can
         if self.model.decoder is None:
             return (ids,)
         out = self.model.decode_maps(ids)[:, :3]

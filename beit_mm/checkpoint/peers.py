@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import BEiT
-from ..models.dvae import encoder, map_pixels
+from ..models.dvae import map_pixels
+from ..models.dvae_networks import encoder
 from .facts import Facts, describe
 from .files import read_file, state_of
 

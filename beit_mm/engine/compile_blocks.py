@@ -48,10 +48,10 @@ def compile_blocks(model: torch.nn.Module, backend: str = 'inductor') -> int:
     for block in blocks:
         block.branches = torch.compile(block.branches, backend=backend)
     target = getattr(model, 'target', None)
-    tokenizers = [target.tokenizer] if isinstance(target, TokenTarget) else []
-    for tokenizer in tokenizers:
-        tokenizer.ids = torch.compile(tokenizer.ids, backend=backend)
-    return len(blocks) + len(tokenizers)
+    if not isinstance(target, TokenTarget):
+        return len(blocks)
+    target.compile(backend)
+    return len(blocks) + 1
 
 
 def no_compiler() -> str | None:

@@ -74,6 +74,10 @@ class TokenTarget(Target):
             digest.update(parameter.detach().cpu().float().numpy().tobytes())
         return int.from_bytes(digest.digest()[:8], 'big') >> 1
 
+    def compile(self, backend: str = 'inductor') -> None:
+        """The tokenizer from now on; its weights are not needed yet, nor ever where ids are cached."""
+        self._tokenizer.ids = torch.compile(self._tokenizer.ids, backend=backend)
+
     def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
         if 'token_ids' in inputs:
             return inputs['token_ids']

@@ -71,6 +71,16 @@ def test_the_tokenizer_is_one_graph_that_gives_the_same_ids(tmp_path):
         assert counter.frame_count == 1
 
 
+def test_cached_ids_need_no_tokenizer_compiled_or_not():
+    model = torch.nn.Module()
+    model.target = TokenTarget(dict(type='DiscreteVAE', vocab_size=32, width=8, blocks=1, width_in=8))
+    assert compile_blocks(model, 'eager') == 1
+    ids = torch.randint(32, (2, 4, 4))
+    assert torch.equal(model.target(dict(token_ids=ids)), ids)
+    with pytest.raises(FileNotFoundError, match='need a trained tokenizer'):
+        model.target(dict(token_view=torch.rand(2, 3, 32, 32)))
+
+
 def test_without_a_compiler_the_log_says_so_and_nothing_changes(backbone, monkeypatch, caplog):
     monkeypatch.setenv('CXX', '/no/such/compiler')
     monkeypatch.setattr('torch._inductor.config.cpp.cxx', ('/no/such/compiler',))

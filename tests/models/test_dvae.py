@@ -208,7 +208,7 @@ def test_what_a_gpu_computes_in_another_way_is_the_same(monkeypatch):
     """A fourth channel of zeros, a maximum over axes: here on the CPU."""
     model, x = make(), image(2, 32, 32)
     expected = model.logits(x)
-    monkeypatch.setattr('beit_mm.models.dvae.on_gpu', lambda _: True)
+    monkeypatch.setattr('beit_mm.models.dvae_networks.on_gpu', lambda _: True)
     monkeypatch.setattr('torch.compiler.is_compiling', lambda: True)
     shapes = []
     handle = model.encoder.group_1.pool.register_forward_hook(lambda _, x, y: shapes.append((x[0].shape, y.shape)))
