@@ -221,7 +221,10 @@ def test_a_run_of_any_settings_ends_and_goes_on(tmp_path_factory, patience, keep
         cfg = toy.config(work, **how | dict(iters=iters), experiment_name=f'{work.name}_{iters}')
         cfg.default_hooks.checkpoint.max_keep_ckpts = keep
         cfg.custom_hooks = [dict(type='Watchdog', patience=patience), dict(type='StopOnSignal')]
-        cfg.custom_hooks += [dict(type='Throughput', gflop=1.0, peak=1.0), dict(type='CompileBlocks', backend='eager')]
+        cfg.custom_hooks += [
+            dict(type='Throughput', gflop=1.0, peak=1.0),
+            dict(type='CompileBlocks', backend='eager', cpu=True),
+        ]
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper' if amp else 'OptimWrapper'
         runner = launch.build_runner(cfg)
         runner.train()
