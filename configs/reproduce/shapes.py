@@ -1,9 +1,8 @@
 # What the scales on Shapes share: 64 px, 8×8 patches of which 25 are hidden, a network of three blocks. The fine-tunings are the
-# quickstart's. In these scenes any species has any texture (`--free-textures`): a patch tells two species by their palette,
-# and only the outline which of both.
+# quickstart's. In these scenes every second of the repeated things is a plain disc (`--wrapped`), whose label the others tell.
 data = 'data/reproduce'
 prepare = [
-    'python -m beit_mm.data.shapes {data} --free-textures --seed 1 --train 12000 --val 1000 --segmentation-train 2000 '
+    'python -m beit_mm.data.shapes {data} --wrapped --seed 1 --train 12000 --val 1000 --segmentation-train 2000 '
     '--segmentation-val 500 --labels 20 120 200 1200'
 ]
 codes, steps = 512, 1000
