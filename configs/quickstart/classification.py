@@ -1,4 +1,4 @@
-# Classification on Shapes at 64 px: 500 labels, 20 steps. A small twin of configs/classification.
+# Classification on Shapes at 64 px: 500 labels, 30 steps. A small twin of configs/classification.
 #   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/classification.py
 # Hardware: one CPU core, some seconds. From scratch as it stands; set `pretrained` to start from a checkpoint.
@@ -7,7 +7,7 @@ default_scope = 'mmpretrain'
 
 pretrained = None
 lr = 1.6e-2
-iters = 20
+iters = 30
 
 model = dict(
     type='ImageClassifier',

@@ -17,8 +17,8 @@ prepare = [
 backbone = 'model.backbone.init_cfg.checkpoint'
 classification, segmentation = 'configs/quickstart/classification.py', 'configs/quickstart/segmentation.py'
 long_classification = {
-    'train_cfg.max_iters': 80, 'train_cfg.val_interval': 10, 'param_scheduler.1.end': 80,
-    'default_hooks.checkpoint.interval': 80}
+    'train_cfg.max_iters': 120, 'train_cfg.val_interval': 15, 'param_scheduler.1.end': 120,
+    'default_hooks.checkpoint.interval': 120}
 long_segmentation = {
     'train_cfg.max_iters': 440, 'train_cfg.val_interval': 55, 'param_scheduler.1.end': 440,
     'default_hooks.checkpoint.interval': 440, 'default_hooks.logger.interval': 25}
