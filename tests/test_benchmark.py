@@ -24,6 +24,7 @@ CASES = {
     },
     'memory': {f'step/{KINDS[0]}/memory': {'hf', 'mmpretrain'}},
     'inference': {f'inference/{kind}': {'hf', 'timm', 'mmpretrain'} for kind in KINDS},
+    'tokenize': {f'tokenize/{kind}': {'mmpretrain'} for kind in KINDS},
     'segment': {'segment/64x85': {'mmseg'}},
     'growth': {
         **{
@@ -39,7 +40,10 @@ CASES = {
 
 @pytest.mark.parametrize(
     'verbs',
-    [('mask', 'data', 'segment'), pytest.param(('step', 'memory', 'inference', 'growth'), marks=pytest.mark.long)],
+    [
+        ('mask', 'data', 'tokenize', 'segment'),
+        pytest.param(('step', 'memory', 'inference', 'growth'), marks=pytest.mark.long),
+    ],
 )
 def test_each_verb_writes_its_rows(verbs, tmp_path):
     path = tmp_path / 'speed.json'

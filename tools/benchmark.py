@@ -3,7 +3,7 @@
     python tools/benchmark.py step                    # pre-training steps of BEiT-B, bf16 and f32, tokens online and cached
     python tools/benchmark.py step --compile          # everyone's blocks compiled (needs a C++ compiler; minutes to start)
     python tools/benchmark.py data mask --json speed.json
-    python tools/benchmark.py memory inference segment growth
+    python tools/benchmark.py memory tokenize inference segment growth
     python tools/benchmark.py step --quick            # a toy: shows that it works, not how fast
 
 A ratio above 1 says that ours is faster; medians over rounds, with the least and the greatest. The share of the peak is of a
@@ -21,6 +21,7 @@ from benchmarks.turns import Settings, show
 VERBS = dict(
     step=steps.step,
     memory=steps.memory,
+    tokenize=steps.tokenize,
     mask=pipelines.mask,
     data=pipelines.data,
     inference=images.inference,

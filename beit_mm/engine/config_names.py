@@ -149,9 +149,12 @@ def walk(tree: object, path: str) -> Iterator[tuple[str, dict]]:
 
 def _registries(scope: str) -> list[Registry]:
     """mmengine's, whose children the others are, and those that a host has besides."""
-    modules = [root]
-    with suppress(ImportError):  # it has none
-        modules.append(import_module(f'{scope}.registry'))
+    modules, own = [root], f'{scope}.registry'
+    try:
+        modules.append(import_module(own))
+    except ModuleNotFoundError as error:
+        if not own.startswith(error.name):
+            raise  # it has registries, and lacks what it needs itself
     found = dict.fromkeys(each for module in modules for each in vars(module).values() if isinstance(each, Registry))
     return [each for each in found if each.parent is None]
 

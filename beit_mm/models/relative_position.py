@@ -3,6 +3,7 @@
 A table has `(2h − 1)·(2w − 1) + 3` rows (one a 2-D offset, then [S]→patch, patch→[S], [S]→[S]) and a column a head.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -13,20 +14,28 @@ from torch import Tensor, nn
 Grid = tuple[int, int]
 
 
+def _constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Made once, as what autograd can use: also when it is first asked for in inference mode.
+
+    What it makes says that it lies on the CPU, or it would be without contents if `torch.device('meta')` is on then.
+    """
+    return lru_cache(maxsize=32)(torch.inference_mode(False)(make))
+
+
 def table_rows(grid: Grid) -> int:
     """Rows of the table of a grid (h, w): 732 for 14×14."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
-@lru_cache(maxsize=32)
+@_constant
 def relative_position_index(grid: Grid) -> Tensor:
     """Row of the table for each (query, key) of the sequence [S], patch 1 … N: int64 [1 + N, 1 + N]."""
     h, w = grid
-    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
+    y, x = torch.meshgrid(torch.arange(h, device='cpu'), torch.arange(w, device='cpu'), indexing='ij')
     y, x = y.flatten(), x.flatten()
     offset = (y[:, None] - y + h - 1) * (2 * w - 1) + (x[:, None] - x + w - 1)
     rows = table_rows(grid)
-    index = torch.full((h * w + 1, h * w + 1), rows - 1)
+    index = torch.full((h * w + 1, h * w + 1), rows - 1, device='cpu')
     index[0, 1:], index[1:, 0], index[1:, 1:] = rows - 3, rows - 2, offset
     return index
 
@@ -64,11 +73,11 @@ def _spline_matrix(source: int, target: int) -> np.ndarray:
     return make_interp_spline(known, np.eye(len(known)), k=degree)(wanted.clip(known[0], known[-1]))
 
 
-@lru_cache(maxsize=32)
+@_constant
 def resize_matrix(source: Grid, target: Grid) -> Tensor:
     """The constant f64 [rows of target, rows of source] matrix that resizes a table; the 3 [S] rows are copied."""
     offsets = np.kron(_spline_matrix(source[0], target[0]), _spline_matrix(source[1], target[1]))
-    return torch.block_diag(torch.from_numpy(offsets), torch.eye(3, dtype=torch.float64))
+    return torch.block_diag(torch.from_numpy(offsets), torch.eye(3, dtype=torch.float64, device='cpu'))
 
 
 def resize_bias_table(table: Tensor, source: Grid, target: Grid) -> Tensor:
@@ -84,7 +93,7 @@ def resize_bias_table(table: Tensor, source: Grid, target: Grid) -> Tensor:
     return matrix @ table
 
 
-@lru_cache(maxsize=32)
+@_constant
 def _on_device(source: Grid, target: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
     return resize_matrix(source, target).to(device, dtype)
 
@@ -101,7 +110,7 @@ def position_bias(table: Tensor, grid: Grid, target: Grid) -> Tensor:
     return table[index].permute(2, 0, 1).contiguous()
 
 
-@lru_cache(maxsize=32)
+@_constant
 def _index_on(grid: Grid, device: torch.device) -> Tensor:
     """Copied to a GPU once: each copy would wait for it."""
     return relative_position_index(grid).to(device)

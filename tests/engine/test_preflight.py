@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mmengine.config import Config
 from small import CONFIGS, each, load, shrink
 
 from beit_mm.data import shapes
+from beit_mm.engine import config_names
 from beit_mm.engine.config_names import accepted
 from beit_mm.engine.preflight import preflight, report
 from beit_mm.models import BEiT
@@ -187,7 +189,7 @@ WARNINGS = {
     'validation beyond the run': (
         CLASSIFY,
         {'train_cfg.val_interval': 500},
-        'val_interval=500 is beyond the run of 20',
+        'val_interval=500 is beyond the run of 30',
     ),
     'some weights of many': (CLASSIFY, dict(load_from='{some}', model=HOST), 'some.pth lacks backbone.bn1.bias, '),
     'rate for another batch': (CLASSIFY, dict(auto_scale_lr=dict(base_batch_size=4096)), 'lr for this batch'),
@@ -274,3 +276,29 @@ def test_the_script_prints_the_list_and_trains_nothing_unless_it_is_forced(tmp_p
     ):
         assert said in done.stdout
     assert 'Traceback' not in done.stdout
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'beit_mm', 'mmpretrain', 'mmseg', 'no_host'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'SGD', 'BEiT', 'beit_mm.BEiT', 'mmseg.ADE20KDataset', 'mmpretrain.ImageNet', 'torch.optim.SGD', 'NoSuch',
+        'mmengine.model.BaseModel', 'beit_mm.NoSuch', 'no_host.BEiT', 'no.module.SGD',
+    ],
+)  # fmt: skip
+def test_a_name_means_what_the_registries_give_for_it(name, scope):
+    given = []
+    for registry in config_names._registries(scope):
+        with suppress(RuntimeError):  # it has none
+            given.append(registry.children.get(scope, registry).get(name))
+    config_names.find_classes.cache_clear()
+    assert set(config_names.find_classes(name, scope)) == {each for each in given if each is not None}
+
+
+def test_a_host_that_lacks_a_package_is_not_taken_for_one_without_registries(tmp_path, monkeypatch):
+    (tmp_path / 'hollow').mkdir()
+    (tmp_path / 'hollow/__init__.py').touch()
+    (tmp_path / 'hollow/registry.py').write_text('import a_package_that_is_nowhere')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match='a_package_that_is_nowhere'):
+        config_names.find_classes('NoSuch', 'hollow')

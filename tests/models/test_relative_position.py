@@ -9,8 +9,10 @@ import pytest
 import torch
 from scipy.interpolate import RectBivariateSpline
 
+from beit_mm.models import relative_position
 from beit_mm.models.relative_position import (
     RelativePositionBias,
+    new_table,
     position_bias,
     relative_position_index,
     resize_bias_table,
@@ -149,3 +151,16 @@ def test_each_dtype_gets_a_table_of_its_own():
     double, single = (resize_bias_table(table.to(t), (4, 4), (6, 6)) for t in (torch.float64, torch.float32))
     assert double.dtype == torch.float64 and single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('mode', [lambda: torch.device('meta'), torch.inference_mode], ids=['meta', 'inference'])
+@pytest.mark.parametrize('target', [(3, 5), (4, 6)], ids=['same', 'resized'])
+def test_what_was_made_once_serves_whatever_mode_was_on(mode, target):
+    for made in vars(relative_position).values():
+        if hasattr(made, 'cache_clear'):
+            made.cache_clear()
+    with mode():
+        position_bias(new_table((3, 5), 2), (3, 5), target)
+    table = new_table((3, 5), 2)
+    position_bias(table, (3, 5), target).sum().backward()
+    assert table.grad.abs().sum() > 0

@@ -45,7 +45,7 @@ def draw(folder: Path, number: int) -> list[str]:
     for i in range(number):
         image = scene(0, i, 500)[0][:375, :, ::-1] + rng.normal(0, 8, (375, 500, 1))
         paths.append(str(folder / f'{i}.jpg'))
-        cv2.imwrite(paths[-1], image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        cv2.imwrite(paths[-1], image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 96])
     return paths
 
 

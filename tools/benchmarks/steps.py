@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from beit_mm.data.blockwise_mask import BlockwiseMask
 from beit_mm.engine.launch import for_cpu, has_bfloat16
+from beit_mm.models import BEiTPretrainer
 from beit_mm.registry import MODELS
 
 from .turns import PEAK, Settings, Turn, matrix_product, peak_memory, row, take_turns
@@ -46,7 +47,8 @@ def batch(size: int, vocab_size: int) -> dict[str, Tensor]:
     return {name: value.to(DEVICE) for name, value in inputs.items()}
 
 
-def ours(settings: Settings, bf16: bool, cached: bool) -> Turn:
+def pretrainer(settings: Settings, bf16: bool) -> tuple[Config, BEiTPretrainer]:
+    """What the config of BEiT-B builds, with random weights."""
     cfg = Config.fromfile(CONFIG)
     init_default_scope(cfg.default_scope)
     if settings.quick:
@@ -63,6 +65,11 @@ def ours(settings: Settings, bf16: bool, cached: bool) -> Turn:
         cfg.optim_wrapper.update(dtype='bfloat16', loss_scale=1.0)
     model = MODELS.build(cfg.model).to(DEVICE).train()
     model.target._loaded = True  # any weights take the same time
+    return cfg, model
+
+
+def ours(settings: Settings, bf16: bool, cached: bool) -> Turn:
+    cfg, model = pretrainer(settings, bf16)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     if settings.compile:
         compile_blocks(model.backbone.blocks, model.target._tokenizer.encoder)
@@ -204,6 +211,30 @@ def step(settings: Settings) -> Iterator[dict]:
         for kind, mine, others in (('online', 'ours', peers), ('cached', 'cached', ['online', *peers])):
             flop = None if settings.quick else GFLOP[kind] * 1e9 * settings.batch
             yield row(f'step/{name}/{kind}', 'images/s', times, settings.batch, mine, others, flop)
+
+
+def _their_tokens(views: Tensor, settings: Settings, bf16: bool) -> Turn:
+    encoder = _dalle(settings)
+
+    def turn() -> None:
+        with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
+            encoder(views).argmax(1)
+
+    return turn
+
+
+def tokenize(settings: Settings) -> Iterator[dict]:
+    """Views of 112 px into ids: our target, and DALL-E's own encoder as mmpretrain has it."""
+    views = batch(settings.batch, 1)['token_view']
+    for name, bf16 in precisions():
+        target = pretrainer(settings, bf16)[1].target
+        turns: dict[str, Turn] = dict(ours=lambda target=target: target(dict(token_view=views.float() / 255)))
+        if 'mmpretrain' in present(settings, STEPS):
+            turns['mmpretrain'] = _their_tokens(views.float() / 255 * 0.8 + 0.1, settings, bf16)
+        turns[PEAK] = matrix_product(torch.bfloat16 if bf16 else torch.float32)
+        times = take_turns(turns, settings.rounds)
+        flop = None if settings.quick else (GFLOP['online'] - GFLOP['cached']) * 1e9 * settings.batch
+        yield row(f'tokenize/{name}', 'images/s', times, settings.batch, flop=flop)
 
 
 def memory(settings: Settings) -> Iterator[dict]:
