@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 TINY = """
 _base_ = '{root}/configs/reproduce/shapes.py'
 data = 'data/tiny'
-prepare = ['python -m beit_mm.data.shapes {{data}} --free-textures --train 40 --val 4 --segmentation-train 20 '
+prepare = ['python -m beit_mm.data.shapes {{data}} --wrapped --train 40 --val 4 --segmentation-train 20 '
            '--segmentation-val 2 --labels 20 --jobs 1']
 seeds, rows, curves, steps, images = 2, ['scratch'], [], 2, 64
 file = 'train_dataloader.dataset.dataset.ann_file'

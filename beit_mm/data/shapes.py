@@ -2,10 +2,10 @@
 
 A scene repeats one species two to four times, in a row, a ring, a grid or a mirror image: a hidden object can be told
 from the visible ones. Other species and a grey bar lie about as distraction. A species is an outline, a texture and a
-palette; each texture and each palette belongs to two species, so neither tells the class. With `--free-textures`
-any species has any texture: a patch tells two species by their palette, and only the outline, larger than a patch, which of
-both. A scene is a pure function of (seed, index), planned in `beit_mm.data.shapes_layout`, drawn in
-`beit_mm.data.shapes_scene`; this file writes them.
+palette; each texture and each palette belongs to two species, so neither tells the class. With `--wrapped` every second of
+the repeated things is a plain disc: the label of its pixels has to come from the things beside it. A scene is a pure
+function of (seed, index), planned in `beit_mm.data.shapes_layout`, drawn in `beit_mm.data.shapes_scene`; this file writes
+them.
 
     python -m beit_mm.data.shapes OUT --train 12000 --val 2000 --seed 0
 """
@@ -45,11 +45,11 @@ def _name(split: str, number: int, label: int) -> str:
 
 def _draw(task: tuple[Path, str, int, int, int, int, bool]) -> int:
     """Write the images first … last − 1 of a split; how many."""
-    out, split, first, last, seed, size, free_textures = task
+    out, split, first, last, seed, size, wrapped = task
     quality = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     colours = bytes([0, 0, 0, *(value for colour in PALETTE for value in colour)])
     for number in range(first, last):
-        image, labels, label = scene(seed, _FIRST[split] + number, size, free_textures)
+        image, labels, label = scene(seed, _FIRST[split] + number, size, wrapped)
         name = _name(split, number, label)
         if split in ('train', 'val'):
             path = out / 'imagenet' / split / name
@@ -80,7 +80,7 @@ def write(
     segmentation_val: int | None = None,
     labels: tuple[int, ...] = (),
     jobs: int | None = None,
-    free_textures: bool = False,
+    wrapped: bool = False,
 ) -> bool:
     """Draw a data set: `out/imagenet` (folders and `meta`) and `out/ade20k` (images, annotations).
 
@@ -92,7 +92,7 @@ def write(
         labels: for each n the lists `imagenet/meta/train_n.txt` and `ade20k/training_n.txt` of the first n images
             (classes alternate); a list is left out where the split is smaller than n.
         jobs: processes; one a core unless told.
-        free_textures: the texture of a thing says nothing about its species.
+        wrapped: every second of the repeated things is a plain disc, whose species only the others tell.
 
     Returns:
         False where the finished data set was there already.
@@ -118,8 +118,8 @@ def write(
     scene(seed, 0, size)  # a bad seed or size is told before anything is written
 
     wanted = dict(version=VERSION, seed=seed, size=size, **counts, labels=sorted(set(labels)))
-    if free_textures:
-        wanted['free_textures'] = True
+    if wrapped:
+        wanted['wrapped'] = True
     done, begun = out / 'shapes.json', out / 'shapes.unfinished.json'
     for manifest in (done, begun):
         if manifest.exists() and json.loads(manifest.read_text()) != wanted:
@@ -143,7 +143,7 @@ def write(
     begun.write_text(json.dumps(wanted) + '\n')
 
     tasks = [
-        (out, split, first, min(first + 200, count), seed, size, free_textures)
+        (out, split, first, min(first + 200, count), seed, size, wrapped)
         for split, count in counts.items()
         for first in range(0, count, 200)
     ]
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--segmentation-val', type=int, help='images to validate on (ade20k); default: half of --val')
     parser.add_argument('--labels', type=int, nargs='+', default=[], help='also lists of the first N training images')
     parser.add_argument('--jobs', type=int, help='processes; default: one a core')
-    parser.add_argument('--free-textures', action='store_true', help='any texture for any species')
+    parser.add_argument('--wrapped', action='store_true', help='every second of the repeated things is a plain disc')
     try:
         write(**vars(parser.parse_args(arguments)))
     except ValueError as error:

@@ -1,7 +1,7 @@
 """What a scene of Shapes holds, and where, in relative coordinates: a pure function of (seed, index)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class Thing:
     angle: float
     mirrored: bool
     skin: Skin
+    wrapped: bool = False  # a plain disc is seen, whatever the species
 
 
 @dataclass(frozen=True)
@@ -136,23 +137,26 @@ def _skin(rng: np.random.Generator, texture: int, palette: int, radius: float) -
     )
 
 
-def layout(seed: int, index: int, free_textures: bool = False) -> Layout:
+def layout(seed: int, index: int, wrapped: bool = False) -> Layout:
     """What the scene (seed, index) holds; its class is index % 10.
 
-    With `free_textures` the texture is drawn whatever the species: a patch can tell two species by their palette, and only
-    the outline, larger than a patch, which of both. All else in the scene stays the same.
+    With `wrapped` every second of the repeated things is a grey disc, which nothing but the others tells the species of.
+    All else in the scene stays the same.
     """
-    rng, free = np.random.default_rng([seed, index]), np.random.default_rng([seed, index, 2])
+    rng = np.random.default_rng([seed, index])
 
     def skin_of(species: int, radius: float) -> Skin:
-        texture = int(free.integers(len(TEXTURES))) if free_textures else texture_of(species)
-        return _skin(rng, texture, palette_of(species), radius)
+        return _skin(rng, texture_of(species), palette_of(species), radius)
 
     label = index % len(SPECIES)
     kind = _ARRANGEMENTS[rng.integers(len(_ARRANGEMENTS))]
     radius, places = _arrange(rng, kind)
     skin = skin_of(label, radius)
     things = [Thing(label, x, y, radius, angle, mirrored, skin) for x, y, angle, mirrored in places]
+    if wrapped:
+        grey = float(np.random.default_rng([seed, index, 2]).uniform(90, 165))
+        plain = replace(skin, inks=(grey,) * 6)
+        things[1::2] = [replace(thing, skin=plain, wrapped=True) for thing in things[1::2]]
     for _ in range(rng.integers(3)):
         other = int(label + rng.integers(1, len(SPECIES))) % len(SPECIES)
         spots = rng.uniform(0.08, 0.92, (6, 2))

@@ -12,7 +12,7 @@ from .shapes_layout import SPECIES, TEXTURES, Layout, Skin, Thing, layout
 
 
 def _outlines() -> list[np.ndarray]:
-    """Float [K, 2] polygon of each species, y down, in radii; equal areas as far as 1.3 radii allow."""
+    """Float [K, 2] polygon of each species and of a disc, y down, in radii; equal areas as far as 1.3 radii allow."""
     t, s = np.linspace(0, 2 * math.pi, 96, endpoint=False), np.linspace(-1, 1, 40)[:, None]
     sin, cos = np.sin(t), np.cos(t)
 
@@ -34,12 +34,13 @@ def _outlines() -> list[np.ndarray]:
         drop=np.stack([0.62 * sin * np.sin(t / 2) ** 1.6, -cos], 1),
         cross=np.array([(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a)]),  # half of it
         butterfly=polar(0.3 + 0.75 * np.abs(np.sin(2 * t)) ** 0.9 * np.where(cos > 0, 1, 0.72)),
+        disc=polar(np.ones_like(t)),
         mushroom=np.array([(0.98, 0.16), (0.32, 0.16), (0.4, 0.9), (-0.4, 0.9), (-0.32, 0.16), (-0.98, 0.16)]),
     )
     shapes['cross'] = np.concatenate([shapes['cross'], -shapes['cross']])
     shapes['mushroom'] = np.concatenate([arc(pi, 2 * pi, 1, 0.92), shapes['mushroom']])
     polygons = []
-    for name in SPECIES:
+    for name in (*SPECIES, 'disc'):
         points = shapes[name] - (shapes[name].max(0) + shapes[name].min(0)) / 2
         x, y = points.T
         points *= math.sqrt(2 / (abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2))
@@ -60,6 +61,7 @@ def _inward(points: np.ndarray) -> np.ndarray:
 _OUTLINES = _outlines()
 _INWARD = [_inward(outline) for outline in _OUTLINES]
 _SPREAD = 0.64  # pixels that cv2.fillPoly's antialiased edge reaches too far, at any size
+_DISC = len(SPECIES)  # of wrapped things
 _REACH = [float(np.linalg.norm(outline, axis=1).max()) + 0.07 for outline in _OUTLINES]  # with half the rim
 
 
@@ -85,7 +87,8 @@ def _texture(kind: str, u: np.ndarray, v: np.ndarray, skin: Skin) -> np.ndarray:
 def _sprite(thing: Thing, width: int) -> np.ndarray:
     """float32 [n, n, 4]: colours everywhere, the outline as alpha 0..1, upright, for a canvas `width` pixels wide."""
     unit = thing.radius * width
-    side = 2 * math.ceil(_REACH[thing.species] * unit) + 1
+    shape = _DISC if thing.wrapped else thing.species
+    side = 2 * math.ceil(_REACH[shape] * unit) + 1
     u, v = _axis(side, unit)[None], _axis(side, unit)[:, None]
     skin = thing.skin
     figure = _texture(TEXTURES[thing.skin.texture], u, v, skin)
@@ -93,9 +96,9 @@ def _sprite(thing: Thing, width: int) -> np.ndarray:
     dome = (1 + 0.5 * skin.dome) - skin.dome * (u * u + v * v)
     low, high = skin.inks[:3], skin.inks[3:]
     colours = cv2.merge([(one + (two - one) * share) * dome for one, two in zip(low, high, strict=True)])
-    outline = _OUTLINES[thing.species] * unit + (side - 1) / 2
+    outline = _OUTLINES[shape] * unit + (side - 1) / 2
     points, inner = (
-        [np.round(corners * 16).astype(np.int32)] for corners in (outline, outline + _SPREAD * _INWARD[thing.species])
+        [np.round(corners * 16).astype(np.int32)] for corners in (outline, outline + _SPREAD * _INWARD[shape])
     )
     thick, bright = skin.rim
     rim = [bright / 2 * (one + two) for one, two in zip(low, high, strict=True)]
@@ -175,7 +178,7 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
     return cv2.convertScaleAbs(image), labels
 
 
-def scene(seed: int, index: int, size: int, free_textures: bool = False) -> tuple[np.ndarray, np.ndarray, int]:
+def scene(seed: int, index: int, size: int, wrapped: bool = False) -> tuple[np.ndarray, np.ndarray, int]:
     """RGB uint8 [S, S, 3], labels uint8 [S, S] (see `render`) and the class 0..9 of the scene (seed, index).
 
     The size is resolution only: the same things lie at the same places.
@@ -184,5 +187,5 @@ def scene(seed: int, index: int, size: int, free_textures: bool = False) -> tupl
         raise ValueError(f'a scene needs seed ≥ 0 and index ≥ 0, got seed {seed} and index {index}')
     if size < 16:
         raise ValueError(f'a scene needs a side of at least 16 pixels, got {size}; objects are told apart from 64 on')
-    plan = layout(seed, index, free_textures)
+    plan = layout(seed, index, wrapped)
     return *render(plan, size, np.random.default_rng([seed, index, 1])), plan.label

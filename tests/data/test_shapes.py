@@ -130,18 +130,22 @@ def test_objects_of_a_scene_repeat_each_other():
         assert np.median(values) > 0.85 > 0.6 > np.median(between)
 
 
-def test_with_free_textures_nothing_else_changes_and_they_tell_no_species():
-    textures = {species: set() for species in range(len(SPECIES))}
-    for index in range(300):
-        plan, free = layout(4, index), layout(4, index, free_textures=True)
-        for own, other in zip(plan.things, free.things, strict=True):
-            assert own == replace(other, skin=replace(other.skin, texture=texture_of(own.species)))
-            textures[own.species].add(other.skin.texture)
-        assert plan.bar == free.bar
-    assert all(found == set(range(5)) for found in textures.values())
-    image, labels, _ = scene(4, 8, 64, free_textures=True)
-    np.testing.assert_array_equal(labels, scene(4, 8, 64)[1])
-    assert np.abs(image.astype(int) - scene(4, 8, 64)[0]).max() > 20
+def test_wrapped_things_are_plain_discs_and_nothing_else_changes():
+    for index in range(100):
+        plan, other = layout(4, index), layout(4, index, wrapped=True)
+        assert plan.bar == other.bar
+        repeated = [thing for thing in other.things if thing.radius == max(t.radius for t in other.things)]
+        assert [thing.wrapped for thing in repeated] == [i % 2 == 1 for i in range(len(repeated))]
+        for own, thing in zip(plan.things, other.things, strict=True):
+            assert own == replace(thing, skin=own.skin, wrapped=False)
+    plan = replace(other, bar=None)
+    disc = next(thing for thing in plan.things if thing.wrapped)
+    first, second = (
+        render(replace(plan, things=(replace(disc, species=species),)), 64, np.random.default_rng(0))
+        for species in (3, 8)
+    )
+    np.testing.assert_array_equal(first[0], second[0])  # the picture does not tell the species, the label map does
+    assert set(np.unique(first[1])) == {1, 5} and set(np.unique(second[1])) == {1, 10}
 
 
 def test_mirror_scenes_are_symmetric():
