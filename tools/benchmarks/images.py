@@ -113,5 +113,5 @@ def segment(settings: Settings) -> Iterator[dict]:
                 for kind, model in models.items()
             }
             long = height * width > 10**6 and DEVICE == 'cpu'
-            times = take_turns(turns, 1 if long else min(settings.rounds, 3), warm_up=0 if long else 1)
+            times = take_turns(turns, 1 if long else settings.rounds, warm_up=0 if long else 1)
         yield row(f'segment/{height}x{width}', 'images/s', times, 1)
