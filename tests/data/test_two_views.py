@@ -103,6 +103,15 @@ def test_a_crop_of_the_right_size_is_copied_as_pil_does():
         assert np.array_equal(out[name], np.asarray(Image.fromarray(image).resize((64, 64), method)))
 
 
+def test_an_image_that_was_flipped_by_a_view_gives_the_pixels_of_its_copy():
+    flipped, found = photo()[:, ::-1], []
+    for image in (flipped, flipped.copy()):
+        np.random.seed(3)
+        found.append(TwoViews()(dict(img=image)))
+    for name in ('patch_view', 'token_view'):
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+
+
 def test_a_target_of_pixels_needs_no_token_view():
     out = TwoViews(size=32, token_size=None)(dict(img=photo()))
     assert 'patch_view' in out and 'token_view' not in out
