@@ -22,11 +22,12 @@ if compat.installed('mmseg'):  # who only classifies needs no mmseg
     compat.weigh_classes_beside_ignored_pixels()
     from .setr_pup_head import SETRPUPHead
     from .sliding import EncoderDecoder
+    from .uper_head import UPerHead
 
-    __all__ += ['EncoderDecoder', 'SETRPUPHead']
+    __all__ += ['EncoderDecoder', 'SETRPUPHead', 'UPerHead']
 else:
 
     def __getattr__(name: str):
-        if name in ('EncoderDecoder', 'SETRPUPHead'):
+        if name in ('EncoderDecoder', 'SETRPUPHead', 'UPerHead'):
             compat.require('mmseg')
         raise AttributeError(f'module {__name__} has no attribute {name}')
