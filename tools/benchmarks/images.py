@@ -81,7 +81,7 @@ def segmentor(settings: Settings, kind: str) -> nn.Module:
         part.norm_cfg = dict(type='BN')
     model.pop('auxiliary_head')
     if kind == 'mmseg':
-        model.type = 'EncoderDecoder'
+        model.type, model.decode_head.type = 'EncoderDecoder', 'UPerHead'
         model.backbone = dict(
             type='BEiT', img_size=(512, 512), out_indices=(3, 5, 7, 11), init_values=0.1, qv_bias=True
         )
