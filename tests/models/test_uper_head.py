@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmseg.models import UPerHead as Theirs
 from mmseg.models.utils import resize
+from torch.utils.flop_counter import FlopCounterMode
 
 from beit_mm.models.uper_head import UPerHead, convolve_resized
 
@@ -44,6 +45,17 @@ def test_in_evaluation_it_is_mmsegs_head_but_for_rounding(align_corners):
         torch.testing.assert_close(ours.eval()(inputs), theirs.eval()(inputs), rtol=1e-5, atol=1e-5)
         inputs = [x.double() for x in inputs]
         torch.testing.assert_close(ours.double()(inputs), theirs.double()(inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_its_last_convolution_takes_a_third_of_the_operations():
+    ours, theirs, inputs = heads()
+    operations = []
+    for head in (ours, theirs):
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            head.eval()(inputs)
+        operations.append(counter.get_total_flops())
+    whole = 2 * 2 * 32 * 24 * 9 * (4 * 5) * 5  # multiply and add, images, places, taps, channels in and out
+    assert operations[1] - operations[0] == whole * (1 - (1 + 1 / 4 + 1 / 16 + 1 / 64) / 4)
 
 
 @pytest.mark.parametrize('case', ['training', 'autocast', 'no norm'])
