@@ -6,6 +6,7 @@ from fuzz.chance import any_int, examples, mostly, refused, small, wrong
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from mmengine.structures import PixelData
+from mmseg.models import UPerHead as TheirUPerHead
 from mmseg.structures import SegDataSample
 
 from beit_mm.models import (
@@ -17,6 +18,7 @@ from beit_mm.models import (
     PixelTarget,
     SETRPUPHead,
     TokenTarget,
+    UPerHead,
 )
 from beit_mm.models.relative_position import relative_position_index, resize_bias_table, table_rows
 from beit_mm.models.sliding import starts
@@ -35,6 +37,7 @@ FUZZED = {
     'PixelTarget',
     'SETRPUPHead',
     'TokenTarget',
+    'UPerHead',
 }
 ARCH = dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=8)
 CODES = dict(
@@ -180,6 +183,26 @@ def test_a_decoder_of_any_settings_is_refused_or_learns(size, **how):
     labels = torch.randint(how['num_classes'], (2, 1, h, w))
     losses = head.loss(features, [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in labels], {})
     learns(head, losses['loss_ce'])
+
+
+@examples(60)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=2, max_size=4),
+    in_channels=st.integers(1, 4), channels=st.integers(1, 4), align_corners=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_upernets_head_is_mmsegs_for_maps_of_any_sizes(sizes, in_channels, channels, align_corners, seed):
+    torch.manual_seed(seed)
+    how = dict(
+        in_channels=[in_channels] * len(sizes), in_index=list(range(len(sizes))), channels=channels, num_classes=3,
+        pool_scales=(1, 2), norm_cfg=dict(type='BN'), align_corners=align_corners,
+    )  # fmt: skip
+    ours, theirs = UPerHead(**how).double().eval(), TheirUPerHead(**how).double().eval()
+    ours.load_state_dict(
+        {k: v + torch.rand_like(v) if v.is_floating_point() else v for k, v in theirs.state_dict().items()}
+    )
+    theirs.load_state_dict(ours.state_dict())
+    maps = [torch.randn(2, in_channels, *size, dtype=torch.float64) for size in sizes]
+    torch.testing.assert_close(ours(maps), theirs(maps), rtol=1e-9, atol=1e-9)
 
 
 # -- masked image modeling -------------------------------------------------------------------------------------------------
