@@ -3,6 +3,8 @@
 Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patches that are read (index).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,9 +43,11 @@ class Attention(nn.Module):
             bias = None if bias is None else rows_of(bias, index)
         return self._heads(q), self._heads(k), self._heads(v), bias
 
-    def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, grid: Grid, bias: Tensor | None, index: Tensor | None = None, gamma: Tensor | None = None
+    ) -> Tensor:
         q, k, v, bias = self.qkv_bias(x, grid, bias, index)
-        return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+        return scaled(self.proj, attend(q, k, v, bias).transpose(1, 2).flatten(2), gamma)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -62,8 +66,18 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(dims, hidden), nn.Linear(hidden, dims)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x: Tensor, gamma: Tensor | None = None) -> Tensor:
+        return scaled(self.fc2, F.gelu(self.fc1(x)), gamma)
+
+
+def scaled(linear: nn.Linear, x: Tensor, gamma: Tensor | None) -> Tensor:
+    """gamma · linear(x), LayerScale [D]. To train on a CPU it scales the weights: there it is one pass less over the outputs, which
+    need not be kept for its gradient. (float16, which GPUs use, has no room for weights times 1e-5.)"""
+    if gamma is None:
+        return linear(x)
+    if x.device.type != 'cpu' or not torch.is_grad_enabled() or type(linear) is not nn.Linear:
+        return gamma * linear(x)
+    return F.linear(x, gamma[:, None] * linear.weight, gamma * linear.bias)
 
 
 class Block(nn.Module):
@@ -88,9 +102,14 @@ class Block(nn.Module):
         self, x: Tensor, grid: Grid, bias: Tensor | None, index: Tensor | None, *kept: Tensor | None
     ) -> Tensor:
         """What `CompileBlocks` compiles: all but the random draws, so that one graph does for all blocks."""
-        attended = _scaled(self.attn(self.norm1(x), grid, bias, index), self.gamma_1, kept[0])
-        x = (x if index is None else take(x, index)) + attended
-        return x + _scaled(self.mlp(self.norm2(x)), self.gamma_2, kept[1])
+
+        def attention(x: Tensor, index: Tensor | None) -> Tensor:
+            return self.attn(self.norm1(x), grid, bias, index, gamma=self.gamma_1)
+
+        def mlp(x: Tensor, _: None) -> Tensor:
+            return self.mlp(self.norm2(x), self.gamma_2)
+
+        return add_branch(mlp, add_branch(attention, x, kept[0], index), kept[1])
 
     def _kept(self, x: Tensor) -> Tensor | None:
         """[B, 1, 1]: what a branch is multiplied by, so that its mean is that of a branch never dropped."""
@@ -99,9 +118,23 @@ class Block(nn.Module):
         return (torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path) / (1 - self.drop_path)
 
 
-def _scaled(x: Tensor, gamma: Tensor | None, kept: Tensor | None) -> Tensor:
-    x = x if gamma is None else gamma * x
-    return x if kept is None else x * kept.to(x.dtype)
+def add_branch(branch: Callable, x: Tensor, kept: Tensor | None, index: Tensor | None = None) -> Tensor:
+    """x + kept · branch(x, index) of the rows `index`; `kept` [B, 1, 1], zero for images whose branch is dropped.
+
+    On a CPU, where shapes may change freely, nothing is computed for those.
+    """
+    rest = x if index is None else take(x, index)
+    if kept is None:
+        return rest + branch(x, index)
+    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+        out = branch(x, index)
+        return rest + out * kept.to(out.dtype)
+    images = kept.flatten().nonzero()[:, 0]
+    share = kept.amax().item()  # 1 / (1 − rate), or 0 where all are dropped
+    if len(images) == len(x):
+        return rest.add(branch(x, index), alpha=share)
+    out = branch(x.index_select(0, images), None if index is None else index.index_select(0, images))
+    return rest.index_add(0, images, out.to(rest.dtype), alpha=share)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -51,14 +51,15 @@ def _add_shifted(out: Tensor, values: Tensor, shift: int, dim: int) -> None:
 class UPerHead(_UPerHead):
     """mmseg's UPerHead, with its weights and outputs, faster in evaluation: see `convolve_resized`.
 
-    mmseg's own are training, evaluation under autocast, which would round the taps one by one, and a convolution of another type
-    or without normalisation.
+    mmseg's own are training, evaluation under autocast, which would round the taps one by one, a graph (an export's, whose runtime
+    has one fast convolution for these many steps), and a convolution of another type or without normalisation.
     """
 
     def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
         last = self.fpn_bottleneck
         plain = type(last.conv) is nn.Conv2d and last.with_norm
-        if self.training or not plain or torch.is_autocast_enabled(inputs[0].device.type):
+        elsewhere = torch.is_autocast_enabled(inputs[0].device.type) or torch.compiler.is_compiling()
+        if self.training or not plain or elsewhere:
             return super()._forward_feature(inputs)
         inputs = self._transform_inputs(inputs)
         laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, inputs[:-1], strict=True)]

@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from beit_mm.models.block import Block, attend, rows_of
+from beit_mm.models.block import Block, attend, rows_of, scaled, take
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
@@ -12,6 +14,52 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     out = x * block._kept(x)
     assert set(out.unique().tolist()) == {0.0, 2.0}
     assert out.mean().item() == pytest.approx(1, abs=0.05)
+
+
+def by_hand(block, x, kept, index):
+    """The block of all images, its branches multiplied by what is kept of them."""
+    attended = block.gamma_1 * block.attn(block.norm1(x), (2, 2), None, index) * kept[0]
+    x = (x if index is None else take(x, index)) + attended
+    return x + block.gamma_2 * block.mlp(block.norm2(x)) * kept[1]
+
+
+@pytest.mark.parametrize('index', [None, torch.tensor([[2, 0]] * 3 + [[1, 4]] * 2)], ids=['all rows', 'some rows'])
+@pytest.mark.parametrize('shares', [[(1, 0, 1, 0, 0), (0, 1, 1, 1, 1)], [(1,) * 5, (0,) * 5], [(0,) * 5, (1,) * 5]])
+def test_branches_that_are_dropped_are_not_computed_and_give_the_same(shares, index):
+    torch.manual_seed(0)
+    block = Block(8, 2, 16, 0.5, 0.3, (2, 2)).double()
+    nn.init.normal_(block.attn.relative_position_bias_table)
+    kept = [torch.tensor(share, dtype=torch.float64).view(-1, 1, 1) * 2 for share in shares]
+    x = torch.randn(5, 5, 8, dtype=torch.float64, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        found = block.branches(x, (2, 2), None, index, *kept)
+    wanted = by_hand(block, x, kept, index)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-13)
+    cotangent = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad(out, [x, *block.parameters()], cotangent) for out in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+    rows = 5 if index is None else 2
+    attention = 2 * 8 * 8 * (rows + 5 + 5 + rows) + 2 * 2 * 8 * 5 * rows  # q, k, v and projection; q·kᵀ and ·v
+    mlp = 2 * 2 * 8 * 16 * rows
+    assert counter.get_total_flops() == sum(shares[0]) * attention + sum(shares[1]) * mlp
+
+
+def test_scaled_is_the_scaled_output_and_keeps_none_of_it():
+    torch.manual_seed(0)
+    linear, gamma, x = nn.Linear(3, 5), torch.randn(5, requires_grad=True), torch.randn(7, 3, requires_grad=True)
+    linear, gamma, x = linear.double(), gamma.double(), x.double()
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(tuple(t.shape)) or t, lambda t: t):
+        found = scaled(linear, x, gamma)
+    wanted = gamma * linear(x)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+    cotangent = torch.randn_like(wanted)
+    leaves = [x, gamma, *linear.parameters()]
+    gradients = [torch.autograd.grad(out, leaves, cotangent) for out in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-14)
+    assert (7, 5) not in sizes
+    with torch.no_grad():
+        assert torch.equal(scaled(linear, x, gamma), gamma * linear(x))
 
 
 def test_rows_of_a_bias_have_the_same_gradient_each_time():

@@ -68,3 +68,10 @@ def test_else_it_is_mmsegs_to_the_bit(case):
         with torch.autocast('cpu', torch.bfloat16, enabled=case == 'autocast'):
             found.append(head(inputs))
     assert torch.equal(*found)
+
+
+def test_an_exported_graph_has_mmsegs_convolution():
+    ours, theirs, inputs = heads()
+    found = [torch.export.export(head.eval(), (inputs,)).graph.nodes for head in (ours, theirs)]
+    operations = [[str(node.target) for node in nodes if node.op == 'call_function'] for nodes in found]
+    assert operations[0] == operations[1]
