@@ -44,6 +44,22 @@ def test_branches_that_are_dropped_are_not_computed_and_give_the_same(shares, in
     assert counter.get_total_flops() == sum(shares[0]) * attention + sum(shares[1]) * mlp
 
 
+def test_under_autocast_dropped_branches_and_weights_that_are_scaled_are_as_exact_as_bfloat16():
+    torch.manual_seed(0)
+    block, x = Block(32, 2, 64, 0.5, 1e-5, None), torch.randn(4, 5, 32)
+    for gamma in (block.gamma_1, block.gamma_2):
+        gamma.data *= 1e5 * torch.rand(32)
+    kept = [torch.tensor(share).view(-1, 1, 1) * 2.0 for share in ([1, 0, 1, 1], [1, 1, 0, 1])]
+    exact = by_hand(block, x, kept, None)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = block.branches(x, (2, 2), None, None, *kept)
+    assert found.dtype == torch.float32
+    assert (found - exact).norm() <= 5e-3 * (exact - x).norm()
+    gradients = [torch.autograd.grad(out.square().sum(), list(block.parameters())) for out in (found, exact)]
+    for mine, wanted in zip(*gradients, strict=True):
+        assert (mine - wanted).norm() <= 2e-2 * wanted.norm()
+
+
 def test_scaled_is_the_scaled_output_and_keeps_none_of_it():
     torch.manual_seed(0)
     linear, gamma, x = nn.Linear(3, 5), torch.randn(5, requires_grad=True), torch.randn(7, 3, requires_grad=True)
