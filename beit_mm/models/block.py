@@ -44,7 +44,12 @@ class Attention(nn.Module):
         return self._heads(q), self._heads(k), self._heads(v), bias
 
     def forward(
-        self, x: Tensor, grid: Grid, bias: Tensor | None, index: Tensor | None = None, gamma: Tensor | None = None
+        self,
+        x: Tensor,
+        grid: Grid,
+        bias: Tensor | None = None,
+        index: Tensor | None = None,
+        gamma: Tensor | None = None,
     ) -> Tensor:
         q, k, v, bias = self.qkv_bias(x, grid, bias, index)
         return scaled(self.proj, attend(q, k, v, bias).transpose(1, 2).flatten(2), gamma)
@@ -71,8 +76,11 @@ class MLP(nn.Module):
 
 
 def scaled(linear: nn.Linear, x: Tensor, gamma: Tensor | None) -> Tensor:
-    """gamma · linear(x), LayerScale [D]. To train on a CPU it scales the weights: there it is one pass less over the outputs, which
-    need not be kept for its gradient. (float16, which GPUs use, has no room for weights times 1e-5.)"""
+    """gamma · linear(x), LayerScale [D].
+
+    To train on a CPU it scales the weights: one pass less over the outputs, which need not be kept for its gradient. Not on a GPU, where
+    float16 has no room for weights times 1e-5, nor for a layer that is more than `nn.Linear`, such as an adapter's.
+    """
     if gamma is None:
         return linear(x)
     if x.device.type != 'cpu' or not torch.is_grad_enabled() or type(linear) is not nn.Linear:

@@ -78,6 +78,15 @@ def test_scaled_is_the_scaled_output_and_keeps_none_of_it():
         assert torch.equal(scaled(linear, x, gamma), gamma * linear(x))
 
 
+def test_a_layer_that_is_more_than_linear_is_called_itself():
+    class Adapted(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + x
+
+    adapted, gamma, x = Adapted(4, 4), torch.randn(4), torch.randn(2, 4)
+    assert torch.equal(scaled(adapted, x, gamma), gamma * adapted(x))
+
+
 def test_rows_of_a_bias_have_the_same_gradient_each_time():
     """On two threads, where plain indexing sums it in any order."""
     threads = torch.get_num_threads()
