@@ -78,8 +78,8 @@ class MLP(nn.Module):
 def scaled(linear: nn.Linear, x: Tensor, gamma: Tensor | None) -> Tensor:
     """gamma · linear(x), LayerScale [D].
 
-    To train on a CPU it scales the weights: one pass less over the outputs, which need not be kept for its gradient. Not on a GPU, where
-    float16 has no room for weights times 1e-5, nor for a layer that is more than `nn.Linear`, such as an adapter's.
+    To train on a CPU it scales the weights: one pass less over the outputs, which need not be kept for its gradient. Not on a GPU,
+    where float16 has no room for weights times 1e-5, nor for a layer that is more than `nn.Linear`, such as an adapter's.
     """
     if gamma is None:
         return linear(x)
