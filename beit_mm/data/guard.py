@@ -4,6 +4,7 @@ Configs keep the hosts' names, which their inferencers look for. `SeededDataset`
 `tools/train.py` and `tools/test.py` register, the data sets of a run that are not wrapped: validation and test.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmcv.transforms import BaseTransform, TestTimeAug
 from mmengine.dataset import BaseDataset
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from ..registry import HOOKS
@@ -76,7 +78,7 @@ class ReadLabels(BaseTransform):
         return results
 
 
-def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = None) -> Dataset:
+def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = None, skip: bool = False) -> Dataset:
     """The same data set, whose files are read rightly or raise BadSample; again, or of another kind, nothing changes.
 
     Wrappers and test-time augmentation are entered. Loaders that are not the hosts' plain ones stay as they are.
@@ -84,12 +86,13 @@ def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = 
     Args:
         max_pixels: more than these are not decoded.
         classes: how many there are; as many as the data set names unless told.
+        skip: log broken links to images instead of raising BadSample.
 
-    Raises ValueError for a folder of a class that holds no image, and BadSample for a link to nowhere among the images.
+    Raises ValueError for a folder of a class that holds no image, and BadSample for a broken link to an image.
     """
     for leaf in leaves(dataset):
         if not any(isinstance(step, CheckLabel) for step in leaf.pipeline.transforms):
-            _refuse_what_listing_hides(leaf)
+            _refuse_what_listing_hides(leaf, skip)
             known = classes or len(leaf.metainfo.get('classes') or ()) or None
             _replace(leaf.pipeline.transforms, known, max_pixels)
             leaf.pipeline.transforms.insert(0, CheckLabel(known))
@@ -132,17 +135,18 @@ def _replace(steps: list, classes: int | None, max_pixels: int) -> None:
             steps[place] = ReadLabels(step, classes, max_pixels)
 
 
-def _refuse_what_listing_hides(leaf: BaseDataset) -> None:
-    """Where a data set is what its folders hold: the hosts leave out broken links in silence, and count empty classes."""
+def _refuse_what_listing_hides(leaf: BaseDataset, skip: bool) -> None:
+    """Check what listing a folder hides: broken links, which the hosts skip without a word, and classes without an image."""
     prefix = leaf.data_prefix.get('img_path')
     if leaf.ann_file or not prefix or not os.path.isdir(prefix):
         return
     for folder, _, names in os.walk(prefix, followlinks=True):
         if names:
             with os.scandir(folder) as entries:
-                broken = next((e.path for e in entries if e.is_symlink() and not os.path.exists(e.path)), None)
-            if broken:
-                raise BadSample(f'{broken}, a link to {os.readlink(broken)}: No such file; mend or remove it')
+                links = [e.path for e in entries if e.is_symlink() and not e.name.startswith('.')]
+            for path in links:
+                if not os.path.exists(path):
+                    _judge_broken_link(leaf, path, skip)
     for name in getattr(leaf, 'folder_to_idx', None) or ():
         folder = Path(prefix, name)
         if not any(leaf.is_valid_file(str(file)) for file in folder.rglob('*')):
@@ -150,6 +154,24 @@ def _refuse_what_listing_hides(leaf: BaseDataset) -> None:
                 f'{folder} is the folder of a class and holds no image ({", ".join(leaf.extensions)}): put some there, or '
                 'remove it in every split'
             )
+
+
+def _judge_broken_link(leaf: BaseDataset, path: str, skip: bool) -> None:
+    """Raise or log if the link is named like an image, log if it may have been a folder, else ignore it."""
+    words = f'{path}, a link to {os.readlink(path)}: No such file; fix or remove the link'
+    if _is_image(leaf, path):
+        if not skip:
+            raise BadSample(words)
+        print_log(f'skipped: {words}', 'current', logging.WARNING)
+    elif not os.path.splitext(path)[1]:
+        print_log(f'{words}. If it was a folder, its images are missing', 'current', logging.WARNING)
+
+
+def _is_image(leaf: BaseDataset, path: str) -> bool:
+    """Whether the data set would list a file of this name."""
+    if hasattr(leaf, 'is_valid_file'):
+        return leaf.is_valid_file(path)
+    return hasattr(leaf, 'img_suffix') and path.endswith(leaf.img_suffix)
 
 
 @HOOKS.register_module()

@@ -105,7 +105,7 @@ class SeededDataset(Dataset):
         if empty:
             place = {key: dataset[key] for key in ('data_root', 'data_prefix', 'ann_file') if dataset.get(key)}
             raise ValueError(f'no sample was found in {place or dataset}: check the paths, and that images are there')
-        guard(self.dataset, max_pixels)
+        guard(self.dataset, max_pixels, skip=self.skip)
         self.bad = torch.zeros(
             len(self.dataset) if self.skip else 0, dtype=torch.bool
         ).share_memory_()  # by all workers

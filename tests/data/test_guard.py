@@ -148,6 +148,27 @@ def test_a_class_folder_without_an_image_is_named(tmp_path, configs):
     assert len(SeededDataset(dataset(configs['classification'], 'train', tmp_path))) == 2
 
 
+@pytest.mark.parametrize('task', ['classification', 'segmentation'])
+def test_a_broken_link_stops_only_if_it_is_an_image_and_bad_samples_are_not_skipped(tmp_path, configs, task, capfd):
+    images = tmp_path / ('images' if task == 'segmentation' else 'cat')
+    bad_files.write(images / 'a.jpg', bad_files.jpeg())
+    if task == 'segmentation':
+        bad_files.write(tmp_path / 'maps/a.png', bad_files.grey(bad_files.ids()))
+    given = dataset(configs[task], 'train', tmp_path)
+    for name in ('notes.txt', '.cache', 'more'):
+        (images / name).symlink_to('/gone')
+    assert len(SeededDataset(given)) == 1
+    log = ''.join(capfd.readouterr())
+    assert f'{images}/more, a link to /gone: No such file; fix or remove the link. If it was a folder' in log
+    assert 'notes' not in log
+    (images / 'b.jpg').symlink_to('/gone')
+    given['img_suffix' if task == 'segmentation' else 'extensions'] = '.jpg' if task == 'segmentation' else ['.jpg']
+    assert len(SeededDataset(given, on_bad_sample='skip')) == 1
+    assert f'skipped: {images}/b.jpg, a link to /gone' in ''.join(capfd.readouterr())
+    with pytest.raises(BadSample, match='b.jpg, a link to /gone: No such file; fix or remove the link'):
+        SeededDataset(given)
+
+
 def test_guarding_twice_is_guarding_once_and_other_data_sets_stay(tmp_path, configs):
     bad_files.write(tmp_path / 'cat/a.jpg', bad_files.jpeg())
     built = guard(DATASETS.build(dataset(configs['classification'], 'test', tmp_path)))
