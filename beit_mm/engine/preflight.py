@@ -24,6 +24,7 @@ from .config_names import (
     types_and_keys,
     walk,
 )
+from .label_check import labels
 from .weights import weights_fit
 
 Rule = Callable[[dict], Iterator[Problem]]
@@ -221,6 +222,7 @@ RULES: list[Rule] = [
     optimizer_keys,
     files,
     classes_of_the_head,
+    labels,
     loop_and_hooks_count_alike,
     vocabularies,
 ]
