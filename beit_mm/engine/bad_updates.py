@@ -33,7 +33,21 @@ def leave_out_bad_updates(wrapper: OptimWrapper, model: nn.Module) -> list[Updat
     wrapper.statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     wrapper.before = wrapper.loss_finite = None
     wrapper.updates, wrapper.on_backward = [], lambda: None
+    if vars(wrapper).pop('step', None):  # a scheduler has bound the former class's method, to count its calls
+        _count_steps(wrapper)
     return wrapper.updates
+
+
+def _count_steps(wrapper: OptimWrapper) -> None:
+    """Count the calls of `wrapper.step` as mmengine's schedulers do, which warn when the count is not kept."""
+    guarded = wrapper.step
+
+    def step(**kwargs) -> None:
+        wrapper._global_step += 1
+        guarded(**kwargs)
+
+    step._with_counter = True
+    wrapper.step = step
 
 
 class _Guarded:

@@ -1,9 +1,11 @@
-"""Logged values stay on the device until someone reads them, so that no iteration waits for the one before."""
+"""Logged values stay on the device until they are read, and are means over ranks: no iteration waits for the one before."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
+import numpy as np
 import torch
-from mmengine.hooks import Hook
+from mmengine.dist import all_gather_object, get_world_size
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import Runner
 from torch import Tensor
@@ -14,14 +16,18 @@ MOST = 4096  # values kept, should nobody ever read
 
 
 class DeferredHub(MessageHub):
-    """A MessageHub that calls no `.item()` when it is told a tensor, but copies all of them at once when it is read."""
+    """MessageHub that calls no `.item()` when it is given a tensor, but reads all tensors at once when it is read itself.
+
+    A tensor is cloned on its device: the caller may overwrite it (CUDA graphs and in-place updates do).
+    """
 
     def update_scalar(self, key: str, value: Tensor | float, count: int = 1, resumed: bool = True) -> None:
         self._set_resumed_keys(key, resumed)
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(f'{key} has {value.numel()} values, a logged one has to be a single number')
-            self.pending.append((key, value.detach().reshape(()), count))
+            self.pending.append((key, value.detach().reshape(()).clone(), count))
+            self.tensors.add(key)
             if len(self.pending) >= MOST:
                 self.flush()
         else:
@@ -30,7 +36,7 @@ class DeferredHub(MessageHub):
             self._note(key, self._get_valid_value(value), count)
 
     def get_scalar(self, key: str) -> HistoryBuffer:
-        """Waits for the device only where `key` is among what it has yet to tell: timers read theirs each iteration."""
+        """Wait for the device only if a tensor of `key` is pending: timers read their own keys each iteration."""
         if any(key == waiting for waiting, _, _ in self.pending):
             self.flush()
         if key not in self.__dict__['_log_scalars']:
@@ -47,7 +53,7 @@ class DeferredHub(MessageHub):
         self.__dict__['_log_scalars'] = scalars
 
     def flush(self) -> None:
-        """The one wait for the device."""
+        """Read all pending tensors: the one wait for the device."""
         pending, self.pending = self.pending, []
         places = defaultdict(list)
         for place, (_, value, _) in enumerate(pending):
@@ -58,8 +64,27 @@ class DeferredHub(MessageHub):
         for place, (key, _, count) in enumerate(pending):
             self._note(key, numbers[place], count)
 
+    def average(self) -> None:
+        """Replace what tensors gave since the last call by its mean over ranks. All ranks have to call it.
+
+        A key of which ranks do not have equally many values keeps each rank's own.
+        """
+        self.flush()
+        scalars, since = self.__dict__['_log_scalars'], self.since
+        self.since = Counter()
+        if get_world_size() == 1:
+            return
+        own = {key: scalars[key].data[0][-count:] for key, count in since.items() if key in self.tensors}
+        everyone = all_gather_object(own)
+        for key, values in own.items():
+            found = [other[key] for other in everyone if len(other.get(key, ())) == len(values)]
+            if len(found) == len(everyone):
+                (history, counts), longest = scalars[key].data, scalars[key].max_length
+                scalars[key] = HistoryBuffer(np.append(history[: -len(values)], np.mean(found, 0)), counts, longest)
+
     def _note(self, key: str, value: float, count: int) -> None:
         scalars = self.__dict__['_log_scalars']
+        self.since[key] += 1
         if key in scalars:
             scalars[key].update(value, count)
         else:
@@ -68,16 +93,26 @@ class DeferredHub(MessageHub):
 
 @HOOKS.register_module()
 class DeferredLog(Hook):
-    """Every run that `tools/train.py` starts has one. mmengine reads each loss and the gradient's norm when it is logged."""
+    """Hook that logs without waiting for the device, and logs means over ranks.
 
-    priority = 'HIGHEST'
+    mmengine reads each loss and the gradient's norm in each iteration, and logs those of rank 0. `tools/train.py` adds this
+    hook to every run.
+    """
+
+    priority = 'NORMAL'  # after RuntimeInfoHook, which gives the values, and before LoggerHook, which reads them
 
     def before_run(self, runner: Runner) -> None:
+        self.interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50)
         defer(runner.message_hub)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        # LoggerHook logs at these iterations on rank 0; all ranks reach them.
+        if self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            runner.message_hub.average()
 
 
 def defer(hub: MessageHub) -> None:
-    """Its class is exchanged in place: others hold the same object."""
+    """Exchange the class of `hub` in place: others hold the same object."""
     if not isinstance(hub, DeferredHub):
-        hub.pending = []
+        hub.pending, hub.tensors, hub.since = [], set(), Counter()
         hub.__class__ = DeferredHub

@@ -1,7 +1,10 @@
-"""Between two logging intervals the host never waits for the device: not for us, and not for mmengine."""
+"""Between two logging intervals the host never waits for the device, and what is logged is a mean over ranks."""
 
+import json
+import math
 import sys
 from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,54 @@ from mmengine.logging import MessageHub
 from small import load, shrink
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from trials import toy
 
 from beit_mm.data.shapes import write
-from beit_mm.engine.deferred_log import DeferredHub, DeferredLog
+from beit_mm.engine.deferred_log import DeferredLog, defer
 from beit_mm.engine.launch import build_runner
 from beit_mm.registry import MODELS
+
+
+def losses(folder: Path, ranks: int, bad: int = 0) -> dict[int, float]:
+    """Iteration → logged loss of six iterations on batches of six; on the last rank the loss of iteration `bad` is NaN."""
+    cfg = toy.config(folder / 'run', iters=6, val=100, launcher='pytorch' if ranks > 1 else 'none')
+    cfg.train_dataloader.batch_size = 6 // ranks
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=2)
+    cfg.log_processor = dict(window_size=1, by_epoch=False)
+    port = toy.free_port()
+
+    def call(rank: int) -> None:
+        forward, calls = toy.ToyModel.forward, count(1)
+
+        def forward_once_bad(self, inputs: torch.Tensor, mode: str = 'loss') -> object:
+            found = forward(self, inputs, mode)
+            return dict(loss=found['loss'] * math.nan) if next(calls) == bad and rank == ranks - 1 else found
+
+        toy.ToyModel.forward = forward_once_bad
+        toy.train(cfg)
+
+    where = [dict(rank=rank, ranks=ranks, port=port) if ranks > 1 else {} for rank in range(ranks)]
+    started = [toy.start(call, rank, log=folder / f'log_{rank}', **place) for rank, place in enumerate(where)]
+    for rank, process in enumerate(started):
+        process.join(300)
+        assert process.exitcode == 0, (folder / f'log_{rank}').read_text()[-3000:]
+    (log,) = (folder / 'run').glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return {line['step']: line['loss'] for line in lines if 'lr' in line}
+
+
+@pytest.mark.parametrize('ranks', [2, 3])
+def test_the_logged_loss_is_that_of_one_rank_on_the_whole_batch(ranks, tmp_path):
+    (tmp_path / 'one').mkdir()
+    expected = losses(tmp_path / 'one', 1)
+    assert expected.keys() == {2, 4, 6} and expected[2] != expected[4]
+    assert losses(tmp_path, ranks) == pytest.approx(expected, rel=1e-6)
+
+
+def test_ranks_that_skip_a_non_finite_step_log_it_and_wait_for_no_other(tmp_path):
+    found = losses(tmp_path, 2, bad=4)
+    assert found.keys() == {2, 4, 6} and [math.isnan(loss) for loss in found.values()] == [False, True, False]
+
 
 WAITS = (
     '_local_scalar_dense',
@@ -121,7 +167,7 @@ def test_on_a_gpu_the_forward_pass_of_pretraining_waits_for_nothing(tmp_path):
 
 def test_the_log_is_the_stock_one_whenever_it_is_read():
     stock, ours = MessageHub('stock'), MessageHub('ours')
-    ours.pending, ours.__class__ = [], DeferredHub
+    defer(ours)
     for step in range(3):
         for hub in (stock, ours):
             hub.update_scalar('train/loss', torch.tensor(0.1 * step))
@@ -138,3 +184,12 @@ def test_the_log_is_the_stock_one_whenever_it_is_read():
         ours.get_scalar('train/nothing')
     with pytest.raises(ValueError, match='train/loss has 2 values'):
         ours.update_scalar('train/loss', torch.zeros(2))
+
+
+def test_what_is_overwritten_after_it_was_logged_is_not_what_is_logged():
+    """CUDA graphs write each iteration's loss to the same place."""
+    hub, loss = MessageHub('overwritten'), torch.zeros(())
+    defer(hub)
+    for step in range(3):
+        hub.update_scalar('train/loss', loss.fill_(step))
+    assert hub.get_scalar('train/loss').data[0].tolist() == [0, 1, 2]

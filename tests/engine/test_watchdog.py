@@ -91,6 +91,8 @@ def run(
         ),
         train_cfg=dict(by_epoch=False, max_iters=iters),
         optim_wrapper=dict(optimizer=optimizer, **wrapper),
+        # It binds the wrapper's `step` before the run begins.
+        param_scheduler=[dict(type='CosineAnnealingLR', by_epoch=False, T_max=2 * iters)],
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=5),
             checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False)),
