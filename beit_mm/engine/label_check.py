@@ -1,6 +1,7 @@
 """Do the labels of a config's data fit its classes and each other? Read before training, on rank 0 alone."""
 
 import os
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,13 @@ from mmengine.registry import init_default_scope
 
 from ..checkpoint.fit import few
 from ..compat import installed
+from ..data.label_maps import problems, read_label_maps
 from ..recipe.tree import get, kind, nodes
 from ..registry import DATASETS
 from .config_names import Problem, walk
 
 MAX_LIST_BYTES = 1 << 26  # longer lists are not read before training
+SAMPLE, SECONDS = 200, 5  # label maps of a training set that are read; time to read those of one data set
 
 
 def labels(cfg: dict) -> Iterator[Problem]:
@@ -24,17 +27,16 @@ def labels(cfg: dict) -> Iterator[Problem]:
     if classes is None or _rank() or not (scope == 'mmengine' or installed(scope)):
         return
     init_default_scope(scope)
-    numberings = []
+    seen, skip = [], get(cfg, 'train_dataloader', 'dataset', 'on_bad_sample') == 'skip'
     for place, node in _data_sets(cfg):
         try:
             dataset = DATASETS.build(dict(node, pipeline=[], lazy_init=True, serialize_data=False))
+            seen.append(_numbering(place, dataset))
+            found = [*seen[-1].problems(classes), *compare_classes(seen[0], seen[-1])]
+            found += _label_maps(place, dataset, node.get('pipeline'), classes, skip and place.startswith('train'))
         except Exception as error:  # data sets of the hosts raise all kinds
-            yield Problem(f'{place}: its labels were not checked, it cannot be built: {error}', stops=False)
-            continue
-        numbering = _numbering(place, dataset)
-        numberings.append(numbering)
-        yield from numbering.problems(classes)
-        yield from compare_classes(numberings[0], numbering)
+            found = [Problem(f'{place}: its labels were not checked, it cannot be built: {error}', stops=False)]
+        yield from found
 
 
 def _rank() -> int:
@@ -72,6 +74,7 @@ class Numbering:
         listed: the file with the labels; None if they are the numbers of the sorted folders.
         labels: all that occur in the list.
         fault: why the list cannot be read.
+        reduce_zero_label: of a data set with label maps; None: it has none.
     """
 
     place: str
@@ -80,6 +83,7 @@ class Numbering:
     listed: str | None = None
     labels: set[int] = field(default_factory=set)
     fault: str | None = None
+    reduce_zero_label: bool | None = None
 
     def problems(self, classes: int) -> Iterator[Problem]:
         """Yield what is wrong with this data set itself, for a head of so many classes."""
@@ -132,7 +136,7 @@ def _numbering(place: str, dataset: BaseDataset) -> Numbering:
             return read_numbering(place, prefix, listed, names)
         if not listed and prefix and os.path.isdir(prefix):
             return read_numbering(place, prefix, None, names)
-    return Numbering(place, tuple(names))
+    return Numbering(place, tuple(names), reduce_zero_label=getattr(dataset, 'reduce_zero_label', None))
 
 
 def compare_classes(first: Numbering, other: Numbering) -> Iterator[Problem]:
@@ -149,6 +153,9 @@ def compare_classes(first: Numbering, other: Numbering) -> Iterator[Problem]:
         if words := _difference(first.place, mine, other.place, theirs):
             yield Problem(f'the classes differ: {words}. Give all splits the same classes in the same order')
             return
+    if first.reduce_zero_label != other.reduce_zero_label:
+        words = f'{first.reduce_zero_label} in {first.place} and {other.reduce_zero_label} in {other.place}'
+        yield Problem(f'reduce_zero_label is {words}: the same value would be two classes. Make them equal')
     if first.labels and (unseen := sorted(other.labels - first.labels)):
         words = f'{other.listed} has the labels {few([*map(str, unseen)])}, which no image of {first.listed} has'
         yield Problem(words, stops=False)
@@ -164,3 +171,34 @@ def _difference(place: str, mine: dict[str, int], other: str, theirs: dict[str, 
         return ', '.join(words) + ('' if all(only) else f', {other if only[0] else place} does not')
     moved = next((name for name, label in mine.items() if theirs[name] != label), None)
     return moved and f'{moved!r} is number {mine[moved]} in {place} and {theirs[moved]} in {other}'
+
+
+# -- label maps --------------------------------------------------------------------------------------------------------
+
+
+def _label_maps(place: str, dataset: BaseDataset, pipeline: object, classes: int, skip_bad: bool) -> Iterator[Problem]:
+    """Read a sample of the training set's label maps, and all of the validation set's if that takes seconds."""
+    folders = dataset.data_prefix or {}
+    loads = [step for step in nodes(pipeline) if kind(step) == 'LoadAnnotations']
+    if not loads or not folders.get('seg_map_path') or not all(map(os.path.isdir, filter(None, folders.values()))):
+        return
+    reduce = dataset.reduce_zero_label
+    if any(step.get('reduce_zero_label') not in (None, reduce) for step in loads):
+        words = f'{place}: reduce_zero_label is {reduce} in the data set and {not reduce} in LoadAnnotations'
+        yield Problem(f'{words}. Make them equal')
+        return
+    if place.startswith('test'):
+        return
+    dataset.full_init()
+    total, training = len(dataset), place.startswith('train')
+    order = random.Random(0).sample(range(total), min(total, SAMPLE) if training else total)
+    samples = map(dataset.get_data_info, order)
+    maps = read_label_maps(((one['img_path'], one['seg_map_path']) for one in samples), total, SECONDS)
+    names = dataset.metainfo.get('classes') or [str(number) for number in range(classes)]
+    for words, stops in problems(maps, names, reduce, dataset.label_map, training, skip_bad):
+        yield Problem(f'{place}: {words}', stops)
+    if not training and maps.read < total:
+        words = (
+            f'{place}: {maps.words} was read in {SECONDS} s; python tools/check_data.py CONFIG --split val reads all'
+        )
+        yield Problem(words, stops=False)

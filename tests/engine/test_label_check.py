@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import bad_files
+import numpy as np
 import pytest
 
+from beit_mm.engine import label_check
 from beit_mm.engine.label_check import labels
 
 pytestmark = pytest.mark.any_stack
@@ -109,3 +112,70 @@ def test_only_rank_0_reads_and_only_for_a_head_with_classes(tmp_path, monkeypatc
             patch.setenv(name, '1')
             assert list(labels(cfg)) == []
     assert len(list(labels(cfg))) == 1
+
+
+# -- label maps --------------------------------------------------------------------------------------------------------
+
+
+def scenes(root: Path, train: list[list[int]], val: list[list[int]]) -> None:
+    """Pairs of an image and a label map with a row for each value."""
+    for split, maps in dict(train=train, val=val).items():
+        for i, rows in enumerate(maps):
+            bad_files.write(root / f'images/{split}/{i}.jpg', bad_files.jpeg(size=(len(rows), 4)))
+            ids = np.repeat(np.array(rows)[:, None], 4, axis=1)
+            bad_files.write(root / f'maps/{split}/{i}.png', bad_files.grey(ids))
+
+
+def segmentation(root: Path, train: dict | None = None, val: dict | None = None, load: bool | None = None) -> dict:
+    loaders = {}
+    for split, changes in dict(train=train, val=val).items():
+        loaders[f'{split}_dataloader'] = dict(dataset=dict(
+            type='BaseSegDataset', data_root=str(root), metainfo=dict(classes=['ground', 'object'], palette=[[0] * 3] * 2),
+            data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'maps/{split}'),
+            pipeline=[dict(type='LoadAnnotations', reduce_zero_label=load)]) | (changes or {}))  # fmt: skip
+    return dict(default_scope='mmseg', model=dict(decode_head=dict(type='FCNHead', num_classes=2)), **loaders)
+
+
+GOOD, TRUE = [[0, 1], [1, 255]], dict(reduce_zero_label=True)
+# mistake: label maps of both splits, changes to the config, what is said, whether it stops
+SCENES = {
+    'none': (GOOD, GOOD, {}, None, None),
+    'one class': ([[0, 255]], GOOD, {}, f"{TRAIN}: 'ground' is the only class in 1 label map", True),
+    '0 is no class': (GOOD, GOOD, dict(train=TRUE, val=TRUE), "'ground' is the only class in 2 label maps", True),
+    'ignored': ([[0, 1] + [255] * 98], GOOD, {}, f'{TRAIN}: 98.0% of the pixels', False),
+    'a validation map': (GOOD, [[0, 1], [0, 7]], {}, f'{VAL}: the value 7 in 1 of 2 label maps, e.g. ', True),
+    'loading otherwise': (
+        GOOD, GOOD, dict(load=True),
+        f'{TRAIN}: reduce_zero_label is False in the data set and True in LoadAnnotations. Make them equal', True),
+    'splits otherwise': (
+        GOOD, [[1, 2]], dict(val=TRUE), f'reduce_zero_label is False in {TRAIN} and True in {VAL}: the same value', True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('mistake', SCENES)
+def test_label_maps_are_read_before_training(mistake, tmp_path):
+    train, val, changes, said, stops = SCENES[mistake]
+    scenes(tmp_path, train, val)
+    found = list(labels(segmentation(tmp_path, **changes)))
+    assert bool(found) == bool(said), found
+    assert all(problem.stops == stops for problem in found) and (not said or said in found[0].words), found
+
+
+def test_a_bad_training_map_is_no_error_where_bad_samples_are_skipped(tmp_path):
+    scenes(tmp_path, [[0, 1], [0, 9]], GOOD)
+    cfg = segmentation(tmp_path)
+    (found,) = labels(cfg)
+    assert found.stops
+    cfg['train_dataloader']['dataset'] = dict(
+        type='SeededDataset', on_bad_sample='skip', dataset=cfg['train_dataloader']['dataset']
+    )
+    (found,) = labels(cfg)
+    assert not found.stops and 'the value 9' in found.words
+
+
+def test_a_validation_set_that_takes_long_is_read_in_part_and_the_remark_says_so(tmp_path, monkeypatch):
+    scenes(tmp_path, GOOD, GOOD)
+    monkeypatch.setattr(label_check, 'SECONDS', -1)
+    found = [problem for problem in labels(segmentation(tmp_path)) if problem.words.startswith(VAL)]
+    assert not found[-1].stops and 'python tools/check_data.py CONFIG --split val reads all' in found[-1].words
+    assert 'a sample of 1 of 2 label maps was read' in found[-1].words

@@ -39,7 +39,8 @@ def at_home(name: str, data: Path, work_dir: Path) -> Config:
 @pytest.mark.parametrize('name', each(TRAINED))
 def test_no_config_of_ours_is_called_wrong(name, data, tmp_path):
     found = preflight(at_home(name, data, tmp_path))
-    assert [p.words for p in found if p.stops or not p.words.startswith('lr for this batch')] == []
+    of_the_data = 'lr for this batch', 'in none of 4 label maps'  # a few label maps of eleven classes
+    assert [p.words for p in found if p.stops or not any(words in p.words for words in of_the_data)] == []
 
 
 @pytest.mark.parametrize('name', each(CONFIGS))
