@@ -84,7 +84,7 @@ def run(
     """Batches of 4, in order: sample i is in iteration i // 4 + 1. `patience` None: unwatched."""
     optimizer = dict(type=wrapper.pop('optimizer', 'AdamW'), lr=0.01, **wrapper.pop('options', {}))
     runner = Runner(
-        Toy(),
+        wrapper.pop('model', None) or Toy(),
         str(tmp_path),
         train_dataloader=dict(
             dataset=Faulty(faults), batch_size=4, sampler=dict(type='DefaultSampler', shuffle=False), num_workers=0
@@ -124,6 +124,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_named(kind, fault, 
     ema = dict(type='EMAHook', momentum=0.5, update_buffers=True)
     runner = run(tmp_path, {13: fault}, (record, ema), **WRAPPERS[kind])
     assert record.moved() == [iteration != 4 for iteration in range(2, 11)]
+    assert 'the loss was exactly 0' not in log(tmp_path)
     steps = {state['step'].item() for state in runner.optim_wrapper.optimizer.state.values() if 'step' in state}
     assert steps in ({9.0}, set())
     for path in tmp_path.glob('iter_*.pth'):
@@ -136,6 +137,23 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_named(kind, fault, 
     words = log(tmp_path)
     assert f'iteration 4: {what[fault]}' in words and 'samples: 12.jpg, 13.jpg, 14.jpg, 15.jpg' in words
     assert 'head.weight' not in words.split('gradients of')[-1].splitlines()[0] or fault != 'gradient'
+
+
+class Ignored(Toy):
+    """A model whose loss becomes exactly 0 after a number of iterations, as one whose labels are all ignored."""
+
+    def forward(self, inputs, data_samples=None, mode='loss'):
+        zero = int(data_samples[0].img_path[:-4]) // 4 >= self.after
+        return {name: value * (not zero) for name, value in super().forward(inputs, data_samples, mode).items()}
+
+
+@pytest.mark.parametrize('after', [0, 3, 6])
+def test_a_loss_of_exactly_0_for_an_interval_is_named_once(after, tmp_path, monkeypatch):
+    monkeypatch.setattr(Ignored, 'after', after, raising=False)
+    run(tmp_path, {}, iters=15, model=Ignored())
+    said = [line for line in log(tmp_path).splitlines() if 'the loss was exactly 0' in line]
+    last = {0: 5, 3: 10, 6: 15}[after]
+    assert len(said) == 1 and f'WARNING - iterations {last - 4} … {last}: the loss was exactly 0' in said[0]
 
 
 @pytest.mark.parametrize('kind', ['AdamW', 'fused AdamW', 'bfloat16'])
