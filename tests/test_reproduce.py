@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from beit_mm.reproduce import page, results
+from beit_mm.reproduce.plan import Scale
+
 pytestmark = pytest.mark.any_stack
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +100,16 @@ def test_a_wrong_word_is_answered(words, complaint, place, capsys):
     with pytest.raises(SystemExit) as end:
         tool(*words.split(), '--dry-run')
     assert complaint in str(end.value)
+
+
+def test_the_page_of_the_hour_is_made_from_its_figures_and_compares_what_is_comparable(tmp_path):
+    store = results.read(ROOT / 'docs', 'hour')
+    page.write(tmp_path, Scale.read(ROOT / 'configs/reproduce/hour.py').cfg, 'hour', store['seeds'], store['runs'])
+    assert (tmp_path / 'results.md').read_text() == (ROOT / 'docs/results.md').read_text()
+    for stages in store['seeds'].values():
+        for row in ('recover-all', 'no-mask'):
+            over_all = stages.get(f'pretrain/{row}', {}).get('metrics', {})
+            assert all(name.endswith('_all') for name in over_all)
 
 
 def run(place: Path, *words: str) -> str:

@@ -56,49 +56,62 @@ class TokenizerMetric(BaseMetric):
 
 @METRICS.register_module()
 class MIMMetric(BaseMetric):
-    """Of a `BEiTPretrainer`'s predictions. Of tokens: `val_loss` (nats a masked token) beside `marginal_entropy`, the loss of a
-    model that ignores the image; `masked_accuracy` beside `marginal_accuracy`, the commonest token's share (%).
+    """Figures of a `BEiTPretrainer`'s predictions at hidden patches, comparable between runs.
 
-    And the two terms of the paper's eq. 3, nats an image: `token_term`, ln p(ẑ | x̃) of the hidden tokens, and
-    `pixel_term`, ln p(x | ẑ) of the tokenizer's decoder, with their sum `eq3`. Of pixels: `val_loss`, the mean squared error
-    of the images of which something is hidden. Raises ValueError when nothing is hidden in any.
+    Of tokens: `val_loss` (nats per hidden token) beside `marginal_entropy`, the loss of a model that ignores the image;
+    `masked_accuracy` beside `marginal_accuracy`, the commonest token's share (%). And the two terms of the paper's eq. 3,
+    nats per image: `token_term`, ln p(ẑ | x̃) of the hidden tokens, and `pixel_term`, ln p(x | ẑ) of the tokenizer's
+    decoder, with their sum `eq3`. Of pixels: `val_loss`, the mean squared error.
+
+    A model that also predicts visible patches (`recover='all'`) has the same figures over all patches: `val_loss_all`,
+    `marginal_entropy_all`, `accuracy_all`, `marginal_accuracy_all`. If nothing is hidden, only these are computed.
+
+    Raises ValueError when there is nothing to predict in any image.
     """
 
     default_prefix = 'mim'
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
-            if 'mse' in sample:
-                if sample['valid'].any():
-                    self.results.append(dict(mse=sample['mse'].item()))
-                continue
             valid = sample['valid']
-            target, prediction = sample['target'][valid].cpu(), sample['prediction'][valid].cpu()
-            entry = dict(
-                target=target, correct=int((target == prediction).sum()), token=sample['mim_log_likelihood'].item()
-            )
+            fields = ('hidden', 'mse') if 'mse' in sample else ('hidden', 'target', 'prediction', 'log_p_tokens')
+            entry = {name: sample[name][valid].cpu() for name in fields}
             if 'log_likelihood' in sample:
                 entry['pixel'] = sample['log_likelihood'].item()
             self.results.append(entry)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        if not results or not any('mse' in r or len(r['target']) for r in results):
+        places = (
+            {name: torch.cat([r[name] for r in results]) for name in results[0] if name != 'pixel'} if results else {}
+        )
+        hidden = places.pop('hidden', torch.zeros(0))
+        if not len(hidden):
             raise ValueError(
                 'nothing is hidden in any image: there is nothing to judge by, see the masks of val_dataloader'
             )
-        if 'mse' in results[0]:
-            return dict(val_loss=sum(r['mse'] for r in results) / len(results))
-        targets = torch.cat([r['target'] for r in results])
-        counts: Tensor = histogram(targets, int(targets.max()) + 1)
-        tokens, images = len(targets), len(results)
-        metrics = dict(
-            val_loss=-sum(r['token'] for r in results) / tokens,
-            marginal_entropy=perplexity(counts).log().item(),
-            masked_accuracy=100 * sum(r['correct'] for r in results) / tokens,
-            marginal_accuracy=100 * (counts.max() / tokens).item(),
-            token_term=sum(r['token'] for r in results) / images,
-        )
+        metrics: dict[str, float] = {}
+        if hidden.any():
+            metrics |= _figures({name: values[hidden] for name, values in places.items()}, 'masked_accuracy')
+        if not hidden.all():
+            metrics |= {f'{name}_all': value for name, value in _figures(places, 'accuracy').items()}
+        if hidden.any() and 'target' in places:
+            metrics['token_term'] = places['log_p_tokens'][hidden].double().sum().item() / len(results)
         if 'pixel' in results[0]:
-            metrics['pixel_term'] = sum(r['pixel'] for r in results) / images
-            metrics['eq3'] = metrics['pixel_term'] + metrics['token_term']
+            metrics['pixel_term'] = sum(r['pixel'] for r in results) / len(results)
+            if 'token_term' in metrics:
+                metrics['eq3'] = metrics['pixel_term'] + metrics['token_term']
         return metrics
+
+
+def _figures(places: dict[str, Tensor], accuracy: str) -> dict[str, float]:
+    """Return the means over places; their share of right predictions is called `accuracy`."""
+    if 'mse' in places:
+        return dict(val_loss=places['mse'].mean().item())
+    target = places['target']
+    counts: Tensor = histogram(target, int(target.max()) + 1)
+    return {
+        'val_loss': -places['log_p_tokens'].double().mean().item(),
+        'marginal_entropy': perplexity(counts).log().item(),
+        accuracy: 100 * (target == places['prediction']).float().mean().item(),
+        'marginal_accuracy': 100 * (counts.max() / len(target)).item(),
+    }

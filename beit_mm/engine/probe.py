@@ -221,12 +221,15 @@ class Probe(Hook):
         return values, alarms
 
     def _at_the_marginal(self, values: dict[str, float], tokens: int) -> list[str]:
-        right, chance = values['masked_accuracy'], values['marginal_accuracy']
+        if 'masked_accuracy' in values:
+            right, chance = values['masked_accuracy'], values['marginal_accuracy']
+        else:  # nothing is hidden
+            right, chance = values['accuracy_all'], values['marginal_accuracy_all']
         noise = (chance * (100 - chance) / tokens) ** 0.5
         if self.begins or right > chance + 2 * noise:
             return []
         return [
-            f'masked accuracy is {right:.2f} %, always guessing the commonest token makes {chance:.2f} %: the model ignores the '
+            f'accuracy is {right:.2f} %, always guessing the commonest token makes {chance:.2f} %: the model ignores the '
             'image. Mends: check a few masks and tokens by eye, another learning rate, in short runs a larger patch_embed_std'
         ]
 

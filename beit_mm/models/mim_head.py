@@ -34,21 +34,27 @@ class MIMHead(BaseModule):
     def forward(self, features: Tensor) -> Tensor:
         return self.proj(features)
 
-    def loss(self, features: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """Of features [B, M, D] and their targets; `valid` bool [B, M]: places that count.
+    def loss(
+        self, features: Tensor, target: Tensor, valid: Tensor, places: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the loss of features [B, M, D] at the places that count, `valid` bool [B, M], and what is logged beside it.
 
-        Logs the loss and, of tokens, `masked_accuracy` (%), `token_entropy` (nats).
+        Of tokens that is `token_entropy` (nats) and an accuracy (%) under each name of `places`, bool [B, M]; by default
+        `masked_accuracy` of the valid ones.
         """
         prediction = self(features)
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        count = valid.sum().to(prediction.dtype)
-        scale = world_size() / sum_over_ranks(count).clamp_min(1)  # DDP will divide by the number of ranks
+        scale = _scale(valid, prediction.dtype)
         if target.is_floating_point():
             return dict(loss=(F.mse_loss(prediction, target, reduction='none').mean(-1) * valid).sum() * scale)
         labels = torch.where(valid, target, -100)
         loss = F.cross_entropy(prediction.flatten(0, 1), labels.flatten(), reduction='sum') * scale
-        correct = (prediction.detach().argmax(-1) == labels).sum() * scale
-        return dict(loss=loss, masked_accuracy=100 * correct, token_entropy=self._entropy(target, valid))
+        correct = prediction.detach().argmax(-1) == labels
+        accuracies = {
+            name: 100 * (correct & among).sum() * (scale if among is valid else _scale(among, prediction.dtype))
+            for name, among in (places or dict(masked_accuracy=valid)).items()
+        }
+        return dict(loss=loss, token_entropy=self._entropy(target, valid), **accuracies)
 
     @torch.no_grad()
     def _entropy(self, target: Tensor, valid: Tensor) -> Tensor:
@@ -58,3 +64,11 @@ class MIMHead(BaseModule):
         self.target_counts.mul_(0.99).add_(mean_over_ranks(counts))
         share = self.target_counts / self.target_counts.sum().clamp_min(1e-9)
         return torch.special.entr(share).sum()
+
+
+def _scale(among: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what makes this rank's sum over places its share of the mean over all ranks' places.
+
+    DDP divides by the number of ranks afterwards, and so does the mean over ranks that is logged.
+    """
+    return world_size() / sum_over_ranks(among.sum().to(dtype)).clamp_min(1)

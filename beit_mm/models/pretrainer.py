@@ -76,10 +76,15 @@ class BEiTPretrainer(BaseModel):
     def loss(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
         """Predict the target of the hidden patches from the others."""
         features, target, valid, _ = self._read(inputs)
-        return self.head.loss(features, target, valid)
+        places = dict(masked_accuracy=valid)
+        if self.target.recover == 'all':
+            mask = inputs.get('mask')
+            places = dict(accuracy_all=valid) | ({} if mask is None else dict(masked_accuracy=mask.flatten(1)))
+        return self.head.loss(features, target, valid, places)
 
     def _read(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features [B, M, D] and targets [B, M(, C)] of the places to predict, which of them count [B, M], and where they lie."""
+        """Return features [B, M, D] and targets [B, M(, C)] of the places to predict, which of them count [B, M], and where they
+        lie [B, M]."""
         mask, target = inputs.get('mask'), self.target(inputs)
         self._check_grid(inputs['patch_view'], target)
         index, valid = self._places(mask, target)
@@ -110,27 +115,30 @@ class BEiTPretrainer(BaseModel):
 
     @torch.no_grad()
     def predict(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> list[BaseDataElement]:
-        """A sample an image: `target`, `valid`, `index` [M], `prediction` ids [M] and `mim_log_likelihood` (nats an image);
-        with a token view, and a tokenizer that has its decoder, also `log_likelihood` of the image given its tokens (nats an
-        image). Of pixels: `mse`."""
+        """Return one sample per image, with fields of its M places: `index`, `valid` (they count in the loss) and `hidden`.
+
+        Of tokens: `target` and `prediction` (ids) and `log_p_tokens` (of the target, nats); with a token view, and a
+        tokenizer that has its decoder, also `log_likelihood` of the image given its tokens (nats per image). Of pixels:
+        `mse`.
+        """
         features, target, valid, index = self._read(inputs)
         prediction = self.head(features).float()
-        samples = data_samples or [BaseDataElement() for _ in target]
+        hidden = valid
+        if self.target.recover == 'all':
+            hidden = inputs['mask'].flatten(1) if 'mask' in inputs else torch.zeros_like(valid)
+        fields = dict(index=index, valid=valid, hidden=hidden)
         if target.is_floating_point():
-            error = (prediction - target).square().mean(-1)
-            for i, sample in enumerate(samples):
-                sample.set_data(dict(mse=error[i][valid[i]].mean(), index=index[i], valid=valid[i]))
-            return samples
-        log_p = prediction.log_softmax(-1).gather(-1, target[..., None])[..., 0] * valid
-        likelihood = None
-        if 'token_view' in inputs and self.target.tokenizer.decoder is not None:
-            dvae, view = self.target.tokenizer, inputs['token_view']
-            likelihood = dvae.log_likelihood(dvae.decode_maps(dvae.tokens(view)), view).sum((1, 2, 3))
+            fields['mse'] = (prediction - target).square().mean(-1)
+        else:
+            fields |= dict(target=target, prediction=prediction.argmax(-1))
+            fields['log_p_tokens'] = prediction.log_softmax(-1).gather(-1, target[..., None])[..., 0]
+            if 'token_view' in inputs and self.target.tokenizer.decoder is not None:
+                dvae, view = self.target.tokenizer, inputs['token_view']
+                likelihood = dvae.log_likelihood(dvae.decode_maps(dvae.tokens(view)), view)
+                fields['log_likelihood'] = likelihood.sum((1, 2, 3))
+        samples = data_samples or [BaseDataElement() for _ in target]
         for i, sample in enumerate(samples):
-            sample.set_data(dict(target=target[i], valid=valid[i], index=index[i], prediction=prediction[i].argmax(-1)))
-            sample.set_data(dict(mim_log_likelihood=log_p[i].sum()))
-            if likelihood is not None:
-                sample.set_data(dict(log_likelihood=likelihood[i]))
+            sample.set_data({name: values[i] for name, values in fields.items()})
         return samples
 
 

@@ -120,19 +120,27 @@ def _crossings(scale: dict, figures: Figures, rows: list[str]) -> str:
 
 
 def _pretrainings(figures: Figures, rows: list[str]) -> str:
+    metrics = ('val_loss', 'marginal_entropy', 'masked_accuracy', 'marginal_accuracy', 'val_loss_all', 'accuracy_all')
     lines = []
     for row in rows:
-        stage = f'pretrain/{row}'
-        if loss := list(values(figures, stage, 'val_loss').values()):
-            cells = [
-                list(values(figures, stage, metric).values())
-                for metric in ('marginal_entropy', 'masked_accuracy', 'marginal_accuracy')
-            ]
-            lines.append((ROWS[row].title, _spread(loss, 2), *(_spread(cell, 2) for cell in cells)))
+        found = {metric: list(values(figures, f'pretrain/{row}', metric).values()) for metric in metrics}
+        if found['masked_accuracy'] or found['accuracy_all']:
+            lines.append((ROWS[row].title, *(_spread(cell, 2) for cell in found.values())))
     if not lines:
         return ''
-    head = ('row', 'loss, nats a token', 'ignoring the image', 'masked accuracy, %', 'always the commonest token')
-    return '## Pre-training\n\nOn validation images; rows that predict tokens.\n\n' + _table(head, lines)
+    words = (
+        '## Pre-training\n\nOn validation images; rows that predict tokens. Figures of hidden tokens are comparable between rows. '
+        'A row that predicts all tokens also has figures over all of them; it sees most of these, so they are not comparable '
+        'with figures of hidden tokens. –: not measured, or nothing is hidden.\n\n'
+    )
+    head = (
+        'row',
+        'loss, nats per hidden token',
+        'ignoring the image',
+        'masked accuracy, %',
+        'always the commonest token',
+    )
+    return words + _table((*head, 'loss, nats per token, over all', 'accuracy over all, %'), lines)
 
 
 # -- charts ------------------------------------------------------------------------------------------------------------
@@ -166,7 +174,7 @@ def _charts(scale: dict, figures: Figures, rows: list[str], mains: dict[str, str
                 (scale['images'] * ROWS[row].length, *interval(gains[row])) for row in LENGTHS if gains[row]
             ]
         drawn[f'{task}_by_images'] = lines, f'{task}: gain over scratch, points', 'images of pre-training', True, 0.0
-    for metric, words in (('val_loss', 'loss, nats a token'), ('masked_accuracy', 'masked accuracy, %')):
+    for metric, words in (('val_loss', 'loss, nats per hidden token'), ('masked_accuracy', 'masked accuracy, %')):
         lines = {ROWS[row].title: curve(figures, f'pretrain/{row}', metric) for row in rows if ROWS[row].length >= 1}
         drawn[f'pretrain_{metric}'] = lines, f'pre-training: {words}', 'steps', False, None
     several = {stem: (_filled(lines), *rest) for stem, (lines, *rest) in drawn.items()}

@@ -142,11 +142,15 @@ def _options(scale: Scale, config: str, options: dict) -> dict:
 
 
 def keys(recipe: Recipe, overrides: list[str]) -> dict[str, str]:
-    """For each stage the digest of all that decides its result: its config, options, seed and data, and its sources'."""
+    """Return for each stage the digest of all that decides its result: config, options, seed, data, and its sources'.
+
+    How a config's log is shown (`visualizer`) decides nothing.
+    """
     found: dict[str, str] = {}
     for stage in recipe.stages:
         sources = {key: found[source] for key, source in stage.weights.items()}
-        content = [_load(stage.config), settings(stage, recipe.seed, overrides), recipe.prepare, sources]
+        config = {key: value for key, value in _load(stage.config).items() if key != 'visualizer'}
+        content = [config, settings(stage, recipe.seed, overrides), recipe.prepare, sources]
         text = json.dumps(content, sort_keys=True, default=str)
         found[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return found

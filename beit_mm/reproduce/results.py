@@ -16,7 +16,8 @@ from ..viz.summary import metrics, processor, scalars, validations, versions
 from .rows import TASKS
 
 CURVES = (*TASKS.values(), 'val_loss', 'masked_accuracy', 'marginal_entropy')
-KEPT = (*CURVES, 'marginal_accuracy', 'psnr', 'psnr_mean_color', 'codes', 'codes_used', 'perplexity', 'mse')
+OVER_ALL = ('val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all')
+KEPT = (*CURVES, *OVER_ALL, 'marginal_accuracy', 'psnr', 'psnr_mean_color', 'codes', 'codes_used', 'perplexity', 'mse')
 
 
 def path(out: Path, scale: str) -> Path:

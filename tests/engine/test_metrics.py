@@ -69,19 +69,19 @@ def test_a_collapsed_codebook_is_told_in_words(codes, warns, caplog):
 # -- masked image modeling ---------------------------------------------------------------------------------------------
 
 
-def prediction(target: list, predicted: list, valid: list, token: float, pixel: float | None = None) -> dict:
-    sample = dict(target=torch.tensor(target), prediction=torch.tensor(predicted), valid=torch.tensor(valid).bool())
-    sample['mim_log_likelihood'] = torch.tensor(token)
+def prediction(target: list, predicted: list, hidden: list, token: list, pixel: float | None = None) -> dict:
+    sample = dict(target=torch.tensor(target), prediction=torch.tensor(predicted), hidden=torch.tensor(hidden).bool())
+    sample |= dict(valid=sample['hidden'], log_p_tokens=torch.tensor(token))
     return sample if pixel is None else sample | dict(log_likelihood=torch.tensor(pixel))
 
 
 SAMPLES = [
-    dict(target=[5, 5, 7], predicted=[5, 7, 7], valid=[1, 1, 1], token=-3.0),
+    dict(target=[5, 5, 7], predicted=[5, 7, 7], hidden=[1, 1, 1], token=[-0.5, -1.5, -1.0]),
     dict(
-        target=[9, 0, 0], predicted=[9, 0, 0], valid=[1, 0, 0], token=-2.0
+        target=[9, 0, 0], predicted=[9, 0, 0], hidden=[1, 0, 0], token=[-2.0, -9.0, -9.0]
     ),  # unused places are right, and do not count
-    dict(target=[5, 5, 7], predicted=[7, 5, 5], valid=[1, 1, 1], token=-9.0),
-    dict(target=[9, 0, 0], predicted=[5, 0, 0], valid=[1, 0, 0], token=-2.0),
+    dict(target=[5, 5, 7], predicted=[7, 5, 5], hidden=[1, 1, 1], token=[-3.0, -3.0, -3.0]),
+    dict(target=[9, 0, 0], predicted=[5, 0, 0], hidden=[1, 0, 0], token=[-2.0, -9.0, -9.0]),
 ]
 
 
@@ -106,13 +106,13 @@ def test_both_terms_of_eq_3_are_nats_an_image():
 def test_a_model_of_the_marginal_has_the_marginals_entropy_as_its_loss():
     targets = torch.tensor([1, 1, 1, 2, 3, 3])
     log_p = (torch.bincount(targets) / 6).log()
-    samples = [prediction(t.tolist(), [1, 1], [1, 1], log_p[t].sum().item(), pixel=0.0) for t in targets.split(2)]
+    samples = [prediction(t.tolist(), [1, 1], [1, 1], log_p[t].tolist(), pixel=0.0) for t in targets.split(2)]
     found = evaluate(MIMMetric(), samples)
     assert found['mim/val_loss'] == pytest.approx(found['mim/marginal_entropy'])
     assert found['mim/masked_accuracy'] == found['mim/marginal_accuracy'] == pytest.approx(50)
 
 
-def test_of_pixels_the_loss_is_the_mean_squared_error():
-    assert evaluate(MIMMetric(), [dict(mse=torch.tensor(m), valid=torch.tensor([True])) for m in (0.5, 0.7, 0.9)]) == {
-        'mim/val_loss': pytest.approx(0.7)
-    }
+def test_of_pixels_the_loss_is_the_mean_squared_error_of_hidden_patches():
+    hidden = torch.tensor([True, False])
+    samples = [dict(mse=torch.tensor([m, 9.0]), valid=hidden, hidden=hidden) for m in (0.5, 0.7, 0.9)]
+    assert evaluate(MIMMetric(), samples) == {'mim/val_loss': pytest.approx(0.7)}

@@ -150,16 +150,22 @@ def test_a_metric_of_tokens_is_refused_or_finite(vocab_size, images, tokens):
 
 
 @examples(40)
-@given(images=st.integers(1, 4), places=st.integers(1, 6), pixels=st.booleans(), share=st.sampled_from([0.0, 0.3, 1.0]))
-def test_a_metric_of_masked_modeling_is_finite_or_says_that_nothing_is_hidden(images, places, pixels, share):
+@given(
+    images=st.integers(1, 4), places=st.integers(1, 6), pixels=st.booleans(), share=st.sampled_from([0.0, 0.3, 1.0]),
+    recover_all=st.booleans(),
+)  # fmt: skip
+def test_a_metric_of_masked_modeling_is_finite_or_says_that_nothing_is_hidden(
+    images, places, pixels, share, recover_all
+):
     metric, samples = MIMMetric(), []
     for _ in range(images):
-        valid = torch.rand(places) < share
+        hidden = torch.rand(places) < share
+        where = dict(hidden=hidden, valid=hidden | recover_all)
         if pixels:
-            samples.append(dict(mse=torch.rand(places)[valid].mean(), valid=valid))
+            samples.append(dict(mse=torch.rand(places), **where))
         else:
             ids = torch.randint(9, (2, places))
-            samples.append(dict(valid=valid, target=ids[0], prediction=ids[1], mim_log_likelihood=-torch.rand([])))
+            samples.append(dict(target=ids[0], prediction=ids[1], log_p_tokens=-torch.rand(places), **where))
     hidden = any(s['valid'].any() for s in samples)
     metric.process({}, samples)
     try:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from beit_mm.engine import MIMMetric
 from beit_mm.models import BEiTPretrainer, DiscreteVAE, MIMDataPreprocessor
 from beit_mm.models.pretrainer import masked_places
 
@@ -98,8 +99,8 @@ def test_pixels_are_predicted_at_the_hidden_patches():
     where = inputs['mask'].flatten(1)
     expected = F.mse_loss(model.head(sequence[:, 1:][where]), model.target(inputs).flatten(1, 2)[where])
     assert model.loss(inputs)['loss'].item() == pytest.approx(expected.item(), rel=1e-6)
-    mse = torch.stack([sample.mse for sample in model.predict(inputs)])  # six patches, then four
-    assert (mse * torch.tensor([6, 4]) / 10).sum().item() == pytest.approx(expected.item(), rel=1e-6)
+    mse = torch.cat([sample.mse[sample.hidden] for sample in model.predict(inputs)])
+    assert mse.mean().item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize('hidden', [False, True])
@@ -201,12 +202,43 @@ def test_predict_gives_both_terms_of_eq_3_in_nats_an_image(tokenizer):
         hidden = inputs['mask'][i].flatten()
         own = ids[i].flatten()[hidden]
         expected = log_p[i][hidden].gather(1, own[:, None]).sum()
-        assert sample.mim_log_likelihood.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert sample.log_p_tokens[sample.hidden].sum().item() == pytest.approx(expected.item(), rel=1e-4)
         assert sample.log_likelihood.item() == pytest.approx(pixel_term[i].item(), rel=1e-5)
         assert sample.index[sample.valid].tolist() == hidden.nonzero().flatten().tolist()
         assert torch.equal(sample.target[sample.valid], own)
         assert torch.equal(sample.prediction[sample.valid], log_p[i][hidden].argmax(-1))
-    assert loss == pytest.approx(-sum(s.mim_log_likelihood.item() for s in samples) / 10, rel=1e-4)  # 10 are hidden
+    token_terms = [sample.log_p_tokens[sample.hidden].sum().item() for sample in samples]
+    assert loss == pytest.approx(-sum(token_terms) / 10, rel=1e-4)  # 10 are hidden
+
+
+@pytest.mark.parametrize('target', [None, dict(type='PixelTarget', patch_size=8)], ids=['tokens', 'pixels'])
+def test_figures_of_models_that_recover_all_are_comparable_with_those_that_recover_the_hidden(target):
+    """The same network, asked for more places."""
+    figures, logged = {}, {}
+    for recover in ('masked', 'all'):
+        model, metric = make(recover=recover, target=target).eval(), MIMMetric()
+        metric.process({}, [sample.to_dict() for sample in model.predict(batch())])
+        figures[recover], logged[recover] = metric.compute_metrics(metric.results), model.loss(batch())
+    everywhere = {name for name in figures['all'] if name.endswith('_all')}
+    assert {name: figures['all'][name] for name in figures['all'].keys() - everywhere} == pytest.approx(
+        figures['masked']
+    )
+    assert figures['all']['val_loss_all'] != pytest.approx(figures['masked']['val_loss'], rel=1e-3)
+    if target is None:
+        assert everywhere == {'val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all'}
+        assert figures['all']['val_loss_all'] == pytest.approx(logged['all']['loss'].item())
+        for recover, found in logged.items():
+            assert found['masked_accuracy'].item() == pytest.approx(figures[recover]['masked_accuracy'])
+        assert logged['all']['accuracy_all'].item() == pytest.approx(figures['all']['accuracy_all'])
+        assert 'accuracy_all' not in logged['masked']
+
+
+def test_where_nothing_is_hidden_no_figure_is_called_masked():
+    model, metric = make(recover='all'), MIMMetric()
+    inputs = {name: value for name, value in batch().items() if name != 'mask'}
+    metric.process({}, [sample.to_dict() for sample in model.predict(inputs)])
+    assert all(name.endswith('_all') for name in metric.compute_metrics(metric.results))
+    assert set(model.loss(inputs)) == {'loss', 'token_entropy', 'accuracy_all'}
 
 
 def test_cached_ids_give_the_token_term_alone():
@@ -232,5 +264,5 @@ def test_views_are_normalised_on_the_device():
 def test_the_three_modes_are_the_three_methods():
     model, inputs = make(), batch()
     assert torch.equal(model(inputs, mode='loss')['loss'], model.loss(inputs)['loss'])
-    assert model(inputs, mode='predict')[0].mim_log_likelihood < 0
+    assert (model(inputs, mode='predict')[0].log_p_tokens < 0).all()
     assert torch.equal(model(inputs)[0], model.backbone(inputs['patch_view'], inputs['mask'])[0])

@@ -36,10 +36,10 @@ def test_visible_tokens_stay_and_hidden_ones_are_what_pre_training_predicts(pret
     assert (found.guessed[hidden] != true.expand(3, -1, -1)[hidden]).any()
     inputs = dict(patch_view=view.expand(3, -1, -1, -1), token_ids=true.expand(3, -1, -1), mask=hidden)
     for i, sample in enumerate(pretrainer.predict(inputs)):
-        places = sample.index[sample.valid]
-        assert torch.equal(found.guessed[i].flatten()[places], sample.prediction[sample.valid])
+        places = sample.index[sample.hidden]
+        assert torch.equal(found.guessed[i].flatten()[places], sample.prediction[sample.hidden])
         assert len(places) == hidden[i].sum()
-        right = (sample.prediction == sample.target)[sample.valid].float().mean()
+        right = (sample.prediction == sample.target)[sample.hidden].float().mean()
         assert found.right(i) == pytest.approx(right.item())
 
 
