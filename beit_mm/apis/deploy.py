@@ -100,7 +100,6 @@ def trace(deployed: Deployed, size: tuple[int, int]) -> ExportedProgram:
     """The graph at an image size, for any batch."""
     image = example(2, size)
     with torch.no_grad():
-        deployed(image)  # constants that the model keeps are made here, not inside the tracer, where they would be fake
         shapes = {0: Dim('batch', min=1, max=4096)}
         if deployed.kind == 'tokenizer':
             stride = deployed.model.stride

@@ -8,12 +8,28 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from .relative_position import Grid, new_table, position_bias
 
 
+def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
+    """Return whether a call of `layer` only applies the weights of a `kind`, so that the weights may be used without the call.
+
+    False for subclasses and adapters (LoRA, quantized layers, parametrizations), replaced weights or `forward`, and any hook
+    (pruning, old-style weight and spectral norm, FLOP counters): such a layer must be called.
+    """
+    return type(layer) is kind and type(layer.weight) in (nn.Parameter, Tensor) and not is_hooked(layer)
+
+
+def is_hooked(layer: nn.Module) -> bool:
+    """Return whether a call of `layer` runs hooks, its own or those for all modules, or another `forward` than its class's."""
+    own = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return bool(own or 'forward' in vars(layer) or _has_any_global_hook())
+
+
 class Attention(nn.Module):
-    """Self-attention whose key has no bias. `grid` given: it owns a relative position table of that grid."""
+    """Self-attention whose key has no bias; with `grid` it owns a relative position table of that grid."""
 
     def __init__(self, dims: int, num_heads: int, grid: Grid | None = None):
         super().__init__()
@@ -28,19 +44,22 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def qkv_bias(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> tuple:
-        """q [B, H, M, D/H], k and v [B, H, 1 + N, D/H], bias [H or B·H …] (None without one): what attention is made of."""
+        """Return the inputs of `attend`: q [B, H, M, D/H], k and v [B, H, 1 + N, D/H], bias [H or B, H, M, 1 + N] or None."""
         if self.grid:
             bias = position_bias(self.relative_position_bias_table, self.grid, grid)
-        wq, wk, wv = self.qkv.weight.chunk(3)
-        if index is None:
-            full = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-            q, k, v = F.linear(x, self.qkv.weight, full).chunk(3, -1)
+        no_bias = torch.zeros_like(self.q_bias)
+        if not is_plain(self.qkv) or self.qkv.bias is not None:
+            out = self.qkv(x)
+            q, k, v = (out + torch.cat([self.q_bias, no_bias, self.v_bias]).to(out.dtype)).chunk(3, -1)
+            q = q if index is None else take(q, index)
+        elif index is None:
+            q, k, v = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, no_bias, self.v_bias])).chunk(3, -1)
         else:
+            wq, wk, wv = self.qkv.weight.chunk(3)
             q = F.linear(take(x, index), wq, self.q_bias)
-            k, v = F.linear(x, torch.cat([wk, wv]), torch.cat([torch.zeros_like(self.v_bias), self.v_bias])).chunk(
-                2, -1
-            )
-            bias = None if bias is None else rows_of(bias, index)
+            k, v = F.linear(x, torch.cat([wk, wv]), torch.cat([no_bias, self.v_bias])).chunk(2, -1)
+        if bias is not None and index is not None:
+            bias = rows_of(bias, index)
         return self._heads(q), self._heads(k), self._heads(v), bias
 
     def forward(
@@ -56,13 +75,16 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q·kᵀ / √d + bias)·v of q [B, H, M, d], k and v [B, H, L, d], bias [H or B, H, M, L]: [B, H, M, d]."""
+    """Return softmax(q·kᵀ / √d + bias)·v for q [B, H, M, d], k and v [B, H, L, d], bias [H or B, H, M, L]: [B, H, M, d]."""
     bias = None if bias is None else bias.to(q.dtype)
-    if bias is None or not bias.requires_grad or q.device.type != 'cpu':
+    # On a CPU torch's function has no kernel which gives a bias its gradient: it would take these steps, but bfloat16 in f32.
+    # FLOP counters that trace a model by torch.jit know the products, not the function.
+    by_steps = torch.jit.is_tracing() or (bias is not None and bias.requires_grad and q.device.type == 'cpu')
+    if not by_steps:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    # On a CPU that function has no kernel which gives a bias its gradient: it would take these steps, but bfloat16 in f32.
     logits = q * q.size(-1) ** -0.5 @ k.transpose(-2, -1)
-    logits += bias
+    if bias is not None:
+        logits += bias
     return logits.softmax(-1) @ v
 
 
@@ -75,15 +97,15 @@ class MLP(nn.Module):
         return scaled(self.fc2, F.gelu(self.fc1(x)), gamma)
 
 
-def scaled(linear: nn.Linear, x: Tensor, gamma: Tensor | None) -> Tensor:
-    """gamma · linear(x), LayerScale [D].
+def scaled(linear: nn.Module, x: Tensor, gamma: Tensor | None) -> Tensor:
+    """Return gamma · linear(x), where gamma [D] is LayerScale.
 
-    To train on a CPU it scales the weights: one pass less over the outputs, which need not be kept for its gradient. Not on a GPU,
-    where float16 has no room for weights times 1e-5, nor for a layer that is more than `nn.Linear`, such as an adapter's.
+    For training on a CPU a plain layer's weights are scaled instead: this saves one pass over the outputs, and autograd does not
+    keep them. Not on a GPU, where float16 cannot hold weights times 1e-5.
     """
     if gamma is None:
         return linear(x)
-    if x.device.type != 'cpu' or not torch.is_grad_enabled() or type(linear) is not nn.Linear:
+    if x.device.type != 'cpu' or not torch.is_grad_enabled() or not is_plain(linear) or linear.bias is None:
         return gamma * linear(x)
     return F.linear(x, gamma[:, None] * linear.weight, gamma * linear.bias)
 
@@ -127,22 +149,32 @@ class Block(nn.Module):
 
 
 def add_branch(branch: Callable, x: Tensor, kept: Tensor | None, index: Tensor | None = None) -> Tensor:
-    """x + kept · branch(x, index) of the rows `index`; `kept` [B, 1, 1], zero for images whose branch is dropped.
+    """Return x + kept · branch(x, index) for the rows `index`; `kept` [B, 1, 1] is zero for images whose branch is dropped.
 
-    On a CPU, where shapes may change freely, nothing is computed for those.
+    On a CPU the branch is not computed for dropped images.
     """
     rest = x if index is None else take(x, index)
     if kept is None:
         return rest + branch(x, index)
-    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+    if not can_read(kept) or not len(x):
         out = branch(x, index)
         return rest + out * kept.to(out.dtype)
     images = kept.flatten().nonzero()[:, 0]
-    share = kept.amax().item()  # 1 / (1 − rate), or 0 where all are dropped
+    share = kept.amax().item()  # 1 / (1 − rate), or 0 if all are dropped
     if len(images) == len(x):
         return rest.add(branch(x, index), alpha=share)
     out = branch(x.index_select(0, images), None if index is None else index.index_select(0, images))
     return rest.index_add(0, images, out.to(rest.dtype), alpha=share)
+
+
+def can_read(x: Tensor) -> bool:
+    """Return whether Python may branch on the values of `x`.
+
+    False on a GPU, which would have to finish its work first, for torch.compile and torch.export, and within torch.func.
+    """
+    return (
+        x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -3,8 +3,11 @@
 A table has `(2h − 1)·(2w − 1) + 3` rows (one a 2-D offset, then [S]→patch, patch→[S], [S]→[S]) and a column a head.
 """
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import wraps
+from threading import Lock
 
 import numpy as np
 import torch
@@ -12,14 +15,33 @@ from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
 Grid = tuple[int, int]
+MAX_CACHE_MB = 64
 
 
-def _constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Made once, as what autograd can use: also when it is first asked for in inference mode.
+def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Cache the tensors that `make` returns: at most 64 MiB, or the newest tensor alone if it is larger.
 
-    What it makes says that it lies on the CPU, or it would be without contents if `torch.device('meta')` is on then.
+    A tensor is made in a thread of its own, which none of the caller's modes reaches: inference mode, `torch.device('meta')`,
+    torch.func, and the tracers of torch.jit, torch.export and torch.compile, whose fake tensors would stay in the cache.
     """
-    return lru_cache(maxsize=32)(torch.inference_mode(False)(make))
+    kept: dict[tuple, Tensor] = {}  # the least recently used first
+    lock = Lock()
+
+    @wraps(make)
+    def cached(*arguments: Hashable) -> Tensor:
+        key = tuple(int(value) if isinstance(value, int | torch.SymInt) else value for value in arguments)
+        with lock:
+            found = kept.pop(key, None)
+            if found is None:
+                with ThreadPoolExecutor(1) as pool:
+                    found = pool.submit(make, *key).result()
+            kept[key] = found
+            while len(kept) > 1 and sum(tensor.nbytes for tensor in kept.values()) > MAX_CACHE_MB << 20:
+                del kept[next(iter(kept))]
+        return torch.ops.aten.lift_fresh(found)  # for a tracer, which knows it as a constant then
+
+    cached.kept = kept
+    return torch.compiler.allow_in_graph(cached)
 
 
 def table_rows(grid: Grid) -> int:
@@ -27,17 +49,19 @@ def table_rows(grid: Grid) -> int:
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
-@_constant
 def relative_position_index(grid: Grid) -> Tensor:
-    """Row of the table for each (query, key) of the sequence [S], patch 1 … N: int64 [1 + N, 1 + N]."""
-    h, w = grid
-    y, x = torch.meshgrid(torch.arange(h, device='cpu'), torch.arange(w, device='cpu'), indexing='ij')
-    y, x = y.flatten(), x.flatten()
-    offset = (y[:, None] - y + h - 1) * (2 * w - 1) + (x[:, None] - x + w - 1)
-    rows = table_rows(grid)
-    index = torch.full((h * w + 1, h * w + 1), rows - 1, device='cpu')
-    index[0, 1:], index[1:, 0], index[1:, 1:] = rows - 3, rows - 2, offset
-    return index
+    """Return the row of the table for each (query, key) of the sequence [S], patch 1 … N: int64 [1 + N, 1 + N]."""
+    return _index(*grid, torch.device('cpu'))
+
+
+@constant
+def _index(h: int, w: int, device: torch.device) -> Tensor:
+    y, x = np.arange(h), np.arange(w)
+    rows, offset_y, offset_x = table_rows((h, w)), y[:, None] - y + h - 1, x[:, None] - x + w - 1
+    index = np.full((h * w + 1, h * w + 1), rows - 1)
+    index[0, 1:], index[1:, 0] = rows - 3, rows - 2
+    index[1:, 1:] = (offset_y[:, None, :, None] * (2 * w - 1) + offset_x[:, None, :]).reshape(h * w, h * w)
+    return torch.from_numpy(index).to(device)
 
 
 def _geometric_offsets(small: int, large: int) -> np.ndarray:
@@ -55,47 +79,37 @@ def _geometric_offsets(small: int, large: int) -> np.ndarray:
     return np.concatenate([-distance[::-1], [0.0], distance])
 
 
-def _spline_matrix(source: int, target: int) -> np.ndarray:
-    """[2·target − 1, 2·source − 1] f64: the interpolating (not-a-knot) cubic spline through the geometric offsets.
+@constant
+def _spline_matrix(source: int, target: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the interpolating (not-a-knot) cubic spline through the geometric offsets: [2·target − 1, 2·source − 1].
 
     Shrinking reads the spline at the places from which enlarging would take it, so that one undoes the other.
     """
-    if source == target:
-        return np.eye(2 * source - 1)
     known, wanted = np.arange(1.0 - source, source), np.arange(1.0 - target, target)
     if source < target:
         known = _geometric_offsets(source, target)
     else:
         wanted = _geometric_offsets(target, source)
-    if source == 1:  # one row or column of patches: nothing to interpolate between
-        return np.ones((len(wanted), 1))
-    degree = min(3, len(known) - 1)  # a source of 2 ends at ±1 whatever the target: beyond, nothing is extrapolated
-    return make_interp_spline(known, np.eye(len(known)), k=degree)(wanted.clip(known[0], known[-1]))
-
-
-@_constant
-def resize_matrix(source: Grid, target: Grid) -> Tensor:
-    """The constant f64 [rows of target, rows of source] matrix that resizes a table; the 3 [S] rows are copied."""
-    offsets = np.kron(_spline_matrix(source[0], target[0]), _spline_matrix(source[1], target[1]))
-    return torch.block_diag(torch.from_numpy(offsets), torch.eye(3, dtype=torch.float64, device='cpu'))
+    degree = min(3, len(known) - 1)  # 0 for one row or column of patches: there is nothing to interpolate between
+    spline = make_interp_spline(known, np.eye(len(known)), k=degree)
+    return torch.from_numpy(spline(wanted.clip(known[0], known[-1]))).to(device, dtype)  # nothing is extrapolated
 
 
 def resize_bias_table(table: Tensor, source: Grid, target: Grid) -> Tensor:
-    """Resize a table [rows of source, heads] to another grid; gradients flow back to `table`.
+    """Resize a table [rows of source, heads] to another grid: along each axis a spline; the 3 [S] rows are copied.
 
-    Raises ValueError when the table's rows are not those of the source grid.
+    Gradients flow back to `table`. Raises ValueError when the table's rows are not those of the source grid.
     """
     if len(table) != table_rows(source):
         raise ValueError(f'a bias table of grid {source} has {table_rows(source)} rows, this one has {len(table)}')
     if source == target:
         return table
-    matrix = _on_device(source, target, table.device, table.dtype)
-    return matrix @ table
-
-
-@_constant
-def _on_device(source: Grid, target: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return resize_matrix(source, target).to(device, dtype)
+    splines = [_spline_matrix(*sides, table.device, table.dtype) for sides in zip(source, target, strict=True)]
+    offsets = table[:-3].unflatten(0, (2 * source[0] - 1, -1))
+    device = table.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        resized = torch.einsum('ai,bj,ijh->abh', *splines, offsets)
+    return torch.cat([resized.flatten(0, 1), table[-3:]])
 
 
 def new_table(grid: Grid, num_heads: int) -> nn.Parameter:
@@ -103,17 +117,12 @@ def new_table(grid: Grid, num_heads: int) -> nn.Parameter:
 
 
 def position_bias(table: Tensor, grid: Grid, target: Grid) -> Tensor:
-    """The bias added to the attention logits: [heads, 1 + N, 1 + N] for the target grid's N patches."""
-    index, table = _index_on(target, table.device), resize_bias_table(table, grid, target)
+    """Return the bias added to the attention logits: [heads, 1 + N, 1 + N] for the target grid's N patches."""
+    target = int(target[0]), int(target[1])  # a tracer has symbols here
+    index, table = _index(*target, table.device), resize_bias_table(table, grid, target)
     if table.device.type == 'cpu':  # three times as fast there; on a GPU its gradient would be summed in any order
         return table.t().index_select(1, index.flatten()).unflatten(1, index.shape)
     return table[index].permute(2, 0, 1).contiguous()
-
-
-@_constant
-def _index_on(grid: Grid, device: torch.device) -> Tensor:
-    """Copied to a GPU once: each copy would wait for it."""
-    return relative_position_index(grid).to(device)
 
 
 class RelativePositionBias(nn.Module):

@@ -6,6 +6,7 @@ from mmseg.models import UPerHead as _UPerHead
 from torch import Tensor, nn
 
 from ..registry import MODELS
+from .block import is_hooked, is_plain
 
 
 def convolve_resized(levels: list[Tensor], weight: Tensor, align_corners: bool = False) -> Tensor:
@@ -51,14 +52,16 @@ def _add_shifted(out: Tensor, values: Tensor, shift: int, dim: int) -> None:
 class UPerHead(_UPerHead):
     """mmseg's UPerHead, with its weights and outputs, faster in evaluation: see `convolve_resized`.
 
-    mmseg's own are training, evaluation under autocast, which would round the taps one by one, a graph (an export's, whose runtime
-    has one fast convolution for these many steps), and a convolution of another type or without normalisation.
+    mmseg's code runs in training, under autocast (which would round the taps one by one), in a graph (an export's runtime has one
+    fast convolution for these many steps), and for a convolution that is not plain (`is_plain`) or has no normalization.
     """
 
     def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
         last = self.fpn_bottleneck
-        plain = type(last.conv) is nn.Conv2d and last.with_norm
-        elsewhere = torch.is_autocast_enabled(inputs[0].device.type) or torch.compiler.is_compiling()
+        plain = is_plain(last.conv, nn.Conv2d) and not is_hooked(last) and last.with_norm
+        device = inputs[0].device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        elsewhere = autocast or torch.compiler.is_compiling() or torch.jit.is_tracing()
         if self.training or not plain or elsewhere:
             return super()._forward_feature(inputs)
         inputs = self._transform_inputs(inputs)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from flops import Flops
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from beit_mm.models.block import Block, attend, rows_of, scaled, take
+from beit_mm.models.block import Block, add_branch, attend, rows_of, scaled, take
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
@@ -31,7 +31,7 @@ def test_branches_that_are_dropped_are_not_computed_and_give_the_same(shares, in
     nn.init.normal_(block.attn.relative_position_bias_table)
     kept = [torch.tensor(share, dtype=torch.float64).view(-1, 1, 1) * 2 for share in shares]
     x = torch.randn(5, 5, 8, dtype=torch.float64, requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
+    with Flops() as counter:
         found = block.branches(x, (2, 2), None, index, *kept)
     wanted = by_hand(block, x, kept, index)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-13)
@@ -41,7 +41,7 @@ def test_branches_that_are_dropped_are_not_computed_and_give_the_same(shares, in
     rows = 5 if index is None else 2
     attention = 2 * 8 * 8 * (rows + 5 + 5 + rows) + 2 * 2 * 8 * 5 * rows  # q, k, v and projection; q·kᵀ and ·v
     mlp = 2 * 2 * 8 * 16 * rows
-    assert counter.get_total_flops() == sum(shares[0]) * attention + sum(shares[1]) * mlp
+    assert counter.total == sum(shares[0]) * attention + sum(shares[1]) * mlp
 
 
 def test_under_autocast_dropped_branches_and_weights_that_are_scaled_are_as_exact_as_bfloat16():
@@ -78,13 +78,17 @@ def test_scaled_is_the_scaled_output_and_keeps_none_of_it():
         assert torch.equal(scaled(linear, x, gamma), gamma * linear(x))
 
 
-def test_a_layer_that_is_more_than_linear_is_called_itself():
-    class Adapted(nn.Linear):
-        def forward(self, x):
-            return super().forward(x) + x
+def test_a_branch_is_dropped_per_sample_within_torch_func():
+    weight, x = torch.randn(8, 8, dtype=torch.float64), torch.randn(4, 1, 5, 8, dtype=torch.float64)
+    kept = torch.tensor([0.0, 2, 2, 0], dtype=torch.float64).view(4, 1, 1, 1)
 
-    adapted, gamma, x = Adapted(4, 4), torch.randn(4), torch.randn(2, 4)
-    assert torch.equal(scaled(adapted, x, gamma), gamma * adapted(x))
+    def loss(weight, x, kept):
+        return add_branch(lambda x, _: x @ weight, x, kept).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(weight, x, kept)
+    wanted = [torch.func.grad(lambda w, i=i: (x[i] + kept[i] * (x[i] @ w)).square().sum())(weight) for i in range(4)]
+    torch.testing.assert_close(found, torch.stack(wanted))
+    assert not found[0].any() and found[1].any()
 
 
 def test_rows_of_a_bias_have_the_same_gradient_each_time():

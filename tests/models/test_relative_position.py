@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.interpolate import RectBivariateSpline
+from torch._subclasses import FakeTensorMode
 
-from beit_mm.models import relative_position
+from beit_mm.models import BEiT, relative_position
 from beit_mm.models.relative_position import (
     RelativePositionBias,
     new_table,
@@ -153,14 +154,95 @@ def test_each_dtype_gets_a_table_of_its_own():
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('mode', [lambda: torch.device('meta'), torch.inference_mode], ids=['meta', 'inference'])
-@pytest.mark.parametrize('target', [(3, 5), (4, 6)], ids=['same', 'resized'])
-def test_what_was_made_once_serves_whatever_mode_was_on(mode, target):
-    for made in vars(relative_position).values():
-        if hasattr(made, 'cache_clear'):
-            made.cache_clear()
-    with mode():
-        position_bias(new_table((3, 5), 2), (3, 5), target)
-    table = new_table((3, 5), 2)
-    position_bias(table, (3, 5), target).sum().backward()
-    assert table.grad.abs().sum() > 0
+def model(**settings) -> BEiT:
+    torch.manual_seed(0)
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
+    model = BEiT(**dict(arch=arch, img_size=32, patch_size=8, rel_pos_bias='per_layer') | settings).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+def on_meta(model: BEiT, image: torch.Tensor) -> None:
+    with torch.device('meta'):
+        model(image)
+
+
+def in_fake_mode(model: BEiT, image: torch.Tensor) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        model(mode.from_tensor(image))
+
+
+FIRST = {
+    'torch.device': on_meta,
+    'inference_mode': torch.inference_mode()(lambda model, image: model(image)),
+    'torch.func': lambda model, image: torch.func.jvp(lambda x: model(x)[0], (image,), (image,)),
+    'fake tensors': in_fake_mode,
+    'export': lambda model, image: torch.export.export(model, (image,)).module()(image)[0],
+    'export strict': lambda model, image: torch.export.export(model, (image,), strict=True).module()(image)[0],
+    'trace': lambda model, image: torch.jit.trace(model, image)(image)[0],
+    'compile': lambda model, image: torch.compile(model, backend='aot_eager', fullgraph=True)(image)[0],
+}
+
+
+def clear() -> None:
+    relative_position._index.kept.clear()
+    relative_position._spline_matrix.kept.clear()
+
+
+@pytest.fixture
+def empty_cache() -> None:
+    clear()
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::FutureWarning')
+@pytest.mark.parametrize('first', FIRST)
+@pytest.mark.parametrize(
+    'positions, size', [('shared', (32, 32)), ('per_layer', (40, 24))], ids=['same grid', 'resized']
+)
+def test_constants_serve_every_mode_whichever_made_them(first, positions, size, empty_cache):
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    found = FIRST[first](model(rel_pos_bias=positions), image)
+    made = [*relative_position._index.kept.values(), *relative_position._spline_matrix.kept.values()]
+    assert {type(constant) for constant in made} == {torch.Tensor} and len(made) == 1 + 2 * (size != (32, 32))
+    later = model(rel_pos_bias=positions)
+    (features,) = later(image)
+    features.sum().backward()
+    assert all(p.grad.any() for name, p in later.named_parameters() if 'table' in name)
+    if isinstance(found, torch.Tensor):
+        torch.testing.assert_close(found, features, rtol=1e-4, atol=1e-4)
+    clear()
+    assert torch.equal(later(image)[0], features)
+
+
+def test_an_export_with_dynamic_sizes_is_right_at_its_own_size_and_refuses_others(empty_cache):
+    ours, image = model(), torch.randn(2, 3, 40, 24)
+    sizes = {i: 8 * torch.export.Dim(name, min=2, max=9) for i, name in ((2, 'h'), (3, 'w'))}
+    exported = torch.export.export(ours, (image,), dynamic_shapes=(sizes,)).module()
+    torch.testing.assert_close(exported(image), ours(image))
+    with pytest.raises(AssertionError, match='Guard failed: x'):
+        exported(torch.randn(2, 3, 24, 40))
+
+
+@pytest.mark.parametrize('dynamic', [None, True])
+def test_a_compiled_model_takes_images_of_any_size(dynamic, empty_cache):
+    ours = model()
+    compiled = torch.compile(ours, backend='eager', fullgraph=True, dynamic=dynamic)
+    for size in [(32, 32), (40, 24), (24, 56)]:
+        image = torch.randn(1, 3, *size)
+        torch.testing.assert_close(compiled(image)[0], ours(image)[0])
+
+
+def test_constants_are_kept_up_to_a_limit_and_the_newest_whatever_its_size(empty_cache, monkeypatch):
+    monkeypatch.setattr(relative_position, 'MAX_CACHE_MB', 1)
+
+    def kept() -> list[tuple]:
+        return [key[:2] for key in relative_position._index.kept]
+
+    grids = [(15, 15), (15, 16), (16, 15)]  # an index of 0.4 MiB each
+    for grid in [*grids, (15, 16)]:
+        position_bias(new_table(grid, 1), grid, grid)
+    assert kept() == [(16, 15), (15, 16)]
+    position_bias(new_table((2, 2), 1), (2, 2), (20, 20))  # 1.2 MiB
+    assert kept() == [(20, 20)]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from flops import Flops
 from mmseg.models import UPerHead as Theirs
 from mmseg.models.utils import resize
-from torch.utils.flop_counter import FlopCounterMode
 
 from beit_mm.models.uper_head import UPerHead, convolve_resized
 
@@ -51,9 +51,9 @@ def test_its_last_convolution_takes_a_third_of_the_operations():
     ours, theirs, inputs = heads()
     operations = []
     for head in (ours, theirs):
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), Flops() as counter:
             head.eval()(inputs)
-        operations.append(counter.get_total_flops())
+        operations.append(counter.total)
     whole = 2 * 2 * 32 * 24 * 9 * (4 * 5) * 5  # multiply and add, images, places, taps, channels in and out
     assert operations[1] - operations[0] == whole * (1 - (1 + 1 / 4 + 1 / 16 + 1 / 64) / 4)
 
@@ -68,6 +68,21 @@ def test_else_it_is_mmsegs_to_the_bit(case):
         with torch.autocast('cpu', torch.bfloat16, enabled=case == 'autocast'):
             found.append(head(inputs))
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize('attached', ['hook', 'hook of the layer around it', 'weight_norm'])
+def test_a_convolution_with_something_attached_is_called(attached):
+    ours, theirs, inputs = heads()
+    called = []
+    for head in (ours, theirs):
+        last = head.eval().fpn_bottleneck
+        if attached == 'weight_norm':
+            torch.nn.utils.weight_norm(last.conv).weight_g.data *= 3
+        else:
+            (last.conv if attached == 'hook' else last).register_forward_hook(lambda *_: called.append(1))
+    with torch.no_grad():
+        assert torch.equal(ours(inputs), theirs(inputs))
+    assert len(called) == 2 * (attached != 'weight_norm')
 
 
 def test_an_exported_graph_has_mmsegs_convolution():
