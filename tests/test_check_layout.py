@@ -38,12 +38,17 @@ def ade20k(drawn, tmp_path):
     return Path(shutil.copytree(drawn / 'ade20k', tmp_path / 'ade20k'))
 
 
-def faults(capsys, kind, root, *options):
+def lines(capsys, kind, root, *options):
+    """Faults and remarks, and all that is printed."""
     status = check_layout.main([kind, str(root), *options])
-    lines = capsys.readouterr().out.splitlines()
-    found = [line for line in lines if line.startswith('fault: ')]
+    printed = capsys.readouterr().out.splitlines()
+    found = [line for line in printed if line.startswith('fault: ')]
     assert status == bool(found)
-    return found
+    return found, [line for line in printed if line.startswith('remark: ')], printed
+
+
+def faults(capsys, *arguments):
+    return lines(capsys, *arguments)[0]
 
 
 OWN = ('--classes', '10', '--any-count')
@@ -75,7 +80,7 @@ def test_the_real_counts_are_expected_by_default(imagenet, ade20k, capsys):
     found = ' '.join(faults(capsys, 'imagenet', imagenet))
     assert 'uses 10 labels, 1000 are expected' in found and 'train has 20 images, 1281167 are expected' in found
     found = ' '.join(faults(capsys, 'ade20k', ade20k))
-    assert 'training has 6 images (.jpg), 20210 are expected' in found
+    assert 'training has 6 images, 20210 are expected' in found
 
 
 def _remove_val(root):
@@ -118,12 +123,12 @@ def _truncate(root):
     'damage, message',
     [
         (_remove_val, 'val is missing'),
-        (_leave_archives, 'unpack n00000000.tar'),
-        (_empty_class, 'train has class folders without an image: n00000003'),
-        (_rename_class, 'other class folders than the split before: fish, n00000003'),
-        (_wrong_label, "meta/train.txt, line 4: .* 33' should be a file name and a label of 0 to 9"),
-        (_unlisted_file, 'val.txt names files that are not in .*n00000002/'),
-        (_truncate, 'n00000002/.*JPEG cannot be read'),
+        (_leave_archives, "unpack 'n00000000.tar'"),
+        (_empty_class, "train has class folders without an image: 'n00000003'"),
+        (_rename_class, "classes differ: .*train has 'n00000003', .*val has 'fish'. Give all splits"),
+        (_wrong_label, 'meta/train.txt has the labels 33, but the classes are numbered 0 … 9'),
+        (_unlisted_file, 'val/n00000002/.*JPEG, cannot be read: No such file'),
+        (_truncate, 'n00000002/.*JPEG cannot be decoded'),
     ],
     ids=lambda value: getattr(value, '__name__', ''),
 )
@@ -145,16 +150,83 @@ def _map(root, change):
         (lambda root: (root / 'annotations/training/ADE_train_00000001.png').unlink(), 'without a label map.*00000001'),
         (lambda root: (root / 'images/validation/ADE_val_00000002.jpg').unlink(), 'without an image.*ADE_val_00000002'),
         (lambda root: _map(root, lambda m: m[:16]), '00000001.png is 32×16, its image 32×32'),
-        (lambda root: _map(root, lambda m: m + 11), '00000001.png has the value [12].: 0 is unlabelled, 1 to 11'),
-        (lambda root: _map(root, lambda m: np.stack([m] * 3, -1)), '00000001.png has 3 dimensions.*not a picture'),
-        (lambda root: _map(root, lambda m: m.astype(np.uint16)), '00000001.png has 2 dimensions and type'),
-        (lambda root: _map(root, lambda m: 0 * m), '00000001.png is 0 everywhere'),
+        (
+            lambda root: _map(root, lambda m: m % 2 + 12),
+            'the values 12, 13 in 1 of 6 label maps, e.g. .*00000001.png: 1 … 11',
+        ),
+        (lambda root: _map(root, lambda m: np.stack([m] * 3, -1)), r'00000001.png is a picture \(mode RGB\)'),
+        (lambda root: _map(root, lambda m: m.astype(np.uint16) + 900), '00000001.png has the value 9'),
     ],
 )
 def test_faults_of_ade20k_are_named(ade20k, capsys, damage, message):
     damage(ade20k)
     found = faults(capsys, 'ade20k', ade20k, *MAPS)
     assert re.search(message, ' '.join(found)), found
+
+
+def test_photos_named_in_capitals_are_read_and_the_suffix_is_named(ade20k, capsys):
+    for image in (ade20k / 'images/training').iterdir():
+        image.rename(image.with_suffix('.JPG'))
+    (found,) = faults(capsys, 'ade20k', ade20k, *MAPS)
+    assert (
+        '6 files in' in found
+        and "end in .JPG, and the configs list .jpg alone. Rename them, or set img_suffix='.JPG'" in found
+    )
+
+
+def _maps(root, *maps: list[int]) -> None:
+    """The first label maps of training hold these values, the other pairs are removed."""
+    for i, path in enumerate(sorted((root / 'annotations/training').iterdir())):
+        if i < len(maps):
+            values = np.resize(np.array(maps[i], np.uint8), (32, 32))
+            Image.fromarray(values).save(path)
+        else:
+            path.unlink()
+            (root / f'images/training/{path.stem}.jpg').unlink()
+
+
+# label maps, options, fault, remark
+VALUES = {
+    '255 is ignored': ([[0, 1, 2, 255]], [], None, None),
+    '0 is a class': ([[0, 1]], ['--zero-is-class'], None, None),
+    '0 was a class': ([[0, 1]], [], "'value 1' is the only class in 1 label map.* If 0 is a class: set reduce_zero", None),
+    'several of no class': (
+        [[1, 2], [1, 6, 7], [2, 8]], [], 'the values 6–8 in 2 of 3 label maps, e.g. .*00000001.png: 1 … 2 are', None),
+    'a class that does not occur': ([[0, 0, 1, 3]], ['--zero-is-class', '--classes', '4'], None, "'value 2' occurs in none"),
+    'a map without a label': ([[0], [1, 2]], [], None, '1 of 2 label maps have no pixel with a class, e.g. .*00000000.png'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', VALUES)
+def test_label_maps_are_judged_by_their_values(case, ade20k, capsys):
+    maps, options, fault, remark = VALUES[case]
+    _maps(ade20k, *maps)
+    for kind in ('images', 'annotations'):
+        shutil.rmtree(ade20k / kind / 'validation')
+        shutil.copytree(ade20k / kind / 'training', ade20k / kind / 'validation')
+    found, remarks, printed = lines(capsys, 'ade20k', ade20k, '--classes', '2', '--any-count', *options)
+    for expected, said in ((fault, found), (remark, remarks)):
+        assert bool(said) == bool(expected), printed
+        assert not said or re.search(expected, said[0]), said
+    assert printed[0].startswith('0 is a class' if '--zero-is-class' in options else '0 is unlabelled')
+
+
+def test_of_a_large_split_a_sample_is_read_and_the_output_says_so(ade20k, capsys, monkeypatch):
+    monkeypatch.setattr(check_layout, 'MOST', 2)
+    for path in (ade20k / 'annotations/training').iterdir():
+        Image.fromarray(np.full((32, 32), 99, np.uint8)).save(path)
+    found, _, printed = lines(capsys, 'ade20k', ade20k, *MAPS)
+    assert any(line.endswith('images/training: reading 2 of 6 images') for line in printed)
+    assert len(found) == 1 and 'the value 99 in 2 of a sample of 2 of 6 label maps, e.g. ' in found[0]
+
+
+def test_images_in_folders_of_a_class_are_its_images(imagenet, capsys):
+    shutil.rmtree(imagenet / 'meta')
+    deep = imagenet / 'val/n00000003/deeper'
+    deep.mkdir()
+    for image in imagenet.glob('val/n00000003/*.JPEG'):
+        image.rename(deep / image.name)
+    assert faults(capsys, 'imagenet', imagenet, *OWN) == []
 
 
 def test_the_command_fails_for_a_folder_that_is_not_there(tmp_path):

@@ -86,7 +86,7 @@ CLASSES = {
         lambda root: folders(root, train='cat dog'), dict(train=dict(classes=['dog', 'cat'])),
         f"{TRAIN}: the folder 'cat' has the label 0, but classes[0] is another. Sort `classes` by label", False),
     'a data set that cannot be built': (
-        lambda root: None, dict(train=dict(no_such_key=1)), 'its labels were not checked, it cannot be built: ', False),
+        lambda root: None, dict(train=dict(no_such_key=1)), 'its labels were not checked, since it cannot be built: ', False),
     'nothing there': (lambda root: None, dict(train={}, val=LISTS['val']), None, None),
     'without labels': (
         lambda root: folders(root, train='a', val='b'), dict(train=dict(with_label=False), val=dict(with_label=False)),
@@ -148,7 +148,7 @@ SCENES = {
         GOOD, GOOD, dict(load=True),
         f'{TRAIN}: reduce_zero_label is False in the data set and True in LoadAnnotations. Make them equal', True),
     'splits otherwise': (
-        GOOD, [[1, 2]], dict(val=TRUE), f'reduce_zero_label is False in {TRAIN} and True in {VAL}: the same value', True),
+        GOOD, [[1, 2]], dict(val=TRUE), f'reduce_zero_label is False in {TRAIN} and True in {VAL}: make them equal', True),
 }  # fmt: skip
 
 
@@ -177,5 +177,5 @@ def test_a_validation_set_that_takes_long_is_read_in_part_and_the_remark_says_so
     scenes(tmp_path, GOOD, GOOD)
     monkeypatch.setattr(label_check, 'SECONDS', -1)
     found = [problem for problem in labels(segmentation(tmp_path)) if problem.words.startswith(VAL)]
-    assert not found[-1].stops and 'python tools/check_data.py CONFIG --split val reads all' in found[-1].words
+    assert not found[-1].stops and 'To check all: python tools/check_data.py CONFIG --split val' in found[-1].words
     assert 'a sample of 1 of 2 label maps was read' in found[-1].words
