@@ -15,10 +15,10 @@ from ..settings import whole
 
 @METRICS.register_module()
 class TokenizerMetric(BaseMetric):
-    """Of a `DiscreteVAE`'s predictions: `psnr` and that of the mean colour (dB), `codes_used` of `codes`, `perplexity`,
-    `reconstruction` and `kl` (nats a subpixel, nats a token) and their `elbo` (nats a subpixel).
+    """Figures of a `DiscreteVAE`'s predictions: `psnr` and that of the mean color (dB), `codes_used` of `codes`, `perplexity`,
+    `reconstruction` and `kl` (nats per subpixel, nats per token) and their `elbo` (nats per subpixel).
 
-    Warns when less than a tenth of the codebook is used.
+    Warns when less than a tenth of the codebook is used, and when the reconstructions are no better than the mean color.
     """
 
     default_prefix = 'tokenizer'
@@ -44,13 +44,19 @@ class TokenizerMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         counts = sum(r['counts'] for r in results)
-        used = int((counts > 0).sum())
+        used, logger = int((counts > 0).sum()), MMLogger.get_current_instance()
         if used < 0.1 * self.vocab_size:
-            MMLogger.get_current_instance().warning(
+            logger.warning(
                 f'the codebook is collapsing: {used} of {self.vocab_size} codes are used. Mends: the InitCodebook hook, a larger '
                 'marginal_weight than information_weight, a slower temperature schedule, more images a batch'
             )
         means = {k: sum(r[k] for r in results) / len(results) for k in results[0] if k != 'counts'}
+        if means['psnr'] <= means['psnr_mean_color']:
+            logger.warning(
+                f'PSNR is {means["psnr"]:.1f} dB, that of one mean color per image {means["psnr_mean_color"]:.1f} dB: the tokens '
+                'say nothing of the images. Train longer, and check that the Anneal hooks are no longer than the run; or change '
+                'the learning rate'
+            )
         return dict(**means, codes=self.vocab_size, codes_used=used, perplexity=perplexity(counts).item())
 
 

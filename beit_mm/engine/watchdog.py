@@ -28,12 +28,28 @@ class Batch:
     finite: Tensor | None
 
 
+# Logged number → its value when nothing is learned, and the warning.
+DEAD = {
+    'loss': (
+        0,
+        'the loss was exactly 0, so nothing is learned. Of label maps, all pixels may be ignored (255, and 0 with '
+        'reduce_zero_label=True) or of one class: python tools/check_data.py CONFIG says how often each class occurs',
+    ),
+    'codes': (
+        1,
+        'all patches got the same code, so the tokenizer learns nothing: the codebook has collapsed. Stop the run; use a lower '
+        'learning rate, the InitCodebook hook, a larger marginal_weight than information_weight or a slower temperature schedule',
+    ),
+}
+
+
 @HOOKS.register_module()
 class Watchdog(Hook):
     """Every run that `tools/train.py` starts has one; `custom_hooks=[dict(type='beit_mm.Watchdog', patience=9)]` changes it.
 
     Skips on the device each update whose loss or gradient is not finite (see `leave_out_bad_updates`). At each logging
-    interval it logs the iterations with the losses, tensors and files concerned, and warns if all losses were exactly 0.
+    interval it logs the iterations with the losses, tensors and files concerned, and warns if nothing is
+    learned (`DEAD`).
 
     Args:
         patience: so many updates in a row that are not finite stop the run. What a loss scaler leaves out while its scale is
@@ -56,7 +72,7 @@ class Watchdog(Hook):
         self.batches: list[list[Batch]] = [[]]  # of each update; of the last one so far
         self.streak: list[int] = []  # the last iterations of bad updates in a row
         self.peers: Peers | None = None
-        self.zero_loss = False  # whether it has been said
+        self.dead: set[str] = set()  # logged numbers that a warning has named
 
     def before_train(self, runner: Runner) -> None:
         self.interval = self.interval or next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 50)
@@ -85,23 +101,20 @@ class Watchdog(Hook):
             self._keep(runner.iter + 1, data_batch, outputs or {})
         if self.every_n_train_iters(runner, self.interval):
             self.look(runner)
-            self._warn_of_zero_loss(runner)
+            self._warn_of_dead_runs(runner)
         if self.every_n_train_iters(runner, self.checksum_interval) and isinstance(
             runner.model, DistributedDataParallel
         ):
             self.compare(runner)
 
-    def _warn_of_zero_loss(self, runner: Runner) -> None:
-        """Warn, once in a run, if the loss was exactly 0 in each iteration of the interval."""
+    def _warn_of_dead_runs(self, runner: Runner) -> None:
+        """Warn, once in a run of each, if a logged number had its value of `DEAD` in each iteration of the interval."""
         scalars = runner.message_hub.log_scalars
-        losses = scalars['train/loss'].data[0][-self.interval :] if 'train/loss' in scalars else ()
-        if not self.zero_loss and len(losses) == self.interval and not any(losses):
-            self.zero_loss = True
-            runner.logger.warning(
-                f'iterations {runner.iter + 2 - self.interval} … {runner.iter + 1}: the loss was exactly 0, so nothing is '
-                'learned. Of label maps, all pixels may be ignored (255, and 0 with reduce_zero_label=True) or of one class: '
-                'python tools/check_data.py CONFIG says how often each class occurs'
-            )
+        for name, (value, words) in DEAD.items():
+            found = scalars[f'train/{name}'].data[0][-self.interval :] if f'train/{name}' in scalars else ()
+            if name not in self.dead and len(found) == self.interval and all(found == value):
+                self.dead.add(name)
+                runner.logger.warning(f'iterations {runner.iter + 2 - self.interval} … {runner.iter + 1}: {words}')
 
     def _keep(self, iteration: int, batch: object, outputs: dict) -> None:
         losses = {k: v for k, v in outputs.items() if 'loss' in k and isinstance(v, Tensor)}

@@ -139,21 +139,28 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_named(kind, fault, 
     assert 'head.weight' not in words.split('gradients of')[-1].splitlines()[0] or fault != 'gradient'
 
 
-class Ignored(Toy):
-    """A model whose loss becomes exactly 0 after a number of iterations, as one whose labels are all ignored."""
+class Dead(Toy):
+    """A model that learns nothing after a number of iterations: its labels are all ignored, or it has one code left."""
 
     def forward(self, inputs, data_samples=None, mode='loss'):
-        zero = int(data_samples[0].img_path[:-4]) // 4 >= self.after
-        return {name: value * (not zero) for name, value in super().forward(inputs, data_samples, mode).items()}
+        dead = int(data_samples[0].img_path[:-4]) // 4 >= self.after
+        losses = super().forward(inputs, data_samples, mode)
+        if self.name == 'loss':
+            return {name: value * (not dead) for name, value in losses.items()}
+        return losses | dict(codes=torch.tensor(1.0 if dead else 2.0))
 
 
 @pytest.mark.parametrize('after', [0, 3, 6])
-def test_a_loss_of_exactly_0_for_an_interval_is_named_once(after, tmp_path, monkeypatch):
-    monkeypatch.setattr(Ignored, 'after', after, raising=False)
-    run(tmp_path, {}, iters=15, model=Ignored())
-    said = [line for line in log(tmp_path).splitlines() if 'the loss was exactly 0' in line]
+@pytest.mark.parametrize(
+    ('name', 'words'), [('loss', 'the loss was exactly 0'), ('codes', 'all patches got the same code')]
+)
+def test_what_learns_nothing_for_an_interval_is_named_once(name, words, after, tmp_path):
+    model = Dead()
+    model.name, model.after = name, after
+    run(tmp_path, {}, iters=15, model=model)
+    said = [line for line in log(tmp_path).splitlines() if words in line]
     last = {0: 5, 3: 10, 6: 15}[after]
-    assert len(said) == 1 and f'WARNING - iterations {last - 4} … {last}: the loss was exactly 0' in said[0]
+    assert len(said) == 1 and f'WARNING - iterations {last - 4} … {last}: {words}' in said[0]
 
 
 @pytest.mark.parametrize('kind', ['AdamW', 'fused AdamW', 'bfloat16'])
