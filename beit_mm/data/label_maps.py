@@ -145,7 +145,7 @@ def _no_class(maps: LabelMaps, strange: list[int], classes: int, reduce_zero_lab
     if not reduce_zero_label:
         valid = f'0 … {classes - 1} are the classes, 255 is ignored (reduce_zero_label=False)'
         if strange == [classes]:
-            valid += '. If 0 is unlabelled, set reduce_zero_label=True in the data set and in LoadAnnotations'
+            valid += '. If 0 is unlabelled, set reduce_zero_label=True in the data set (and in LoadAnnotations, if set there)'
     one = 'the value' if len(strange) == 1 else 'the values'
     return f'{one} {spans(strange)} in {len(having)} of {maps.words}, e.g. {having[0]}: {valid}'
 
@@ -155,7 +155,9 @@ def _fix(values: list[int], reduce_zero_label: bool) -> str:
     steps, which = [], []
     if reduce_zero_label and 0 in values:
         which.append('0')
-        steps.append('set reduce_zero_label=False in the data set and in LoadAnnotations, name the class of 0 first')
+        steps.append(
+            'set reduce_zero_label=False in the data set (and in LoadAnnotations, if set there), name the class of 0 first'
+        )
     if IGNORE in values:
         which.append('255')
         steps.append(f'write {max((v for v in values if v != IGNORE), default=0) + 1} in place of 255')

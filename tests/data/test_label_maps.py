@@ -22,7 +22,10 @@ def made(root, *values: list[int], total: int | None = None):
     return read_label_maps(pairs, total or len(values))
 
 
-WRITE, SET = 'write 1 in place of 255', 'set reduce_zero_label=False in the data set and in LoadAnnotations'
+WRITE, SET = (
+    'write 1 in place of 255',
+    'set reduce_zero_label=False in the data set (and in LoadAnnotations, if set there)',
+)
 # what is in the maps, classes, reduce_zero_label, what is said (in parts), whether it stops
 CASES = {
     'right': ([[0, 1, 2], [1, 2, 255]], TWO, True, None, None),
@@ -42,7 +45,7 @@ CASES = {
     '1, 2 and 255 with False': (
         [[1, 2, 255]], TWO, False,
         ['the value 2 in 1 of 1 label map, e.g. ', 'maps/0.png: 0 … 1 are the classes, 255 is ignored (reduce_zero_label=False). '
-         'If 0 is unlabelled, set reduce_zero_label=True in the data set and in LoadAnnotations'], True),
+         'If 0 is unlabelled, set reduce_zero_label=True in the data set (and in LoadAnnotations'], True),
     'ground alone': ([[0, 0], [0, 0]], TWO, False, ["'ground' is the only class in 2 label maps"], True),
     'several values of no class': (
         [[0, 6, 7, 8], [1, 8], [0, 1]], TWO, False, ['the values 6–8 in 2 of 3 label maps, e.g. ', 'maps/0.png: 0 … 1 are'], True),

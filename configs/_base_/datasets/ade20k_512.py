@@ -3,7 +3,7 @@ crop_size = (512, 512)
 scale = (2048, 512)  # longest and shortest side
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
@@ -13,7 +13,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations', reduce_zero_label=True),  # after Resize: the label map keeps its size
+    dict(type='LoadAnnotations'),  # after Resize: the label map keeps its size
     dict(type='PackSegInputs'),
 ]
 # Multi-scale and flip (…_ms.py). What is smaller than the crop is enlarged to it, as in SETR's and BEiT's code: their
@@ -26,7 +26,7 @@ ms_pipeline = [
             [dict(type='Resize', scale=(int(scale[0] * r), int(scale[1] * r)), keep_ratio=True)
              for r in (1.0, 1.0, 1.0, 1.25, 1.5, 1.75)],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
         ]),
 ]
