@@ -5,16 +5,19 @@
     inferencer('photos', batch_size=8, img_out_dir='seen', pred_out_dir='ids')['predictions'][0]['ids']
 
 They follow mmengine's BaseInferencer: a path, a folder, an array (uint8 BGR [H, W, 3], as OpenMMLab reads files) or a list
-of these goes through the pipeline of `test_dataloader`; out comes `predictions`, of numbers and lists, and `visualization`,
-uint8 RGB pictures.
+of paths and arrays goes through the pipeline of `test_dataloader`. They return `predictions` (numbers and lists) and, if asked
+for, `visualization` (uint8 RGB pictures).
 """
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
 
 import mmcv
 import numpy as np
 import torch
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.infer import BaseInferencer
@@ -35,21 +38,23 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 
 
 class Inferencer(BaseInferencer):
-    """What the three share. A subclass says what it needs (`_check`), computes a sample an image (`forward`), and draws it.
+    """Base class of the three. Subclasses check the model (`_check`), return one sample per image (`forward`) and draw it (`draw`).
 
-    Called with:
+    Arguments of a call:
 
-    - `inputs`: path, folder, array, or a list of paths and arrays.
-    - `batch_size`: images at a time.
-    - `return_datasamples`: samples, tensors on the CPU, in place of numbers and lists.
+    - `inputs`: path, folder (with its sub-folders), array, or a list of paths and arrays.
+    - `batch_size`: images per forward pass.
+    - `return_datasamples`: return samples, tensors on the CPU, instead of numbers and lists.
     - `seed`: of what the pipeline draws (masks), with the image's place in the list.
-    - `img_out_dir`, `pred_out_dir`: where pictures (PNG) and predictions (JSON) go, an image each, under its name.
+    - `return_vis`: draw pictures and return them as `visualization`, which is empty otherwise.
+    - `img_out_dir`, `pred_out_dir`: write one picture (PNG) and one prediction (JSON) per image, under the image's name, in
+      the same sub-folders.
 
     Raises FileNotFoundError for a path or a folder without images, TypeError or ValueError for an array that is no image.
     """
 
     preprocess_kwargs = {'seed'}  # noqa: RUF012, the metaclass reads sets
-    visualize_kwargs = {'img_out_dir'}  # noqa: RUF012
+    visualize_kwargs = {'img_out_dir', 'return_vis'}  # noqa: RUF012
     postprocess_kwargs = {'pred_out_dir'}  # noqa: RUF012
     numbers: tuple[str, ...] = ()  # fields of a sample that go into its prediction
 
@@ -88,9 +93,12 @@ class Inferencer(BaseInferencer):
         if isinstance(inputs, (list, tuple)):
             return list(inputs)
         if isinstance(inputs, (str, Path)) and Path(inputs).is_dir():
-            files = sorted(path for path in Path(inputs).iterdir() if path.suffix.lower() in SUFFIXES)
+            names = fileio.list_dir_or_file(str(inputs), list_dir=False, recursive=True)
+            files = sorted(Path(inputs, name) for name in names if name.lower().endswith(SUFFIXES))
             if not files:
-                raise FileNotFoundError(f'{inputs} has no images: {", ".join(SUFFIXES)} are looked for')
+                raise FileNotFoundError(
+                    f'{inputs} and its sub-folders have no images: expected files that end with {", ".join(SUFFIXES)}'
+                )
             return files
         return [inputs]
 
@@ -118,12 +126,17 @@ class Inferencer(BaseInferencer):
         """Pictures of a sample, of one height, left to right."""
         raise NotImplementedError
 
-    def visualize(self, inputs: list, preds: list, img_out_dir: str = '') -> list[np.ndarray]:
-        pictures = [np.concatenate(self.draw(sample), 1) for sample in preds]
-        for i, picture in enumerate(pictures if img_out_dir else ()):
-            mmcv.imwrite(picture[..., ::-1], str(Path(img_out_dir, f'{_name(inputs, i)}.png')))
-        for i, sample in enumerate(preds):
-            sample.set_metainfo(dict(name=_name(inputs, i)))
+    def visualize(self, inputs: list, preds: list, img_out_dir: str = '', return_vis: bool = False) -> list[np.ndarray]:
+        pictures = []
+        for sample, name in zip(preds, _names(inputs), strict=True):
+            sample.set_metainfo(dict(name=name))
+            if not img_out_dir and not return_vis:
+                continue
+            picture = np.concatenate(self.draw(sample), 1)
+            if img_out_dir:
+                mmcv.imwrite(picture[..., ::-1], str(Path(img_out_dir, f'{name}.png')))
+            if return_vis:
+                pictures.append(picture)
         return pictures
 
     def postprocess(
@@ -131,15 +144,25 @@ class Inferencer(BaseInferencer):
     ) -> dict:
         found = [{field: _plain(sample.get(field)) for field in self.numbers} for sample in preds]
         for sample, numbers in zip(preds, found if pred_out_dir else (), strict=False):
-            Path(pred_out_dir).mkdir(parents=True, exist_ok=True)
-            Path(pred_out_dir, f'{sample.name}.json').write_text(json.dumps(numbers) + '\n')
+            path = Path(pred_out_dir, f'{sample.name}.json')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(numbers) + '\n')
         return dict(predictions=preds if return_datasamples else found, visualization=visualization)
 
 
-def _name(inputs: list, i: int) -> str:
-    """A file's own where no other has it."""
-    stems = [f'{j:06d}' if isinstance(image, np.ndarray) else Path(image).stem for j, image in enumerate(inputs)]
-    return stems[i] if stems.count(stems[i]) == 1 else f'{i:06d}_{stems[i]}'
+def _names(inputs: list) -> list[str]:
+    """Return one name per input: its path without suffix in the folder that holds all of them, or its index if it is an array.
+
+    The index stands before a name that others have too.
+    """
+    paths = [None if isinstance(image, np.ndarray) else os.path.abspath(image) for image in inputs]
+    folders = {os.path.dirname(path) for path in paths if path}
+    root = os.path.commonpath(folders) if folders else ''
+    names = [
+        Path(os.path.relpath(path, root)).with_suffix('') if path else Path(f'{i:06d}') for i, path in enumerate(paths)
+    ]
+    count = Counter(names)
+    return [str(name if count[name] == 1 else name.with_name(f'{i:06d}_{name.name}')) for i, name in enumerate(names)]
 
 
 def _plain(value: Tensor):
@@ -195,17 +218,15 @@ class FillInInferencer(Inferencer):
         ids = model.target(read)
         guessed = filled(ids, model.predict(read | dict(token_ids=ids)))
         mask = views.get('mask', torch.zeros_like(ids, dtype=torch.bool))
-        decode = model.target.tokenizer.decode
-        return _samples(
-            dict(
-                mask=mask, ids=ids, guessed=guessed, image=views['patch_view'], drawn=decode(guessed), true=decode(ids)
-            )
-        )
+        return _samples(dict(mask=mask, ids=ids, guessed=guessed, image=views['patch_view']))
 
+    @torch.no_grad()
     def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
         image = sample.image.numpy().transpose(1, 2, 0)
         height, width = image.shape[:2]
-        decoded = [draw.to_uint8(picture.numpy()) for picture in (sample.drawn, sample.true)]
+        tokenizer = self.model.target.tokenizer
+        ids = torch.stack([sample.guessed, sample.ids]).to(next(tokenizer.parameters()).device)
+        decoded = [draw.to_uint8(picture.cpu().numpy()) for picture in tokenizer.decode(ids)]
         return [draw.hide(image, sample.mask.numpy()), *(mmcv.imresize(each, (width, height)) for each in decoded)]
 
 

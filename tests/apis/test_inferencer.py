@@ -1,6 +1,7 @@
 """Inferencers give what the model gives, however images come in. tests/test_shelf.py has the hosts' own."""
 
 import json
+import shutil
 from pathlib import Path
 
 import mmcv
@@ -12,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from beit_mm.apis import AttentionInferencer, FillInInferencer, TokenizerInferencer
+from beit_mm.apis.inferencer import _names
 
 SIZES = [(64, 64), (80, 100), (64, 64), (50, 90), (64, 64)]
 
@@ -62,7 +64,9 @@ def test_files_folders_arrays_and_batches_give_the_same(kind, name, photos, tmp_
 
 def test_tokens_are_the_models_and_go_to_json_and_pictures(photos, tmp_path, capsys):
     inferencer = TokenizerInferencer(*made('tokenizer', tmp_path), device='cpu')
-    result = inferencer(str(photos), batch_size=4, img_out_dir=tmp_path / 'seen', pred_out_dir=tmp_path / 'ids')
+    result = inferencer(
+        str(photos), batch_size=4, img_out_dir=tmp_path / 'seen', pred_out_dir=tmp_path / 'ids', return_vis=True
+    )
     assert 'Inference' in capsys.readouterr().out  # the progress bar
     view = mmcv.imresize(mmcv.imread(photos / '1.png'), (32, 32), interpolation='lanczos', backend='pillow')
     rgb = torch.from_numpy(view[..., ::-1].transpose(2, 0, 1).copy())[None] / 255
@@ -76,9 +80,37 @@ def test_tokens_are_the_models_and_go_to_json_and_pictures(photos, tmp_path, cap
     assert sorted(path.name for path in (tmp_path / 'seen').iterdir()) == [f'{i}.png' for i in range(5)]
 
 
+def test_sub_folders_are_read_and_their_names_kept(photos, tmp_path):
+    for name in ('cats/2020/1.PNG', 'dogs/1.png'):
+        (photos / name).parent.mkdir(parents=True)
+        shutil.copy(photos / '0.png', photos / name)
+    inferencer = TokenizerInferencer(*made('tokenizer', tmp_path), device='cpu', show_progress=False)
+    found = inferencer(photos, batch_size=7, img_out_dir=tmp_path / 'seen', pred_out_dir=tmp_path / 'ids')
+    assert len(found['predictions']) == len(SIZES) + 2
+    for folder, suffix in (('seen', 'png'), ('ids', 'json')):
+        written = {str(path.relative_to(tmp_path / folder)) for path in (tmp_path / folder).rglob(f'*.{suffix}')}
+        assert written == {f'{name}.{suffix}' for name in (*range(len(SIZES)), 'cats/2020/1', 'dogs/1')}
+
+
+@pytest.mark.parametrize('inputs, names', [
+    (['a/1.png', 'a/2.png'], ['1', '2']),
+    (['a/1.png', 'b/1.png'], ['a/1', 'b/1']),
+    (['a/1.png', 'a/1.jpg', 'b/2.png'], ['a/000000_1', 'a/000001_1', 'b/2']),
+    ([np.zeros((1, 1, 3)), Path('a/x.y.png')], ['000000', 'x.y']),
+])  # fmt: skip
+def test_what_is_written_is_named_as_the_image_in_the_folder_of_all(inputs, names):
+    assert _names(inputs) == names
+
+
+def test_nothing_is_drawn_that_nobody_asked_for(photos, tmp_path):
+    inferencer = FillInInferencer(*made('pretrain', tmp_path), device='cpu', show_progress=False)
+    inferencer.draw = None
+    assert inferencer(photos, pred_out_dir=tmp_path / 'json')['visualization'] == []
+
+
 def test_guesses_stand_where_the_image_is_hidden_and_follow_the_seed(photos, tmp_path):
     inferencer = FillInInferencer(*made('pretrain', tmp_path), device='cpu', show_progress=False)
-    first, other = (inferencer(photos, seed=seed, return_datasamples=True) for seed in (0, 1))
+    first, other = (inferencer(photos, seed=seed, return_datasamples=True, return_vis=True) for seed in (0, 1))
     for sample in first['predictions']:
         assert 0 < sample.mask.sum() <= 25
         assert (sample.guessed == sample.ids)[~sample.mask].all()
@@ -108,7 +140,9 @@ def test_what_is_no_image_or_no_such_model_is_an_error_that_says_so(tmp_path, ph
     with pytest.raises(ValueError, match=r'shape \(8, 8\) was given'):
         inferencer(np.zeros((8, 8), np.uint8))
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match='empty has no images'):
+    with pytest.raises(
+        FileNotFoundError, match='empty and its sub-folders have no images: expected files that end with .jpg'
+    ):
         inferencer(tmp_path / 'empty')
     with pytest.raises(ValueError, match='this is a DiscreteVAE'):
         FillInInferencer(*made('tokenizer', tmp_path), device='cpu')
