@@ -127,7 +127,7 @@ def problems(
     share = maps.pixels[ignored].sum() / maps.pixels.sum()
     if share > 0.95:
         yield f'{share:.1%} of the pixels of {maps.words} are ignored (the values {spans(ignored)})', False
-    if empty := [path for path, own in maps.values if own <= set(ignored)]:
+    if empty := sorted(path for path, own in maps.values if own <= set(ignored)):
         yield f'{len(empty)} of {maps.words} have no pixel with a class, e.g. {empty[0]}', False
 
 
@@ -140,7 +140,7 @@ def _class_of(value: int, classes: int, reduce_zero_label: bool, label_map: dict
 
 
 def _no_class(maps: LabelMaps, strange: list[int], classes: int, reduce_zero_label: bool) -> str:
-    having = [path for path, own in maps.values if own & set(strange)]
+    having = sorted(path for path, own in maps.values if own & set(strange))
     valid = f'1 … {classes} are the classes, 0 and 255 are ignored (reduce_zero_label=True)'
     if not reduce_zero_label:
         valid = f'0 … {classes - 1} are the classes, 255 is ignored (reduce_zero_label=False)'
@@ -177,6 +177,6 @@ def spans(values: list[int]) -> str:
 def grouped(faults: list[tuple[str, str]]) -> list[str]:
     """One line for all faults (path, words) that differ in their path and numbers alone."""
     kinds = {}
-    for path, words in faults:
+    for path, words in sorted(faults):
         kinds.setdefault(re.sub(r'\d+', '0', words.replace(path, '')), []).append(words)
     return [words[0] + (f' (and {len(words) - 1} more like it)' if words[1:] else '') for words in kinds.values()]

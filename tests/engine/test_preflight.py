@@ -159,6 +159,16 @@ MISTAKES = {
     'classes of preprocessor ≠ of head': (
         CLASSIFY, {'model.data_preprocessor.num_classes': 9},
         'data_preprocessor.num_classes=9, but the head has 10'),
+    'classes of validation in another order': (
+        CLASSIFY, {'val_dataloader.dataset.metainfo.classes': list('abcdefghij')},
+        f"the classes differ: {ITER} has 'starfish', 'flower', 'heart', 'leaf', 'fish' and 5 more, val_dataloader.dataset has"),
+    'validation maps of another kind': (
+        SEGMENT, {'val_dataloader.dataset.reduce_zero_label': False},
+        f'reduce_zero_label is True in {ITER} and False in val_dataloader.dataset: make them equal'),
+    'validation maps that are pictures': (
+        SEGMENT, {'val_dataloader.dataset.data_prefix.seg_map_path': 'images/validation',
+                  'val_dataloader.dataset.seg_map_suffix': '.jpg'},
+        'ADE_val_00000000.jpg is a picture (mode RGB): a label map is one number a pixel'),
     'vocabulary ≠ head': (PRETRAIN, {'model.head.out_channels': 64}, 'channels of the head: 64'),
     'vocabulary ≠ metric': (
         TOKENIZER, {'val_evaluator.vocab_size': 99},
