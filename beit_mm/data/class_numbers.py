@@ -79,14 +79,14 @@ def compare_classes(first: Numbering, other: Numbering) -> Iterator[tuple[str, b
     shared = numbers[0].keys() & numbers[1].keys()
     pairs.append(tuple({name: label for name, label in each.items() if name in shared} for each in numbers))
     for mine, theirs in pairs:
-        if words := _difference(first.place, mine, other.place, theirs):
+        if words := difference(first.place, mine, other.place, theirs):
             yield f'the classes differ: {words}. Give all splits the same classes in the same order', True
             return
     if first.labels and (unseen := sorted(other.labels - first.labels)):
         yield f'{other.listed} has the labels {few(unseen)}, which no image of {first.listed} has', False
 
 
-def _difference(place: str, mine: dict[str, int], other: str, theirs: dict[str, int]) -> str | None:
+def difference(place: str, mine: dict[str, int], other: str, theirs: dict[str, int]) -> str | None:
     """Say which classes two numberings do not share, or one that has two numbers; None if they are equal."""
     only = [name for name in mine if name not in theirs], [name for name in theirs if name not in mine]
     words = [f'{where} has {few(names)}' for where, names in zip((place, other), only, strict=True) if names]

@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from ..registry import HOOKS
+from .class_numbers import difference
 from .reading import MAX_PIXELS, BadSample, decode_image, decode_labels, read_bytes, to_classes
 
 SHARED = 500  # iterations
@@ -178,7 +179,8 @@ def _is_image(leaf: BaseDataset, path: str) -> bool:
 class GuardData(Hook):
     """Guards the data sets of a run before their first sample is read, also those that no SeededDataset wraps.
 
-    On several ranks, every `SHARED` iterations, it adds up the bad samples that a SeededDataset has skipped.
+    On several ranks, every `SHARED` iterations, it adds up the bad samples that a SeededDataset has skipped. Testing a
+    checkpoint on data whose classes have other numbers than those it was trained on raises ValueError.
     """
 
     priority = 'VERY_HIGH'
@@ -191,3 +193,19 @@ class GuardData(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if get_world_size() > 1 and self.every_n_train_iters(runner, SHARED):
             getattr(runner.train_dataloader.dataset, 'share_bad', lambda: None)()
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        tested = getattr(getattr(runner._test_loop, 'dataloader', None), 'dataset', None)
+        meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+        places = 'the checkpoint', 'test_dataloader'
+        learned, own = (
+            {name: number for number, name in enumerate(each.get('classes') or ())}
+            for each in (meta, getattr(tested, 'metainfo', {}))
+        )
+        if not learned or not own:
+            return
+        shared = [{name: each[name] for name in each if name in learned and name in own} for each in (learned, own)]
+        if words := difference(places[0], shared[0], places[1], shared[1]):
+            raise ValueError(f'{words}: test it on data with the classes in the order that it was trained with')
+        if words := difference(places[0], learned, places[1], own):
+            runner.logger.warning(f'the classes differ: {words}')

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import bad_files
 import numpy as np
@@ -13,7 +14,7 @@ from mmengine.runner import Runner
 from small import load, nodes
 from trials import toy
 
-from beit_mm.data.guard import guard
+from beit_mm.data.guard import GuardData, guard
 from beit_mm.data.reading import BadSample, decode_image, oriented
 from beit_mm.data.seeded import SeededDataset
 from beit_mm.registry import DATASETS
@@ -294,3 +295,30 @@ def test_a_run_names_the_bad_file_of_a_validation_set_that_is_not_wrapped(tmp_pa
     with pytest.raises(BadSample, match='data/cat/a.jpg cannot be decoded'):
         runner.test()
     logging.shutdown()
+
+
+@pytest.mark.parametrize(
+    'learned, tested, error, warning',
+    [
+        (['cat', 'dog'], ('cat', 'dog'), None, None),
+        (['cat', 'dog'], ('Dog', 'cat'), "'cat' is number 0 in the checkpoint and 1 in test_dataloader", None),
+        (
+            ['cat', 'dog'],
+            ('cat', 'hound'),
+            None,
+            "classes differ: the checkpoint has 'dog', test_dataloader has 'hound'",
+        ),
+        (None, ('cat', 'dog'), None, None),
+    ],
+)
+def test_a_checkpoint_is_tested_on_classes_in_its_own_order(learned, tested, error, warning):
+    said = []
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=tested))))
+    runner = SimpleNamespace(_test_loop=loop, logger=SimpleNamespace(warning=said.append))
+    checkpoint = dict(meta=dict(dataset_meta=dict(classes=learned)) if learned else {})
+    if error:
+        with pytest.raises(ValueError, match=error):
+            GuardData().after_load_checkpoint(runner, checkpoint)
+    else:
+        GuardData().after_load_checkpoint(runner, checkpoint)
+    assert len(said) == bool(warning) and all(warning in words for words in said)
