@@ -1,7 +1,7 @@
 """What a class is given, held against what it may be: errors that name each setting with its value."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 
@@ -25,6 +25,24 @@ def height_and_width(least: int, **given: object) -> None:
         if len(sides) != 2 or not all(_is(side, Integral) and side >= least for side in sides):
             wrong[name] = value
     _refuse(wrong, f'whole numbers, at least {least}: one, or (height, width)')
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width) as plain ints, from one whole number of any type or two."""
+    height, width = (value, value) if isinstance(value, Integral) else value
+    return int(height), int(width)
+
+
+def checkpoint_of(init_cfg: dict | None, model: str) -> str | None:
+    """Return the checkpoint that the `init_cfg` of a `model` names; None means: from scratch.
+
+    Raises ValueError for an `init_cfg` that is not `dict(type='Pretrained', checkpoint=…)`.
+    """
+    if not init_cfg:
+        return None
+    if init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg:
+        raise ValueError(f"init_cfg={init_cfg}: {model} takes dict(type='Pretrained', checkpoint=…) or None")
+    return init_cfg['checkpoint']
 
 
 def span(highest: float = math.inf, **given: object) -> None:

@@ -22,6 +22,10 @@ def beit(**kwargs) -> BEiT:
     return BEiT(**dict(arch=ARCH, img_size=32, patch_size=8, mask_token=True) | kwargs)
 
 
+def read(index: torch.Tensor) -> torch.Tensor:
+    return beit()(torch.zeros(2, 3, 32, 32), None, index)[0]
+
+
 def vae() -> DiscreteVAE:
     return DiscreteVAE(**VAE)
 
@@ -82,6 +86,29 @@ MISTAKES = {
         lambda _: beit(img_size=(32, 30)), ValueError, r'image of 32×30 pixels is no multiple of the patch, patch_size=8'),
     'image smaller than the patch': (
         lambda _: beit()(torch.zeros(1, 3, 0, 32)), ValueError, r'image of 0×32 pixels'),
+    'one image without a batch': (
+        lambda _: beit()(torch.zeros(3, 32, 32)),
+        ValueError, r'images of shape \(3, 32, 32\): expected a batch \[B, C, H, W\]; pass image\[None\] for one image'),
+    'one image without a batch, tokenizer': (
+        lambda _: vae().tokens(torch.zeros(3, 8, 8)),
+        ValueError, r'images of shape \(3, 8, 8\): expected a batch .* at least one'),
+    'no image, tokenizer': (
+        lambda _: vae().loss(torch.zeros(0, 3, 8, 8)),
+        ValueError, r'images of shape \(0, 3, 8, 8\): expected a batch .* at least one'),
+    'index of another batch': (
+        lambda _: read(torch.zeros(1, 3, dtype=torch.int64)),
+        ValueError, r'index is torch\.int64 of shape \(1, 3\): expected torch\.int64 \[B, M\] for the B = 2 images'),
+    'index as a mask': (
+        lambda _: read(torch.ones(2, 16, dtype=torch.bool)), ValueError, r'index is torch\.bool of shape \(2, 16\): expected'),
+    'index of one dimension': (
+        lambda _: read(torch.zeros(2, dtype=torch.int64)), ValueError, r'index is torch\.int64 of shape \(2,\): expected'),
+    'index below 0': (
+        lambda _: read(torch.tensor([[0, -1], [1, 2]])), ValueError, r'index holds -1 … 2: expected patches 0 … 15 of the grid'),
+    'index beyond the grid': (
+        lambda _: read(torch.tensor([[0, 16], [1, 2]])), ValueError, r'index holds 0 … 16: expected patches 0 … 15 of the grid'),
+    'mask of numbers': (
+        lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4)),
+        ValueError, r'mask is torch\.float32, expected torch\.bool, True where a patch is hidden'),
     'mask of another grid': (
         lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 5, 5).bool()),
         ValueError, r'mask is \(2, 5, 5\), the patch grid needs \(B, h, w\) = \(2, 4, 4\)'),
@@ -193,6 +220,9 @@ MISTAKES = {
     'unknown init_cfg': (
         lambda _: beit(init_cfg=dict(type='Xavier')).init_weights(),
         ValueError, r"BEiT takes dict\(type='Pretrained', checkpoint=…\) or None"),
+    'unknown init_cfg of a tokenizer': (
+        lambda _: DiscreteVAE(**VAE, init_cfg=dict(type='Kaiming', layer='Conv2d')).init_weights(),
+        ValueError, r"DiscreteVAE takes dict\(type='Pretrained', checkpoint=…\) or None"),
     'unknown mode': (
         lambda _: pretrainer()(batch(), mode='train'), ValueError, r"choose 'loss', 'predict' or 'tensor'"),
     'annealing in no time': (

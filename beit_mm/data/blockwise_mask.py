@@ -7,7 +7,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ..registry import TRANSFORMS
-from ..settings import height_and_width, whole
+from ..settings import height_and_width, pair, whole
 
 TRIES = 10  # of placing a block, then the mask is done (official)
 ASPECTS = (0.3, 1 / 0.3)  # height / width of a block, log-uniform
@@ -75,7 +75,7 @@ def random_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int) ->
 def _check(grid: int | tuple[int, int], budget: int) -> tuple[int, int]:
     height_and_width(1, grid=grid)
     whole(1, budget=budget)
-    grid = (grid, grid) if isinstance(grid, int) else tuple(grid)
+    grid = pair(grid)
     if budget > grid[0] * grid[1]:
         raise ValueError(f'a mask of budget={budget} patches does not fit grid={grid}: give 1 … {grid[0] * grid[1]}')
     return grid

@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..registry import HOOKS
-from ..settings import finite, whole
+from ..settings import checkpoint_of, finite, whole
 from .model_of import model_of
 
 
@@ -26,7 +26,9 @@ class InitCodebook(Hook):
         model = model_of(runner)
         if not hasattr(model, 'init_codebook'):
             raise ValueError(f'{type(model).__name__} has no codebook: InitCodebook is for beit_mm.DiscreteVAE')
-        if runner.iter or runner.cfg.get('load_from') or model.init_cfg:  # it has one
+        if (
+            runner.iter or runner.cfg.get('load_from') or checkpoint_of(model.init_cfg, type(model).__name__)
+        ):  # it has one
             return
         loader, views = runner.train_dataloader, []
         # A loader of its own: workers that persist would go on behind these images when training begins.

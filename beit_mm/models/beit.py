@@ -8,6 +8,7 @@ Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patc
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,8 @@ from torch.nn.init import trunc_normal_
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
-from ..settings import finite, height_and_width, whole
-from .block import Block
+from ..settings import checkpoint_of, finite, height_and_width, pair, whole
+from .block import Block, can_read
 from .relative_position import Grid, RelativePositionBias
 
 ARCHS = dict(
@@ -55,7 +56,8 @@ class BEiT(BaseModule):
         patch_embed_std: of the initial patch embedding. Short runs want a larger one: at 0.02 the first blocks' outputs
             swamp the patches.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
-        frozen_stages: −1 trains all; 0 freezes the embeddings, n also the first n blocks.
+        frozen_stages: −1 trains all; 0 freezes the embeddings, n also the first n blocks, and with them a 'shared' table of
+            relative positions, which those blocks read.
         with_cp: recompute each block's activations in the backward pass.
         init_cfg: `dict(type='Pretrained', checkpoint=…)` loads any BEiT, whoever wrote it (`beit_mm.checkpoint`), positions
             fitted; with `grid=(h, w)` from positions of a grid that is not square; with checkpoint None from scratch.
@@ -96,15 +98,15 @@ class BEiT(BaseModule):
         if drop_path_rate >= 1:
             raise ValueError(f'drop_path_rate={drop_path_rate}: give a share, in [0, 1)')
         self.embed_dims, depth, self.num_heads = arch['embed_dims'], arch['num_layers'], arch['num_heads']
-        self.patch_size, self.out_type, self.with_cp, self.frozen_stages = patch_size, out_type, with_cp, frozen_stages
-        self.patch_embed_std = patch_embed_std
-        self.grid = self._grid_of((img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
+        self.patch_size, self.out_type, self.with_cp = int(patch_size), out_type, with_cp
+        self.frozen_stages, self.patch_embed_std, self.layer_scale = frozen_stages, patch_embed_std, layer_scale
+        self.grid = self._grid_of(pair(img_size))
         self.out_indices = _resolve_indices(out_indices, depth)
         if not -1 <= frozen_stages <= depth:
             raise ValueError(f'frozen_stages={frozen_stages}: give −1 (train all) to {depth} (the number of blocks)')
 
         dims, n = self.embed_dims, self.grid[0] * self.grid[1]
-        self.patch_embed = PatchEmbed(in_channels, dims, patch_size)
+        self.patch_embed = PatchEmbed(int(in_channels), dims, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dims)) if mask_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, n + 1, dims)) if abs_pos_embed else None
@@ -131,14 +133,21 @@ class BEiT(BaseModule):
             index: int64 [B, M], the patches (0 … N − 1) that will be read: one feature [B, M, D] of 'raw' type is returned,
                 and the last block computes nothing else.
 
-        Raises ValueError for an image that is no multiple of the patch, a mask of another grid or without a mask token, and
-        an `index` with other features than the last block's raw ones.
+        Raises ValueError for images that are no batch or no multiple of the patch, a mask of another grid or type or without a
+        mask token, and an `index` that is not int64 [B, M] (on a CPU also if out of range) or asks for other features than the
+        last block's raw ones.
         """
+        if x.ndim != 4:
+            raise ValueError(
+                f'images of shape {tuple(x.shape)}: expected a batch [B, C, H, W]; pass image[None] for one image'
+            )
         grid = self._grid_of(x.shape[-2:])
         x = self._embed(x, mask, grid)
         bias = self.rel_pos_bias(grid) if self.rel_pos_bias else None
         if index is not None and (self.out_type != 'raw' or self.out_indices != (len(self.blocks) - 1,)):
             raise ValueError("index is for out_type='raw' and the last block's output alone")
+        if index is not None:
+            _check_index(index, x.size(0), grid)
         features = []
         for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
             rows = index + 1 if index is not None and i == len(self.blocks) - 1 else None
@@ -157,6 +166,10 @@ class BEiT(BaseModule):
                 raise ValueError('a mask was given to a backbone without mask token: build it with mask_token=True')
             if tuple(mask.shape) != (len(x), *grid):
                 raise ValueError(f'mask is {tuple(mask.shape)}, the patch grid needs (B, h, w) = {(len(x), *grid)}')
+            if mask.dtype != torch.bool:
+                raise ValueError(
+                    f'mask is {mask.dtype}, expected torch.bool, True where a patch is hidden: mask.bool()'
+                )
             x = torch.where(mask.flatten(1)[..., None], self.mask_token.to(x.dtype), x)
         cls = self.cls_token.to(x.dtype).expand(x.size(0), -1, -1)  # len() would fix the batch of an export
         x = torch.cat([cls, x], 1)
@@ -182,12 +195,19 @@ class BEiT(BaseModule):
     # -- weights -------------------------------------------------------------------------------------------------
 
     def init_weights(self) -> None:
-        """The paper's initialisation (sec. 2.5, official `_init_weights`), then the checkpoint of `init_cfg`, if any."""
+        """Set every parameter as the paper does (sec. 2.5, official `_init_weights`), then load the checkpoint of `init_cfg`, if any."""
         for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
             if isinstance(module, nn.Linear):
                 _trunc_normal(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for name, p in self.named_parameters():
+            if name.endswith(('gamma_1', 'gamma_2')):
+                nn.init.constant_(p, self.layer_scale)
+            elif name.endswith(('q_bias', 'v_bias', 'relative_position_bias_table')):
+                nn.init.zeros_(p)
         for p in (self.cls_token, self.mask_token, self.pos_embed):
             if p is not None:
                 _trunc_normal(p)
@@ -197,13 +217,10 @@ class BEiT(BaseModule):
             for layer, block in enumerate(self.blocks, 1):
                 block.attn.proj.weight.div_(math.sqrt(2 * layer))
                 block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
-        if self.init_cfg:
+        if (source := checkpoint_of(self.init_cfg, 'BEiT')) is not None:
             from ..checkpoint import load_backbone  # the loader knows the models, not the other way round
 
-            if self.init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in self.init_cfg:
-                raise ValueError(f"init_cfg={self.init_cfg}: BEiT takes dict(type='Pretrained', checkpoint=…) or None")
-            if self.init_cfg['checkpoint'] is not None:
-                load_backbone(self, self.init_cfg['checkpoint'], self.init_cfg.get('grid'))
+            load_backbone(self, source, self.init_cfg.get('grid'))
         self._is_init = True
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
@@ -221,6 +238,8 @@ class BEiT(BaseModule):
                 p.requires_grad_(False)
         for module in (self.patch_embed, *self.blocks[: self.frozen_stages]):
             module.eval().requires_grad_(False)
+        if self.frozen_stages and self.rel_pos_bias:
+            self.rel_pos_bias.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'BEiT':
         super().train(mode)
@@ -250,17 +269,31 @@ def check_arch(arch: str | dict) -> dict:
     whole(1, **arch)
     if arch['embed_dims'] % arch['num_heads']:
         raise ValueError(f'embed_dims={arch["embed_dims"]} is no multiple of num_heads={arch["num_heads"]}')
-    return dict(arch)
+    return {key: int(value) for key, value in arch.items()}
 
 
 def _resolve_indices(out_indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
     given = out_indices if isinstance(out_indices, list | tuple) else [out_indices]
-    if not all(isinstance(i, int) for i in given):
+    if not all(isinstance(i, Integral) for i in given):
         raise ValueError(f'out_indices={out_indices!r}: give the number of a block, or several')
-    resolved = tuple(i + depth if i < 0 else i for i in given)
+    resolved = tuple(int(i) + depth if i < 0 else int(i) for i in given)
     if not resolved or sorted(set(resolved)) != list(resolved) or not 0 <= resolved[0] <= resolved[-1] < depth:
         raise ValueError(f'out_indices={out_indices}: give rising block numbers between {-depth} and {depth - 1}')
     return resolved
+
+
+def _check_index(index: Tensor, batch: int, grid: Grid) -> None:
+    if index.dtype != torch.int64 or index.ndim != 2 or index.size(0) != batch:
+        raise ValueError(
+            f'index is {index.dtype} of shape {tuple(index.shape)}: expected torch.int64 [B, M] for the B = {batch} images, '
+            'the numbers of patches row by row'
+        )
+    if can_read(index) and index.numel():
+        low, high = index.aminmax()
+        if low < 0 or high >= grid[0] * grid[1]:
+            raise ValueError(
+                f'index holds {low} … {high}: expected patches 0 … {grid[0] * grid[1] - 1} of the grid {grid}'
+            )
 
 
 def _trunc_normal(parameter: Tensor, std: float = 0.02) -> None:

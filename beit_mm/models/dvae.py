@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from ..settings import finite, whole
+from ..settings import checkpoint_of, finite, whole
 from .distributed import broadcast_, histogram, mean_over_ranks
 from .dvae_networks import decoder, encoder
 
@@ -80,7 +80,7 @@ class DiscreteVAE(BaseModel):
         beta, temperature: KL weight and Gumbel-softmax temperature; `beit_mm.Anneal` hooks move them.
         information_weight, marginal_weight: of the KL's two parts. Equal ones are the paper's objective.
         straight_through: one-hot samples forward, soft gradients backward.
-        init_cfg: `dict(type='Pretrained', checkpoint=…)`, every key must match.
+        init_cfg: `dict(type='Pretrained', checkpoint=…)`, every key must match; with checkpoint None from scratch.
 
     The loss is −ELBO / (3·H·W), nats a subpixel, so that `beta` means what it does in the paper (β / 192 a token).
     Raises ValueError for an unknown likelihood, a side that is no multiple of the stride, or pixels outside [0, 1].
@@ -222,10 +222,12 @@ class DiscreteVAE(BaseModel):
                 nn.init.zeros_(module.bias)
 
     def init_weights(self) -> None:
-        if self.init_cfg:
+        """Set every parameter to its initial value, then load the checkpoint of `init_cfg`, if any."""
+        self._reset_parameters()
+        if (source := checkpoint_of(self.init_cfg, 'DiscreteVAE')) is not None:
             from ..checkpoint import load_tokenizer
 
-            load_tokenizer(self, self.init_cfg['checkpoint'])
+            load_tokenizer(self, source)
         self._is_init = True
 
     @torch.no_grad()
@@ -283,6 +285,10 @@ def check_image(image: Tensor, stride: int) -> None:
     """
     if not image.is_floating_point():
         raise TypeError(f'the tokenizer needs a float image in [0, 1], got {image.dtype}: divide uint8 pixels by 255')
+    if image.ndim != 4 or not len(image):
+        raise ValueError(
+            f'images of shape {tuple(image.shape)}: expected a batch [B, C, H, W] of at least one; pass image[None] for one image'
+        )
     if image.shape[-2] % stride or image.shape[-1] % stride or not image.numel():
         raise ValueError(
             f"image of {image.shape[-2]}×{image.shape[-1]} is no multiple of the tokenizer's stride {stride}"

@@ -29,6 +29,7 @@ class MIMHead(BaseModule):
     def init_weights(self) -> None:
         trunc_normal_(self.proj.weight, std=0.02, a=-0.02, b=0.02)
         nn.init.zeros_(self.proj.bias)
+        self.target_counts.zero_()
         super().init_weights()
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Progressive upsampling decoder of SETR (https://arxiv.org/abs/2012.15840, sec. 3.3), BEiT's segmentation layer."""
 
+from numbers import Integral
+
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -41,17 +43,18 @@ class SETRPUPHead(BaseDecodeHead):
         if upsample not in ('bilinear', 'deconv'):
             raise ValueError(f"upsample={upsample!r} is unknown: choose 'bilinear' or 'deconv'")
         levels = (in_channels, kwargs.get('in_index', -1))
-        if not all(isinstance(i, int) for i in levels) or kwargs.get('input_transform') is not None:
+        if not all(isinstance(i, Integral) for i in levels) or kwargs.get('input_transform') is not None:
             raise ValueError(
                 f'in_channels={in_channels}, in_index={levels[1]}, input_transform={kwargs.get("input_transform")}: '
                 'SETRPUPHead reads one level, so the first two have to be an int and the third None'
             )
-        if not isinstance(num_stages, int) or num_stages < 1:
+        if not isinstance(num_stages, Integral) or num_stages < 1:
             raise ValueError(f'num_stages={num_stages!r}: give 4 for patch 16, 3 for patch 8, at least 1')
         whole(1, in_channels=in_channels, channels=channels)
         if 'num_classes' in kwargs:
             whole(1, num_classes=kwargs['num_classes'])
         finite(0, dropout_ratio=dropout_ratio)
+        in_channels, channels, kwargs['in_index'] = int(in_channels), int(channels), int(levels[1])
         super().__init__(in_channels=in_channels, channels=channels, dropout_ratio=dropout_ratio, **kwargs)
         self.bilinear = upsample == 'bilinear'
         conv = dict(kernel_size=3, padding=1) if self.bilinear else dict(kernel_size=4, stride=2, padding=1)
@@ -61,6 +64,15 @@ class SETRPUPHead(BaseDecodeHead):
             ConvModule(in_c, channels, **conv, conv_cfg=conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
             for in_c in [in_channels] + [channels] * (num_stages - 1)
         )
+
+    def init_weights(self) -> None:
+        """Set every parameter and running statistic to its initial value, then what `init_cfg` says."""
+        self.norm.reset_parameters()
+        for stage in self.stages:
+            stage.init_weights()
+            if stage.with_norm:
+                stage.norm.reset_parameters()
+        super().init_weights()
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         x = self.norm(self._transform_inputs(inputs).movedim(1, -1)).movedim(-1, 1).contiguous()

@@ -35,8 +35,11 @@ def row(model: DiscreteVAE) -> torch.Tensor:
     return model.encoder.output.conv.weight.detach().clone()
 
 
-def test_codes_are_those_of_the_first_training_images():
-    by_hook, by_hand = vae(), vae()
+@pytest.mark.parametrize('init_cfg', [None, dict(type='Pretrained', checkpoint=None)])
+def test_codes_are_those_of_the_first_training_images(init_cfg):
+    by_hook, by_hand = vae(init_cfg=init_cfg), vae()
+    by_hook.init_weights()  # a checkpoint of None is from scratch
+    by_hand.load_state_dict(by_hook.state_dict())
     runner = run(by_hook)
     torch.manual_seed(2)
     InitCodebook(images=20, sharpness=3.0).before_train(runner)  # whole batches: 24

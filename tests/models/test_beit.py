@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch import func
 
-from beit_mm.models import BEiT
+from beit_mm.data.blockwise_mask import BlockwiseMask
+from beit_mm.models import BEiT, DiscreteVAE, MIMHead, SETRPUPHead
 from beit_mm.models.block import take
 
 TINY = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
@@ -165,6 +168,83 @@ def test_frozen_stages_stay_as_they_are():
     }
     assert trained == {'blocks2', 'norm'}
     assert [block.training for block in model.blocks] == [False, False, True]
+
+
+@pytest.mark.parametrize('stages, trained', [(-1, True), (0, True), (1, False), (3, False)])
+def test_a_shared_table_is_frozen_with_the_first_block_that_reads_it(stages, trained):
+    model = make(frozen_stages=stages, rel_pos_bias='shared')
+    assert model.rel_pos_bias.relative_position_bias_table.requires_grad is trained
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('with_cp', [True, False])
+def test_a_batch_of_no_images_has_no_features(training, with_cp):
+    model = make(rel_pos_bias='shared', layer_scale=0.1, drop_path_rate=0.5, with_cp=with_cp, mask_token=True).train(
+        training
+    )
+    mask, index = torch.zeros(0, 4, 4, dtype=torch.bool), torch.zeros(0, 5, dtype=torch.int64)
+    assert model(image(0))[0].shape == (0, 17, 32)
+    (features,) = model(image(0), mask, index)
+    assert features.shape == (0, 5, 32)
+    features.sum().backward()
+
+
+def test_settings_may_be_whole_numbers_of_numpy():
+    settings = dict(img_size=32, patch_size=8, in_channels=3, out_indices=2, frozen_stages=1)
+    arch = {key: np.int64(value) for key, value in TINY.items()}
+    model = BEiT(arch, **{key: np.int64(value) for key, value in settings.items()}, rel_pos_bias='shared').double()
+    assert model(image())[0].shape == (2, 17, 32)
+    assert (model.grid, model.out_indices) == ((4, 4), (2,)) and type(model.grid[0]) is int
+    head = SETRPUPHead(
+        np.int64(8), np.int64(4), np.int64(2), in_index=np.int64(0), num_classes=2, norm_cfg=dict(type='BN')
+    )
+    assert head.eval()((torch.randn(1, 8, 3, 2),)).shape == (1, 2, 12, 8)
+    assert BlockwiseMask(grid=np.int64(4), budget=6, min_block=2).transform({})['mask'].shape == (4, 4)
+
+
+def test_each_image_has_a_gradient_of_its_own():
+    """Per-sample gradients by torch.func, in training, where each image drops other branches."""
+    model = make(rel_pos_bias='shared', layer_scale=0.1, drop_path_rate=0.5).train()
+    weights = dict(model.named_parameters())
+
+    def loss(weights, one):
+        return func.functional_call(model, weights, (one[None],))[0].square().mean()
+
+    found = func.vmap(func.grad(loss), in_dims=(None, 0), randomness='different')(weights, image(8))
+    assert all(found[name].shape == (8, *p.shape) and found[name].isfinite().all() for name, p in weights.items())
+    dropped = [not gradient.any() for gradient in found['blocks.2.mlp.fc2.weight']]
+    assert any(dropped) and not all(dropped)
+    for name, gradient in func.vmap(func.grad(loss), in_dims=(None, 0))(
+        dict(model.eval().named_parameters()), image(2)
+    ).items():
+        alone = torch.stack([torch.autograd.grad(loss(weights, one), weights[name])[0] for one in image(2)])
+        torch.testing.assert_close(gradient, alone, rtol=1e-9, atol=1e-12)
+
+
+NEW = {
+    'pre-training': lambda: BEiT(TINY, 32, 8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True),
+    'fine-tuning': lambda: BEiT(TINY, 32, 8, rel_pos_bias='per_layer', layer_scale=1e-5, out_type='avg_featmap'),
+    'vanilla': lambda: BEiT(TINY, 32, 8, abs_pos_embed=True),
+    'head': lambda: MIMHead(8, 4),
+    'tokenizer': lambda: DiscreteVAE(vocab_size=16, width=4, groups=2, blocks=1, width_in=4),
+    'decoder': lambda: SETRPUPHead(in_channels=8, channels=4, num_classes=2, num_stages=2, norm_cfg=dict(type='BN')),
+    'deconvolution': lambda: SETRPUPHead(
+        in_channels=8, channels=4, num_classes=2, num_stages=2, upsample='deconv', norm_cfg=dict(type='BN')
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', NEW)
+def test_initialisation_sets_everything_whatever_was_in_memory(kind):
+    models = NEW[kind](), NEW[kind]().to('meta').to_empty(device='cpu')
+    states = []
+    for tensor in models[1].state_dict().values():
+        tensor.fill_(float('nan') if tensor.is_floating_point() else -1)
+    for model in models:
+        torch.manual_seed(0)
+        model.init_weights()
+        states.append(model.state_dict())
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
 
 
 def test_initialisation_is_the_papers():
