@@ -195,7 +195,7 @@ class BEiT(BaseModule):
     # -- weights -------------------------------------------------------------------------------------------------
 
     def init_weights(self) -> None:
-        """Set every parameter as the paper does (sec. 2.5, official `_init_weights`), then load the checkpoint of `init_cfg`, if any."""
+        """Set every parameter as the paper does (sec. 2.5, official `_init_weights`), then load the checkpoint of `init_cfg`."""
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
