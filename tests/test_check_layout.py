@@ -189,7 +189,7 @@ def _maps(root, *maps: list[int]) -> None:
 VALUES = {
     '255 is ignored': ([[0, 1, 2, 255]], [], None, None),
     '0 is a class': ([[0, 1]], ['--zero-is-class'], None, None),
-    '0 was a class': ([[0, 1]], [], "'value 1' is the only class in 1 label map.* If 0 is a class: set reduce_zero", None),
+    '0 was a class': ([[0, 1]], [], "'value 1' is the only class in 1 label map.* If 0 is a class, set reduce_zero", None),
     'several of no class': (
         [[1, 2], [1, 6, 7], [2, 8]], [], 'the values 6–8 in 2 of 3 label maps, e.g. .*00000001.png: 1 … 2 are', None),
     'a class that does not occur': ([[0, 0, 1, 3]], ['--zero-is-class', '--classes', '4'], None, "'value 2' occurs in none"),

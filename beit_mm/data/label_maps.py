@@ -102,8 +102,9 @@ def problems(
     if strange:
         yield _no_class(maps, strange, len(label_map or classes), reduce_zero_label), not skip_bad
     elif len(found) < 2:
-        what = f'{classes[found.pop()]!r} is the only class in' if found else 'no pixel has a class in'
-        effect = 'there is nothing to tell apart' if 'only' in what else 'the loss is exactly 0'
+        what, effect = 'no pixel has a class in', 'the loss is exactly 0'
+        if found:
+            what, effect = f'{classes[found.pop()]!r} is the only class in', 'there is nothing to tell apart'
         fix = _fix(values, reduce_zero_label)
         named = f', of which {spans(ignored)} {"are" if ignored[1:] else "is"} ignored' if ignored else ''
         zero = ' (reduce_zero_label=True)' if reduce_zero_label and 0 in values else ''
@@ -155,17 +156,15 @@ def _fix(values: list[int], reduce_zero_label: bool) -> str:
     steps, which = [], []
     if reduce_zero_label and 0 in values:
         which.append('0')
-        steps.append(
-            'set reduce_zero_label=False in the data set (and in LoadAnnotations, if set there), name the class of 0 first'
-        )
+        steps.append('set reduce_zero_label=False in the data set (and in LoadAnnotations, if set there)')
+        steps.append('name the class of 0 first')
     if IGNORE in values:
         which.append('255')
         steps.append(f'write {max((v for v in values if v != IGNORE), default=0) + 1} in place of 255')
-    return (
-        f'. If {" and ".join(which)} {"are classes" if which[1:] else "is a class"}: {", ".join(steps)}'
-        if which
-        else ''
-    )
+    if not which:
+        return ''
+    steps = ' and '.join(filter(None, [', '.join(steps[:-1]), steps[-1]]))
+    return f'. If {" and ".join(which)} {"are classes" if which[1:] else "is a class"}, {steps}'
 
 
 def spans(values: list[int]) -> str:

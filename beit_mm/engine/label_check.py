@@ -61,7 +61,8 @@ def _data_sets(cfg: dict) -> Iterator[tuple[str, dict]]:
     for split in ('train', 'val', 'test'):
         for path, node in walk(get(cfg, f'{split}_dataloader', 'dataset'), f'{split}_dataloader.dataset'):
             names_files = kind(node) and {'data_root', 'data_prefix', 'ann_file'} & set(node)
-            if names_files and not node.get('backend_args') and node not in seen:
+            remote = node.get('backend_args') or '://' in str(node.get('data_root'))
+            if names_files and not remote and node not in seen:
                 seen.append(node)
                 yield path, node
 
@@ -90,7 +91,7 @@ def _label_maps(
         words = f'{place}: reduce_zero_label is {reduce} in the data set and {not reduce} in LoadAnnotations'
         yield f'{words}. Make them equal', True
         return
-    if place.startswith('test'):
+    if place.startswith('test') or (dataset.ann_file and not os.path.exists(dataset.ann_file)):
         return
     dataset.full_init()
     total, training = len(dataset), place.startswith('train')

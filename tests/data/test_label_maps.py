@@ -33,11 +33,11 @@ CASES = {
     '0 and 1 with True': (
         [[0, 1]], TWO, True,
         ["'ground' is the only class in 1 label map, so there is nothing to tell apart. The values are 0, 1, of which 0 is "
-         f'ignored (reduce_zero_label=True). If 0 is a class: {SET}, name the class of 0 first'], True),
+         f'ignored (reduce_zero_label=True). If 0 is a class, {SET} and name the class of 0 first'], True),
     '0 and 1 with True and one class': ([[0, 1]], ONE, True, ["'object' is the only class", SET], True),
     '0 and 255 with False': (
         [[0, 255], [0, 0]], TWO, False,
-        ["'ground' is the only class in 2 label maps", 'The values are 0, 255, of which 255 is ignored. If 255 is a class: '
+        ["'ground' is the only class in 2 label maps", 'The values are 0, 255, of which 255 is ignored. If 255 is a class, '
          + WRITE], True),
     '0 and 255 with True': (
         [[0, 255]], TWO, True,
@@ -51,7 +51,7 @@ CASES = {
         [[0, 6, 7, 8], [1, 8], [0, 1]], TWO, False, ['the values 6–8 in 2 of 3 label maps, e.g. ', 'maps/0.png: 0 … 1 are'], True),
     'a class never occurs': ([[0, 1]], THREE, False, ["'dog' occurs in none of 1 label map"], False),
     'the last class never occurs since 0 is a class': (
-        [[0, 1, 2]], THREE, True, ["'dog' occurs in none of", f'If 0 is a class: {SET}'], False),
+        [[0, 1, 2]], THREE, True, ["'dog' occurs in none of", f'If 0 is a class, {SET}'], False),
     'nearly all ignored': ([[0, 1] + [255] * 98], TWO, False, ['98.0% of the pixels', 'are ignored (the values 255)'], False),
     'a map without a label': (
         [[1, 2], [0, 255]], TWO, True, ['1 of 2 label maps have no pixel with a class, e.g. ', 'maps/1.png'], False),
