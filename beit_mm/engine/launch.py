@@ -90,6 +90,9 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
         if cfg.get('default_scope') == host or f"'{host}." in str(cfg.to_dict())
     ]
     compat.require('torch', 'mmengine', 'mmcv', *hosts)
+    for key in ('env_cfg', 'randomness', 'log_processor'):  # mmengine's own default is a dict
+        if cfg.get(key, {}) is None:
+            cfg.pop(key)
     resume_after_restart(cfg)
     on_cpu = get_device() == 'cpu'
     if cfg.get('launcher', 'none') != 'none':

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from trials.toy import config as toy_config
 from trials.toy import free_port
 
 from beit_mm import compat
@@ -111,6 +112,14 @@ def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
     monkeypatch.delenv('SLURM_PROCID', raising=False)
     with pytest.raises(ValueError, match=r'--launcher slurm needs .*SLURM_PROCID.*tools/slurm_train.sh'):
         launch.join('slurm')
+
+
+def test_settings_of_none_are_mmengines_defaults(tmp_path):
+    cfg = toy_config(tmp_path, iters=1, env_cfg=None, log_processor=None)
+    cfg.update(randomness=None, experiment_name='none')
+    runner = launch.build_runner(cfg)
+    runner.train()
+    assert runner.iter == 1
 
 
 @pytest.mark.parametrize(('there', 'kind'), [(True, 'beit_mm.CPUAmpOptimWrapper'), (False, 'OptimWrapper')])
