@@ -32,8 +32,8 @@ class Batch:
 DEAD = {
     'loss': (
         0,
-        'the loss was exactly 0, so nothing is learned. Of label maps, all pixels may be ignored (255, and 0 with '
-        'reduce_zero_label=True) or of one class: python tools/check_data.py CONFIG says how often each class occurs',
+        'the loss was exactly 0, so nothing is learned. In label maps, all pixels may be ignored (255, and 0 with '
+        'reduce_zero_label=True) or have one class: python tools/check_data.py CONFIG prints how often each class occurs',
     ),
     'codes': (
         1,
