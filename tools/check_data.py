@@ -45,8 +45,11 @@ class Reports(Dataset):
         if labels is None or not self.classes:
             return path, None, None
         counts = np.bincount(np.ravel(labels), minlength=max(self.classes, IGNORE))[: self.classes]
-        empty = 'gt_seg_map' in results and not counts.any()
-        return path, f'{results["seg_map_path"]}: no pixel of it is labelled' if empty else None, counts
+        fault = None
+        if 'gt_seg_map' in results and not counts.any():
+            ignored = '0 and 255 are' if results['reduce_zero_label'] else '255 is'
+            fault = f'{results["seg_map_path"]}: no pixel of it is labelled ({ignored} ignored, see docs/datasets.md)'
+        return path, fault, counts
 
 
 def classes_of(model: dict) -> int | None:
