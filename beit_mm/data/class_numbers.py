@@ -13,7 +13,7 @@ class Numbering:
     Args:
         place: where the data set is, for messages.
         names: of the classes, in the order of the labels.
-        folders: class folder → label. In a list only folders of which all images have the same label.
+        folders: class folder → label. Empty for a list in which folders and labels do not correspond one to one.
         listed: the file with the labels; None if they are the numbers of the sorted folders.
         labels: all that occur in the list.
         fault: why the list cannot be read.
@@ -32,10 +32,8 @@ class Numbering:
             yield self.fault, True
         if high := sorted(label for label in self.labels if label >= classes):
             hint = '. Subtract 1 from all labels' if min(self.labels) == 1 and high == [classes] else ''
-            yield (
-                f'{self.listed} has the labels {few(high)}, but the classes are numbered 0 … {classes - 1}{hint}',
-                True,
-            )
+            words = f'{self.listed} has the labels {few(high)}, but the classes are numbered 0 … {classes - 1}'
+            yield words + hint, True
         moved = [n for n, label in self.folders.items() if n in self.names and self.names[label : label + 1] != (n,)]
         if moved:
             label = self.folders[moved[0]]
@@ -51,7 +49,7 @@ def read_numbering(place: str, folder: str | Path, listed: str | Path | None, na
             inside = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.'))
         found.folders = {name: label for label, name in enumerate(inside)}
         return found
-    mixed = set()
+    pairs = set()
     with open(listed, encoding='utf-8', errors='surrogateescape') as lines:
         for number, line in enumerate(lines, 1):
             name, _, label = line.strip().rpartition(' ')
@@ -61,10 +59,10 @@ def read_numbering(place: str, folder: str | Path, listed: str | Path | None, na
                 found.fault = f'{listed}, line {number}: {line.strip()!r}, expected a path, a space and a class number'
                 return found
             found.labels.add(int(label))
-            top, slash, _ = name.partition('/')
-            if slash and found.folders.setdefault(top, int(label)) != int(label):
-                mixed.add(top)
-    found.folders = {name: label for name, label in found.folders.items() if name not in mixed}
+            pairs.add((name.partition('/')[0] if '/' in name else '', int(label)))
+    folders = dict(pairs)
+    if '' not in folders and len(pairs) == len(folders) == len(found.labels):
+        found.folders = folders
     return found
 
 

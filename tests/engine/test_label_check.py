@@ -70,6 +70,9 @@ CLASSES = {
         f"'cat' is number 0 in {TRAIN} and 1 in {VAL}", True),
     'lists of flat folders': (
         lambda root: lists(root, train='1.jpg 0\n2.jpg 1\n', val='3.jpg 0\n\n4.jpg 1'), LISTS, None, None),
+    'lists of folders that are no classes': (
+        lambda root: lists(root, train='ann/1.jpg 0\nbob/2.jpg 1\neve/3.jpg 0\n', val='ann/4.jpg 1\nbob/5.jpg 0\nbob/6.jpg 1\n'),
+        LISTS, None, None),
     'label out of range': (
         lambda root: lists(root, train='1.jpg 0\n2.jpg 7\n', val='3.jpg 0\n'), LISTS,
         'train.txt has the labels 7, but the classes are numbered 0 … 1', True),
