@@ -60,7 +60,7 @@ def read_numbering(place: str, folder: str | Path, listed: str | Path | None, na
                 return found
             found.labels.add(int(label))
             pairs.add((name.partition('/')[0] if '/' in name else '', int(label)))
-    folders = dict(pairs)
+    folders = dict(sorted(pairs))
     if '' not in folders and len(pairs) == len(folders) == len(found.labels):
         found.folders = folders
     return found
