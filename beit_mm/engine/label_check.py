@@ -41,7 +41,8 @@ def labels(cfg: dict) -> Iterator[Problem]:
             ]
             found += _label_maps(place, dataset, node.get('pipeline'), classes, skip and place.startswith('train'))
         except Exception as error:  # data sets of the hosts raise all kinds
-            found = [(f'{place}: its labels were not checked, since it cannot be built: {error}', False)]
+            why = f'{type(error).__name__}: {error}'
+            found = [(f'{place}: its labels were not checked, since it cannot be built. {why}', False)]
         yield from (Problem(*each) for each in found)
 
 
