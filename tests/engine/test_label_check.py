@@ -89,7 +89,8 @@ CLASSES = {
         lambda root: folders(root, train='cat dog'), dict(train=dict(classes=['dog', 'cat'])),
         f"{TRAIN}: the folder 'cat' has the label 0, but classes[0] is another. Sort `classes` by label", False),
     'a data set that cannot be built': (
-        lambda root: None, dict(train=dict(no_such_key=1)), 'its labels were not checked, since it cannot be built. TypeError: ', False),
+        lambda root: None, dict(train=dict(no_such_key=1)),
+        'its labels were not checked, since it cannot be built. TypeError: ', False),
     'nothing there': (lambda root: None, dict(train={}, val=LISTS['val']), None, None),
     'without labels': (
         lambda root: folders(root, train='a', val='b'), dict(train=dict(with_label=False), val=dict(with_label=False)),
