@@ -114,6 +114,17 @@ def _unlisted_file(root):
     next((root / 'val/n00000002').iterdir()).unlink()
 
 
+def _not_listed(root):
+    shutil.rmtree(root / 'meta')
+    for name in ('a.webp', 'b.WEBP'):
+        Image.new('RGB', (8, 8)).save(root / 'train/n00000003' / name, 'WEBP')
+
+
+def _loose(root):
+    shutil.rmtree(root / 'meta')
+    shutil.copy(next((root / 'val/n00000002').iterdir()), root / 'val/loose.jpg')
+
+
 def _truncate(root):
     path = next((root / 'val/n00000002').iterdir())
     path.write_bytes(path.read_bytes()[:300])
@@ -128,6 +139,11 @@ def _truncate(root):
         (_rename_class, "classes differ: .*train has 'n00000003', .*val has 'fish'. Give all splits"),
         (_wrong_label, 'meta/train.txt has the labels 33, but the classes are numbered 0 … 9'),
         (_unlisted_file, 'val/n00000002/.*JPEG, cannot be read: No such file'),
+        (
+            _not_listed,
+            r'1 files in .*train end in .WEBP, and the data set lists .jpg.* 1 files in .*train end in .webp',
+        ),
+        (_loose, "val has 1 images outside of its class folders, which are not read: 'loose.jpg'"),
         (_truncate, 'n00000002/.*JPEG cannot be decoded'),
     ],
     ids=lambda value: getattr(value, '__name__', ''),

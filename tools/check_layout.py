@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from beit_mm.data.class_numbers import Numbering, compare_classes, few, read_numbering
 from beit_mm.data.label_maps import grouped, problems, read_label_maps
 from beit_mm.data.reading import BadSample, decode_image, read_bytes
@@ -31,11 +33,19 @@ Fault = tuple[str, bool]  # words, and whether it is an error rather than a rema
 
 
 def image_names(folder: Path) -> list[str]:
-    """Sorted paths, relative to `folder`, of the images at any depth."""
-    found = []
+    """Sorted paths, relative to `folder`, of the images at any depth, also of those that the data sets do not list."""
+    found, suffixes = [], tuple(Image.registered_extensions())
     for place, _, files in os.walk(folder, followlinks=True):
-        found += [os.path.join(place, f) for f in files if f.lower().endswith(IMAGES) and not f.startswith('.')]
+        found += [os.path.join(place, f) for f in files if f.lower().endswith(suffixes) and not f.startswith('.')]
     return sorted(os.path.relpath(path, folder) for path in found)
+
+
+def check_listed(folder: Path, names: list[str]) -> Iterator[Fault]:
+    """Name images that mmpretrain's data sets skip without a word."""
+    skipped = Counter(os.path.splitext(name)[1] for name in names if not name.lower().endswith(IMAGES))
+    for suffix, number in sorted(skipped.items()):
+        words = f'{number} files in {folder} end in {suffix}, and the data set lists {", ".join(IMAGES)} alone'
+        yield f'{words}. Convert them, or add the suffix to its `extensions`', True
 
 
 def sample(items: list) -> list:
@@ -72,6 +82,8 @@ def check_imagenet(root: Path, classes: int, counts: dict[str, int | None]) -> I
         if listing.is_file():
             names = [line.strip().rpartition(' ')[0] for line in listing.read_text().splitlines() if line.strip()]
         else:
+            yield from check_listed(folder, names)
+            names = [name for name in names if name.lower().endswith(IMAGES)]
             yield from check_class_folders(folder, numbering, names, classes)
         if numbering.labels and len(numbering.labels) < classes:
             yield f'{listing} uses {len(numbering.labels)} labels, {classes} are expected (--classes)', True
@@ -90,6 +102,8 @@ def check_class_folders(folder: Path, numbering: Numbering, names: list[str], cl
         yield f'{folder} has no class folder and there is no {listing}: {hint}', True
     elif len(numbering.folders) != classes:
         yield f'{folder} has {len(numbering.folders)} class folders, {classes} are expected (--classes)', True
+    if numbering.folders and (loose := [name for name in names if os.sep not in name]):
+        yield f'{folder} has {len(loose)} images outside of its class folders, which are not read: {few(loose)}', True
     if empty := sorted(numbering.folders.keys() - {Path(name).parts[0] for name in names}):
         yield f'{folder} has class folders without an image: {few(empty)}', True
 
