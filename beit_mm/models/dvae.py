@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 from ..settings import checkpoint_of, finite, whole
+from .block import can_read
 from .distributed import broadcast_, histogram, mean_over_ranks
 from .dvae_networks import decoder, encoder
 
@@ -110,6 +111,7 @@ class DiscreteVAE(BaseModel):
         whole(1, groups=groups, blocks=blocks, width_in=width_in)
         finite(beta=beta, information_weight=information_weight, marginal_weight=marginal_weight)
         finite(1e-6, temperature=temperature)
+        vocab_size, width, groups, blocks, width_in = map(int, (vocab_size, width, groups, blocks, width_in))
         self.vocab_size, self.stride, self.log_likelihood = vocab_size, 2 ** (groups - 1), LIKELIHOODS[likelihood]
         self.beta, self.temperature = beta, temperature
         self.information_weight, self.marginal_weight = information_weight, marginal_weight
@@ -281,7 +283,7 @@ def mean_color(image: Tensor) -> Tensor:
 def check_image(image: Tensor, stride: int) -> None:
     """TypeError or ValueError when a tokenizer's input [B, 3, H, W] is not float, not in [0, 1], or no multiple of the stride.
 
-    The range is read on the CPU only: on a GPU that would stall the device each step.
+    The range is checked only where the values can be read (`can_read`): on a CPU, outside of tracers.
     """
     if not image.is_floating_point():
         raise TypeError(f'the tokenizer needs a float image in [0, 1], got {image.dtype}: divide uint8 pixels by 255')
@@ -293,7 +295,7 @@ def check_image(image: Tensor, stride: int) -> None:
         raise ValueError(
             f"image of {image.shape[-2]}×{image.shape[-1]} is no multiple of the tokenizer's stride {stride}"
         )
-    if image.device.type == 'cpu' and image.numel():
+    if can_read(image):
         low, high = image.aminmax()
         if not (low >= 0 and high <= 1):  # NaN is neither
             raise ValueError(

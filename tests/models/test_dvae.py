@@ -77,6 +77,11 @@ def test_tokens_are_the_likeliest_and_do_not_depend_on_the_rest_of_the_batch():
     assert len(tokens.unique()) > 1
 
 
+def test_tokens_are_the_same_in_a_graph_with_settings_of_numpy():
+    model, x = make(**{key: np.int64(value) for key, value in TINY.items()}), image()
+    assert torch.equal(torch.compile(model.tokens, backend='eager', fullgraph=True)(x), model.tokens(x))
+
+
 def test_decoding_ids_is_decoding_one_hot_codes():
     model, ids = make(), torch.randint(32, (2, 4, 4))
     codes = torch.eye(32, dtype=torch.float64)[ids].permute(0, 3, 1, 2)

@@ -176,6 +176,7 @@ def test_masked_places_are_exactly_the_hidden_ones_in_a_static_shape(budget):
     for row, places, counts in zip(mask, index, valid, strict=True):
         assert sorted(places[counts].tolist()) == row.nonzero().flatten().tolist()
         assert not row[places[~counts]].any() and len(set(places.tolist())) == budget
+    assert masked_places(mask[:0].unflatten(1, (3, 4)), budget)[0].shape == (0, budget)
 
 
 def test_more_hidden_patches_than_the_budget_are_an_error():
