@@ -59,6 +59,8 @@ def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
     """
     init_default_scope(cfg.default_scope)
     cfg.work_dir, cfg.experiment_name = str(work_dir), f'{work_dir.name}_{next(_runs)}'
+    if 'name' in cfg.get('visualizer', {}):  # of a process's runs, each has its own
+        cfg.visualizer.name = cfg.experiment_name
     for split, length in (('train', 4), ('val', 2), ('test', 1)):
         loader = cfg.get(f'{split}_dataloader')
         if not loader:

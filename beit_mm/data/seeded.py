@@ -1,5 +1,6 @@
 """Randomness of the data is a function of (seed, epoch, sample): for any data set, pipeline and number of workers."""
 
+import copy
 import json
 import logging
 import random
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
+from mmengine.dataset import Compose
 from mmengine.dist import all_reduce, get_dist_info, sync_random_seed
 from mmengine.logging import print_log
 from torch.utils.data import Dataset, Sampler, get_worker_info
@@ -71,6 +73,7 @@ class SeededDataset(Dataset):
             that number nothing is different.
         token_cache: folder of `tools/tokenize.py`. The ids of the crop are read there, as `token_ids`, in place of a
             token view; `views` is the cache's.
+        pipeline: replaces that of `dataset`; mmpretrain's kfold-cross-valid.py gives it.
 
     Raises ValueError when the data set is empty, or the cache is unfinished or of other crops.
     """
@@ -84,7 +87,10 @@ class SeededDataset(Dataset):
         max_pixels: int = MAX_PIXELS,
         views: int | None = None,
         token_cache: str | None = None,
+        pipeline: list | None = None,
     ):
+        if pipeline is not None:
+            dataset = dict(dataset, pipeline=pipeline)
         whole(0, seed=seed)
         whole(1, max_pixels=max_pixels)
         one_of(('raise', 'skip'), on_bad_sample=on_bad_sample)
@@ -119,11 +125,40 @@ class SeededDataset(Dataset):
     def metainfo(self) -> dict:
         return self.dataset.metainfo
 
+    METAINFO = metainfo  # mmseg's misc/browse_dataset.py reads this name
+
     def __len__(self) -> int:
         return len(self.dataset)
 
     def get_data_info(self, index: int) -> dict:
         return self.dataset.get_data_info(index)
+
+    # -- what mmpretrain's and mmseg's tools and wrappers ask of a data set -------------------------------------------
+
+    def __getattr__(self, name: str) -> object:
+        """Return an attribute or method of the wrapped data set, such as `full_init` or `get_cat_ids`."""
+        if name.startswith('__') or 'dataset' not in vars(self):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    @property
+    def pipeline(self) -> Compose:
+        return next(leaves(self.dataset)).pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Compose) -> None:
+        for leaf in leaves(self.dataset):
+            leaf.pipeline = pipeline
+
+    def get_subset(self, indices: list[int] | int) -> 'SeededDataset':
+        """Return a copy with these samples, drawn as samples 0, 1, … of it."""
+        subset = copy.copy(self)
+        subset.dataset = self.dataset.get_subset(indices)
+        subset.bad = self.bad.new_zeros(len(subset.dataset) if self.skip else 0).share_memory_()
+        subset.rekeys = [
+            step for leaf in leaves(subset.dataset) for step in leaf.pipeline.transforms if isinstance(step, Rekey)
+        ]
+        return subset
 
     @property
     def paths(self) -> Sequence[str]:

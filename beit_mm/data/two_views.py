@@ -121,5 +121,7 @@ class PackViews(BaseTransform):
         }
         if 'mask' in results:
             inputs['mask'] = torch.from_numpy(results['mask'])
-        meta = {key: results[key] for key in ('img_path', 'sample_idx', 'gt_label') if key in results}
+        meta = {key: results[key] for key in ('img_path', 'sample_idx') if key in results}
+        if 'gt_label' in results:
+            meta['gt_label'] = np.array([results['gt_label']])  # mmpretrain's browse_dataset.py reads an array
         return dict(inputs=inputs, data_samples=BaseDataElement(metainfo=meta))

@@ -99,6 +99,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
         join(cfg.launcher, 'gloo' if on_cpu else None, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800))
     changes = for_cpu(cfg) if on_cpu else []
     keep_whole(cfg)
+    log_locally(cfg)
     seed_data(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
@@ -117,6 +118,20 @@ def keep_whole(cfg: Config) -> None:
     )  # mmengine's default
     if hooks['checkpoint'] and 'runner_type' not in cfg and hooks['checkpoint'].get('type') == 'CheckpointHook':
         cfg.default_hooks = hooks | dict(checkpoint=dict(hooks['checkpoint'], type='beit_mm.AtomicCheckpointHook'))
+
+
+def log_locally(cfg: Config) -> None:
+    """Add the local backend, which reports are made from, to a visualizer without it, in place.
+
+    The name that mmseg's tools need is removed: two runs of a process would write into the first one's folder.
+    """
+    visualizer = cfg.get('visualizer')
+    if not isinstance(visualizer, dict):
+        return
+    if visualizer.get('name') == 'visualizer':
+        del visualizer['name']
+    if 'LocalVisBackend' not in str(visualizer.get('vis_backends')):
+        visualizer['vis_backends'] = [dict(type='LocalVisBackend'), *(visualizer.get('vis_backends') or ())]
 
 
 def seed_data(cfg: Config) -> None:

@@ -3,6 +3,7 @@
 Source: official `optim_factory.py` (https://github.com/microsoft/unilm/tree/master/beit, MIT).
 """
 
+import logging
 from difflib import get_close_matches
 from typing import ClassVar
 
@@ -28,8 +29,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             backbone, 1 by default; `decay_cls_token`, False by default: True reproduces a slip of the official
             segmentation code, with which the published UPerNet numbers were made.
 
-    Raises ValueError for another key, a rate out of range, an optimizer without `lr` or `weight_decay`, and TypeError
-    when the model is called that has no backbone with `get_layer_depth`.
+    A model without a backbone has one rate, with a warning: mmpretrain's vis_scheduler.py builds such a model.
+
+    Raises ValueError for another key, a rate out of range, an optimizer without `lr` or `weight_decay`, and TypeError if
+    the backbone lacks `get_layer_depth`.
     """
 
     DEFAULTS: ClassVar = dict(layer_decay_rate=1.0, head_lr_mult=1.0, decay_cls_token=False)
@@ -50,10 +53,16 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
         """Append the parameter groups of the whole model, one a (learning rate, weight decay), and log them."""
         backbone = getattr(module, 'backbone', None)
-        if not hasattr(backbone, 'get_layer_depth'):
+        if backbone is None:
+            print_log(
+                f'{type(module).__name__} has no backbone: all its parameters have the learning rate of a head',
+                logger='current',
+                level=logging.WARNING,
+            )
+        elif not hasattr(backbone, 'get_layer_depth'):
             raise TypeError(
-                f'{type(module).__name__} has no backbone with get_layer_depth: use beit_mm.BEiT, a Vision Transformer '
-                "of mmpretrain, or mmengine's DefaultOptimWrapperConstructor"
+                f'the backbone of {type(module).__name__}, {type(backbone).__name__}, has no get_layer_depth: use beit_mm.BEiT, a '
+                "Vision Transformer of mmpretrain, or mmengine's DefaultOptimWrapperConstructor"
             )
         rate, head_lr_mult = self.paramwise_cfg['layer_decay_rate'], self.paramwise_cfg['head_lr_mult']
         no_decay = {'pos_embed'} if self.paramwise_cfg['decay_cls_token'] else {'pos_embed', 'cls_token'}

@@ -66,5 +66,6 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters)
 val_cfg = dict()
 test_cfg = dict()
 
+visualizer = dict(type='UniversalVisualizer')  # mmpretrain's
 log_processor = dict(by_epoch=False)
 default_hooks = dict(logger=dict(interval=5), checkpoint=dict(by_epoch=False, interval=iters))

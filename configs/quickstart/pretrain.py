@@ -49,14 +49,18 @@ train_dataloader = dict(
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='KeyedSampler', infinite=True),
     dataset=dict(
-        type='SeededDataset', dataset=dict(data, ann_file='meta/train.txt', data_prefix='train', pipeline=train_pipeline)))
+        type='SeededDataset',
+        _scope_='beit_mm',
+        dataset=dict(data, ann_file='meta/train.txt', data_prefix='train', pipeline=train_pipeline)))
 val_dataloader = dict(
     batch_size=100,
     num_workers=0,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='SeededDataset', dataset=dict(data, ann_file='meta/val.txt', data_prefix='val', pipeline=val_pipeline)))
+        type='SeededDataset',
+        _scope_='beit_mm',
+        dataset=dict(data, ann_file='meta/val.txt', data_prefix='val', pipeline=val_pipeline)))
 val_evaluator = dict(type='MIMMetric')
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

@@ -94,5 +94,6 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
+visualizer = dict(type='SegLocalVisualizer', name='visualizer')  # MMSegInferencer and browse_dataset.py need it
 log_processor = dict(by_epoch=False)
 default_hooks = dict(logger=dict(interval=5), checkpoint=dict(by_epoch=False, interval=iters))

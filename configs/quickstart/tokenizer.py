@@ -46,7 +46,9 @@ train_dataloader = dict(
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='KeyedSampler', infinite=True),
     dataset=dict(
-        type='SeededDataset', dataset=dict(data, ann_file='meta/train.txt', data_prefix='train', pipeline=train_pipeline)))
+        type='SeededDataset',
+        _scope_='beit_mm',
+        dataset=dict(data, ann_file='meta/train.txt', data_prefix='train', pipeline=train_pipeline)))
 val_dataloader = dict(
     batch_size=100,
     num_workers=0,

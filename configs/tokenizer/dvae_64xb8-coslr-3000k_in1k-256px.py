@@ -48,7 +48,7 @@ train_dataloader = dict(
     pin_memory=True,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='KeyedSampler', infinite=True),
-    dataset=dict(type='SeededDataset', dataset=dict(images, data_prefix='train', pipeline=train_pipeline)))
+    dataset=dict(type='SeededDataset', _scope_='beit_mm', dataset=dict(images, data_prefix='train', pipeline=train_pipeline)))
 val_dataloader = dict(
     batch_size=16,
     num_workers=4,

@@ -2,11 +2,13 @@
 
 import random
 from itertools import islice
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -188,3 +190,26 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 def test_without_a_seed_the_sampler_draws_one():
     a, b = KeyedSampler(range(N)), KeyedSampler(range(N))
     assert isinstance(a.seed, int) and (a.seed, list(a)) != (b.seed, list(b))
+
+
+class Listed(BaseDataset):
+    """Sample i is its pipeline's result for i."""
+
+    METAINFO: ClassVar = dict(classes=('a', 'b'))
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(img_path=f'{i}.png', gt_label=i % 2) for i in range(N)]
+
+
+def test_a_subset_and_another_pipeline_are_those_of_the_wrapped_data_set():
+    DATASETS.register_module(module=Listed, force=True)
+    whole = SeededDataset(dict(type='Listed', pipeline=[]), pipeline=[lambda info: (info['img_path'], random.random())])
+    part = whole.get_subset([7, 3])
+    assert isinstance(part, SeededDataset) and len(part) == 2 and len(whole) == N
+    assert [part[i][0] for i in range(2)] == ['7.png', '3.png']
+    assert part[0][1] == whole[0][1] and part[0, 0] != part[1, 0]  # still keyed
+    whole.pipeline = Compose([lambda info: info['img_path']])
+    assert whole[3] == '3.png' and whole.pipeline.transforms
+    assert whole.METAINFO == whole.metainfo == dict(classes=('a', 'b'))
+    with pytest.raises(AttributeError):
+        _ = whole.nothing

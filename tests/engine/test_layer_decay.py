@@ -213,5 +213,18 @@ def test_optimizer_has_to_state_its_weight_decay():
 
 
 def test_a_model_without_layers_is_refused():
-    with pytest.raises(TypeError, match='Linear has no backbone with get_layer_depth'):
-        wrapper(nn.Linear(2, 2), layer_decay_rate=0.65)
+    model = nn.Sequential()
+    model.backbone = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match='the backbone of Sequential, Linear, has no get_layer_depth'):
+        wrapper(model, layer_decay_rate=0.65)
+
+
+def test_a_model_without_a_backbone_has_one_rate_and_a_warning(caplog):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        groups = wrapper(nn.Linear(2, 2), layer_decay_rate=0.65).param_groups
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert len({group['lr'] for group in groups}) == 1
+    assert 'Linear has no backbone: all its parameters have the learning rate of a head' in caplog.text

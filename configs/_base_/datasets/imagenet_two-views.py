@@ -33,7 +33,7 @@ train_dataloader = dict(
     drop_last=True,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='KeyedSampler', shuffle=True),
-    dataset=dict(type='SeededDataset', dataset=dict(images, data_prefix='train', pipeline=train_pipeline)))
+    dataset=dict(type='SeededDataset', _scope_='beit_mm', dataset=dict(images, data_prefix='train', pipeline=train_pipeline)))
 val_dataloader = dict(
     batch_size=128,
     num_workers=8,
@@ -41,7 +41,7 @@ val_dataloader = dict(
     pin_memory=True,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='SeededDataset', dataset=dict(images, data_prefix='val', pipeline=test_pipeline)))
+    dataset=dict(type='SeededDataset', _scope_='beit_mm', dataset=dict(images, data_prefix='val', pipeline=test_pipeline)))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='MIMMetric')  # both terms of the paper's eq. 3, and what to judge them by
 test_evaluator = val_evaluator

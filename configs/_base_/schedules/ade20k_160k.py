@@ -13,6 +13,6 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=16000, save_best='mIoU'))
-visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])  # MMSegInferencer needs it
+visualizer = dict(type='SegLocalVisualizer', name='visualizer')  # MMSegInferencer and browse_dataset.py need it
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(base_batch_size=16)

@@ -6,4 +6,5 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', betas=(0.9, 0.999), eps=1e-8, fused=True),
     constructor='beit_mm.LayerDecayConstructor')
 train_cfg = dict(type='EpochBasedTrainLoop', val_interval=1)
+visualizer = dict(type='UniversalVisualizer')  # mmpretrain's
 default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=1, save_best='auto'))
