@@ -224,8 +224,11 @@ class BEiT(BaseModule):
         self._is_init = True
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """(layer id, number of layers = depth + 2) for layer-wise learning-rate decay, as the official code counts them."""
-        name, total = param_name.removeprefix(prefix), len(self.blocks) + 2
+        """Return (layer id, number of layers = depth + 2) for layer-wise learning-rate decay, as the official code counts them.
+
+        The name may be that within a wrapper whose `module` is this backbone, such as mmpretrain's LoRAModel.
+        """
+        name, total = param_name.removeprefix(prefix).removeprefix('module.'), len(self.blocks) + 2
         if name.startswith(('cls_token', 'mask_token', 'pos_embed', 'patch_embed')):
             return 0, total
         return (int(name.split('.')[1]) + 1 if name.startswith('blocks.') else total - 1), total

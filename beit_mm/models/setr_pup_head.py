@@ -6,9 +6,19 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..registry import MODELS
 from ..settings import finite, whole
+
+
+def reset_layers(head: nn.Module) -> None:
+    """Set convolutions, norms and running statistics to their initial values; mmseg's `init_weights` does not reach all of them."""
+    for module in head.modules():
+        if isinstance(module, ConvModule):
+            module.init_weights()
+        elif isinstance(module, _NormBase | nn.LayerNorm):
+            module.reset_parameters()
 
 
 @MODELS.register_module()
@@ -67,11 +77,7 @@ class SETRPUPHead(BaseDecodeHead):
 
     def init_weights(self) -> None:
         """Set every parameter and running statistic to its initial value, then what `init_cfg` says."""
-        self.norm.reset_parameters()
-        for stage in self.stages:
-            stage.init_weights()
-            if stage.with_norm:
-                stage.norm.reset_parameters()
+        reset_layers(self)
         super().init_weights()
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:

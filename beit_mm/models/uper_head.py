@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 from .block import is_hooked, is_plain
+from .setr_pup_head import reset_layers
 
 
 def convolve_resized(levels: list[Tensor], weight: Tensor, align_corners: bool = False) -> Tensor:
@@ -55,6 +56,11 @@ class UPerHead(_UPerHead):
     mmseg's code runs in training, under autocast (which would round the taps one by one), in a graph (an export's runtime has one
     fast convolution for these many steps), and for a convolution that is not plain (`is_plain`) or has no normalization.
     """
+
+    def init_weights(self) -> None:
+        """Set every parameter and running statistic to its initial value, then what `init_cfg` says."""
+        reset_layers(self)
+        super().init_weights()
 
     def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
         last = self.fpn_bottleneck

@@ -8,7 +8,7 @@ import torch
 from torch import func
 
 from beit_mm.data.blockwise_mask import BlockwiseMask
-from beit_mm.models import BEiT, DiscreteVAE, MIMHead, SETRPUPHead
+from beit_mm.models import BEiT, DiscreteVAE, MIMHead, SETRPUPHead, UPerHead
 from beit_mm.models.block import take
 
 TINY = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
@@ -228,6 +228,9 @@ NEW = {
     'head': lambda: MIMHead(8, 4),
     'tokenizer': lambda: DiscreteVAE(vocab_size=16, width=4, groups=2, blocks=1, width_in=4),
     'decoder': lambda: SETRPUPHead(in_channels=8, channels=4, num_classes=2, num_stages=2, norm_cfg=dict(type='BN')),
+    'UPerNet': lambda: UPerHead(
+        in_channels=[4] * 2, in_index=[0, 1], pool_scales=(1, 2), channels=4, num_classes=2, norm_cfg=dict(type='BN')
+    ),
     'deconvolution': lambda: SETRPUPHead(
         in_channels=8, channels=4, num_classes=2, num_stages=2, upsample='deconv', norm_cfg=dict(type='BN')
     ),
@@ -294,3 +297,4 @@ def test_layer_depth_counts_as_the_official_code():
     assert depth['cls_token'] == depth['mask_token'] == depth['patch_embed.proj.weight'] == 0
     assert depth['blocks.0.norm1.weight'] == 1 and depth['blocks.2.attn.q_bias'] == 3
     assert depth['norm.weight'] == depth['rel_pos_bias.relative_position_bias_table'] == 4
+    assert model.get_layer_depth('backbone.module.blocks.2.attn.qkv.lora_up.weight', 'backbone.') == (3, 5)
