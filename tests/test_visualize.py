@@ -171,5 +171,5 @@ def test_labels_that_are_not_there_are_named(segmentor):
 
 
 def test_a_report_of_no_run_is_one_line():
-    with pytest.raises(SystemExit, match=r'error: gone holds no run that has logged anything'):
+    with pytest.raises(SystemExit, match=r'error: gone has no run with logged numbers'):
         report.main(['gone'])

@@ -5,7 +5,6 @@ import html
 import math
 import re
 from collections.abc import Iterable, Sequence
-from itertools import cycle
 
 import cv2
 import numpy as np
@@ -140,7 +139,8 @@ def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, fl
     for name, y in levels.items():
         parts.append(f'<path d="M{left} {py(y):.1f}H{right}" stroke="currentColor" stroke-dasharray="5 4"/>')
         parts.append(f'<text x="{right}" y="{py(y) - 5:.1f}" text-anchor="end">{text(name)}</text>')
-    colours = dict(zip(lines, cycle(COLOURS)))
+    shades = [f'hsl({250 - 220 * i // max(len(lines) - 1, 1)} 75% 50%)' for i in range(len(lines))]
+    colours = dict(zip(lines, COLOURS if len(lines) <= len(COLOURS) else shades, strict=False))
     for name, points in lines.items():
         path = 'L'.join(f'{px(x):.1f} {py(y):.1f}' for x, y in points)
         parts.append(f'<path d="M{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')

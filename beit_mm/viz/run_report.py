@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 
 from mmengine.config import Config
 
 from ..recipe.chain import read_record
 from . import draw, page, pictures, sections
 from .draw import text
-from .summary import metrics, scalars, validations
+from .summary import metrics, probes, scalars, validations
 
 _NO_CURVE = {'step', 'iter', 'epoch', 'memory', 'data_time', 'base_lr'}  # of a training line
 _NAMES = dict(
@@ -20,28 +21,31 @@ _NAMES = dict(
 def write(path: Path, stage_dir: Path) -> None:
     """Write the page at `path` for the latest run in `stage_dir`, a work_dir of tools/train.py or a stage of a recipe.
 
-    Raises FileNotFoundError where no run has logged anything.
+    Raises FileNotFoundError if no run has logged anything.
     """
     lines = scalars(stage_dir)
     if not lines:
-        inside = sorted(
-            {str(log.parents[2].relative_to(stage_dir)) for log in stage_dir.rglob('vis_data/scalars.json')}
-        )
-        raise FileNotFoundError(
-            f'{stage_dir} holds no run that has logged anything; '
-            + (
-                f'in it do {", ".join(inside)}'
-                if inside
-                else 'give a folder that tools/train.py has written (--work-dir)'
-            )
-        )
+        raise FileNotFoundError(f'{stage_dir} has no run with logged numbers: {_instead(stage_dir)}')
     work_dir, name = stage_of(stage_dir)
     cfg, log = pictures.stage_config(work_dir, name), _latest_log(stage_dir)
-    parts = [f'<h1>{text(name)}</h1>', _results(stage_dir, lines), _charts(lines, cfg, processes(log))]
+    charts = _charts(lines, cfg, processes(log)) + probe_charts(probes(stage_dir))
+    parts = [f'<h1>{text(name)}</h1>', _results(stage_dir, lines), charts]
     parts.append(_pictures(work_dir, name))
     parts.append(f'<h2>Environment</h2><pre>{text(environment(log) or "Its log is not there.")}</pre>')
     parts.append(f'<details><summary>Config</summary><pre>{text(cfg.pretty_text)}</pre></details>')
     page.write(path, f'Run {name}', parts)
+
+
+def _instead(stage_dir: Path) -> str:
+    """Return what to do about a folder without logged numbers."""
+    inside = sorted({str(log.parents[2].relative_to(stage_dir)) for log in stage_dir.rglob('vis_data/scalars.json')})
+    if inside:
+        return f'expected one of {", ".join(inside)} in it'
+    if _latest_log(stage_dir) or any(stage_dir.glob('*/*.log')):
+        return (
+            'its config had a visualizer without dict(type="LocalVisBackend") in vis_backends; tools/train.py adds it'
+        )
+    return 'expected a folder that tools/train.py has written (--work-dir)'
 
 
 def stage_of(stage_dir: Path) -> tuple[Path, str]:
@@ -67,6 +71,23 @@ def curves(lines: list[dict], images: int) -> Iterator[tuple[str, list[tuple[flo
         points = validations(lines, metric)
         if len(points) > 1 and isinstance(points[0][1], int | float):
             yield f'validation: {metric}', points
+
+
+def probe_charts(lines: list[dict]) -> str:
+    """Return a chart for each measure of `Probe`, with one line per layer; heads are averaged."""
+    found: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if key.startswith('probe/'):
+                measure, *place = key.removeprefix('probe/').split('/')
+                layer = place[0].replace('_', ' ') if place else measure
+                found.setdefault(measure, {}).setdefault(layer, {}).setdefault(line['step'], []).append(value)
+    charts = ''
+    for measure, layers in found.items():
+        curves = {layer: [(step, mean(values)) for step, values in points.items()] for layer, points in layers.items()}
+        if chart := draw.line_chart(curves, {}, 'iterations'):
+            charts += f'<figure><h3>{text(measure)}</h3>{chart}</figure>'
+    return f'<h2>Probes</h2><div class="charts">{charts}</div>' if charts else ''
 
 
 def _charts(lines: list[dict], cfg: Config, ranks: int) -> str:

@@ -16,15 +16,26 @@ JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')  # metric → label, of the tasks
 
 
 def scalars(stage_dir: Path) -> list[dict]:
-    """The lines of a stage's training log: those with `lr` are of training, the others of validation; not those of `Probe`.
+    """Return the lines of a stage's log but those of `Probe`: with `lr` they are of training, the others of validation."""
+    return [line for line in _lines(stage_dir) if not _is_probe(line)]
 
-    Of the latest run, or of all that its record names, since a stage that was broken off has several.
-    """
+
+def probes(stage_dir: Path) -> list[dict]:
+    """Return the lines that `Probe` logged."""
+    return [line for line in _lines(stage_dir) if _is_probe(line)]
+
+
+def _is_probe(line: dict) -> bool:
+    return any(key.startswith('probe/') for key in line)
+
+
+def _lines(stage_dir: Path) -> list[dict]:
+    """Return the lines of the latest run's log, or of all logs that the stage's record names: an interrupted one has several."""
     logs = sorted(stage_dir.glob('*/vis_data/scalars.json'))
     own = (read_record(stage_dir) or {}).get('logs')
     lines: list[dict] = []
     for log in [log for log in logs if log.parts[-3] in own] if own else logs[-1:]:
-        more = [json.loads(line) for line in log.read_text().splitlines() if '"probe/' not in line]
+        more = [json.loads(line) for line in log.read_text().splitlines()]
         first = next((line['step'] for line in more if 'lr' in line), math.inf)  # what was lost is made again from here
         lines = [*takewhile(lambda line, first=first: 'lr' not in line or line['step'] < first, lines), *more]
     return lines

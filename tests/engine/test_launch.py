@@ -114,6 +114,21 @@ def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
         launch.join('slurm')
 
 
+@pytest.mark.parametrize(
+    ('visualizer', 'kinds'),
+    [
+        (dict(type='Visualizer'), ['LocalVisBackend']),
+        (dict(type='Visualizer', name='visualizer', vis_backends=None), ['LocalVisBackend']),
+        (dict(vis_backends=[dict(type='TensorboardVisBackend')]), ['LocalVisBackend', 'TensorboardVisBackend']),
+        (dict(vis_backends=[dict(type='mmengine.LocalVisBackend')]), ['mmengine.LocalVisBackend']),
+    ],
+)
+def test_every_run_keeps_the_log_that_reports_are_made_from(visualizer, kinds):
+    cfg = Config(dict(visualizer=visualizer))
+    launch.log_locally(cfg)
+    assert [backend.type for backend in cfg.visualizer.vis_backends] == kinds and 'name' not in cfg.visualizer
+
+
 def test_settings_of_none_are_mmengines_defaults(tmp_path):
     cfg = toy_config(tmp_path, iters=1, env_cfg=None, log_processor=None)
     cfg.update(randomness=None, experiment_name='none')

@@ -1,6 +1,7 @@
 """The report of one run: curves of what was logged, and of the environment what the log says."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,26 @@ def test_a_report_has_curves_config_and_environment_as_text(tmp_path):
     assert '&lt;/pre&gt;&lt;script&gt;' in html and 'val_loss</td><td>5</td>' in html
 
 
+def test_probes_have_a_chart_per_measure_with_a_line_per_layer(tmp_path):
+    measured = [
+        {'probe/knn_top1/layer_1': 5.0, 'probe/knn_top1/layer_2': 6.0, 'probe/seconds': 1.5, 'step': 100 * i}
+        | {f'probe/attention_distance/layer_{layer}/head_{head}': 3.0 for layer in range(1, 9) for head in (1, 2)}
+        for i in (1, 2)
+    ]
+    stage = run(tmp_path / 'run', [*LINES, *measured])
+    run_report.write(tmp_path / 'report.html', stage)
+    html = (tmp_path / 'report.html').read_text().split('<h2>Probes</h2>')[1]
+    charts = {chart.split('</h3>')[0]: chart for chart in html.split('<figure><h3>')[1:]}
+    assert list(charts) == ['knn_top1', 'seconds', 'attention_distance']
+    assert {name: chart.count('stroke-width="2"') for name, chart in charts.items()} == dict(
+        knn_top1=2, seconds=1, attention_distance=8
+    )
+    assert (
+        'layer 2</span>' in charts['knn_top1']
+        and len(set(re.findall(r'stroke="(hsl.*?)"', charts['attention_distance']))) == 8
+    )
+
+
 def test_a_run_without_pictures_says_why(tmp_path):
     stage = run(tmp_path / 'run')
     (stage / 'now/vis_data/config.py').write_text(
@@ -80,11 +101,16 @@ def test_a_run_without_pictures_says_why(tmp_path):
 
 
 def test_a_folder_without_a_run_says_where_there_are_some(tmp_path):
-    with pytest.raises(FileNotFoundError, match='holds no run .*give a folder that tools/train.py has written'):
-        run_report.write(tmp_path / 'report.html', tmp_path)
+    def refused(message: str) -> None:
+        with pytest.raises(FileNotFoundError, match=f'has no run with logged numbers: {message}'):
+            run_report.write(tmp_path / 'report.html', tmp_path)
+
+    refused('expected a folder that tools/train.py has written')
+    (tmp_path / 'now').mkdir()
+    (tmp_path / 'now/now.log').write_text(LOG)
+    refused('its config had a visualizer without dict.type="LocalVisBackend"')
     run(tmp_path / 'task/scratch')
-    with pytest.raises(FileNotFoundError, match='in it do task/scratch'):
-        run_report.write(tmp_path / 'report.html', tmp_path)
+    refused('expected one of task/scratch in it')
 
 
 def test_a_stage_of_a_recipe_knows_where_the_others_lie(tmp_path):
