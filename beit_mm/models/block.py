@@ -170,11 +170,11 @@ def add_branch(branch: Callable, x: Tensor, kept: Tensor | None, index: Tensor |
 def can_read(x: Tensor) -> bool:
     """Return whether Python may branch on the values of `x`.
 
-    False on a GPU, which would have to finish its work first, for torch.compile and torch.export, and within torch.func.
+    False on a GPU, which would have to finish its work first, while torch.compile, torch.export or torch.jit traces, and within
+    torch.func.
     """
-    return (
-        x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
-    )
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return x.device.type == 'cpu' and not traced and not torch._C._are_functorch_transforms_active()
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -190,12 +190,12 @@ def test_adapters_of_mmpretrain_change_the_output_learn_and_can_be_merged(index)
 @pytest.mark.parametrize(
     'positions', [dict(), dict(rel_pos_bias=None, abs_pos_embed=True)], ids=['relative', 'absolute']
 )
-@pytest.mark.parametrize('gradients', [True, False])
-def test_the_flop_counter_of_mmengine_counts_every_product(positions, gradients):
-    model = BEiT(**SETTINGS | positions).eval()
+@pytest.mark.parametrize('training', [True, False])
+def test_the_flop_counter_of_mmengine_counts_every_product(positions, training):
+    model = BEiT(**SETTINGS | positions, drop_path_rate=0.5).train(training)
     n, d, hidden = 5, 16, 32
     products = 4 * 3 * 64 * d + 2 * (n * d * 3 * d + 2 * n * n * d + n * d * d + 2 * n * d * hidden)
     norms = (2 * 2 + 1) * n * d * 5  # five operations an element, as mmengine counts them
-    with torch.set_grad_enabled(gradients):
+    with torch.set_grad_enabled(training):
         found = get_model_complexity_info(model, (3, 16, 16), show_table=False, show_arch=False)
     assert found['flops'] == products + norms
