@@ -281,7 +281,7 @@ def mean_color(image: Tensor) -> Tensor:
 
 
 def check_image(image: Tensor, stride: int) -> None:
-    """Raise TypeError if a tokenizer's input is not float, ValueError if it is no batch, no multiple of the stride or not in [0, 1].
+    """Raise TypeError if a tokenizer's input is not float; ValueError if no batch, no multiple of the stride, or outside [0, 1].
 
     The range is checked only where the values can be read (`can_read`): on a CPU, outside of tracers.
     """
