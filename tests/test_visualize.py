@@ -93,6 +93,11 @@ def test_pictures_of_attention_are_at_the_images_resolution_and_show_the_patch_a
     for name, shares in (('mean', rows.mean(0)), ('head-02', rows[1])):
         drawn = draw.outline(draw.heat(photo, shares), (0, 5), (4, 6))
         assert np.array_equal(found[f'photo_layer-01_patch-6-1_{name}.png'], drawn)
+    through = rows.mean(0) / 2  # and 0.5 more for the patch itself, beside which the others would be black
+    through[0, 5] = 1
+    others = np.delete(through.flatten(), 5).max()
+    drawn = draw.outline(draw.heat(photo, through, others), (0, 5), (4, 6))
+    assert np.array_equal(found['photo_layer-01_patch-6-1_rollout.png'], drawn)
 
 
 def test_the_page_holds_every_image_also_two_of_one_name(capsys):

@@ -135,8 +135,10 @@ def _pictures(
     through = attention.rollout([mean for _, mean in found[:layer]])[-1][place, 1:]
     maps = dict(mean=heads.mean(0), rollout=through, **{f'head-{i:02d}': head for i, head in enumerate(heads, 1)})
     args.out.mkdir(parents=True, exist_ok=True)
+    others = through[torch.arange(len(through)) != place - 1]
     for name, shares in maps.items():
-        drawn = draw.outline(draw.heat(image, shares.view(grid).numpy()), (row, column), grid)
+        brightest = others.max().item() if name == 'rollout' and len(others) else None
+        drawn = draw.outline(draw.heat(image, shares.view(grid).numpy(), brightest), (row, column), grid)
         target = args.out / f'{path.stem}_layer-{layer:02d}_patch-{column + 1}-{row + 1}_{name}.png'
         cv2.imwrite(str(target), drawn[..., ::-1])
     print(
@@ -187,16 +189,22 @@ def _segment(args: Namespace) -> None:
 
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'no config at {args.config}')
-    model, parts, seen = segments.Segmentor(Config.fromfile(args.config), args.checkpoint), [], set()
+    model, parts, seen, matrix = segments.Segmentor(Config.fromfile(args.config), args.checkpoint), [], set(), 0
     for path in args.images:
         labels = args.labels / f'{Path(path).stem}.png' if args.labels else None
-        columns, pictures, text, classes = segments.scene(model, path, read_image(path), labels)
-        print(text)
-        seen |= classes
-        parts.append(f'<h3>{draw.text(text)}</h3>{draw.picture_table(columns, [pictures])}')
+        scene = segments.scene(model, path, read_image(path), labels)
+        print(scene.text)
+        seen |= scene.classes
+        parts.append(f'<h3>{draw.text(scene.text)}</h3>{draw.picture_table(scene.columns, [scene.pictures])}')
+        if args.labels:
+            matrix = matrix + scene.confusion
     colours = {model.classes[i]: 'rgb({},{},{})'.format(*model.palette[i]) for i in sorted(seen)}
     if args.labels:
-        colours['errors: another class than the truth'] = 'rgb({},{},{})'.format(*draw.WRONG)
+        colours['errors: another class than the truth'] = 'rgb({},{},{})'.format(*model.error_color)
+        words = f'all images: mIoU {segments.mean_iou(matrix)}'
+        print(words)
+        rows = [(model.classes[i], f'{segments.iou(matrix)[i]:.1%}', str(matrix[i].sum())) for i in sorted(seen)]
+        parts.append(f'<h2>{draw.text(words)}</h2>' + draw.text_table(['class', 'IoU', 'pixels'], rows))
     _write(args.out, 'What the segmentor sees', ['<h1>What the segmentor sees</h1>', draw.legend(colours), *parts])
 
 

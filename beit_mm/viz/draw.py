@@ -14,7 +14,7 @@ HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_I
     :, 0, ::-1
 ].copy()  # RGB [256, 3]
 OPACITY = 0.6  # of a map over its image
-WRONG = (255, 140, 0)
+MARKS = ((255, 140, 0), (255, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0), (0, 0, 255))
 # Readable on white and on black, and told apart by those who see red and green alike.
 COLOURS = ('#0b84c6', '#e07b00', '#1a9a6c', '#c9529d', '#8c7ae6', '#a08a00')
 
@@ -63,9 +63,12 @@ def grey(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
-def heat(image: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """A map [h, w], not negative, over the grey image at the image's resolution, a colour a patch; the largest is brightest."""
-    levels = (255 * shares / (shares.max() or 1)).round().astype(np.uint8)
+def heat(image: np.ndarray, shares: np.ndarray, brightest: float | None = None) -> np.ndarray:
+    """Draw a map [h, w], not negative, over the grey image, one color per patch.
+
+    `brightest`: the share that has the brightest color, and those above it; None: the largest.
+    """
+    levels = (255 * shares / (brightest or shares.max() or 1)).round().clip(0, 255).astype(np.uint8)
     rows, columns = (np.arange(n) * cells // n for n, cells in zip(image.shape[:2], shares.shape, strict=True))
     colours = HEAT[levels][rows[:, None], columns]
     return ((1 - OPACITY) * grey(image) + OPACITY * colours).round().astype(np.uint8)
@@ -84,9 +87,24 @@ def outline(image: np.ndarray, patch: tuple[int, int], grid: tuple[int, int]) ->
     return image
 
 
-def errors(image: np.ndarray, wrong: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """The grey image, orange where `wrong` [H, W], and black where it is not `labelled`."""
-    drawn = overlay(grey(image) // 2 + 64, np.where(wrong, 0, 1), [WRONG], share=0.8)
+def outline_hidden(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw an orange line inside the edge of the patches that a mask, bool [h, w], hides."""
+    patch = image.shape[0] // mask.shape[0], image.shape[1] // mask.shape[1]
+    hidden = mask.repeat(patch[0], 0).repeat(patch[1], 1).astype(np.uint8)
+    width = 1 + 2 * max(1, patch[0] // 12)
+    edge = hidden > cv2.erode(hidden, np.ones((width, width), np.uint8))
+    return np.where(edge[..., None], np.uint8(MARKS[0]), image)
+
+
+def color_apart(palette: Sequence) -> tuple[int, int, int]:
+    """Return the one of `MARKS` that is farthest from all colors of a palette [K, 3]."""
+    distance = np.linalg.norm(np.asarray(MARKS, float)[:, None] - np.asarray(palette, float), axis=2)
+    return MARKS[distance.min(1).argmax()]
+
+
+def errors(image: np.ndarray, wrong: np.ndarray, labelled: np.ndarray, color: Sequence) -> np.ndarray:
+    """Return the grey image, in `color` where `wrong` [H, W], and black where it is not `labelled`."""
+    drawn = overlay(grey(image) // 2 + 64, np.where(wrong, 0, 1), [color], share=0.8)
     return np.where(labelled[..., None], drawn, 0).astype(np.uint8)
 
 

@@ -121,9 +121,11 @@ _BODY = """<h1>What a patch attends to</h1>
 <div class="controls">{chooser}
 <label for="layer">Layer <output id="layer-number" for="layer"></output></label>
 <input type="range" id="layer" min="1" step="1">
-<fieldset><legend>Map</legend><div id="maps"></div></fieldset></div>
+<fieldset><legend>Map</legend><div id="maps"></div></fieldset>
+<label class="check"><input type="checkbox" id="color"> Photograph in its colors</label></div>
 </div>
 <details><summary>What is shown</summary><ul>
-<li>A map is one row of softmax(q kᵀ / √d + bias): the chosen patch's shares of all patches, scaled to their largest.</li>
+<li>A map is one row of softmax(q kᵀ / √d + bias): the chosen patch's shares of all patches, scaled to their largest.
+The rollout is scaled to the largest of the other patches.</li>
 <li>Mean is that of the layer's heads. Rollout multiplies the means of all layers up to this one, the residual counted as half.</li>
 {notes}</ul></details>"""

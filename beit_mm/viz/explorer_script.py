@@ -1,4 +1,4 @@
-"""What runs in the explorer's page, and its looks. Its state stands in the address: #image=0&patch=3,5&layer=12&map=mean."""
+"""Script and style of the explorer's page. Its state stands in the address: #image=0&patch=3,5&layer=12&map=mean&color=1."""
 
 STYLE = """
 .explorer { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1rem }
@@ -13,6 +13,7 @@ STYLE = """
 #status { margin: .4rem 0; font-variant-numeric: tabular-nums; min-height: 3em }
 .controls { display: flex; flex-direction: column; gap: .4rem }
 .controls > label { font-weight: 600 }
+.controls > .check { font-weight: 400; display: flex; align-items: center; gap: .5rem; min-height: 2.75rem }
 input[type=range] { width: 100%; margin: 0 0 .6rem; min-height: 1.75rem; accent-color: #0b84c6 }
 select { font: inherit; min-height: 2.75rem; max-width: 100% }
 fieldset { border: 0; padding: 0; margin: 0; min-width: 0 }
@@ -31,7 +32,7 @@ SCRIPT = """
 const $ = id => document.getElementById(id);
 const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
 const data = JSON.parse($('data').textContent), palette = bytes(data.palette);
-const state = {image: 0, row: 0, column: 0, layer: 1, map: 'mean'};
+const state = {image: 0, row: 0, column: 0, layer: 1, map: 'mean', color: false};
 let now;  // the image that is shown, decoded
 
 function decode(entry) {
@@ -61,12 +62,18 @@ function read(map) {
   return {shares: Float32Array.from(levels, level => level * unit), toCls: now.toCls[row]};
 }
 
-function paint(shares, opacity) {  // a pixel a patch
-  const high = Math.max(...shares) || 1, canvas = document.createElement('canvas');
+// The share that has the brightest color. In the rollout that of the chosen patch itself would leave all others black.
+function brightest(map, shares) {
+  const own = state.row * now.columns + state.column;
+  return Math.max(...(map === 'rollout' ? shares.filter((_, i) => i !== own) : shares));
+}
+
+function paint(map, shares, opacity) {  // one pixel per patch
+  const high = brightest(map, shares) || 1, canvas = document.createElement('canvas');
   canvas.width = now.columns; canvas.height = now.rows;
   const context = canvas.getContext('2d'), pixels = context.createImageData(now.columns, now.rows);
   shares.forEach((share, i) => {
-    const level = Math.round(255 * share / high);
+    const level = Math.min(Math.round(255 * share / high), 255);
     for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = palette[3 * level + c];
     pixels.data[4 * i + 3] = 255 * opacity;
   });
@@ -79,27 +86,28 @@ const percent = share => (100 * share).toPrecision(3).replace(/\\.?0+$/, '') + '
 
 function draw() {
   for (const map of now.maps) {
-    const small = $('maps').querySelector(`[value="${map}"] + canvas`), picture = paint(read(map).shares, 1);
+    const small = $('maps').querySelector(`[value="${map}"] + canvas`), picture = paint(map, read(map).shares, 1);
     small.width = now.columns; small.height = now.rows;
     small.getContext('2d').drawImage(picture, 0, 0);
   }
   const view = $('view'), context = view.getContext('2d'), found = read(state.map);
   context.imageSmoothingEnabled = false;
-  context.drawImage(now.grey, 0, 0, view.width, view.height);
-  context.drawImage(paint(found.shares, data.opacity), 0, 0, view.width, view.height);
+  context.drawImage(state.color ? now.image : now.grey, 0, 0, view.width, view.height);
+  context.drawImage(paint(state.map, found.shares, data.opacity), 0, 0, view.width, view.height);
   const [w, h] = [view.width / now.columns, view.height / now.rows], edge = Math.max(2, view.width / 240);
   for (const [colour, width] of [['#000', 2 * edge], ['#fff', edge]]) {
     context.strokeStyle = colour; context.lineWidth = width;
     context.strokeRect(state.column * w, state.row * h, w, h);
   }
   const best = found.shares.indexOf(Math.max(...found.shares));
-  $('high').textContent = percent(found.shares[best]);
+  $('high').textContent = percent(brightest(state.map, found.shares));
   $('layer-number').value = `${state.layer} of ${now.layers}`;
   $('layer').setAttribute('aria-valuetext', $('layer-number').value);
   $('status').textContent = `Patch in column ${state.column + 1}, row ${state.row + 1}; layer ${state.layer}, ${name(state.map)}. `
     + `Most from column ${best % now.columns + 1}, row ${Math.floor(best / now.columns) + 1}: ${percent(found.shares[best])}. `
     + `From [CLS]: ${percent(found.toCls)}.`;
-  const hash = `#image=${state.image}&patch=${state.column + 1},${state.row + 1}&layer=${state.layer}&map=${state.map}`;
+  const hash = `#image=${state.image}&patch=${state.column + 1},${state.row + 1}&layer=${state.layer}&map=${state.map}`
+    + (state.color ? '&color=1' : '');
   if (location.hash !== hash) history.replaceState(null, '', hash);
 }
 
@@ -120,7 +128,7 @@ async function show(index) {
   [view.width, view.height] = [picture.width * scale, picture.height * scale];
   view.style.maxWidth = `calc(85vh * ${view.width / view.height})`;
   const limit = (value, high) => Math.min(Math.max(value || 0, 0), high);
-  now = entry; now.grey = grey; state.image = index;
+  now = entry; now.grey = grey; now.image = picture; state.image = index;
   state.row = limit(state.row, now.rows - 1); state.column = limit(state.column, now.columns - 1);
   state.layer = Math.max(limit(state.layer, now.layers), 1);
   $('layer').max = now.layers; $('layer').value = state.layer;
@@ -134,6 +142,7 @@ async function show(index) {
     return label;
   }));
   if ($('image')) $('image').value = index;
+  $('color').checked = state.color;
   draw();
   document.body.dataset.ready = index;
 }
@@ -146,6 +155,7 @@ function fromAddress() {
   state.row = row ? row - 1 : Math.floor(first.grid[0] / 2);
   state.layer = Number(given.get('layer')) || first.layers;
   state.map = given.get('map') || 'mean';
+  state.color = given.has('color');
   show(data.images.indexOf(first));
 }
 
@@ -164,6 +174,7 @@ $('view').addEventListener('keydown', event => {
   draw();
 });
 $('layer').addEventListener('input', () => { state.layer = Number($('layer').value); draw(); });
+$('color').addEventListener('change', () => { state.color = $('color').checked; draw(); });
 if ($('image')) $('image').addEventListener('change', () => show(Number($('image').value)));
 addEventListener('hashchange', fromAddress);
 const bar = $('bar').getContext('2d'), colours = bar.createImageData(256, 1);

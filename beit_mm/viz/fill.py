@@ -67,6 +67,7 @@ def table(
     true = tokenizer.tokens(to_tensor(views[1])[None] / 255)[0]
     found = fill(backbone, head, normalised(views[0], normalization), true, masks)
     drawn = [draw.to_uint8(each.numpy()) for each in _decode(tokenizer, torch.cat([true[None], found.guessed]))]
+    drawn[1:] = map(draw.outline_hidden, drawn[1:], masks)
     columns = ['image; its tokens']
     columns += [f'{mask.mean():.0%} hidden; {found.right(i):.0%} right' for i, mask in enumerate(masks)]
     seen = [views[0], *(draw.hide(views[0], mask) for mask in masks)]

@@ -2,6 +2,7 @@
 
 from inspect import signature
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ class Segmentor:
             self.pipeline = Compose([TRANSFORMS.build(step) for step in dataset.pipeline if step not in labels])
         self.classes: list[str] = list(known['classes'])
         self.palette: list = known.get('palette') or colours(len(self.classes)).tolist()
+        self.error_color = draw.color_apart(self.palette)
         # As mmseg's LoadAnnotations: the transform's own word counts, else the data set's.
         default = signature(kind).parameters.get('reduce_zero_label')
         own = dataset.get('reduce_zero_label', default and default.default)
@@ -62,18 +64,50 @@ def wrong(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return (truth != IGNORE) & (predicted != truth)
 
 
-def scene(
-    model: Segmentor, path: str, image: np.ndarray, labels: Path | None
-) -> tuple[list[str], list[np.ndarray], str, set[int]]:
-    """(columns, pictures, a line on them, the classes that occur) of an image uint8 RGB and, where given, its label map."""
+def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """Return the number of labelled pixels of each (true class, predicted class): int64 [classes, classes]."""
+    labelled = truth != IGNORE
+    pairs = truth[labelled].astype(np.int64) * classes + predicted[labelled]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def iou(matrix: np.ndarray) -> np.ndarray:
+    """Return each class's IoU from a confusion matrix: f64 [classes], NaN where it is neither true nor predicted."""
+    union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+    return np.divide(matrix.diagonal(), union, out=np.full(len(matrix), np.nan), where=union > 0)
+
+
+class Scene(NamedTuple):
+    """What is drawn of one image: pictures under `columns`, `text` on them, `classes` that occur, `confusion` with labels."""
+
+    columns: list[str]
+    pictures: list[np.ndarray]
+    text: str
+    classes: set[int]
+    confusion: np.ndarray | None
+
+
+def scene(model: Segmentor, path: str, image: np.ndarray, labels: Path | None) -> Scene:
+    """Draw the prediction over an image uint8 RGB and, if given, the truth of its label map and the errors."""
     truth = None if labels is None else model.truth(str(labels), path)
     predicted = model.predict(path)
     columns, pictures = ['image', 'predicted'], [image, draw.overlay(image, predicted, model.palette)]
     seen = set(np.unique(predicted).tolist())
     if truth is None:
-        return columns, pictures, Path(path).name, seen
+        return Scene(columns, pictures, Path(path).name, seen, None)
     errors, labelled = wrong(predicted, truth), truth != IGNORE
-    pictures += [draw.overlay(image, truth, model.palette), draw.errors(image, errors, labelled)]
+    pictures += [
+        draw.overlay(image, truth, model.palette),
+        draw.errors(image, errors, labelled, model.error_color),
+    ]
+    matrix = confusion(predicted, truth, len(model.classes))
     share = 1 - errors.sum() / max(labelled.sum(), 1)
-    text = f'{Path(path).name}: {share:.1%} of {labelled.sum()} labelled pixels right'
-    return [*columns, 'truth', 'errors'], pictures, text, seen | set(np.unique(truth[labelled]).tolist())
+    text = f'{Path(path).name}: {share:.1%} of {labelled.sum()} labelled pixels right, mIoU {mean_iou(matrix)}'
+    seen |= set(np.unique(truth[labelled]).tolist())
+    return Scene([*columns, 'truth', 'errors'], pictures, text, seen, matrix)
+
+
+def mean_iou(matrix: np.ndarray) -> str:
+    """Return the mean IoU of the classes that are true or predicted, in words."""
+    known = iou(matrix)[~np.isnan(iou(matrix))]
+    return f'{known.mean():.1%} of {len(known)} classes' if len(known) else '–'

@@ -38,6 +38,21 @@ def test_hidden_patches_are_grey_and_the_others_untouched():
     assert (hidden[each] == 128).all() and np.array_equal(hidden[~each], IMAGE[~each])
 
 
+def test_the_edge_of_what_is_hidden_is_orange_and_nothing_else_changes():
+    mask = np.zeros((3, 4), bool)
+    mask[1, 1:3] = True  # rows 4 … 7, columns 4 … 11
+    drawn = draw.outline_hidden(IMAGE, mask)
+    changed = (drawn != IMAGE).any(-1)
+    edge = np.zeros((12, 16), bool)
+    edge[4:8, 4:12] = True
+    edge[5:7, 5:11] = False
+    assert np.array_equal(changed, edge) and (drawn[edge] == draw.MARKS[0]).all()
+
+
+def test_errors_have_a_color_far_from_those_of_the_classes():
+    assert draw.color_apart([(255, 160, 20), (250, 0, 250)]) not in ((255, 140, 0), (255, 0, 255), (255, 255, 0))
+
+
 def test_overlay_mixes_the_class_colour_and_leaves_the_unlabelled():
     labels = np.zeros((12, 16), np.uint8)
     labels[0, 0], labels[0, 1] = 1, 255

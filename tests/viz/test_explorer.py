@@ -142,6 +142,11 @@ def test_clicks_and_keys_show_other_maps(chromium, page):
     assert 'head 2.' in chromium.value(STATUS) and expected(maps, 3, '2', 4, 0) in chromium.value(STATUS)
     chromium.key('ArrowLeft'), chromium.key('ArrowLeft')  # within the group of maps
     assert 'rollout.' in chromium.value(STATUS) and expected(maps, 3, 'rollout', 4, 0) in chromium.value(STATUS)
+    grey = chromium.value(PIXELS)
+    chromium.click(*chromium.value(CENTRE.format('#color', 0.5, 0.5)))
+    assert chromium.value(PIXELS) != grey and chromium.value('location.hash').endswith('&color=1')
+    chromium.click(*chromium.value(CENTRE.format('#color', 0.5, 0.5)))
+    assert chromium.value(PIXELS) == grey
     chromium.value("document.querySelector('#layer').focus()")
     chromium.key('ArrowLeft')
     assert 'layer 2, rollout' in chromium.value(STATUS) and expected(maps, 2, 'rollout', 4, 0) in chromium.value(STATUS)
@@ -179,7 +184,7 @@ def test_everything_fits_a_phone_and_can_be_reached_by_keyboard(chromium, page, 
     assert chromium.value(STATUS).startswith('Patch in column 1, row 1;')
     reached = []
     chromium.value('document.activeElement.blur()')
-    for _ in range(6):
+    for _ in range(7):
         chromium.key('Tab')
         reached.append(
             chromium.value('document.activeElement.id || document.activeElement.name || document.activeElement.tagName')

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from beit_mm.data import shapes
 from beit_mm.viz import draw
 from beit_mm.viz.inputs import read_image
-from beit_mm.viz.segments import Segmentor, scene, wrong
+from beit_mm.viz.segments import Segmentor, confusion, iou, mean_iou, scene, wrong
 
 
 @pytest.fixture(scope='module')
@@ -53,23 +53,32 @@ def test_prediction_and_truth_are_those_of_the_configs_data_set(cfg, trained):
     assert ours.classes[0] == 'background' and len(ours.palette) == 11 and ours.reduce_zero_label
 
     image = read_image(image_path)
-    columns, pictures, text, seen = scene(ours, image_path, image, Path(label_path))
+    columns, pictures, text, seen, matrix = scene(ours, image_path, image, Path(label_path))
     assert columns == ['image', 'predicted', 'truth', 'errors'] and seen == set(np.unique(predicted)) | set(
         np.unique(truth)
     ) - {255}
     assert np.array_equal(pictures[1], draw.overlay(image, predicted, ours.palette))
     right = (predicted == truth)[truth != 255].mean()
     assert f'{right:.1%} of {(truth != 255).sum()} labelled pixels right' in text
+    assert matrix.diagonal().sum() == right * (truth != 255).sum() and f'mIoU {mean_iou(matrix)}' in text
     assert scene(ours, image_path, image, None)[0] == columns[:2]
+
+
+def test_iou_is_that_of_the_classes_that_are_true_or_predicted():
+    predicted, truth = np.array([[0, 1, 1, 1]]), np.array([[0, 1, 2, 255]])
+    matrix = confusion(predicted, truth, 4)
+    assert matrix.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_equal(iou(matrix), [1, 0.5, 0, np.nan])
+    assert mean_iou(matrix) == '50.0% of 3 classes' and mean_iou(0 * matrix) == '–'
 
 
 def test_errors_are_labelled_pixels_of_another_class_alone():
     predicted, truth = np.array([[0, 1], [2, 3]]), np.array([[0, 2], [255, 3]])
     assert wrong(predicted, truth).tolist() == [[False, True], [False, False]]
     image = np.full((2, 2, 3), 100, np.uint8)
-    drawn = draw.errors(image, wrong(predicted, truth), truth != 255)
+    drawn = draw.errors(image, wrong(predicted, truth), truth != 255, (9, 200, 0))
     assert drawn[1, 0].tolist() == [0, 0, 0] and drawn[0, 0].tolist() == drawn[1, 1].tolist() == [114] * 3
-    assert drawn[0, 1].tolist() == [round(0.2 * 114 + 0.8 * c) for c in draw.WRONG]
+    assert drawn[0, 1].tolist() == [round(0.2 * 114 + 0.8 * c) for c in (9, 200, 0)]
 
 
 def test_another_model_is_an_error(cfg, trained):
