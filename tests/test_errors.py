@@ -1,17 +1,22 @@
 """Mistakes of users, one a line: the exception, and a message that names the place and the mend."""
 
+import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub, MMLogger
 
+from beit_mm.apis.inferencer import Inferencer
 from beit_mm.checkpoint import load_backbone, load_tokenizer
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, exact_blockwise_mask
 from beit_mm.data.seeded import SeededDataset
-from beit_mm.engine import Anneal
+from beit_mm.engine import Anneal, LayerDecayConstructor, MIMMetric, TokenizerMetric, Watchdog
 from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, PixelTarget, TokenTarget
 from beit_mm.models.relative_position import resize_bias_table
+from beit_mm.viz import run_report
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 VAE = dict(vocab_size=16, width=4, groups=2, blocks=1, width_in=4)  # stride 2
@@ -69,6 +74,32 @@ def folder(tmp_path, **config) -> SeededDataset:
         (tmp_path / name).mkdir()
     (tmp_path / 'meta/train.txt').touch()
     return SeededDataset(dict(data_root=str(tmp_path), pipeline=[], **config))
+
+
+def decayed(**modules: torch.nn.Module) -> None:
+    model = torch.nn.Module()
+    for name, module in dict(head=torch.nn.Linear(2, 2), **modules).items():
+        model.add_module(name, module)
+    LayerDecayConstructor(dict(optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05)), dict(layer_decay_rate=0.5))(
+        model
+    )
+
+
+def judged(vocab_size: int = 40, psnr: float = 20.0) -> None:
+    """A tokenizer that uses four codes; the mean color has 15 dB."""
+    values = dict(psnr=psnr, psnr_mean_color=15.0, log_likelihood=0.0, kl=0.0)
+    sample = dict(ids=torch.arange(4), reconstruction=torch.zeros(3, 4, 4))
+    metric = TokenizerMetric(vocab_size)
+    metric.process({}, [sample | {name: torch.tensor(value) for name, value in values.items()}])
+    metric.compute_metrics(metric.results)
+
+
+def dead(name: str, value: float) -> None:
+    hub = MessageHub('dead')
+    for _ in range(3):
+        hub.update_scalar(f'train/{name}', value)
+    runner = SimpleNamespace(message_hub=hub, logger=MMLogger.get_current_instance(), iter=8)
+    Watchdog(interval=3)._warn_of_dead_runs(runner)
 
 
 CLASSES = dict(classes=['thing'], palette=[[0, 0, 0]])
@@ -237,6 +268,19 @@ MISTAKES = {
     'checkpoint that is not there': (
         lambda _: beit(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')).init_weights(),
         FileNotFoundError, r'no checkpoint at gone\.pth'),
+    # tools
+    'folder without images for an inferencer': (
+        lambda tmp_path: Inferencer._inputs_to_list(None, tmp_path),
+        FileNotFoundError, r'and its sub-folders have no images: expected files that end with \.jpg'),
+    'report of a folder without a run': (
+        lambda tmp_path: run_report.write(tmp_path / 'a.html', tmp_path),
+        FileNotFoundError, r'has no run with logged numbers: expected a folder that tools/train\.py has written'),
+    'masks that hide nothing in validation': (
+        lambda _: MIMMetric().compute_metrics([]),
+        ValueError, r'nothing is hidden in any image: .*see the masks of val_dataloader'),
+    'layer decay of a backbone without layers': (
+        lambda _: decayed(backbone=torch.nn.Linear(2, 2)),
+        TypeError, r'the backbone of Module, Linear, has no get_layer_depth: use beit_mm\.BEiT'),
     # data
     'empty folder of images': (
         partial(folder, type='mmpretrain.CustomDataset', with_label=False),
@@ -250,6 +294,35 @@ MISTAKES = {
         lambda _: SeededDataset(dict(type='mmpretrain.CustomDataset', data_root='data/gone', with_label=False)),
         FileNotFoundError, r'data/gone'),
 }  # fmt: skip
+
+
+WARNINGS = {
+    'a loss of exactly 0': (
+        lambda: dead('loss', 0), r'^iterations 7 … 9: the loss was exactly 0, so nothing is learned\. Of label maps'),
+    'a tokenizer with one code left': (
+        lambda: dead('codes', 1),
+        r'^iterations 7 … 9: all patches got the same code, .*the codebook has collapsed\. Stop the run; use a lower learning rate'),
+    'a tokenizer that uses few codes': (
+        lambda: judged(vocab_size=41), r'^the codebook is collapsing: 4 of 41 codes are used\. Mends:'),
+    'a tokenizer that is no better than the mean color': (
+        lambda: judged(psnr=15.0),
+        r'^PSNR is 15\.0 dB, that of one mean color per image 15\.0 dB: the tokens say nothing of the images\. Train longer'),
+    'layer decay of a model without a backbone': (
+        decayed, r'^Module has no backbone: all its parameters have the learning rate of a head'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('mistake', WARNINGS)
+def test_what_trains_all_the_same_is_a_warning(mistake, caplog):
+    make, message = WARNINGS[mistake]
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        make()
+    finally:
+        logger.removeHandler(caplog.handler)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+    assert re.search(message, said)
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)

@@ -79,7 +79,11 @@ WAITS = (
     'unique',
     'equal',
 )  # item, float, bool, tolist, a bool index, …
-ON_THE_HOST = {'masked_places', 'check_image', '_check_index'}  # look at a batch that is on the host anyway, on a GPU they do not
+ON_THE_HOST = {
+    'masked_places',
+    'check_image',
+    '_check_index',
+}  # look at a batch that is on the host anyway, on a GPU they do not
 
 
 class Waits(TorchDispatchMode):
