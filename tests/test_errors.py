@@ -298,10 +298,10 @@ MISTAKES = {
 
 WARNINGS = {
     'a loss of exactly 0': (
-        lambda: dead('loss', 0), r'^iterations 7 … 9: the loss was exactly 0, so nothing is learned\. Of label maps'),
+        lambda: dead('loss', 0), r'^iterations 7 … 9: the loss was exactly 0, so nothing is learned\. In label maps'),
     'a tokenizer with one code left': (
         lambda: dead('codes', 1),
-        r'^iterations 7 … 9: all patches got the same code, .*the codebook has collapsed\. Stop the run; use a lower learning rate'),
+        r'^iterations 7 … 9: all patches got the same code, .*the codebook has collapsed\. Stop the run; use a lower'),
     'a tokenizer that uses few codes': (
         lambda: judged(vocab_size=41), r'^the codebook is collapsing: 4 of 41 codes are used\. Mends:'),
     'a tokenizer that is no better than the mean color': (
