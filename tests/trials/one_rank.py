@@ -86,6 +86,7 @@ runner = launch.build_runner(
             ),
             train_cfg=dict(by_epoch=False, max_iters=ITERATIONS),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            param_scheduler=[dict(type='ConstantLR', by_epoch=False, factor=1.0)],
             env_cfg=dict(dist_cfg=dict(backend='gloo', timeout=TIMEOUT)),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
             custom_hooks=[
