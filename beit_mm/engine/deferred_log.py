@@ -105,15 +105,6 @@ class DeferredLog(Hook):
         self.interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50)
         defer(runner.message_hub)
 
-    def before_train(self, runner: Runner) -> None:
-        save = runner.save_checkpoint
-
-        def average_and_save(*args, **kwargs) -> None:  # on all ranks; the file holds the logged values of one
-            runner.message_hub.average()
-            save(*args, **kwargs)
-
-        runner.save_checkpoint = average_and_save
-
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         # LoggerHook logs at these iterations on rank 0; all ranks reach them.
         if self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(runner.train_dataloader, batch_idx):
