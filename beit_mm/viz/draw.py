@@ -175,7 +175,7 @@ def picture_table(columns: list[str], rows: list[list[np.ndarray]]) -> str:
     """Images in columns, one scene or more a row."""
     cells = [[_img(image, column) for column, image in zip(columns, row, strict=True)] for row in rows]
     # More than six do not fit beside each other on a phone: they scroll.
-    wide = f' style="min-width:{4.5 * len(columns)}rem"' if len(columns) > 6 else ''
+    wide = f' style="min-width:{6 * len(columns)}rem"' if len(columns) > 6 else ''
     return _table(f' class="pictures"{wide}', columns, cells)
 
 
