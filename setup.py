@@ -10,8 +10,9 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 SHIPPED = ('configs', 'tools', 'model-index.yml')  # found under beit_mm/.mim, where OpenMMLab's tools look for them
 
+# The lowest versions with which the tests pass; with older ones of torch a watched rank, exports or compiled models fail.
 ONEDL = [
-    'torch>=2.6',
+    'torch>=2.10',
     'torchvision',
     'onedl-mmengine>=0.10.12',
     'onedl-mmcv>=2.3.6',
@@ -20,7 +21,7 @@ ONEDL = [
     'einops',  # mmpretrain's models import it undeclared
 ]
 OPENMMLAB = [
-    'torch>=2.6',
+    'torch>=2.10',
     'torchvision',
     'mmengine>=0.10.7,<0.11',
     'mmcv-lite>=2.1,<2.2',  # mmsegmentation 1.2.2 refuses 2.2
@@ -59,7 +60,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['beit_mm', 'beit_mm.*']),
-    install_requires=['numpy', 'scipy', 'safetensors'],
+    install_requires=['numpy>=1.26', 'scipy>=1.14', 'safetensors>=0.4.3'],
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,

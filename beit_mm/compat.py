@@ -17,10 +17,7 @@ from typing import Any
 
 _ONEDL, _OPENMMLAB = "OneDL's maintained builds", "OpenMMLab's own last releases"
 _NEEDED = {  # import name: (least version, what pip installs it from)
-    'torch': (
-        (2, 6),
-        {'PyPI': 'torch torchvision'},
-    ),  # before 2.6 weights_only=True could be made to run code (CVE-2025-32434)
+    'torch': ((2, 10), {'PyPI': 'torch torchvision'}),
     'mmengine': ((0, 10), {_ONEDL: 'onedl-mmengine', _OPENMMLAB: 'mmengine'}),
     'mmcv': ((2, 1), {_ONEDL: 'onedl-mmcv', _OPENMMLAB: '"mmcv-lite>=2.1,<2.2"'}),
     'mmpretrain': ((1, 2), {_ONEDL: 'onedl-mmpretrain einops torchvision', _OPENMMLAB: 'mmpretrain torchvision'}),

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from ..data.seeded import SeededDataset
 from ..data.token_cache import BLOCK, TokenCache, probe_keys
 from ..models import TokenTarget
-from ..registry import MODELS
+from ..registry import DATASETS, MODELS
 from . import launch
 
 
@@ -34,7 +34,7 @@ def dataset_of(cfg: ConfigDict, split: str, views: int) -> SeededDataset:
     node = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
     if str(node.get('type')).rpartition('.')[2] != 'SeededDataset':
         raise ValueError(f'{split}_dataloader.dataset is no beit_mm.SeededDataset, whose crops can be made again')
-    return SeededDataset(**{key: node[key] for key in node if key not in ('type', 'token_cache')} | dict(views=views))
+    return DATASETS.build({key: node[key] for key in node if key != 'token_cache'} | dict(views=views))
 
 
 def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> TokenCache:

@@ -47,7 +47,8 @@ class MIMHead(BaseModule):
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         scale = _scale(valid, prediction.dtype)
         if target.is_floating_point():
-            return dict(loss=(F.mse_loss(prediction, target, reduction='none').mean(-1) * valid).sum() * scale)
+            error = F.mse_loss(prediction, target.to(prediction.dtype), reduction='none').mean(-1)
+            return dict(loss=(error * valid).sum() * scale)
         labels = torch.where(valid, target, -100)
         loss = F.cross_entropy(prediction.flatten(0, 1), labels.flatten(), reduction='sum') * scale
         correct = prediction.detach().argmax(-1) == labels

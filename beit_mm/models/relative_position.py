@@ -107,7 +107,7 @@ def resize_bias_table(table: Tensor, source: Grid, target: Grid) -> Tensor:
     splines = [_spline_matrix(*sides, table.device, table.dtype) for sides in zip(source, target, strict=True)]
     offsets = table[:-3].unflatten(0, (2 * source[0] - 1, -1))
     device = table.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    with nullcontext() if device == 'meta' else torch.autocast(device, enabled=False):
         resized = torch.einsum('ai,bj,ijh->abh', *splines, offsets)
     return torch.cat([resized.flatten(0, 1), table[-3:]])
 

@@ -66,9 +66,8 @@ class UPerHead(_UPerHead):
         last = self.fpn_bottleneck
         plain = is_plain(last.conv, nn.Conv2d) and not is_hooked(last) and last.with_norm
         device = inputs[0].device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        elsewhere = autocast or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if self.training or not plain or elsewhere:
+        in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if self.training or not plain or in_graph or (device != 'meta' and torch.is_autocast_enabled(device)):
             return super()._forward_feature(inputs)
         inputs = self._transform_inputs(inputs)
         laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, inputs[:-1], strict=True)]

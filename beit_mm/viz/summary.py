@@ -3,7 +3,8 @@
 import json
 import math
 import platform
-from importlib.metadata import packages_distributions, version
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from statistics import mean, stdev
@@ -77,11 +78,10 @@ def summarize(work_dir: Path, names: list[str]) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this package and those it stands on, as they are installed."""
+    """Return the versions of Python, this package and the packages that it depends on."""
     from .. import __version__
 
-    origins = packages_distributions()
-    found = {name: f'{version(origins[name][0])} ({origins[name][0]})' for name in _PACKAGES if name in origins}
+    found = {name: import_module(name).__version__ for name in _PACKAGES if find_spec(name)}
     return dict(beit_mm=__version__, python=platform.python_version(), **found)
 
 
