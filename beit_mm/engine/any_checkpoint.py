@@ -16,8 +16,8 @@ from .model_of import model_of
 class AnyCheckpoint(Hook):
     """Make the checkpoint of `load_from` one of this model, whoever wrote it: renamed, positions fitted, each key accounted for.
 
-    It also stores mean and std of the data preprocessor in each checkpoint, and warns where a run normalises its images in
-    another way than its weights were trained with. tools/train.py and test.py add this hook themselves.
+    It also stores mean, std and channel order of the data preprocessor in each checkpoint, and warns if a run normalizes its
+    images in another way than its weights were trained with. tools/train.py and test.py add this hook themselves.
 
     Args:
         strict: a key of the model that the checkpoint lacks is an error (testing), not a new part that training begins with.
@@ -64,11 +64,22 @@ class AnyCheckpoint(Hook):
         model = model_of(runner)
         learned = self.normalization or getattr(getattr(model, 'backbone', None), 'pretrained_normalization', None)
         own = _normalization(model)
-        if learned and own and any(abs(a - b) > 0.5 for k in own for a, b in zip(own[k], learned[k], strict=True)):
+        if not learned or not own or len(own['mean']) != len(learned['mean']):  # other channels are not comparable
+            return
+        if any(abs(a - b) > 0.5 for k in ('mean', 'std') for a, b in zip(own[k], learned[k], strict=True)):
             runner.logger.warning(
-                f'the weights were trained on images normalised by {_words(learned)}, this run normalises by {_words(own)}: set '
-                'data_preprocessor.mean and .std to the former'
+                f'the weights were trained on images normalized by {_words(learned)}, this run normalizes by {_words(own)}: set '
+                'data_preprocessor.mean and .std to those of the weights'
             )
+        order, fed = learned.get('channel_order', 'rgb'), own.get('channel_order')
+        if fed and fed != order:
+            setting = 'to_rgb' if hasattr(model.data_preprocessor, 'to_rgb') else 'bgr_to_rgb'
+            runner.logger.warning(
+                f'the weights were trained on {order.upper()} images, this run feeds {fed.upper()}: set '
+                f'data_preprocessor.{setting}={order == "rgb"}'
+            )
+
+    before_test = before_train
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if normalization := _normalization(model_of(runner)):
@@ -111,12 +122,18 @@ def fit_model(
     return fitted
 
 
-def _normalization(model: nn.Module) -> dict[str, list[float]] | None:
-    """Mean and std of the data preprocessor, 0 … 255, RGB; None where it has none."""
-    parts = {name: getattr(getattr(model, 'data_preprocessor', None), name, None) for name in ('mean', 'std')}
+def _normalization(model: nn.Module) -> dict[str, list[float] | str] | None:
+    """Return mean and std (0 … 255) of the data preprocessor, and the order of three channels; None if it has no mean.
+
+    Loaders read BGR. `MIMDataPreprocessor` has no setting for the order: its views are RGB.
+    """
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    parts = {name: getattr(preprocessor, name, None) for name in ('mean', 'std')}
     if not all(isinstance(part, Tensor) for part in parts.values()):
         return None
-    return {name: [round(v, 4) for v in part.flatten().tolist()] for name, part in parts.items()}
+    found = {name: [round(v, 4) for v in part.flatten().tolist()] for name, part in parts.items()}
+    to_rgb = getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', True))
+    return found | (dict(channel_order='rgb' if to_rgb else 'bgr') if len(found['mean']) == 3 else {})
 
 
 def _words(normalization: dict[str, list[float]]) -> str:

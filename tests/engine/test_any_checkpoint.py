@@ -12,8 +12,10 @@ from mmengine.logging import MMLogger
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.origins import from_ours
+from beit_mm.engine.any_checkpoint import _normalization
 from beit_mm.engine.launch import build_runner
 from beit_mm.models import BEiT
+from beit_mm.registry import MODELS
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 CLASSIFIER = dict(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap')
@@ -149,10 +151,46 @@ def test_another_normalisation_than_the_weights_is_a_warning_that_names_both(tmp
     )
     text = log(run)
     run.train()
-    warned = 'normalised by mean [127.5, 127.5, 127.5], std [127.5, 127.5, 127.5], this run normalises by mean [123.675'
+    warned = 'normalized by mean [127.5, 127.5, 127.5], std [127.5, 127.5, 127.5], this run normalizes by mean [123.675'
     assert (warned in text.text) is (learned == HALF)
     saved = read_file(tmp_path / 'work/iter_1.pth')['meta']['normalization']
     assert saved['mean'] == pytest.approx(IMAGENET['mean']) and saved['std'] == pytest.approx(IMAGENET['std'])
+
+
+RED_FIRST = 'the weights were trained on RGB images, this run feeds BGR: set data_preprocessor.to_rgb=True'
+
+
+@pytest.mark.parametrize('order', ['rgb', 'bgr', None])
+@pytest.mark.parametrize('to_rgb', [True, False])
+@pytest.mark.parametrize('step', ['train', 'test'])
+def test_another_channel_order_than_that_of_the_weights_is_a_warning(tmp_path, log, order, to_rgb, step):
+    """A file that says nothing was written before the order was stored, or by another project: all are RGB."""
+    stored = IMAGENET | (dict(channel_order=order) if order else {})
+    torch.save(dict(state_dict=weights(), meta=dict(normalization=stored)), tmp_path / 'a.pth')
+    run = runner(tmp_path, tmp_path / 'a.pth', normalization=IMAGENET | dict(to_rgb=to_rgb))
+    text = log(run)
+    run.load_or_resume()
+    run.call_hook(f'before_{step}')
+    assert (RED_FIRST in text.text) is (order != 'bgr' and not to_rgb)
+    assert ('the weights were trained on BGR images, this run feeds RGB' in text.text) is (order == 'bgr' and to_rgb)
+
+
+@pytest.mark.parametrize(
+    ('preprocessor', 'order'),
+    [
+        (dict(type='mmpretrain.ClsDataPreprocessor', to_rgb=True), 'rgb'),
+        (dict(type='mmpretrain.ClsDataPreprocessor'), 'bgr'),
+        (dict(type='mmpretrain.SelfSupDataPreprocessor', to_rgb=True), 'rgb'),
+        (dict(type='mmseg.SegDataPreProcessor', bgr_to_rgb=True), 'rgb'),
+        (dict(type='mmseg.SegDataPreProcessor'), 'bgr'),
+        (dict(type='beit_mm.MIMDataPreprocessor'), 'rgb'),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_says_in_which_order_channels_were_fed(preprocessor, order):
+    model = torch.nn.Module()
+    model.data_preprocessor = MODELS.build(preprocessor | IMAGENET)
+    assert _normalization(model)['channel_order'] == order
 
 
 def test_a_model_without_our_backbone_is_left_alone(tmp_path):
