@@ -31,6 +31,7 @@ OPENMMLAB = [
     'regex',
 ]
 
+HUB = ['huggingface_hub']  # checkpoints named hf://ORG/NAME
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']  # tools/export.py --format onnx
 DOCS = ['mkdocs-material', 'mkdocstrings[python]', 'ruff']  # tools/docs.sh; ruff lays the signatures out
 
@@ -60,11 +61,13 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['beit_mm', 'beit_mm.*']),
-    install_requires=['numpy>=1.26', 'scipy>=1.14', 'safetensors>=0.4.3'],
+    package_data={'beit_mm.checkpoint': ['published.yml']},
+    install_requires=['numpy>=1.26', 'scipy>=1.14', 'safetensors>=0.4.3', 'pyyaml'],
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
         'export': EXPORT,
+        'hub': HUB,
         'docs': DOCS,
         'dev': ['pytest', 'hypothesis', 'ruff', 'psutil', 'transformers', 'timm', *EXPORT],
     },

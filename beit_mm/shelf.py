@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from .compat import OURS
+
 _HUB = 'mmpretrain.apis.model'
 _TASKS = ('pretrain', 'classification')  # mmpretrain's; mmseg looks a name up in its own package only
 
@@ -36,6 +38,9 @@ def _register(hub: ModuleType) -> None:
     for metafile in (root() / 'configs' / task / 'metafile.yml' for task in _TASKS):
         if metafile.is_file():  # not where the package's folder alone was copied
             hub.ModelHub.register_model_index(metafile, config_prefix=root())
+    for model in hub.ModelHub._models_dict.values():  # `get_model(NAME, pretrained=True)` renames no keys
+        if Path(model.filepath).is_relative_to(root()):
+            model.weights = f'{OURS}{model.name}'
 
 
 class _AfterImport(MetaPathFinder):

@@ -21,6 +21,7 @@ from modelindex.load_model_index import load as load_index
 from PIL import Image
 
 from beit_mm import shelf
+from beit_mm.checkpoint.download import published
 from beit_mm.checkpoint.export import export
 from beit_mm.data import shapes
 
@@ -28,8 +29,9 @@ ROOT = Path(__file__).parents[1]
 INDEX = load_index(str(ROOT / 'model-index.yml'))
 INDEX.build_models_with_collections()
 ENTRIES = {model.name: model for model in INDEX.models}
-MMPRETRAIN = [name for name in ENTRIES if 'toade20k' not in name]
+MMPRETRAIN = [name for name in ENTRIES if 'ade20k' not in name]
 CLASSES = {'ImageNet-1k': 1000, 'ImageNet-22k': 21841, 'ADE20K': 150}
+OWN = [name for name in ENTRIES if name.startswith('beit_')]  # each has a config of its own
 NAME, SEGMENTOR = 'beit_base_patch16_224_pt22k_ft1k', 'beit_base_patch16_640_pt22k_ft22ktoade20k'
 
 
@@ -56,7 +58,7 @@ def python(code: str) -> str:
 
 def test_the_index_has_no_fault_and_no_name_twice():
     assert INDEX.check(silent=True) == []
-    assert len(ENTRIES) == len(INDEX.models) == 13
+    assert len(ENTRIES) == len(INDEX.models) == 22
 
 
 @pytest.mark.parametrize('name', ENTRIES)
@@ -69,16 +71,17 @@ def test_a_model_fits_its_config_and_says_what_its_config_says(name):
     trained = [p for key, p in model.named_parameters() if not key.startswith('target.')]  # but for the tokenizer
     assert sum(p.numel() for p in trained) == entry.metadata.data['Parameters']
     assert small.backbone(cfg).arch == name.split('_')[1]
-    assert small.backbone(cfg).img_size == int(re.search(r'patch16_(\d+)', name)[1])
+    if name in OWN:
+        assert small.backbone(cfg).img_size == int(re.search(r'patch16_(\d+)', name)[1])
     data = entry.metadata.data['Training Data']
     if 'ft' in name:
         head = cfg.model.get('head') or cfg.model.decode_head
         assert head.num_classes == CLASSES[data[-1]]
     mean = (cfg.get('data_preprocessor') or cfg.model.data_preprocessor).mean
-    assert mean == ([123.675, 116.28, 103.53] if 'ADE20K' in data else [127.5] * 3)
+    assert mean == ([123.675, 116.28, 103.53] if 'ADE20K' in data or 'pt1k' in name else [127.5] * 3)
 
 
-@pytest.mark.parametrize('name', ENTRIES)
+@pytest.mark.parametrize('name', OWN)
 def test_a_figure_is_the_published_one_that_the_config_expects(name):
     entry = ENTRIES[name]
     for result in entry.results or ():
@@ -90,23 +93,23 @@ def test_a_figure_is_the_published_one_that_the_config_expects(name):
         assert f'{figure:.1f}' == expected
 
 
-@pytest.mark.parametrize('name', ENTRIES)
-def test_where_a_file_is_and_what_makes_it_ours(name):
-    source = ENTRIES[name].data['Converted From']
-    assert source['Weights'] == f'https://unilm.blob.core.windows.net/beit/{name}.pth'
-    assert source['Command'] == (
-        f'python tools/convert.py checkpoints/{name}.pth checkpoints/{name}_beit-mm.pth --to beit_mm'
-    )
-
-
-def test_the_page_of_models_has_a_row_of_each_and_the_command_to_its_miou():
+def test_metafiles_and_page_are_written_from_the_table():
+    tool = runpy.run_path(str(ROOT / 'tools/weights.py'))
+    for path, text in tool['written']().items():
+        assert path.read_text() == text, f'{path} is out of date: python tools/weights.py write'
     page = (ROOT / 'docs/models.md').read_text()
-    for name, entry in ENTRIES.items():
-        row = next(line for line in page.splitlines() if line.startswith(f'| `{name}`'))
-        assert f'`{entry.config}`' in row
-        assert all(str(value) in row for result in entry.results or () for value in result.metrics.values())
-        assert entry.data['Converted From']['Weights'] in page
-    assert f'\nbash tools/dist_test.sh {ENTRIES[SEGMENTOR].config} checkpoints/{SEGMENTOR}.pth 8\n' in page
+    assert f'\nbash tools/dist_test.sh {ENTRIES[SEGMENTOR].config} {SEGMENTOR} 8\n' in page
+
+
+def test_the_table_has_what_each_model_needs():
+    kinds, keys = {'mim', 'classifier', 'segmentor', 'backbone', 'tokenizer'}, {'family', 'source', 'seen', 'data'}
+    for name, entry in published().items():
+        assert entry['kind'] in kinds and entry.keys() >= keys, name
+        assert re.fullmatch(r'(https://[^{}]+\.pth|hf://\w+/[\w.-]+)', entry['address']), name
+        assert 'unilm.blob' not in entry['address'] and 'conversationhub' not in entry['address']
+        assert all(re.fullmatch(r'hf://\w+/[\w.-]+', other) for other in entry.get('also', ())), name
+        assert ('config' in entry) == ('parameters' in entry) == (name in ENTRIES)
+    assert {'beit_base_patch16_224_pt1k_800ep', 'vqkd_encoder_base_decoder_3x768x12_clip-d5036aa7'} <= set(published())
 
 
 @pytest.mark.parametrize('name', ['beit_base_patch16_224_pt22k', NAME, SEGMENTOR])
@@ -118,9 +121,10 @@ def test_what_the_command_makes_of_a_published_file_is_the_whole_model(name, tmp
     model = MODELS.build(cfg.model)
     randomised(model, tmp_path / 'drawn.pth')
     state = {key: value for key, value in model.state_dict().items() if 'target' not in key}  # the run's own
-    published = tmp_path / f'checkpoints/{name}.pth'
-    export(dict(state), 'unilm', published, {}, safetensors=False)
-    assert weights_of(published).keys() != state.keys()
+    export(
+        dict(state), 'unilm', tmp_path / name, {}, safetensors=False
+    )  # where the name is a path, nothing is downloaded
+    assert weights_of(tmp_path / name).keys() != state.keys()
     command = shlex.split(ENTRIES[name].data['Converted From']['Command'])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(ROOT / command[1]))['main'](command[2:])
@@ -143,7 +147,7 @@ def test_mmpretrain_lists_and_builds_our_models_whichever_is_imported_first(firs
     code = f"""
 import json, sys, {first}
 import beit_mm, mmpretrain
-names = set(mmpretrain.list_models('beit_*_patch16_'))
+names = set(mmpretrain.list_models('beit*_patch16_'))
 model = mmpretrain.get_model({NAME!r}, **{toy()})
 for name in names:  # what a name means, without the weights
     mmpretrain.apis.model.ModelHub.get(name)
@@ -174,6 +178,23 @@ def test_pretrained_weights_are_built_from_our_parts_by_name():
     model = get_model('beit_base_patch16_224_pt22k', **toy() | dict(head=head, target=target))
     assert type(model).__module__ == 'beit_mm.models.pretrainer'
     assert type(model.backbone).__module__ == 'beit_mm.models.beit'
+
+
+def test_published_files_are_taken_as_they_are_by_name(tmp_path, monkeypatch):
+    """By mmpretrain's `pretrained=True`, and by any loader of mmengine with `beit_mm://`."""
+    from mmengine.runner.checkpoint import CheckpointLoader
+    from mmpretrain import get_model
+
+    model = get_model(NAME, **toy())
+    randomised(model, tmp_path / 'drawn.pth')
+    export(dict(model.state_dict()), 'unilm', tmp_path / 'official.pth', {}, safetensors=False)
+    entry = dict(published()[NAME], address=str(tmp_path / 'official.pth'))
+    monkeypatch.setitem(published(), NAME, entry)
+    found = get_model(NAME, pretrained=True, **toy()).state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in model.state_dict().items())
+    raw = CheckpointLoader.load_checkpoint(NAME, 'cpu')['model']
+    ours = CheckpointLoader.load_checkpoint(f'beit_mm://{NAME}', 'cpu')['state_dict']
+    assert raw.keys() != ours.keys() == model.state_dict().keys()
 
 
 # -- they run ----------------------------------------------------------------------------------------------------------

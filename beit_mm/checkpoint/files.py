@@ -7,34 +7,31 @@ import zipfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import get_dist_info
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from . import pickled_modules, store
+from .download import local_path
 
 
 def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
-    """What a file, a URL (http, https; kept in torch's hub folder) or a folder holds. Never runs code from it.
+    """Return what a file or folder holds, also one to download (`local_path`). Never runs code from it.
 
     Files: torch's (.pth, .pt, .bin), .safetensors, a module that was pickled whole (DALL-E's .pkl). Folders: Hugging Face's,
     with one or more weight files; one with DALL-E's `encoder.pkl` and `decoder.pkl`. What is inside decides, not the name.
 
     Raises FileNotFoundError, or ValueError that says what else than weights the file holds, or that it is no checkpoint.
     """
-    if urlparse(str(source)).scheme in ('http', 'https'):
-        source = _download(str(source))
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.is_dir():
         return _read_folder(path, map_location)
     if not path.is_file():
         raise FileNotFoundError(
             f'no checkpoint at {source}: give the .pth file that an earlier stage wrote into its work_dir, one of another '
-            'project, a Hugging Face folder, or a URL'
+            'project, a Hugging Face folder, a URL, hf://ORG/NAME, or a name that `python tools/weights.py list` shows'
         )
     if _is_safetensors(path):
         try:
@@ -53,19 +50,6 @@ def state_of(raw: Any, source: str) -> tuple[dict[str, Tensor], str | None]:
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f'{source} holds no state dict (parameter names → tensors)')
     return {k.removeprefix('module.'): v for k, v in state.items()}, wrapper
-
-
-def _download(url: str) -> Path:
-    """The local copy; of several processes on a machine the first one fetches it."""
-    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
-    if get_dist_info()[0] == 0 and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))
-    if get_dist_info()[1] > 1:
-        torch.distributed.barrier()
-    if not path.exists():  # another machine than the first process's
-        torch.hub.download_url_to_file(url, str(path))
-    return path
 
 
 def _is_safetensors(path: Path) -> bool:
