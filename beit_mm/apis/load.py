@@ -29,8 +29,10 @@ def load_model(config: str | Path | Config, checkpoint: str | Path) -> nn.Module
 
 def load_weights(model: nn.Module, checkpoint: str | Path) -> None:
     """Raises ValueError that names the keys that do not fit."""
-    state, wrapper = state_of(read_file(str(checkpoint)), str(checkpoint))
+    source = str(checkpoint)
+    raw = read_file(source)
+    state = state_of(raw, source)[0]
     ours, own = isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE), model.state_dict()
     if ours and (state.keys() != own.keys() or any(state[key].shape != own[key].shape for key in own)):
-        state = fit_model(state, wrapper, model, str(checkpoint), strict=True)
+        state = fit_model(raw, model, source, strict=True)
     model.load_state_dict(state, strict=not ours)  # of ours, what is missing has been judged

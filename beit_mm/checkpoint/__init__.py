@@ -1,8 +1,10 @@
 """One door for weights: read a checkpoint safely, whoever wrote it; fit it to a model; write it for another project."""
 
+from typing import Any
+
 from torch import Tensor
 
-from .files import read_file, state_of
+from .files import read_file, state_of, unused_copies
 from .fit import load_backbone, load_tokenizer
 from .origins import identify, to_ours
 
@@ -19,9 +21,16 @@ def load(source: str) -> tuple[dict[str, Tensor], str]:
 
 def load_with_meta(source: str) -> tuple[dict[str, Tensor], str, dict[str, str], dict]:
     """`load`, and: the keys left out with the reason; what the file says of itself (`normalization`: mean and std, 0 … 255)."""
-    raw = read_file(source)
-    state, wrapper = state_of(raw, str(source))
-    origin = identify(state, wrapper)
-    state, left = to_ours(state, origin)
-    meta = raw.get('meta') if wrapper == 'state_dict' else None
-    return state, origin, left, meta if isinstance(meta, dict) else {}
+    return parse(read_file(source), str(source))
+
+
+def parse(raw: Any, source: str) -> tuple[dict[str, Tensor], str, dict[str, str], dict]:
+    """`load_with_meta` of what `read_file` returned for `source`."""
+    state, wrapper = state_of(raw, source)
+    try:
+        origin = identify(state, wrapper)
+        state, left = to_ours(state, origin)
+    except ValueError as error:
+        raise ValueError(f'{source}: {error}') from error
+    meta = raw.get('meta') if wrapper else None
+    return state, origin, unused_copies(raw, source) | left, meta if isinstance(meta, dict) else {}

@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import re
 import zipfile
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ from torch import Tensor
 from . import pickled_modules, store
 from .download import local_path
 
+# Keys of a file that hold weights (OpenMMLab's, the official code's, DeepSpeed's), or their average (official, timm's, mmengine's).
+_PLAIN = ('state_dict', 'model', 'module')
+_AVERAGED = ('model_ema', 'state_dict_ema', 'ema_state_dict')
+_WRAPPERS = re.compile(r'^((module|model|_orig_mod)\.)+')  # DDP's, Lightning's and torch.compile's prefixes
+EMA = '#ema'  # at the end of a checkpoint's name: take the averaged weights
+
 
 def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
     """Return what a file or folder holds, also one to download (`local_path`). Never runs code from it.
@@ -25,7 +33,7 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
 
     Raises FileNotFoundError, or ValueError that says what else than weights the file holds, or that it is no checkpoint.
     """
-    path = local_path(source)
+    path = local_path(str(source).removesuffix(EMA))
     if path.is_dir():
         return _read_folder(path, map_location)
     if not path.is_file():
@@ -42,14 +50,60 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
 
 
 def state_of(raw: Any, source: str) -> tuple[dict[str, Tensor], str | None]:
-    """(parameter names → tensors, the wrapper they lay in) of what `read_file` gave. ValueError where there are none."""
-    state, wrapper = raw, None
-    for name in ('state_dict', 'model', 'module'):  # OpenMMLab's, the official code's, DeepSpeed's
+    """Return (parameter names → tensors, the key of the file that holds them) of what `read_file` returned.
+
+    Of a file with weights and their average (EMA), the weights; the average if `source` ends with '#ema'. Raises ValueError if
+    there are none, or if two keys differ only in the prefix of a wrapper.
+    """
+    state, wrapper = raw, _chosen(raw, source)[0]
+    if wrapper:
+        state = raw[wrapper]
+    for name in _PLAIN:  # one within another
         if isinstance(state, dict) and isinstance(state.get(name), dict):
-            state, wrapper = state[name], wrapper or name
+            state = state[name]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f'{source} holds no state dict (parameter names → tensors)')
-    return {k.removeprefix('module.'): v for k, v in state.items()}, wrapper
+    try:
+        return renamed(state, lambda key: _WRAPPERS.sub('', key)), wrapper
+    except ValueError as error:
+        raise ValueError(f'{source}: {error}') from error
+
+
+def unused_copies(raw: Any, source: str) -> dict[str, str]:
+    """Return the copy of the weights in a file that `state_of` does not take, with the reason."""
+    _, other = _chosen(raw, source)
+    why = 'the weights without averaging'
+    if other in _AVERAGED and other != 'ema_state_dict':
+        why = "the averaged weights: to load them, add #ema to the checkpoint's name"
+    return {f'{other}.*': why} if other else {}
+
+
+def _chosen(raw: Any, source: str) -> tuple[str | None, str | None]:
+    """Return the keys of a file that hold (the weights to take, their other copy)."""
+    held = [name for name in (*_PLAIN, *_AVERAGED) if isinstance(raw, dict) and isinstance(raw.get(name), dict)]
+    plain = next((name for name in held if name in _PLAIN), None)
+    averaged = next((name for name in held if name in _AVERAGED), None)
+    if source.endswith(EMA) and not averaged:
+        raise ValueError(
+            f'{source}: the file holds no averaged weights ({", ".join(_AVERAGED)}): name it without {EMA}'
+        )
+    if not plain or (averaged and source.endswith(EMA) and averaged != 'ema_state_dict'):
+        return averaged, plain
+    return plain, averaged  # mmengine's EMAHook writes the averages as state_dict, what it averages as ema_state_dict
+
+
+def renamed(tensors: dict[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Return the tensors under new names. Raises ValueError that names two keys that would become one."""
+    named, origin = {}, {}
+    for key, value in tensors.items():
+        name = rename(key)
+        if name in named:
+            raise ValueError(
+                f'its keys {origin[name]} and {key} are both {name} here, and only one of them can be loaded: remove the one '
+                'that its model does not use'
+            )
+        named[name], origin[name] = value, key
+    return named
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -118,7 +172,12 @@ def _read_folder(folder: Path, map_location: Any) -> dict:
             f'{folder} is a folder without weights: a Hugging Face folder has model.safetensors or pytorch_model.bin in '
             "it, DALL-E's encoder.pkl and decoder.pkl"
         )
-    state = {k: v for file in files for k, v in read_file(file, map_location).items()}
+    state, written = {}, {}
+    for file in files:
+        for key, value in read_file(file, map_location).items():
+            if key in state:
+                raise ValueError(f'{folder}: {written[key]} and {file.name} both hold {key}: name the file to load')
+            state[key], written[key] = value, file.name
     meta = {}
     processor = folder / 'preprocessor_config.json'
     if processor.is_file():

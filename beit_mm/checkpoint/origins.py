@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..models.relative_position import relative_position_index
-from .facts import square_grid
+from .facts import SHARED, TABLE, square_grid
+from .files import renamed
 
 ORIGINS = ('beit_mm', 'unilm', 'hf', 'timm', 'mmpretrain', 'mmseg', 'dall-e')
 Names = list[tuple[str, str]]  # (theirs, ours), each the start of a key; {} is a number
@@ -101,6 +102,7 @@ _LEFT_OUT = [  # (key, why), of every origin
     (r'target_generator\.', 'the tokenizer, which has a file of its own'),
     (r'(head\.target_counts|target_fingerprint)$', "a record of the run's targets"),
     (r'data_preprocessor\.', 'normalisation is in the config'),
+    (r'(steps|n_averaged)$', 'a counter of the averaging'),
 ]
 
 
@@ -126,7 +128,7 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
     if any_key(r'backbone\.(blocks\.\d+\.attn\.|cls_token)'):
         return 'unilm' if official else 'beit_mm'
     if any_key(r'blocks\.\d+\.attn\.qkv\.'):
-        return 'unilm' if official or wrapper == 'model' else 'timm' if any_key(r'head\.') else 'beit_mm'
+        return 'unilm' if official or wrapper in ('model', 'model_ema') else 'timm' if any_key(r'head\.') else 'beit_mm'
     raise ValueError(
         f'these are the weights of no BEiT that is known: the keys are {", ".join(sorted(keys)[:4])} …; known are those of '
         f'{", ".join(ORIGINS)}'
@@ -134,15 +136,31 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
 
 
 def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(the tensors under our names, the keys left out with the reason). Keys no table knows keep their name."""
+    """Return (the tensors under our names, the keys left out with the reason). Keys no table knows keep their name.
+
+    Raises ValueError that names two keys which would get one name, or two parts of which BEiT has one.
+    """
     if origin == 'dall-e':
         return _from_dalle(state), {}
     left = {key: why for key in state for pattern, why in _LEFT_OUT if re.match(pattern, key)}
-    state = {_with_prefix(key, state, origin): value for key, value in state.items() if key not in left}
-    if origin == 'hf':
-        state = {rename(key, _HF_IN_MEMORY): value for key, value in state.items()}
-    state = {rename(key, NAMES[origin]): value for key, value in state.items()}
-    return _without_idle_layer(_merge_qkv(state), left) if origin == 'hf' else (state, left)
+    state = {key: value for key, value in state.items() if key not in left}
+    if {'beit.layernorm.weight', 'layernorm.weight'} <= state.keys():
+        raise ValueError(
+            'the keys are those of BeitForMaskedImageModeling with use_mean_pooling=False, which has two LayerNorms in a row, '
+            'beit.layernorm and layernorm; BEiT has one. Load the backbone alone: `model.beit.save_pretrained(FOLDER)` writes it'
+        )
+
+    def our_name(key: str) -> str:
+        key = _with_prefix(key, state, origin)
+        return rename(rename(key, _HF_IN_MEMORY) if origin == 'hf' else key, NAMES[origin])
+
+    named = renamed(state, our_name)
+    if SHARED in named and any(key.startswith('backbone.blocks.') and key.endswith(TABLE) for key in named):
+        raise ValueError(
+            'the keys hold a table of relative positions for all layers and one for each layer, whose sum was used; BEiT has '
+            "one kind, rel_pos_bias='shared' or 'per_layer': add the first to each of the others, and remove it"
+        )
+    return _without_idle_layer(_merge_qkv(named), left) if origin == 'hf' else (named, left)
 
 
 def from_ours(state: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
@@ -153,7 +171,7 @@ def from_ours(state: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
     if origin == 'hf':  # its model for masked image modeling has the last norm outside
         names.remove(('backbone.norm.', 'beit.layernorm.' if 'head.proj.weight' in state else 'layernorm.'))
     segments, alone = 'decode_head.conv_seg.weight' in state, all(key.startswith('backbone.') for key in state)
-    state = {rename(key, names): value for key, value in state.items()}
+    state = renamed(state, lambda key: rename(key, names))
     if alone if origin in ('hf', 'mmseg') else origin in ('unilm', 'timm') and not segments:
         state = {key.removeprefix('backbone.').removeprefix('beit.'): value for key, value in state.items()}
     if origin in ('unilm', 'mmpretrain', 'mmseg'):
@@ -188,8 +206,9 @@ def _merge_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     merged = dict(state)
     for key in state:
         three = [key.replace('attn.query.weight', f'attn.{name}.weight') for name in ('query', 'key', 'value')]
-        if key.endswith('attn.query.weight') and len({state[n].shape if n in state else None for n in three}) == 1:
-            merged[key.replace('query', 'qkv')] = torch.cat([merged.pop(name) for name in three])
+        one, fits = key.replace('query', 'qkv'), len({state[n].shape if n in state else None for n in three}) == 1
+        if key.endswith('attn.query.weight') and fits and one not in state:
+            merged[one] = torch.cat([merged.pop(name) for name in three])
     return merged
 
 
@@ -231,8 +250,12 @@ def _from_dalle(state: dict[str, Tensor]) -> dict[str, Tensor]:
         half = 'encoder' if state['blocks.input.w'].shape[-1] > 1 else 'decoder'
         state = {f'{half}.{key}': value for key, value in state.items()}
     kinds = dict(w='weight', b='bias')
-    parts = {key: key.replace('.blocks.', '.').rpartition('.') for key in state}
-    return {f'{stem}.{kinds[last]}': state[key] for key, (stem, _, last) in parts.items()}
+
+    def our_name(key: str) -> str:
+        stem, _, last = key.replace('.blocks.', '.').rpartition('.')
+        return f'{stem}.{kinds.get(last, last)}'
+
+    return renamed(state, our_name)
 
 
 def to_dalle(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,12 +1,14 @@
 """`load_from` a checkpoint of any project, and the normalisation that a run's weights were trained with."""
 
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..checkpoint.files import state_of
+from ..checkpoint import parse
+from ..checkpoint.files import state_of, unused_copies
 from ..checkpoint.fit import Report, check, fit_backbone
-from ..checkpoint.origins import identify, to_ours
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE
 from ..registry import HOOKS
 from .model_of import model_of
@@ -36,10 +38,14 @@ class AnyCheckpoint(Hook):
         if not isinstance(model, DiscreteVAE) and not isinstance(getattr(model, 'backbone', None), BEiT):
             return
         source = f'load_from={runner.cfg.get("load_from")}'
-        state, wrapper = state_of(checkpoint, source)
+        state = state_of(checkpoint, source)[0]
         own = model.state_dict()
         if state.keys() != own.keys() or any(state[k].shape != own[k].shape for k in own):
-            checkpoint['state_dict'] = fit_model(state, wrapper, model, source, self.strict)
+            state = fit_model(checkpoint, model, source, self.strict)
+        else:
+            for key, why in unused_copies(checkpoint, source).items():
+                runner.logger.info(f'{source}: left out {key} ({why})')
+        checkpoint['state_dict'] = state
         self.normalization = (checkpoint.get('meta') or {}).get('normalization')
         if isinstance(model, BEiTPretrainer):
             self._keep_fingerprint(runner, model.target_fingerprint, checkpoint['state_dict'])
@@ -86,16 +92,13 @@ class AnyCheckpoint(Hook):
             checkpoint['meta']['normalization'] = normalization
 
 
-def fit_model(
-    state: dict[str, Tensor], wrapper: str | None, model: nn.Module, source: str, strict: bool
-) -> dict[str, Tensor]:
-    """A state dict of any project (`state_of` gives it, and `wrapper`) made one of this model; the log says how.
+def fit_model(raw: Any, model: nn.Module, source: str, strict: bool) -> dict[str, Tensor]:
+    """Return the weights of what `read_file` returned, of any project, as a state dict of this model; the log says how.
 
-    `strict`: ValueError for a key that the checkpoint lacks, which is otherwise left out, for the model to keep its own.
+    `strict`: ValueError for a key that the checkpoint lacks; otherwise the model keeps its own.
     """
-    origin = identify(state, wrapper)
+    state, origin, left, _ = parse(raw, source)
     report = Report(f'{source}, written by {origin}')
-    state, left = to_ours(state, origin)
     for key, why in left.items():
         report.add('left out', key, why)
     backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}

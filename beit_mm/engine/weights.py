@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .. import checkpoint
-from ..checkpoint.files import read_file, state_of
+from ..checkpoint.files import EMA, read_file, state_of
 from ..checkpoint.fit import Report, check, few, fit_backbone
-from ..checkpoint.origins import identify, to_ours
 from ..models import BEiT, DiscreteVAE
 from ..models.targets import TokenTarget
 from ..registry import MODELS
@@ -65,10 +64,11 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
     source = cfg.get('load_from')
     if _is_here(source) and not cfg.get('resume'):
         try:
-            state, wrapper = state_of(read_file(source), source)
             backbone = getattr(model, 'backbone', None)
             if isinstance(backbone, BEiT) or isinstance(model, DiscreteVAE):
-                state, _ = to_ours(state, identify(state, wrapper))
+                state, _ = checkpoint.load(source)
+            else:
+                state, _ = state_of(read_file(source), source)
             if isinstance(backbone, BEiT):
                 _backbone(state, backbone, source)
             else:
@@ -78,7 +78,7 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
 
 
 def _is_here(source: object) -> bool:
-    return bool(source) and '://' not in str(source) and Path(source).expanduser().exists()
+    return bool(source) and '://' not in str(source) and Path(source.removesuffix(EMA)).expanduser().exists()
 
 
 def _backbone(state: dict[str, Tensor], model: BEiT, source: str, grid: tuple | None = None) -> None:

@@ -25,7 +25,7 @@ from mmengine.runner import Runner, load_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
-from beit_mm.checkpoint import load, load_backbone, load_tokenizer, store
+from beit_mm.checkpoint import load, load_backbone, load_tokenizer, load_with_meta, store
 from beit_mm.checkpoint.export import hf_config
 from beit_mm.checkpoint.facts import describe
 from beit_mm.checkpoint.files import read_file, state_of
@@ -48,6 +48,48 @@ def test_every_wrapping_is_read(tmp_path, make_state, wrapper):
     inside = {f'module.{k}': v for k, v in state.items()}
     torch.save({wrapper: inside} if wrapper else inside, tmp_path / 'a.pth')
     assert same(load(str(tmp_path / 'a.pth'))[0], state)
+
+
+@pytest.mark.parametrize('prefix', ['module.', 'model.', 'model._orig_mod.'])
+def test_prefixes_of_wrappers_are_removed_and_none_of_two_keys_is_lost(tmp_path, make_state, prefix):
+    """Those of DistributedDataParallel, Lightning and torch.compile."""
+    state = make_state('mim')
+    torch.save(dict(state_dict={prefix + k: v for k, v in state.items()}), tmp_path / 'a.pth')
+    assert same(load(str(tmp_path / 'a.pth'))[0], state)
+    torch.save(state | {f'{prefix}backbone.cls_token': torch.zeros(1)}, tmp_path / 'b.pth')
+    with pytest.raises(ValueError, match=rf'b\.pth: its keys backbone\.cls_token and {prefix}backbone\.cls_token are both'):
+        load(str(tmp_path / 'b.pth'))
+
+
+@pytest.mark.parametrize('ema', ['model_ema', 'state_dict_ema', 'ema_state_dict'])
+@pytest.mark.parametrize('plain', ['model', 'state_dict', None])
+def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(tmp_path, make_state, ema, plain):
+    first, second = make_state('mim', seed=1), make_state('mim', seed=2)
+    inside = {f'module.{k}': v for k, v in second.items()} | dict(steps=torch.tensor(3))
+    torch.save({ema: inside} | ({plain: first} if plain else {}), tmp_path / 'a.pth')
+    found, _, left, _ = load_with_meta(str(tmp_path / 'a.pth'))
+    assert same(found, first if plain else second)
+    averaged, _, other, _ = load_with_meta(f'{tmp_path}/a.pth#ema')
+    if not plain:
+        assert same(averaged, second) and f'{ema}.*' not in left
+    elif ema == 'ema_state_dict':  # mmengine's EMAHook swaps both
+        assert same(averaged, first) and left[f'{ema}.*'] == other[f'{ema}.*'] == 'the weights without averaging'
+    else:
+        assert same(averaged, second) and other[f'{plain}.*'] == 'the weights without averaging'
+        assert left[f'{ema}.*'] == "the averaged weights: to load them, add #ema to the checkpoint's name"
+
+
+def test_an_average_that_is_not_in_the_file_is_an_error(tmp_path, make_state):
+    torch.save(make_state('mim'), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'a\.pth#ema: the file holds no averaged weights \(model_ema, .*: name it without #ema'):
+        load(f'{tmp_path}/a.pth#ema')
+
+
+def test_a_tensor_in_two_files_of_a_folder_is_an_error(tmp_path, make_state):
+    for name in ('model', 'other'):
+        save_file(make_state('classifier'), tmp_path / f'{name}.safetensors')
+    with pytest.raises(ValueError, match=r'model\.safetensors and other\.safetensors both hold .*: name the file to load'):
+        load(str(tmp_path))
 
 
 @pytest.mark.parametrize('name', ['a.pth', 'a.bin', 'model.safetensors', 'a.safetensors', 'a.weights'])

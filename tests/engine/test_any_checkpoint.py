@@ -1,6 +1,7 @@
 """`load_from` takes a checkpoint of any project; a run says when it normalises its images in another way than its weights."""
 
 import logging
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,9 +13,10 @@ from mmengine.logging import MMLogger
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.origins import from_ours
+from beit_mm.engine import AnyCheckpoint
 from beit_mm.engine.any_checkpoint import _normalization
 from beit_mm.engine.launch import build_runner
-from beit_mm.models import BEiT
+from beit_mm.models import BEiT, BEiTPretrainer
 from beit_mm.registry import MODELS
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
@@ -132,6 +134,27 @@ def test_a_head_of_other_classes_is_left_out_in_training_and_an_error_in_testing
     torch.save(weights(head=False), tmp_path / 'b.pth')
     with pytest.raises(ValueError, match=r'Missing: head\.fc\.bias, head\.fc\.weight'):
         runner(tmp_path, tmp_path / 'b.pth', every_key=True).load_or_resume()
+
+
+@pytest.mark.parametrize('plain', ['bare', 'state_dict'])
+def test_a_state_dict_without_a_wrapper_is_loaded_too(tmp_path, plain):
+    """A pre-trainer also compares whose tokens the weights have learned."""
+    backbone = dict(type='BEiT', arch=ARCH, img_size=32, patch_size=8, mask_token=True)
+    target = dict(type='PixelTarget', patch_size=8)
+    model = BEiTPretrainer(backbone, target, dict(type='MIMHead', in_channels=16, out_channels=192), 6)
+    state = {k: torch.full_like(v, 3) for k, v in model.state_dict().items()}
+    run = SimpleNamespace(model=model, cfg=dict(load_from='a.pth'), logger=None, _resume=False)
+    checkpoint = dict(state) if plain == 'bare' else dict(state_dict=state)
+    AnyCheckpoint().after_load_checkpoint(run, checkpoint)
+    assert checkpoint['state_dict'] == state
+
+
+def test_the_log_says_which_copy_of_the_weights_was_not_loaded(tmp_path, log):
+    torch.save(dict(state_dict=weights(), model_ema=weights()), tmp_path / 'a.pth')
+    run = runner(tmp_path, f'{tmp_path}/a.pth')
+    text = log(run)
+    run.load_or_resume()
+    assert "left out model_ema.* (the averaged weights: to load them, add #ema to the checkpoint's name)" in text.text
 
 
 def test_another_backbone_is_an_error_also_in_training(tmp_path):
