@@ -57,7 +57,9 @@ def test_prefixes_of_wrappers_are_removed_and_none_of_two_keys_is_lost(tmp_path,
     torch.save(dict(state_dict={prefix + k: v for k, v in state.items()}), tmp_path / 'a.pth')
     assert same(load(str(tmp_path / 'a.pth'))[0], state)
     torch.save(state | {f'{prefix}backbone.cls_token': torch.zeros(1)}, tmp_path / 'b.pth')
-    with pytest.raises(ValueError, match=rf'b\.pth: its keys backbone\.cls_token and {prefix}backbone\.cls_token are both'):
+    with pytest.raises(
+        ValueError, match=rf'b\.pth: its keys backbone\.cls_token and {prefix}backbone\.cls_token are both'
+    ):
         load(str(tmp_path / 'b.pth'))
 
 
@@ -81,14 +83,18 @@ def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(tmp_path,
 
 def test_an_average_that_is_not_in_the_file_is_an_error(tmp_path, make_state):
     torch.save(make_state('mim'), tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match=r'a\.pth#ema: the file holds no averaged weights \(model_ema, .*: name it without #ema'):
+    with pytest.raises(
+        ValueError, match=r'a\.pth#ema: the file holds no averaged weights \(model_ema, .*: name it without #ema'
+    ):
         load(f'{tmp_path}/a.pth#ema')
 
 
 def test_a_tensor_in_two_files_of_a_folder_is_an_error(tmp_path, make_state):
     for name in ('model', 'other'):
         save_file(make_state('classifier'), tmp_path / f'{name}.safetensors')
-    with pytest.raises(ValueError, match=r'model\.safetensors and other\.safetensors both hold .*: name the file to load'):
+    with pytest.raises(
+        ValueError, match=r'model\.safetensors and other\.safetensors both hold .*: name the file to load'
+    ):
         load(str(tmp_path))
 
 

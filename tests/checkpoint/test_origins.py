@@ -105,9 +105,21 @@ def test_a_key_that_no_table_knows_keeps_its_name_so_that_it_is_found():
 @pytest.mark.parametrize(
     ('origin', 'more', 'both'),
     [
-        ('hf', 'beit.layernorm.weight', 'two LayerNorms in a row, beit.layernorm and layernorm; .*model.beit.save_pretrained'),
-        ('mmpretrain', 'backbone.norm.weight', 'backbone.ln1.weight and backbone.norm.weight are both backbone.norm.weight'),
-        ('unilm', 'blocks.0.attn.relative_position_bias_table', 'a table of relative positions for all layers and one for each'),
+        (
+            'hf',
+            'beit.layernorm.weight',
+            'two LayerNorms in a row, beit.layernorm and layernorm; .*model.beit.save_pretrained',
+        ),
+        (
+            'mmpretrain',
+            'backbone.norm.weight',
+            'backbone.ln1.weight and backbone.norm.weight are both backbone.norm.weight',
+        ),
+        (
+            'unilm',
+            'blocks.0.attn.relative_position_bias_table',
+            'a table of relative positions for all layers and one for each',
+        ),
     ],
 )
 def test_two_keys_that_become_one_are_an_error_that_names_both(make_state, origin, more, both):
