@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from beit_mm.data.guard import guard, leaves, read_only
 from beit_mm.data.reading import IGNORE, MAX_PIXELS, BadSample
+from beit_mm.options import Options
 from beit_mm.registry import DATASETS
 
 SPLITS = ('train', 'val', 'test')
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('config', help='config file')
     parser.add_argument('--split', choices=SPLITS, help='only this one (default: all that differ)')
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one a core)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='KEY=VALUE … over the config')
+    parser.add_argument('--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config')
     args = parser.parse_args(arguments)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})

@@ -8,10 +8,11 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from beit_mm.apis import deploy
 from beit_mm.apis.load import load_model
+from beit_mm.options import Options
 
 TOLERANCE = 1e-4
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
         '--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='default: what it was trained for'
     )
     parser.add_argument('--backbone', action='store_true', help='the backbone alone')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='KEY=VALUE … over the config')
+    parser.add_argument('--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config')
     args = parser.parse_args(arguments)
     if args.out.suffix != deploy.FORMATS[args.format]:
         parser.error(f'OUT={args.out}: a file of --format {args.format} ends with {deploy.FORMATS[args.format]}')

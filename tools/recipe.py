@@ -8,8 +8,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from mmengine.config import DictAction
-
+from beit_mm.options import Options
 from beit_mm.recipe import chain, check, facts, paper, runner, table
 from beit_mm.recipe.commands import LAUNCHERS, Launch
 from beit_mm.recipe.process import StageFailed
@@ -42,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     look.add_argument('config', help="a config of this project's, or a BEiT config of mmpretrain or mmseg")
     look.add_argument('--gpus', type=int, metavar='N', help="processes (default: the file name's, 8xb256, else 1)")
     look.add_argument('--auto-scale-lr', action='store_true', help='as it will be given to tools/train.py')
-    look.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='over the config')
+    look.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE', help='over the config')
     args = parser.parse_args(arguments)
     if args.verb == 'check':
         sys.exit(_check(args))

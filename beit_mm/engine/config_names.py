@@ -15,7 +15,7 @@ from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
 from ..compat import installed
-from ..recipe.tree import get
+from ..recipe.tree import get, kind
 from .layer_decay import LayerDecayConstructor
 
 _EXTRA = (
@@ -96,8 +96,13 @@ def types_and_keys(cfg: dict) -> Iterator[Problem]:
     if scope != 'mmengine' and not installed(scope):
         return  # the run says what to install
     for key in sorted(RUNNER & cfg.keys()):
+        layers = []  # LoRAModel's targets: their types are names of layers
         for path, node in walk(cfg[key], key):
             name = node.get('type')
+            if kind(node) == 'LoRAModel':
+                layers.append(f'{path}.targets.')
+            if path.startswith(tuple(layers)):
+                continue
             if not isinstance(name, str):
                 if name is not None and not callable(name):
                     yield Problem(f'{path}.type={name!r}: the name of a class is needed')

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 from .. import compat
 from ..data.guard import GuardData
+from ..options import Options
 from ..recipe.tree import get
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
@@ -61,7 +62,7 @@ def parser(description: str) -> ArgumentParser:
     )
     parser.add_argument('--launcher', choices=['none', *_NAMES], default='none')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='KEY=VALUE … over the config, e.g. train_cfg.max_iters=9'
+        '--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config, e.g. train_cfg.max_iters=9'
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, help='ignored: the environment tells')
     return parser

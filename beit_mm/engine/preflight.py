@@ -15,6 +15,7 @@ from ..recipe.check import CONTRADICTIONS, show
 from ..recipe.facts import facts
 from ..recipe.paper import nearest
 from ..recipe.tree import find, get, kind, nodes
+from .config_metrics import best_checkpoint_can_be_chosen, topk_is_within_the_classes
 from .config_names import (
     Problem,
     accepted,
@@ -25,6 +26,8 @@ from .config_names import (
     types_and_keys,
     walk,
 )
+from .config_run import anneals_end_with_the_run, batches, palettes, work_dir_can_be_written, workers
+from .config_shapes import channels, image_sizes, sizes_in_a_test_batch
 from .label_check import labels
 from .weights import weights_fit
 
@@ -44,6 +47,7 @@ def preflight(cfg: Config, ranks: int = 1) -> list[Problem]:
     found = list(forms(plain))
     if not found:  # the rules take these forms for granted
         found = [problem for rule in RULES for problem in judged(rule, plain)]
+        found += judged(batches, plain, ranks)
         found += judged(contradictions, plain, ranks)
         found += judged(weights, plain, any(p.stops for p in found))
     return sorted(dict.fromkeys(found), key=lambda problem: not problem.stops)
@@ -172,6 +176,9 @@ def loop_and_hooks_count_alike(cfg: dict) -> Iterator[Problem]:
     if by_epoch and get(cfg, 'train_dataloader', 'sampler', 'infinite'):
         yield Problem('the sampler is infinite, so an epoch never ends: set train_dataloader.sampler.infinite=False')
     interval = train.get('val_interval', 1 if by_epoch else 1000)
+    if cfg.get('val_dataloader') and interval < 1:
+        words = 'expected at least 1. For no validation set val_dataloader, val_cfg and val_evaluator to None'
+        yield Problem(f'train_cfg.val_interval={interval}: {words}')
     if cfg.get('val_dataloader') and length and interval > length:
         yield Problem(f'train_cfg.val_interval={interval} is beyond the run of {length}', stops=False)
     together = [name for name in ('val_dataloader', 'val_cfg', 'val_evaluator') if cfg.get(name) is not None]
@@ -226,4 +233,13 @@ RULES: list[Rule] = [
     labels,
     loop_and_hooks_count_alike,
     vocabularies,
+    best_checkpoint_can_be_chosen,
+    topk_is_within_the_classes,
+    workers,
+    work_dir_can_be_written,
+    anneals_end_with_the_run,
+    palettes,
+    image_sizes,
+    sizes_in_a_test_batch,
+    channels,
 ]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import barrier, get_dist_info
 from mmengine.registry import init_default_scope
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from ..data.seeded import SeededDataset
 from ..data.token_cache import BLOCK, TokenCache, probe_keys
 from ..models import TokenTarget
+from ..options import Options
 from ..registry import DATASETS, MODELS
 from . import launch
 
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--batch-size', type=int, default=32, help='images that the tokenizer sees at once')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, help='ignored: the environment tells')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='KEY=VALUE … over the config')
+    parser.add_argument('--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config')
     args = parser.parse_args(arguments)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})

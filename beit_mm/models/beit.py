@@ -188,7 +188,8 @@ class BEiT(BaseModule):
         if h < 1 or w < 1 or h % p or w % p:
             raise ValueError(
                 f'image of {h}×{w} pixels is no multiple of the patch, patch_size={p}: resize it, or pad it in the data '
-                f'preprocessor (`pad_size_divisor={p}` for mmpretrain, `size_divisor={p}` for mmseg)'
+                f'preprocessor (`pad_size_divisor={p}` for mmpretrain; `size_divisor={p}` for mmseg, and for its tests '
+                f'`test_cfg=dict(size_divisor={p})`)'
             )
         return h // p, w // p
 

@@ -26,7 +26,9 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+
+from ..options import Options
 
 RECORD, BEGUN, PREPARED = 'stage.json', 'begun.json', 'prepare.json'
 
@@ -135,7 +137,7 @@ def weight_options(weights: dict[str, str], work_dir: Path) -> list[str]:
 def as_dict(options: list[str]) -> dict:
     """Options ('key=value') as `--cfg-options` reads them."""
     parser = ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='*', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='*', action=Options)
     return parser.parse_args(['--cfg-options', *options]).cfg_options or {}
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from trials.toy import config as toy_config
 from trials.toy import free_port
 
@@ -178,3 +178,24 @@ def test_every_sync_bn_is_replaced_and_what_the_user_asked_of_ddp_stays():
     launch.for_cpu(cfg)
     assert 'Sync' not in cfg.pretty_text and cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
     assert cfg.model_wrapper_cfg == dict(find_unused_parameters=True, device_ids=None)
+
+
+@pytest.mark.parametrize(
+    ('given', 'read'),
+    [
+        ('data/quick start', 'data/quick start'),
+        ('"data/quick start"', 'data/quick start'),
+        ('data/copy (2)', 'data/copy (2)'),
+        ('[1, 2.5, None]', [1, 2.5, None]),
+        ("[ (1, 2), ['a b', c] ]", [(1, 2), ['a b', 'c']]),
+        ('1, 2', [1, 2]),
+        (' 3 ', 3),
+    ],
+)
+def test_blanks_inside_the_values_of_options_are_kept(given, read):
+    args = launch.parser('').parse_args(['config.py', '--cfg-options', f'key={given}'])
+    assert args.cfg_options == dict(key=read)
+
+
+def test_the_stock_stack_still_drops_blanks_of_options():
+    assert DictAction._parse_iterable('data/quick start') == 'data/quickstart'

@@ -180,11 +180,107 @@ MISTAKES = {
     'epochs without an end': (
         CLASSIFY, dict(train_cfg=dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=20)),
         'the sampler is infinite, so an epoch never ends'),
+    'best checkpoint of a metric without a rule': (
+        TOKENIZER, {'default_hooks.checkpoint.save_best': 'auto'},
+        "default_hooks.checkpoint.save_best='auto' takes the first metric, tokenizer/psnr, for which mmengine cannot infer a "
+        "rule: set save_best='tokenizer/psnr' and rule='greater'"),
+    'best checkpoint of a key without a rule': (
+        TOKENIZER, {'default_hooks.checkpoint.save_best': 'tokenizer/elbo'},
+        "save_best='tokenizer/elbo' needs a rule: set rule='greater' or rule='less'"),
+    'best checkpoint of a misspelled key': (
+        SEGMENT, {'default_hooks.checkpoint.save_best': 'miou'},
+        "save_best='miou' is not reported by val_evaluator, which reports aAcc, mIoU, mAcc: did you mean 'mIoU'?"),
+    'best checkpoint of a key of another task': (
+        CLASSIFY, {'default_hooks.checkpoint.save_best': 'mIoU'},
+        "save_best='mIoU' is not reported by val_evaluator, which reports accuracy/top1"),
+    'unknown rule': (
+        PRETRAIN, {'default_hooks.checkpoint': dict(save_best='mim/val_loss', rule='min')},
+        "default_hooks.checkpoint.rule='min': expected 'greater' or 'less'"),
+    'reversed rule': (
+        CLASSIFY, {'default_hooks.checkpoint': dict(save_best='accuracy/top1', rule='less')},
+        "rule='less' keeps the worst accuracy/top1: set rule='greater'"),
+    'top 20 of ten classes': (
+        CLASSIFY, {'val_evaluator.topk': (1, 20)},
+        'val_evaluator.topk=(1, 20), but model.head has 10 classes: set topk=1'),
+    'validation every 0 iterations': (
+        CLASSIFY, {'train_cfg.val_interval': 0},
+        'train_cfg.val_interval=0: expected at least 1. For no validation set val_dataloader, val_cfg and val_evaluator to None'),
+    'workers that persist without workers': (
+        CLASSIFY, {'train_dataloader.persistent_workers': True},
+        'train_dataloader.persistent_workers=True with num_workers=0: set num_workers to at least 1, or remove'),
+    'prefetching without workers': (
+        CLASSIFY, {'val_dataloader.prefetch_factor': 2},
+        'val_dataloader.prefetch_factor=2 with num_workers=0: set num_workers to at least 1, or remove'),
+    'work_dir in a file': (
+        CLASSIFY, dict(work_dir=f'{__file__}/run'), 'test_preflight.py is a file, expected a folder: set another work_dir'),
+    'a color too many': (
+        SEGMENT, {f'{ITER}.metainfo.palette': [[0, 0, 0]] * 12},
+        f'{ITER}.metainfo has 11 classes and 12 colors in its palette: make them equal'),
+    'batch larger than the data set': (
+        CLASSIFY,
+        {'train_dataloader.drop_last': True, 'train_dataloader.batch_size': 64, 'train_dataloader.sampler.infinite': False},
+        'train_dataloader.batch_size=64 on 1 processes, but the data set has 4 images: with drop_last=True an epoch has no batch'),
+    'one image under batch norm': (
+        SEGMENT,
+        {'train_dataloader.batch_size': 1, 'model.decode_head': dict(
+            _delete_=True, type='UPerHead', in_channels=[32], in_index=[0], channels=8, num_classes=11, norm_cfg=dict(type='BN'))},
+        'train_dataloader.batch_size=1, but model.decode_head pools to 1×1 and BN needs more than one value per channel: set '
+        "batch_size=2, or norm_cfg=dict(type='GN', num_groups=32)"),
+    'img_size no multiple of the patch': (
+        CLASSIFY, {'model.backbone.img_size': 68},
+        'model.backbone.img_size=68: 68×68 pixels are no multiple of patch_size=8: set 64'),
+    'views no multiple of the patch': (
+        PRETRAIN, {f'{ITER}.pipeline.2.size': 60, f'{ITER}.pipeline.2.token_size': None},
+        f'{ITER}.pipeline: 60×60 pixels are no multiple of patch_size=8: set 56'),
+    'grayscale images for three channels': (
+        CLASSIFY, {f'{ITER}.pipeline.0.color_type': 'grayscale'},
+        f"model.backbone.in_channels=3, but {ITER}.pipeline.0 gives images of 1 channel: set in_channels=1, or "
+        "LoadImageFromFile's color_type"),
+    'mean of three channels for four': (
+        CLASSIFY, {f'{ITER}.pipeline.0.color_type': 'unchanged', 'val_dataloader.dataset.pipeline.0.color_type': 'unchanged',
+                   'model.backbone.in_channels': 4},
+        'model.backbone.in_channels=4, but data_preprocessor.mean has 3 values: expected 4'),
     'validation without a metric': (
         CLASSIFY, dict(val_evaluator=None),
         'there is only val_dataloader and val_cfg: give all or none'),
 }  # fmt: skip
 WARNINGS = {
+    'best checkpoint by all pixels': (
+        SEGMENT,
+        {'default_hooks.checkpoint.save_best': 'auto'},
+        "save_best='auto' keeps the checkpoint of the best aAcc, which common classes decide: set save_best='mIoU'",
+    ),
+    'annealing beyond the run': (
+        TOKENIZER,
+        {'train_cfg.max_iters': 700, 'train_cfg.val_interval': 700},
+        'custom_hooks.1.iters=1400 is beyond the run of 700 iterations: beta ends at 0.06 instead of 0.02. Set it to 700',
+    ),
+    'positions of other images': (
+        SEGMENT,
+        {'model.backbone.img_size': 96},
+        'model.backbone.img_size=96, but data_preprocessor.size gives 64×64 pixels: positions are interpolated from 12×12 to '
+        '8×8 patches. Set img_size=64',
+    ),
+    'positions of other views': (
+        PRETRAIN,
+        {'model.backbone.img_size': 96},
+        f'model.backbone.img_size=96, but {ITER}.pipeline gives 64×64 pixels: positions are interpolated from 12×12 to 8×8',
+    ),
+    'positions of other crops': (
+        CLASSIFY,
+        {f'{ITER}.pipeline.1': dict(_delete_=True, type='RandomResizedCrop', scale=96)},
+        f'model.backbone.img_size=64, but {ITER}.pipeline gives 96×96 pixels',
+    ),
+    'images of different sizes in a test batch': (
+        SEGMENT,
+        {'val_dataloader.dataset.pipeline.1': dict(_delete_=True, type='Resize', scale=(96, 64), keep_ratio=True)},
+        'do not fit in one batch. Set val_dataloader.batch_size=1',
+    ),
+    'red and blue exchanged': (
+        CLASSIFY,
+        {'model.data_preprocessor.to_rgb': False},
+        'data_preprocessor feeds BGR images, but its mean is in the order red, green, blue: set to_rgb=True',
+    ),
     'schedule beyond the run': (
         CLASSIFY,
         {'param_scheduler.1.end': 40},
@@ -250,6 +346,12 @@ def test_all_mistakes_of_a_config_come_in_one_list_those_that_stop_first(data, t
         'classes of head ≠ of folders',
         'classes of preprocessor ≠ of head',
         'epochs without an end',
+        'batch larger than the data set',
+        'best checkpoint of a key of another task',
+        'reversed rule',
+        'top 20 of ten classes',
+        'grayscale images for three channels',
+        'mean of three channels for four',
     )
     fit = {k: v for k, v in MISTAKES.items() if v[0] == CLASSIFY and "'{" not in str(v[1]) and k not in apart}
     for _, options, _ in [*fit.values(), WARNINGS['rate for another batch']]:
@@ -313,3 +415,11 @@ def test_a_host_that_lacks_a_package_is_not_taken_for_one_without_registries(tmp
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match='a_package_that_is_nowhere'):
         config_names.find_classes('NoSuch', 'hollow')
+
+
+def test_the_layers_that_lora_adapts_are_no_types(data, tmp_path):
+    cfg = at_home(CLASSIFY, data, tmp_path)
+    cfg.model = dict(
+        type='LoRAModel', module=cfg.model, alpha=1, rank=1, targets=[dict(type='qkv'), dict(type='.*fc1')]
+    )
+    assert [p.words for p in preflight(cfg) if 'targets' in p.words] == []
