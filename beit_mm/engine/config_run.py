@@ -10,6 +10,7 @@ from .anneal import cosine
 from .config_names import Problem, walk
 
 POOLED = 'UPerHead', 'PSPHead', 'ASPPHead', 'DepthwiseSeparableASPPHead'  # pool to 1×1 before a norm
+MAX_FOLDERS = 1000  # that are read to count images
 LOADERS = 'train_dataloader', 'val_dataloader'
 
 
@@ -83,14 +84,22 @@ def batches(cfg: dict, ranks: int) -> Iterator[Problem]:
 
 def _samples(node: dict, enough: int) -> int | None:
     """Return the number of images in a data set, counted up to `enough`; None if it cannot be told at once."""
-    root, listed = node.get('data_root') or '', node.get('ann_file')
-    path = os.path.join(root, listed or '')
-    if listed and os.path.isfile(path) and not listed.endswith('.json'):
-        with open(path, encoding='utf-8', errors='replace') as lines:
-            found = sum(1 for _ in islice(filter(str.strip, lines), enough))
-    elif kind(node) == 'CustomDataset' and not listed and isinstance(node.get('data_prefix', ''), str):
-        tree = os.walk(os.path.join(root, node.get('data_prefix') or ''), followlinks=True)
-        found = sum(1 for _ in islice((name for _, _, names in tree for name in names), enough))
-    else:
-        return None
-    return min(found, node['indices']) if isinstance(node.get('indices'), int) else found
+    found = sum(1 for _ in islice(image_paths(node), enough))
+    return min(found, node['indices']) if isinstance(node.get('indices'), int) else found or None
+
+
+def image_paths(node: dict) -> Iterator[str]:
+    """Yield the images of a data set as its list or its folder of classes names them; none if it is of another kind."""
+    listed, prefix = node.get('ann_file'), node.get('data_prefix') or ''
+    if kind(node) not in ('CustomDataset', 'ImageList') or not isinstance(prefix, str):
+        return
+    root = node.get('data_root') or ''
+    folder = os.path.join(root, prefix)
+    if not listed:
+        for parent, _, names in islice(os.walk(folder, followlinks=True), MAX_FOLDERS):
+            yield from (os.path.join(parent, name) for name in names)
+    elif os.path.isfile(path := os.path.join(root, listed)):
+        with open(path, encoding='utf-8', errors='surrogateescape') as lines:
+            for line in filter(str.strip, lines):
+                name, _, label = line.strip().rpartition(' ')
+                yield os.path.join(folder, name if label.isdecimal() and name else line.strip())

@@ -1,15 +1,20 @@
 """Sizes and channels of a config's images, from the pipeline to the backbone."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+
+from PIL import Image
 
 from ..recipe.facts import IMAGENET, PUBLIC
 from ..recipe.tree import get, kind, nodes
 from .config_names import Problem, walk
+from .config_run import image_paths
 
+EXIF_ORIENTATION = 0x0112
 SPLITS = 'train', 'val'
 KEEP_SIZE = {
     'LoadAnnotations', 'RandomFlip', 'ColorJitter', 'PhotoMetricDistortion', 'RandAugment', 'RandomErasing', 'RandomGrayscale',
-    'GaussianBlur', 'Normalize', 'BlockwiseMask', 'RandomMask', 'PackInputs', 'PackSegInputs', 'PackViews',
+    'LoadImageFromFile', 'GaussianBlur', 'Normalize', 'BlockwiseMask', 'RandomMask', 'PackInputs', 'PackSegInputs', 'PackViews',
 }  # fmt: skip
 CHANNELS = dict(color=3, grayscale=1)
 Size = tuple[int, int]
@@ -23,9 +28,8 @@ def _pair(size: object, wide_first: bool = False) -> Size | None:
     return pair[::-1] if wide_first else pair
 
 
-def size_after(pipeline: object) -> Size | None:
-    """Return (height, width) of the images that a pipeline gives; None if the config does not tell."""
-    size = None
+def size_after(pipeline: object, size: Size | None = None) -> Size | None:
+    """Return (height, width) of the images that a pipeline gives to images of this size; None if it cannot be told."""
     for step in pipeline if isinstance(pipeline, list | tuple) else ():
         name = kind(step)
         if name == 'TwoViews':
@@ -41,19 +45,27 @@ def size_after(pipeline: object) -> Size | None:
     return size
 
 
+def _first_image(node: dict) -> Size | None:
+    """Return (height, width) of the first image of a data set, from the file's header."""
+    with suppress(OSError, ValueError), Image.open(next(image_paths(node), '')) as image:
+        turned = image.getexif().get(EXIF_ORIENTATION, 1) > 4
+        return image.size if turned else image.size[::-1]
+    return None
+
+
 def _preprocessor(cfg: dict) -> dict:
     model = cfg.get('model') or {}
     inner = next((node['data_preprocessor'] for node in nodes(model) if node.get('data_preprocessor')), {})
     return (cfg.get('data_preprocessor') or {}) | inner
 
 
-def _pipelines(cfg: dict) -> Iterator[tuple[str, str, list]]:
-    """(split, place, pipeline) of each data set for training and validation."""
+def _pipelines(cfg: dict) -> Iterator[tuple[str, str, dict]]:
+    """(split, place of its pipeline, data set) of each data set for training and validation."""
     for split in SPLITS:
         place = f'{split}_dataloader.dataset'
         for path, node in walk(get(cfg, f'{split}_dataloader', 'dataset'), place):
             if isinstance(node.get('pipeline'), list | tuple):
-                yield split, f'{path}.pipeline', node['pipeline']
+                yield split, f'{path}.pipeline', node
 
 
 def _backbones(cfg: dict) -> Iterator[tuple[str, dict]]:
@@ -72,7 +84,9 @@ def image_sizes(cfg: dict) -> Iterator[Problem]:
         if expected and any(side % patch for side in expected):
             yield _no_multiple(f'{path}.img_size={backbone.get("img_size", 224)}', expected, patch)
             continue
-        given = [(place, size_after(pipeline), split) for split, place, pipeline in _pipelines(cfg)]
+        given = [
+            (place, size_after(node['pipeline'], _first_image(node)), split) for split, place, node in _pipelines(cfg)
+        ]
         given += [('data_preprocessor.size', _pair(preprocessor.get('size')), 'train')]
         padded = _pair(preprocessor.get('size')) or preprocessor.get('size_divisor')
         windows = get(cfg, 'model', 'test_cfg')
@@ -113,8 +127,8 @@ def sizes_in_a_test_batch(cfg: dict) -> Iterator[Problem]:
     batch = get(cfg, 'val_dataloader', 'batch_size') or 1
     if cfg.get('default_scope') != 'mmseg' or batch == 1:
         return
-    for split, place, pipeline in _pipelines(cfg):
-        if split == 'val' and any(kind(step) == 'Resize' and step.get('keep_ratio') for step in pipeline):
+    for split, place, node in _pipelines(cfg):
+        if split == 'val' and any(kind(step) == 'Resize' and step.get('keep_ratio') for step in node['pipeline']):
             yield Problem(
                 f'val_dataloader.batch_size={batch}, but {place} resizes with keep_ratio=True: images of different sizes '
                 'do not fit in one batch. Set val_dataloader.batch_size=1',
@@ -128,8 +142,8 @@ def channels(cfg: dict) -> Iterator[Problem]:
     mean = preprocessor.get('mean')
     for path, backbone in _backbones(cfg):
         wanted = backbone.get('in_channels', 3)
-        for _, place, pipeline in _pipelines(cfg):
-            first = pipeline[0] if pipeline else {}
+        for _, place, node in _pipelines(cfg):
+            first = next(iter(node['pipeline']), {})
             given = CHANNELS.get(first.get('color_type', 'color')) if kind(first) == 'LoadImageFromFile' else None
             if given and given != wanted:
                 yield Problem(

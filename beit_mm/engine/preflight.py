@@ -65,7 +65,7 @@ def judged(rule: Callable, cfg: dict, *more: object) -> list[Problem]:
     found = []
     try:
         found.extend(rule(cfg, *more))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
         words = rule.__name__.replace('_', ' ')
         found.append(Problem(f'{words}: not all could be read, {type(error).__name__}: {error}', stops=False))
     return found

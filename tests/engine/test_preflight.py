@@ -13,10 +13,11 @@ from small import CONFIGS, each, load, shrink
 
 from beit_mm.data import shapes
 from beit_mm.engine import config_names
+from beit_mm.engine.config_metrics import reported
 from beit_mm.engine.config_names import accepted
 from beit_mm.engine.preflight import preflight, report
 from beit_mm.models import BEiT
-from beit_mm.registry import MODELS
+from beit_mm.registry import METRICS, MODELS
 
 ROOT = Path(__file__).parents[2]
 TRAINED = [name for name in CONFIGS if not name.endswith('_ms')]
@@ -53,6 +54,7 @@ def test_at_its_real_size_a_config_lacks_files_alone(name):
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 
+TOKENIZER_KEYS = 'psnr', 'psnr_mean_color', 'reconstruction', 'kl', 'elbo'
 TOKENIZER, PRETRAIN = 'quickstart/tokenizer', 'quickstart/pretrain'
 CLASSIFY, SEGMENT = 'quickstart/classification', 'quickstart/segmentation'
 ITER, INIT = 'train_dataloader.dataset.dataset', 'model.backbone.init_cfg'
@@ -271,6 +273,11 @@ WARNINGS = {
         {f'{ITER}.pipeline.1': dict(_delete_=True, type='RandomResizedCrop', scale=96)},
         f'model.backbone.img_size=64, but {ITER}.pipeline gives 96×96 pixels',
     ),
+    'positions of other photographs': (
+        CLASSIFY,
+        {'model.backbone.img_size': 96},
+        f'model.backbone.img_size=96, but {ITER}.pipeline gives 64×64 pixels: positions are interpolated from 12×12 to 8×8',
+    ),
     'images of different sizes in a test batch': (
         SEGMENT,
         {'val_dataloader.dataset.pipeline.1': dict(_delete_=True, type='Resize', scale=(96, 64), keep_ratio=True)},
@@ -423,3 +430,31 @@ def test_the_layers_that_lora_adapts_are_no_types(data, tmp_path):
         type='LoRAModel', module=cfg.model, alpha=1, rank=1, targets=[dict(type='qkv'), dict(type='.*fc1')]
     )
     assert [p.words for p in preflight(cfg) if 'targets' in p.words] == []
+
+
+@pytest.mark.parametrize(
+    ('metric', 'results'),
+    [
+        (
+            dict(type='beit_mm.TokenizerMetric', vocab_size=2),
+            [dict.fromkeys(TOKENIZER_KEYS, 0.0) | dict(counts=torch.ones(2))],
+        ),
+        (
+            dict(type='beit_mm.MIMMetric'),
+            [
+                dict(hidden=torch.tensor([True, False]), pixel=0.0)
+                | {name: torch.zeros(2, dtype=torch.int64) for name in ('target', 'prediction', 'log_p_tokens')}
+            ],
+        ),
+        (dict(type='mmseg.IoUMetric', iou_metrics=['mIoU', 'mFscore']), [(torch.ones(2),) * 4]),
+        (
+            dict(type='mmpretrain.Accuracy', topk=(1, 2)),
+            [dict(pred_score=torch.tensor([0.0, 1.0]), gt_label=torch.tensor([1]))],
+        ),
+    ],
+    ids=lambda value: value['type'] if isinstance(value, dict) else '',
+)
+def test_the_keys_that_a_metric_reports_are_known(metric, results):
+    built = METRICS.build(metric)
+    built.dataset_meta, built.results = dict(classes=['a', 'b']), results
+    assert set(built.evaluate(len(results))) == set(reported(metric))
