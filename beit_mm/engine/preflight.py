@@ -86,14 +86,14 @@ def files(cfg: dict) -> Iterator[Problem]:
     for path, node in data_sets(cfg):
         for place in _places(node, cfg.get('default_scope')):
             if not os.path.exists(place):
-                yield Problem(f'{path}: {place} is not there')
-                break  # what lies in it is not there either
+                yield Problem(f'{path}: {place} not found')
+                break  # what lies in it is not found either
             if os.path.isdir(place) and not any(os.scandir(place)):
                 yield Problem(f'{path}: {place} is empty')
     for path, node in [*walk(cfg.get('model'), 'model'), *walk(cfg.get('val_evaluator'), 'val_evaluator')]:
         named = node.get('ann_file') or (kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint')) or ''
         if named and not is_remote(named) and not Path(named).expanduser().exists():
-            yield Problem(f'{path}: {named} is not there')
+            yield Problem(f'{path}: {named} not found')
         if kind(node) == 'TokenTarget' and not node.get('checkpoint') and not _tokens_are_cached(cfg):
             yield Problem(f'{path}: no tokenizer is given; train one, then set model.target.checkpoint to its file')
     for name in ('train_dataloader', 'val_dataloader'):
@@ -102,7 +102,7 @@ def files(cfg: dict) -> Iterator[Problem]:
             yield Problem(f'{name}.dataset.token_cache: {cache} is no token cache; make it by tools/tokenize.py')
     load = cfg.get('load_from')
     if load and not is_remote(load) and not Path(load).expanduser().exists():
-        yield Problem(f'load_from: {load} is not there')
+        yield Problem(f'load_from: {load} not found')
 
 
 def _tokens_are_cached(cfg: dict) -> bool:
