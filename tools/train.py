@@ -15,12 +15,16 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='PATH',
-        help='go on from PATH, or from the newest checkpoint that is whole',
+        help='continue from PATH, or from the newest intact checkpoint in the work_dir',
     )
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='learning rate × (batch here / auto_scale_lr.base_batch_size)'
     )
-    parser.add_argument('--force', action='store_true', help='train although the check of the config finds mistakes')
+    parser.add_argument(
+        '--force',
+        action='store_true',
+        help='train in spite of mistakes in the config, or in a work_dir that holds checkpoints',
+    )
     args = parser.parse_args()
     cfg = launch.read_config(args)
     if args.amp:
@@ -33,13 +37,19 @@ def main() -> None:
                 f'{args.config} has no auto_scale_lr.base_batch_size (the batch its learning rate is for): add it'
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
+    if args.resume and args.resume != 'auto':
+        cfg.resume, cfg.load_from = True, args.resume
+    elif args.resume and (
+        launch.earlier_checkpoints(cfg) or not cfg.get('load_from')
+    ):  # or else start from these weights
+        cfg.resume, cfg.load_from = True, None
     found = preflight.preflight(cfg, int(os.environ.get('WORLD_SIZE', 1)))
     if found and int(os.environ.get('RANK', 0)) == 0:
         print(preflight.report(cfg, found), file=sys.stderr)
     if any(problem.stops for problem in found) and not args.force:
         sys.exit('nothing was trained: mend the config, or pass --force')
+    if not args.force:
+        launch.refuse_used_folder(cfg)
     gc.freeze()  # mmengine collects garbage for each data set it makes: half a second to go through all that was imported
     runner = launch.build_runner(cfg)
     runner.register_hook(StopOnSignal())

@@ -1,8 +1,11 @@
 """mmengine's CheckpointHook on `checkpoint/store.py`: nothing is lost when a run dies at any moment, and `resume` finds it."""
 
 import re
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
@@ -10,9 +13,76 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint import store
+from ..checkpoint.files import read_file
+from ..checkpoint.fit import few
 from ..registry import HOOKS
 
 _MID_EPOCH = 'iter_{}.pth'  # what is saved between epochs' ends, whatever the hook's own names
+_STOCK = (_MID_EPOCH, 'epoch_{}.pth')
+
+
+def earlier_checkpoints(cfg: Config) -> list[Path]:
+    """Return the checkpoints that earlier runs left where a run of this config will save its own, sorted by name."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    work_dir = Path(cfg.work_dir)
+    folder = _folder(work_dir, hook.get('out_dir'))
+    names = _names(work_dir, hook.get('filename_tmpl'))
+    return sorted(path for path in folder.glob('*') if re.fullmatch(names, path.name))
+
+
+def newest_checkpoint(work_dir: Path, folder: Path, template: str | None) -> tuple[Path | None, list[str]]:
+    """Return the last written of the intact checkpoints to resume from, and one line for each newer one that is damaged.
+
+    Searches `folder` for names of `template`, of mmengine, and like the name in `last_checkpoint`, so for any template; then
+    the path in `last_checkpoint`.
+
+    Raises ValueError if none is intact, or if the folder holds training checkpoints of other names only.
+    """
+    path, damaged = store.newest(folder, _names(work_dir, template))
+    named = _last_checkpoint(work_dir)
+    if not path and not damaged and named and named.is_file():
+        words = store.unreadable(named)
+        path, damaged = (None, [f'{named}: {words}']) if words else (named, [])
+    if damaged and not path:
+        raise ValueError(
+            f'--resume: none of the {len(damaged)} checkpoints in {folder} is readable:\n  '
+            + '\n  '.join(damaged)
+            + '\n'
+            'Pass another one as --resume PATH, or start a new run without --resume in another --work-dir'
+        )
+    if not path and (others := [file.name for file in sorted(folder.glob('*')) if _was_trained(file)]):
+        raise ValueError(
+            f'--resume: {folder} holds checkpoints ({few(others)}), but none has a name of filename_tmpl={template!r} or is '
+            'named by last_checkpoint. Pass the one to continue from as --resume PATH, or start a new run without --resume'
+        )
+    return path, damaged
+
+
+def _names(work_dir: Path, template: str | None) -> str:
+    """Return a pattern for the file names of checkpoints, whatever template they were written with."""
+    examples = [name.format(0) for name in (template, *_STOCK) if name]
+    if named := _last_checkpoint(work_dir):
+        examples.append(named.name)
+    return '|'.join(re.sub(r'\d+', r'\\d+', re.escape(name)) for name in examples)
+
+
+def _last_checkpoint(work_dir: Path) -> Path | None:
+    """Return the path in mmengine's file `last_checkpoint`, which may be that of a folder since moved."""
+    pointer = work_dir / 'last_checkpoint'
+    return Path(pointer.read_text().strip()) if pointer.is_file() else None
+
+
+def _was_trained(path: Path) -> bool:
+    """Return whether a file is a checkpoint that a run of mmengine saved, and not mere weights."""
+    if path.is_file() and zipfile.is_zipfile(path):
+        with suppress(ValueError):  # some other archive
+            found = read_file(path)
+            return isinstance(found, dict) and 'iter' in (found.get('meta') or {})
+    return False
+
+
+def _folder(work_dir: Path, out_dir: str | None) -> Path:
+    return work_dir if out_dir in (None, str(work_dir)) else Path(out_dir, work_dir.name)
 
 
 class _Store(LocalBackend):
@@ -37,15 +107,15 @@ class _Later(LocalBackend):
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """CheckpointHook whose files are whole, checked, and there; tools/train.py puts it in the place of the stock one.
+    """CheckpointHook whose files are always intact and checked; tools/train.py replaces the stock hook by it.
 
-    A checkpoint is written beside its place, flushed, read back, and renamed; then `last_checkpoint` likewise; only then are
-    those removed that `max_keep_ckpts` and `save_best` give up, which the new one lists, so that a resumed run goes on
-    removing. `resume` takes the newest file that is whole, whatever `last_checkpoint` says, and repeats the validation that
-    a run died in. The arguments are CheckpointHook's, without `backend_args` and `file_client_args` (ValueError): the
-    folder is a mounted one.
+    Saving writes a temporary file, flushes it, reads it back and renames it; then `last_checkpoint` is written in the same
+    way; only then are the files removed that `max_keep_ckpts` and `save_best` give up. The new checkpoint lists them, so a
+    resumed run continues to remove them. Resuming takes the newest intact file (`newest_checkpoint`) and repeats the
+    validation that a run died in. The arguments are CheckpointHook's, without `backend_args` and `file_client_args`
+    (ValueError): the folder is a mounted one.
 
-    Raises ValueError on resume when there are checkpoints and none is readable, OSError when one cannot be written.
+    Raises what `newest_checkpoint` raises on resume, OSError when a checkpoint cannot be written.
     """
 
     def __init__(self, *args, **settings):
@@ -60,25 +130,26 @@ class AtomicCheckpointHook(CheckpointHook):
         self.kept: list[str] = []  # file names, oldest first
         self.superseded: list[str] = []  # to be removed
 
-    # -- going on
+    # -- resuming
 
     def before_run(self, runner: Runner) -> None:
         if not runner._resume or runner._load_from is not None:
             return
-        names = '|'.join(re.escape(name).replace(r'\{\}', r'\d+') for name in (self.filename_tmpl, _MID_EPOCH))
-        folder = self._folder(runner)
-        found = [store.newest(folder, names) if is_main_process() else None]
+        work_dir, found = Path(runner.work_dir), [None]
+        folder = _folder(work_dir, self.out_dir)
+        if is_main_process():
+            try:
+                found = [newest_checkpoint(work_dir, folder, self.filename_tmpl)]
+            except ValueError as error:
+                found = [error]
         broadcast_object_list(found)
-        path, passed = found[0]
-        for line in passed:
-            runner.logger.warning(f'passed over: {line}')
-        if passed and not path:
-            raise ValueError(
-                f'none of the {len(passed)} checkpoints in {folder} is readable:\n  ' + '\n  '.join(passed) + '\n'
-                'Name another with --resume PATH, or begin again without --resume'
-            )
+        if isinstance(found[0], ValueError):
+            raise found[0]
+        path, damaged = found[0]
+        for line in damaged:
+            runner.logger.warning(f'skipped: {line}')
         runner._load_from, runner._resume = path and str(path), path is not None
-        runner.logger.info(f'going on from {path}' if path else f'{folder} has no checkpoint to go on from: a new run')
+        runner.logger.info(f'resuming from {path}' if path else f'{folder} has no checkpoint to resume from: a new run')
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -97,20 +168,22 @@ class AtomicCheckpointHook(CheckpointHook):
             for left in {path for place in {folder, Path(runner.work_dir)} for path in store.sweep(place)}:
                 runner.logger.info(f'removed {left}, which a killed run left half written')
             self._remove_superseded(runner)
-        loop, validation = runner.train_loop, runner.val_loop
-        if validation is None or not runner.iter or hub.get_info('iter_validated') == runner.iter:
+        if not runner.iter:
+            return
+        loop = runner.train_loop
+        unit = 'epoch' if isinstance(loop, EpochBasedTrainLoop) else 'iter'
+        done, end = getattr(loop, unit), getattr(loop, f'max_{unit}s')
+        if done >= end:
+            runner.logger.warning(
+                f'{runner._load_from or "the checkpoint"} is from the end of its run ({unit} {done} of {end}): nothing is left to '
+                f'train. To train longer raise train_cfg.max_{unit}s, to measure it run tools/test.py'
+            )
+        if runner.val_loop is None or hub.get_info('iter_validated') == runner.iter:
             return
         loop._decide_current_val_interval()
-        done, end = (
-            (loop.epoch, loop.max_epochs) if isinstance(loop, EpochBasedTrainLoop) else (loop.iter, loop.max_iters)
-        )
         if done >= loop.val_begin and (done % loop.val_interval == 0 or done == end):
             runner.logger.info('validating first, since the checkpoint is from before its validation')
-            validation.run()
-
-    def _folder(self, runner: Runner) -> Path:
-        work_dir = Path(runner.work_dir)
-        return work_dir if self.out_dir in (None, runner.work_dir) else Path(self.out_dir, work_dir.name)
+            runner.val_loop.run()
 
     # -- saving
 

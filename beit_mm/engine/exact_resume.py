@@ -64,7 +64,21 @@ class ExactResume(Hook):
     # -- resume ----------------------------------------------------------------------------------------------------------
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner._resume:
+            self._refuse_incomplete(runner, checkpoint)
         self.loaded = dict(checkpoint.get('meta') or {}, gradients=checkpoint.get('gradients', {}))
+
+    @staticmethod
+    def _refuse_incomplete(runner: Runner, checkpoint: dict) -> None:
+        """mmengine would begin with a new optimizer, and its schedules at step 0, without a word."""
+        needed = ['meta', 'message_hub', 'optimizer', *(['param_schedulers'] if runner.param_schedulers else [])]
+        if missing := [key for key in needed if not checkpoint.get(key)]:
+            raise ValueError(
+                f'--resume: {runner._load_from} has no {", ".join(missing)}, so a run cannot continue from it (best_*.pth and '
+                'published weights hold no training state). Resume from a checkpoint that CheckpointHook saved with '
+                'save_optimizer=True and save_param_scheduler=True, or start a new run from these weights: --cfg-options '
+                f'load_from={runner._load_from}, without --resume'
+            )
 
     def before_train(self, runner: Runner) -> None:
         self._share_gradients_before_saving(runner)

@@ -19,11 +19,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
+from ..checkpoint.fit import few
 from ..data.guard import GuardData
 from ..options import Options
 from ..recipe.tree import get
 from ..registry import OPTIM_WRAPPERS
 from .any_checkpoint import AnyCheckpoint
+from .atomic_checkpoint import earlier_checkpoints
 from .cached_tokens import CachedTokens
 from .deferred_log import DeferredLog
 from .exact_resume import ExactResume
@@ -69,7 +71,9 @@ def parser(description: str) -> ArgumentParser:
 
 
 def read_config(args: Namespace) -> Config:
-    """The config file with `--cfg-options`, the launcher and a work_dir."""
+    """Return the config file with `--cfg-options`, the launcher and a work_dir; sets what `set_ranks` sets."""
+    if args.launcher != 'none':
+        set_ranks(args.launcher)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
@@ -112,6 +116,18 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     return runner
 
 
+def refuse_used_folder(cfg: Config) -> None:
+    """Exit before a new run would overwrite and mix the checkpoints of an earlier run; a restart by torchrun resumes."""
+    resume_after_restart(cfg)
+    if cfg.get('resume') or not (found := earlier_checkpoints(cfg)):
+        return
+    raise SystemExit(
+        f'error: {found[0].parent} holds checkpoints of an earlier run ({few([path.name for path in found])}), and a new run '
+        'would overwrite some of them and mix its own with the rest. Continue the earlier run with --resume, choose '
+        'another folder with --work-dir, remove the checkpoints, or start in this folder anyway with --force'
+    )
+
+
 def keep_whole(cfg: Config) -> None:
     """Puts AtomicCheckpointHook in the place of the stock one, which can lose every checkpoint, in place."""
     hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1)) | (
@@ -145,13 +161,14 @@ def seed_data(cfg: Config) -> None:
         dataset.setdefault('seed', seed)
 
 
-def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> None:
-    """Sets RANK, LOCAL_RANK and WORLD_SIZE from the launcher's own variables; with a backend, joins the process group.
+def set_ranks(launcher: str) -> None:
+    """Set RANK, LOCAL_RANK, WORLD_SIZE and the address of the process group from the launcher's own variables.
 
-    Raises ValueError when the launcher's variables are not there. `timeout` is in seconds.
+    Raises ValueError when these are missing. A Slurm step gets a port of its own unless MASTER_PORT is set, since several
+    jobs may share a node.
     """
-    die_with_parent()
-    if launcher == 'slurm' and 'SLURM_NODELIST' in os.environ and 'MASTER_ADDR' not in os.environ:
+    slurm = launcher == 'slurm'
+    if slurm and 'SLURM_NODELIST' in os.environ and 'MASTER_ADDR' not in os.environ:
         nodes = subprocess.run(
             ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], check=True, capture_output=True
         )
@@ -163,7 +180,14 @@ def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> No
             f'`{_STARTED_BY[launcher]}`, or without --launcher for one process'
         )
     os.environ.update({ours: os.environ[theirs] for ours, theirs in _NAMES[launcher].items()})
-    os.environ.setdefault('MASTER_PORT', '29500')
+    job, step = (int(os.environ.get(name, 0)) for name in ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
+    os.environ.setdefault('MASTER_PORT', str(29_500 - (16 * job + step) % 9_000 if slurm else 29_500))
+
+
+def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> None:
+    """Call `set_ranks`, and join the process group if a backend is given. `timeout` is in seconds."""
+    die_with_parent()
+    set_ranks(launcher)
     if restarted_store() and not backend:
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))  # as mmengine does, which finds the group made
         backend = 'nccl'

@@ -19,6 +19,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..recipe.process import end_with_parent
+from .atomic_checkpoint import earlier_checkpoints
 
 _PARENT = os.getppid()  # as early as can be: torchrun may die while this process starts
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -41,14 +42,14 @@ def die_with_parent() -> None:
 
 
 def resume_after_restart(cfg: Config) -> None:
-    """What torchrun started again goes on from the newest checkpoint of its work_dir, not from the beginning; in place."""
+    """Make a run that torchrun restarted resume from the newest checkpoint in its work_dir, in place."""
     restart = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
     if not restart:
         return
-    if any(Path(cfg.work_dir).glob('*.pth')):
+    if earlier_checkpoints(cfg):
         cfg.resume, cfg.load_from = True, None
     else:
-        print_log(f'restart {restart}: {cfg.work_dir} has no checkpoint yet, so the run begins again', 'current', 30)
+        print_log(f'restart {restart}: {cfg.work_dir} has no checkpoint yet, so the run starts again', 'current', 30)
 
 
 def restarted_store() -> dict:

@@ -15,12 +15,13 @@ A recipe is a Python config:
 A stage is `tools/train.py` on its config in `work_dir/name`, then, with `test=True`, `tools/test.py`. It is finished
 when its `stage.json` says so. `begun.json` says what an unfinished one was begun from: as long as that is the same (its
 config, its options, the number of processes, the checkpoints that it reads), a stage that was broken off goes on from
-its last checkpoint; when it has changed, a stage begins again. `runner` runs a chain, `commands` are what it runs.
+its last checkpoint; when it has changed, a stage begins again, and its checkpoints are moved to `previous`. `runner` runs a chain, `commands` are what it runs.
 """
 
 import hashlib
 import json
 import os
+import shutil
 from argparse import ArgumentParser
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -31,6 +32,7 @@ from mmengine.config import Config
 from ..options import Options
 
 RECORD, BEGUN, PREPARED = 'stage.json', 'begun.json', 'prepare.json'
+PREVIOUS = 'previous'
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,22 @@ def read_begun(stage_dir: Path) -> dict | None:
         return json.loads((stage_dir / BEGUN).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def set_aside(stage_dir: Path) -> Path | None:
+    """Move the checkpoints of a stage that begins again into its folder `previous`, and replace what that held.
+
+    Returns the folder, None if there was nothing to move.
+    """
+    previous = stage_dir / PREVIOUS
+    found = [path for path in stage_dir.glob('*') if path.is_file() and path.suffix not in ('.py', '.json')]
+    if not found:
+        return None
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir()
+    for path in found:
+        path.rename(previous / path.name)
+    return previous
 
 
 def changes(origin: dict, record: dict) -> list[str]:

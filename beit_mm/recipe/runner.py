@@ -21,6 +21,7 @@ from .chain import (
     made_from,
     read_begun,
     read_record,
+    set_aside,
     settings,
     weight_options,
     write_json,
@@ -63,8 +64,8 @@ def run(recipe: Recipe, to: Settings) -> None:
             continue
         before = read_begun(stage_dir)['before'] if resume else _logs(stage_dir)
         (stage_dir / RECORD).unlink(missing_ok=True)
-        if not resume:
-            (stage_dir / 'last_checkpoint').unlink(missing_ok=True)  # of what is begun again, not to be resumed from
+        if not resume and (previous := set_aside(stage_dir)):
+            say(f'{title}: its earlier checkpoints were moved to {previous}')
         write_json(stage_dir / BEGUN, dict(made_from=origin, before=before))
         record = _run_stage(stage, title, to, options + weight_options(stage.weights, to.work_dir), resume)
         logs = [log for log in _logs(stage_dir) if log not in before]

@@ -26,7 +26,7 @@ work = Path(arguments[arguments.index('--work-dir') + 1])
 (work / '1' / '1.log').write_text('why')
 if 'fail=True' in arguments or Path('broken').exists():
     sys.exit(3)
-count = len(list(work.glob('*.pth'))) + 1
+count = len(list(work.rglob('*.pth'))) + 1
 (work / f'iter_{count}.pth').write_text(' '.join(arguments) + str(count))
 (work / 'last_checkpoint').write_text(f'/elsewhere/iter_{count}.pth')
 """
@@ -92,10 +92,16 @@ def test_what_changes_no_result_runs_nothing_again(place, capsys):
     assert ran(capsys) == []
 
 
-def test_says_what_changed(place, capsys):
+def test_says_what_changed_and_keeps_the_checkpoints_of_before_apart(place, capsys):
     run(THIRD)
     run(THIRD, overrides=['lr=0.3'])
-    assert 'task/third: runs again, since what it was made from has changed: options\n' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'task/third: runs again, since what it was made from has changed: options\n' in said
+    assert 'task/third: its earlier checkpoints were moved to work/task/third/previous\n' in said
+    assert [str(path) for path in sorted(Path('work').rglob('*.pth'))] == [
+        'work/task/third/iter_2.pth',
+        'work/task/third/previous/iter_1.pth',
+    ]
 
 
 def test_new_data_runs_everything_again(place, capsys):
