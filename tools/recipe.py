@@ -11,7 +11,7 @@ from pathlib import Path
 from beit_mm.options import Options
 from beit_mm.recipe import chain, check, facts, paper, runner, table
 from beit_mm.recipe.commands import LAUNCHERS, Launch
-from beit_mm.recipe.process import StageFailed
+from beit_mm.recipe.process import StageFailed, Stopped
 from beit_mm.viz import summary
 
 TOOLS = Path(__file__).parent
@@ -55,8 +55,15 @@ def main(arguments: list[str] | None = None) -> None:
         _run(chain.read_recipe(args.recipe, args.long), args)
     except (FileNotFoundError, ValueError, StageFailed) as error:
         sys.exit(f'error: {error}')
+    except Stopped as stopped:
+        print(
+            f'{stopped}; the same command continues: finished stages are kept, and the interrupted one resumes from its last '
+            'checkpoint',
+            file=sys.stderr,
+        )
+        sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
-        sys.exit('stopped; the same command goes on: finished stages are kept, a broken-off one has its checkpoints')
+        sys.exit('stopped; the same command continues')
 
 
 def _check(args: Namespace) -> int:

@@ -4,7 +4,8 @@
 set -euo pipefail
 (($# >= 4)) || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
 partition=$1 job=$2 config=$3 work_dir=$4
-gpus=${GPUS:-8} gpus_per_node=${GPUS_PER_NODE:-8}
+gpus=${GPUS:-8}
+gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 
 # shellcheck disable=SC2086  # SRUN_ARGS holds several words
 exec srun --partition="$partition" --job-name="$job" --gres=gpu:"$gpus_per_node" --ntasks="$gpus" \

@@ -15,7 +15,8 @@ A recipe is a Python config:
 A stage is `tools/train.py` on its config in `work_dir/name`, then, with `test=True`, `tools/test.py`. It is finished
 when its `stage.json` says so. `begun.json` says what an unfinished one was begun from: as long as that is the same (its
 config, its options, the number of processes, the checkpoints that it reads), a stage that was broken off goes on from
-its last checkpoint; when it has changed, a stage begins again, and its checkpoints are moved to `previous`. `runner` runs a chain, `commands` are what it runs.
+its last checkpoint; when it has changed, a stage begins again, and its checkpoints are moved to `previous`. `runner` runs a
+chain, `commands` are what it runs.
 """
 
 import hashlib

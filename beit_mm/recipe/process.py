@@ -7,61 +7,88 @@ import os
 import runpy
 import signal
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from .. import compat
 from .commands import readable
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_POLL_SECONDS, _POLLS_PER_LOOK = 0.05, 10  # how often the end is checked, and after how many of these the memory
+
 
 class StageFailed(Exception):
-    """A stage's command did not end well."""
+    """Error of a stage whose command ended with another exit code than 0."""
+
+
+class Stopped(BaseException):
+    """Signal that ended a stage, or was passed on to it; `number` is the signal's."""
+
+    def __init__(self, number: int):
+        super().__init__(f'stopped by {signal.Signals(number).name}')
+        self.number = number
 
 
 def execute(title: str, command: list[str], log_dir: Path) -> float:
-    """Run a command on this terminal; the peak memory (GiB) of this process with all below it.
+    """Run a command on this terminal; return the peak memory (GiB) of this process and all its descendants.
 
-    Raises StageFailed with the title, the exit code and the newest log in `log_dir`.
+    SIGTERM, SIGUSR1 and Ctrl-C are passed on, and the command's end is waited for: a run saves first.
+
+    Raises StageFailed with the title, the exit code and the newest log in `log_dir`, Stopped after such a signal.
     """
     say(f'{title}\n   {readable(command)}')
     if _is_script(command):
         _preload()
     sys.stdout.flush()
-    interrupt, peak = signal.getsignal(signal.SIGINT), 0.0
-    process = multiprocessing.get_context('fork').Process(target=_become, args=(command, interrupt))
+    process = multiprocessing.get_context('fork').Process(target=_become, args=(command,))
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in SIGNALS}
     try:
-        with _no_interrupt():
+        # Blocked until the child has its own handlers: one that comes to it earlier waits, and is not lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
             process.start()
-        while process.is_alive():
-            peak = max(peak, tree_rss(os.getpid()) / 2**30)
-            process.join(timeout=0.5)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        peak = _watch(process, received)
     except BaseException:
-        process.terminate()
-        process.join()
+        if process.pid:
+            process.terminate()
+            process.join()
         raise
-    if process.exitcode:
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    code = process.exitcode
+    ended_by = -code if code < 0 else code - 128
+    if received or ended_by in SIGNALS:
+        raise Stopped(received[0] if received else ended_by)
+    if code:
         logs = sorted(log_dir.glob('*/*.log'))
         where = f'; its log: {logs[-1]}' if logs else ''
-        raise StageFailed(f'{title} failed with exit code {process.exitcode}{where}\n   {readable(command)}')
+        raise StageFailed(f'{title} failed with exit code {code}{where}\n   {readable(command)}')
     return peak
 
 
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C waits until the end: what Python calls around a fork would swallow it. A fork in here has to set it anew.
+def _watch(process: BaseProcess, received: list[int]) -> float:
+    """Wait for a process, pass the signals in `received` on to it, and return the peak memory (GiB).
 
-    A mask would not do: a signal that this thread blocks comes to another, and what it does happens in this one.
+    `process.join(timeout)` would not do: after an exec it blocks until the end.
     """
-    came = []
-    usual = signal.signal(signal.SIGINT, lambda *_: came.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-    if came:
-        signal.raise_signal(signal.SIGINT)
+    peak, polls, passed = 0.0, 0, 0
+    while process.is_alive():
+        for number in received[passed:]:
+            passed += 1
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+        if polls % _POLLS_PER_LOOK == 0:
+            peak = max(peak, tree_rss(os.getpid()) / 2**30)
+        polls += 1
+        time.sleep(_POLL_SECONDS)
+    return peak
 
 
 def _is_script(command: list[str]) -> bool:
@@ -76,12 +103,14 @@ def _preload() -> None:
             importlib.import_module(f'{host}.{part}')
 
 
-def _become(command: list[str], interrupt: Callable | int) -> None:
+def _become(command: list[str]) -> None:
     """In a fork: run a Python script in here, as `python SCRIPT` would; any other command takes the process's place.
 
     So does every command on a machine with a GPU, whose driver does not survive a fork.
     """
-    signal.signal(signal.SIGINT, interrupt)
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     end_with_parent()  # a run saves and ends
     if not _is_script(command) or importlib.import_module('mmengine.device').get_device() != 'cpu':
         os.environ.setdefault('PYTHON', sys.executable)  # what tools/*.sh start
