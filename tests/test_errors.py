@@ -57,10 +57,9 @@ def tokens(*size: int, value: float = 0.5, dtype: torch.dtype = torch.float32) -
     return vae().tokens(torch.full((1, 3, *size), value, dtype=dtype))
 
 
-def loaded(tmp_path, source: dict, load, model) -> None:
-    torch.save(
-        dict(state_dict={f'backbone.{k}': v for k, v in beit(**source).state_dict().items()}), tmp_path / 'a.pth'
-    )
+def loaded(tmp_path, source: dict, load, model, **more: torch.Tensor) -> None:
+    state = beit(**source).state_dict() | more
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), tmp_path / 'a.pth')
     load(model(), str(tmp_path / 'a.pth'))
 
 
@@ -265,6 +264,14 @@ MISTAKES = {
     'checkpoint of a backbone as tokenizer': (
         partial(loaded, source={}, load=load_tokenizer, model=vae),
         ValueError, r'a\.pth does not fit this tokenizer'),
+    'checkpoint of other channels': (
+        partial(loaded, source={}, load=load_backbone, model=partial(beit, in_channels=4)),
+        ValueError, r"weight: \(16, 3, 8, 8\) ≠ \(16, 4, 8, 8\).*checkpoint='.*a\.pth', adapt_patch_embed=True\)"),
+    'checkpoint of another patch size': (
+        partial(loaded, source=dict(patch_size=16), load=load_backbone, model=beit), ValueError, r'adapt_patch_embed=True'),
+    'checkpoint of a backbone with an adapter': (
+        lambda tmp_path: loaded(tmp_path, {}, load_backbone, beit, spm=torch.zeros(1), interactions=torch.zeros(1)),
+        ValueError, r'BEiT has no interactions, spm, which an adapter adds: `python tools/convert\.py .*a\.pth .* --backbone`'),
     'checkpoint that is not there': (
         lambda _: beit(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')).init_weights(),
         FileNotFoundError, r'no checkpoint at gone\.pth'),

@@ -13,6 +13,7 @@ import torch
 from beit_mm.checkpoint import load_with_meta
 from beit_mm.checkpoint.export import TARGETS, export
 from beit_mm.checkpoint.facts import Facts
+from beit_mm.checkpoint.fit import PARTS, few
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,8 +35,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _convert(args) -> None:
     state, origin, left, meta = load_with_meta(args.src)
+    alien = sorted({k.split('.')[1] for k in state if k.startswith('backbone.') and k.split('.')[1] not in PARTS})
+    if alien and not args.backbone:
+        raise ValueError(
+            f'{args.src}: BEiT has no {few(alien)}, which an adapter adds: --backbone takes the backbone without it'
+        )
     if args.backbone:
-        state = {key: value for key, value in state.items() if key.startswith('backbone.')}
+        state = {k: v for k, v in state.items() if k.startswith('backbone.') and k.split('.')[1] not in alien}
+        left |= {f'backbone.{part}.*': 'BEiT has no such part' for part in alien}
     safetensors = (args.format or ('safetensors' if args.to == 'hf' else 'pth')) == 'safetensors'
     facts, notes = export(state, args.to, args.dst, meta, safetensors)
     notes = [f'left out: {key} ({why})' for key, why in left.items() if not key.endswith('_index')] + notes

@@ -18,6 +18,7 @@ import yaml
 from mmengine.logging import print_log
 
 HUB = 'hf://'
+EMA = '#ema'  # at the end of a checkpoint's name: take the averaged weights in the file
 # As torch.hub names files: name-1a2b3c4d.pth begins with so much of its SHA-256. Eight digits alone are a date.
 _HASH = re.compile(r'-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.')
 _PIECE = 1 << 20  # bytes read at a time
@@ -38,7 +39,12 @@ def published() -> dict[str, dict]:
 
 def is_remote(source: str) -> bool:
     """Return whether `source` names a checkpoint that may have to be downloaded."""
-    return '://' in source or (source in published() and not Path(source).exists())
+    return '://' in source or (source.removesuffix(EMA) in published() and not Path(source).exists())
+
+
+def is_missing(source: str) -> bool:
+    """Return whether `source` names neither a file or folder on this machine nor a checkpoint to download."""
+    return not is_remote(source) and not Path(source.removesuffix(EMA)).expanduser().exists()
 
 
 def local_path(source: str | os.PathLike) -> Path:
@@ -47,10 +53,11 @@ def local_path(source: str | os.PathLike) -> Path:
     Raises FileNotFoundError if it cannot be downloaded, ValueError if what came is not what the name says, ImportError for
     `hf://` without huggingface_hub.
     """
+    source = str(source).removesuffix(EMA)
     path = Path(source).expanduser()
     if path.exists():
         return path
-    source = published().get(str(source), {}).get('address', str(source))
+    source = published().get(source, {}).get('address', source)
     if source.startswith(HUB):
         return _from_hub(source)
     return _from_url(source) if urlparse(source).scheme in ('http', 'https') else Path(source)

@@ -16,24 +16,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from . import pickled_modules, store
-from .download import local_path
+from .download import EMA, local_path
 
 # Keys of a file that hold weights (OpenMMLab's, the official code's, DeepSpeed's), or their average (official, timm's, mmengine's).
 _PLAIN = ('state_dict', 'model', 'module')
 _AVERAGED = ('model_ema', 'state_dict_ema', 'ema_state_dict')
 _WRAPPERS = re.compile(r'^((module|model|_orig_mod)\.)+')  # DDP's, Lightning's and torch.compile's prefixes
-EMA = '#ema'  # at the end of a checkpoint's name: take the averaged weights
 
 
 def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
     """Return what a file or folder holds, also one to download (`local_path`). Never runs code from it.
 
-    Files: torch's (.pth, .pt, .bin), .safetensors, a module that was pickled whole (DALL-E's .pkl). Folders: Hugging Face's,
-    with one or more weight files; one with DALL-E's `encoder.pkl` and `decoder.pkl`. What is inside decides, not the name.
+    Files: torch's (.pth, .pt, .bin), .safetensors, a module that was pickled whole (DALL-E's .pkl). Folders: a run's, of which
+    the last checkpoint is read; Hugging Face's, with one or more weight files; one with DALL-E's `encoder.pkl` and
+    `decoder.pkl`. What is inside decides, not the name.
 
     Raises FileNotFoundError, or ValueError that says what else than weights the file holds, or that it is no checkpoint.
     """
-    path = local_path(str(source).removesuffix(EMA))
+    path = local_path(source)
     if path.is_dir():
         return _read_folder(path, map_location)
     if not path.is_file():
@@ -159,7 +159,26 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
     )
 
 
-def _read_folder(folder: Path, map_location: Any) -> dict:
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the file that `last_checkpoint` in a run's folder names, in that folder if it was moved; None without it.
+
+    Raises FileNotFoundError if the file is gone.
+    """
+    pointer = folder / 'last_checkpoint'
+    if not pointer.is_file():
+        return None
+    named = Path(pointer.read_text().strip())
+    for path in (folder / named.name, named):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f'{pointer} names {named}, which was not found, nor was {named.name} beside it: name a .pth file'
+    )
+
+
+def _read_folder(folder: Path, map_location: Any) -> Any:
+    if path := last_checkpoint(folder):
+        return read_file(path, map_location)
     pickles = {part: folder / f'{part}.pkl' for part in ('encoder', 'decoder')}
     if all(path.is_file() for path in pickles.values()):
         parts = {part: state_of(read_file(path), str(path))[0] for part, path in pickles.items()}
@@ -169,8 +188,8 @@ def _read_folder(folder: Path, map_location: Any) -> dict:
     )
     if not files:
         raise FileNotFoundError(
-            f'{folder} is a folder without weights: a Hugging Face folder has model.safetensors or pytorch_model.bin in '
-            "it, DALL-E's encoder.pkl and decoder.pkl"
+            f'{folder} is a folder without weights: a run has written last_checkpoint into its work_dir, a Hugging Face folder '
+            "has model.safetensors or pytorch_model.bin in it, DALL-E's encoder.pkl and decoder.pkl"
         )
     state, written = {}, {}
     for file in files:

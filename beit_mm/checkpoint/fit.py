@@ -1,8 +1,11 @@
 """Weights into a model: positions made to fit its grid, every key loaded, left out for a stated reason, or an error."""
 
+import math
 import re
 from dataclasses import dataclass, field
 
+import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -10,7 +13,17 @@ from ..models.beit import BEiT, resize_pos_embed
 from ..models.relative_position import Grid, resize_bias_table
 from .facts import TABLE, square_side
 
-SHARED = f'rel_pos_bias.{TABLE}'
+SHARED, PATCH_EMBED = f'rel_pos_bias.{TABLE}', 'patch_embed.proj.weight'
+PARTS = (
+    'cls_token',
+    'mask_token',
+    'pos_embed',
+    'patch_embed',
+    'rel_pos_bias',
+    'blocks',
+    'norm',
+    'fc_norm',
+)  # of a BEiT
 _WHERE_NOT_READ = dict(
     mask_token='hides patches in pre-training only',
     norm='mean pooling and feature maps are taken before it',
@@ -45,11 +58,15 @@ class Report:
         print_log(str(self), logger='current')
 
 
-def load_backbone(model: BEiT, path: str, grid: Grid | None = None) -> None:
+def load_backbone(model: BEiT, path: str, grid: Grid | None = None, adapt_patch_embed: bool = False) -> None:
     """Load the backbone of any BEiT, whoever wrote it, into `model`.
 
     A shared position table is copied into every layer, positions are resized to the model's grid. What happened to each key
-    is logged as a table. `grid`: (h, w) that the positions were learned for, where that is not square.
+    is logged as a table.
+
+    Args:
+        grid: (h, w) that the positions were learned for, if it is not square.
+        adapt_patch_embed: also take a patch embedding of other channels or of another patch size (`adapted_patch_embed`).
 
     Raises ValueError that names the keys that are missing, unexpected or of another shape.
     """
@@ -62,7 +79,7 @@ def load_backbone(model: BEiT, path: str, grid: Grid | None = None) -> None:
     for name in sorted({k.split('.')[0] for k in state if not k.startswith('backbone.')}):
         report.add('left out', f'{name}.*', 'no part of the backbone')
     backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
-    fitted = fit_backbone(backbone, model, report, grid)
+    fitted = fit_backbone(backbone, model, report, grid, adapt_patch_embed)
     check(model, fitted, path, 'BEiT', may_be_new=('fc_norm.', 'norm.'))
     for key in model.state_dict():
         report.add(*(('loaded', key) if key in fitted else ('new', key, 'this task adds it')))
@@ -71,9 +88,17 @@ def load_backbone(model: BEiT, path: str, grid: Grid | None = None) -> None:
     report.log()
 
 
-def fit_backbone(state: dict[str, Tensor], model: BEiT, report: Report, grid: Grid | None = None) -> dict[str, Tensor]:
+def fit_backbone(
+    state: dict[str, Tensor], model: BEiT, report: Report, grid: Grid | None = None, adapt_patch_embed: bool = False
+) -> dict[str, Tensor]:
     """A state dict of a backbone (without prefix) made to fit `model`, whatever its bias and grid; `report` says how."""
     state, own = dict(state), model.state_dict()
+    weight = state.get(PATCH_EMBED)
+    if adapt_patch_embed and weight is not None and weight.shape != own[PATCH_EMBED].shape:
+        (_, channels, *patch), (_, own_channels, *own_patch) = weight.shape, own[PATCH_EMBED].shape
+        state[PATCH_EMBED] = adapted_patch_embed(weight, own_channels, own_patch[0])
+        note = f'{channels} → {own_channels} channels, patch {patch[0]} → {own_patch[0]} pixels'
+        report.add('adapted', PATCH_EMBED, note)
     if SHARED in state and model.rel_pos_bias is None and model.blocks[0].attn.grid:
         table, depth = state.pop(SHARED), len(model.blocks)
         state |= {f'blocks.{i}.attn.{TABLE}': table.clone() for i in range(depth)}
@@ -99,6 +124,27 @@ def fit_backbone(state: dict[str, Tensor], model: BEiT, report: Report, grid: Gr
             report.add('left out', key, _WHERE_NOT_READ[name])
             del state[key]
     return state
+
+
+def adapted_patch_embed(weight: Tensor, channels: int, patch_size: int) -> Tensor:
+    """Return a patch embedding [D, C, p, p] for other channels and another patch size, as timm computes both.
+
+    One channel: the sum over the channels, so a grey image gets what it got as RGB. Otherwise the channels are repeated and
+    scaled by C / channels. Patch size: the pseudo-inverse of bicubic resizing, so that a resized patch gets about the same
+    embedding (FlexiViT, https://arxiv.org/abs/2212.08013).
+    """
+    dtype, (_, given, *size) = weight.dtype, weight.shape
+    weight = weight.float()
+    if size != [patch_size] * 2:
+        pixels = torch.eye(size[0] * size[1]).unflatten(1, (1, *size))
+        resize = F.interpolate(pixels, (patch_size, patch_size), mode='bicubic', antialias=True, align_corners=False)
+        weight = weight.flatten(2) @ torch.linalg.pinv(resize.flatten(1).T)
+        weight = weight.unflatten(2, (patch_size, patch_size))
+    if channels == 1:
+        weight = weight.sum(1, keepdim=True)
+    elif channels != given:
+        weight = weight.repeat(1, math.ceil(channels / given), 1, 1)[:, :channels] * (given / channels)
+    return weight.to(dtype)
 
 
 def load_tokenizer(model: nn.Module, path: str) -> None:
@@ -139,11 +185,26 @@ def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_
         raise ValueError(f'{path} holds NaN or infinity in {few(lost)}: take an earlier checkpoint of that run')
     if missing or unexpected or wrong:
         settings = 'vocab_size, width, groups, blocks' if what == 'tokenizer' else 'arch, positions, layer_scale, head'
+        advice = ''
+        if any(entry.startswith((PATCH_EMBED, f'backbone.{PATCH_EMBED}')) for entry in wrong):
+            advice += (
+                ". To adapt the patch embedding to other channels or another patch size, load it by the backbone's init_cfg="
+                f"dict(type='Pretrained', checkpoint={path!r}, adapt_patch_embed=True)"
+            )
+        alien = sorted(
+            {part for key in unexpected if (part := key.removeprefix('backbone.').split('.')[0]) not in PARTS}
+        )
+        if what == 'BEiT' and alien:
+            advice += (
+                f'. BEiT has no {few(alien)}, which an adapter adds: `python tools/convert.py {path} backbone.pth --to beit_mm '
+                '--backbone` writes the backbone alone'
+            )
         positions = any(TABLE in entry or 'pos_embed' in entry for entry in wrong)
         raise ValueError(
             f'{path} does not fit this {what}. Missing: {few(missing)}; unexpected: {few(unexpected)}; of another shape: '
             f'{few(wrong)}. Give the model the settings that it was trained with: {settings}'
             + (', and for positions of a grid that is not square init_cfg.grid=(h, w)' if positions else '')
+            + advice
         )
 
 

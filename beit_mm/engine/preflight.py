@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..checkpoint.download import is_remote
+from ..checkpoint.download import is_missing
 from ..recipe import check
 from ..recipe.check import CONTRADICTIONS, show
 from ..recipe.facts import facts
@@ -92,7 +92,7 @@ def files(cfg: dict) -> Iterator[Problem]:
                 yield Problem(f'{path}: {place} is empty')
     for path, node in [*walk(cfg.get('model'), 'model'), *walk(cfg.get('val_evaluator'), 'val_evaluator')]:
         named = node.get('ann_file') or (kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint')) or ''
-        if named and not is_remote(named) and not Path(named).expanduser().exists():
+        if named and is_missing(named):
             yield Problem(f'{path}: {named} not found')
         if kind(node) == 'TokenTarget' and not node.get('checkpoint') and not _tokens_are_cached(cfg):
             yield Problem(f'{path}: no tokenizer is given; train one, then set model.target.checkpoint to its file')
@@ -101,7 +101,7 @@ def files(cfg: dict) -> Iterator[Problem]:
         if cache and not Path(cache, 'about.json').exists():
             yield Problem(f'{name}.dataset.token_cache: {cache} is no token cache; make it by tools/tokenize.py')
     load = cfg.get('load_from')
-    if load and not is_remote(load) and not Path(load).expanduser().exists():
+    if load and is_missing(load):
         yield Problem(f'load_from: {load} not found')
 
 

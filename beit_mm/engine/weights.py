@@ -1,7 +1,6 @@
 """Do the weights that a run starts from fit its model? Names and shapes are compared; the model is built without memory."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from mmengine.registry import init_default_scope
@@ -9,7 +8,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .. import checkpoint
-from ..checkpoint.files import EMA, read_file, state_of
+from ..checkpoint.download import is_missing, is_remote
+from ..checkpoint.files import read_file, state_of
 from ..checkpoint.fit import Report, check, few, fit_backbone
 from ..models import BEiT, DiscreteVAE
 from ..models.targets import TokenTarget
@@ -29,12 +29,8 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
     Files that are not there or not on this machine are passed over. Raises what building the model raises.
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    given = cfg.get('data_preprocessor')
-    model = (
-        cfg['model']
-        if not given or 'data_preprocessor' in cfg['model']
-        else cfg['model'] | dict(data_preprocessor=given)
-    )
+    given, config = cfg.get('data_preprocessor'), _without_lora(cfg['model'])
+    model = config if not given or 'data_preprocessor' in config else config | dict(data_preprocessor=given)
     try:
         with _WithoutMemory():
             model = MODELS.build(model)
@@ -47,7 +43,7 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
         try:
             if isinstance(module, BEiT) and _is_here(source):
                 state, _ = checkpoint.load(source)
-                _backbone(state, module, source, init.get('grid'))
+                _backbone(state, module, source, init.get('grid'), init.get('adapt_patch_embed', False))
             elif _is_here(source):
                 prefix = f'{init["prefix"].rstrip(".")}.' if init.get('prefix') else ''
                 state, _ = state_of(read_file(source), source)
@@ -62,7 +58,7 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
         except ValueError as error:
             yield str(error), True
     source = cfg.get('load_from')
-    if _is_here(source) and not cfg.get('resume'):
+    if _is_here(source) and not cfg.get('resume') and config == cfg['model']:
         try:
             backbone = getattr(model, 'backbone', None)
             if isinstance(backbone, BEiT) or isinstance(model, DiscreteVAE):
@@ -77,14 +73,27 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
             yield str(error), True
 
 
-def _is_here(source: object) -> bool:
-    return bool(source) and '://' not in str(source) and Path(source.removesuffix(EMA)).expanduser().exists()
+def _without_lora(node: object) -> object:
+    """Return a config with the modules that mmpretrain's LoRAModel adapts: they load their weights before it does."""
+    if isinstance(node, list | tuple):
+        return [_without_lora(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    if getattr(node.get('type'), '__name__', str(node.get('type'))).endswith('LoRAModel'):
+        return _without_lora(node['module'])
+    return {key: _without_lora(child) for key, child in node.items()}
 
 
-def _backbone(state: dict[str, Tensor], model: BEiT, source: str, grid: tuple | None = None) -> None:
+def _is_here(source: str | None) -> bool:
+    return bool(source) and not is_remote(source) and not is_missing(source)
+
+
+def _backbone(
+    state: dict[str, Tensor], model: BEiT, source: str, grid: tuple | None = None, adapt: bool = False
+) -> None:
     """As `load_backbone`: ValueError that names what is missing, unexpected or of another shape."""
     state = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
-    check(model, fit_backbone(state, model, Report(source), grid), source, 'BEiT', ('fc_norm.', 'norm.'))
+    check(model, fit_backbone(state, model, Report(source), grid, adapt), source, 'BEiT', ('fc_norm.', 'norm.'))
 
 
 def _tokenizer(model: nn.Module, source: str) -> None:

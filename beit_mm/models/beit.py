@@ -1,7 +1,7 @@
 """BEiT backbone (https://arxiv.org/abs/2106.08254; official `modeling_pretrain.py`, `modeling_finetune.py`, MIT).
 
-One class for pre-training, classification and segmentation, in the plain form of the paper's tables (absolute
-positions) and in that of every public weight (relative bias, LayerScale). Parameters are named as in the official code.
+One class for pre-training, classification and segmentation, in the plain form of the paper's tables (absolute positions), in that of
+most public weights (relative bias, LayerScale), and in any mix of both. Parameters are named as in the official code.
 
 Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patches that are read (index).
 """
@@ -60,7 +60,8 @@ class BEiT(BaseModule):
             relative positions, which those blocks read.
         with_cp: recompute each block's activations in the backward pass.
         init_cfg: `dict(type='Pretrained', checkpoint=…)` loads any BEiT, whoever wrote it (`beit_mm.checkpoint`), positions
-            fitted; with `grid=(h, w)` from positions of a grid that is not square; with checkpoint None from scratch.
+            fitted; with `grid=(h, w)` from positions of a grid that is not square; with `adapt_patch_embed=True` also from
+            other channels or another patch size; with checkpoint None from scratch.
 
     Raises ValueError for an unknown `arch`, `rel_pos_bias`, `out_type`, or an image that is no multiple of the patch.
     """
@@ -221,7 +222,7 @@ class BEiT(BaseModule):
         if (source := checkpoint_of(self.init_cfg, 'BEiT')) is not None:
             from ..checkpoint import load_backbone  # the loader knows the models, not the other way round
 
-            load_backbone(self, source, self.init_cfg.get('grid'))
+            load_backbone(self, source, self.init_cfg.get('grid'), self.init_cfg.get('adapt_patch_embed', False))
         self._is_init = True
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

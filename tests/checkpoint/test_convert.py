@@ -68,6 +68,20 @@ def test_of_a_pre_training_the_backbone_alone_goes_everywhere(write, tmp_path, c
     assert float(capsys.readouterr().out.splitlines()[-1].removeprefix('max_abs_diff=')) < 1e-5
 
 
+def test_the_backbone_within_an_adapter_is_taken_alone(tmp_path, make_state, capsys):
+    state = {k: v for k, v in make_state('segmentor').items() if k.startswith('backbone.')}
+    torch.save(state | {'backbone.spm.stem.0.weight': torch.zeros(1)}, tmp_path / 'adapter.pth')
+    convert.main(
+        [str(tmp_path / 'adapter.pth'), str(tmp_path / 'out.pth'), '--to', 'beit_mm', '--backbone', '--verify']
+    )
+    assert 'left out: backbone.spm.* (BEiT has no such part)' in capsys.readouterr().out
+    assert same(load(str(tmp_path / 'out.pth'))[0], state)
+    with pytest.raises(
+        SystemExit, match=r'BEiT has no spm, which an adapter adds: --backbone takes the backbone without it'
+    ):
+        convert.main([str(tmp_path / 'adapter.pth'), str(tmp_path / 'out.pth'), '--to', 'hf'])
+
+
 @pytest.mark.parametrize('target', ['beit_mm', 'hf', 'timm', 'unilm', 'mmpretrain'])
 @pytest.mark.parametrize('form', ['safetensors', 'pth'])
 def test_both_formats_hold_the_same(write, tmp_path, target, form):

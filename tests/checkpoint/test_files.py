@@ -175,6 +175,18 @@ def test_the_averaged_weights_of_a_run_are_read(tmp_path):
     assert state_of(read_file(tmp_path / 'iter_2.pth'), 'it')[0]['weight'].item() == pytest.approx(-1.5)
 
 
+@pytest.mark.parametrize('named', ['/elsewhere/iter_8.pth', 'iter_8.pth', '{}/iter_8.pth', '{}/checkpoints/iter_8.pth'])
+def test_of_a_runs_folder_the_last_checkpoint_is_read_also_if_it_was_moved(tmp_path, make_state, named):
+    state, run = make_state('tokenizer'), tmp_path / 'run'
+    path = run / ('checkpoints' if 'checkpoints' in named else '') / 'iter_8.pth'
+    path.parent.mkdir(parents=True)
+    torch.save(dict(state_dict=state, meta={}), path)
+    (run / 'last_checkpoint').write_text(named.format(run))
+    model = DiscreteVAE(vocab_size=16, width=8, width_in=8)
+    load_tokenizer(model, str(run))
+    assert same(dict(model.state_dict()), state)
+
+
 # -- DALL-E's pickled modules ----------------------------------------------------------------------------------------------
 
 
@@ -348,6 +360,11 @@ def test_a_file_without_a_state_dict_is_an_error(tmp_path, content):
     [
         (lambda p: None, FileNotFoundError, r'no checkpoint at .*x: give the \.pth file'),
         (lambda p: p.mkdir(), FileNotFoundError, r'x is a folder without weights'),
+        (
+            lambda p: (p.mkdir(), (p / 'last_checkpoint').write_text('/old/x/iter_8.pth')),
+            FileNotFoundError,
+            r'last_checkpoint names /old/x/iter_8\.pth, which was not found, nor was iter_8\.pth beside it',
+        ),
         (lambda p: p.write_bytes(b''), ValueError, r'x could not be read as a checkpoint'),
         (lambda p: p.write_text('<html>not found</html>'), ValueError, r'x was not loaded'),
         (lambda p: p.write_bytes((2).to_bytes(8, 'little') + b'{}'), ValueError, r'x holds no state dict'),

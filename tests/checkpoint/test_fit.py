@@ -5,7 +5,7 @@ import torch
 from mmengine.logging import MMLogger
 
 from beit_mm.checkpoint import load_backbone, load_tokenizer
-from beit_mm.checkpoint.fit import SHARED
+from beit_mm.checkpoint.fit import SHARED, adapted_patch_embed
 from beit_mm.models import BEiT, DiscreteVAE
 from beit_mm.models.beit import resize_pos_embed
 from beit_mm.models.relative_position import resize_bias_table
@@ -210,3 +210,31 @@ def test_a_tokenizer_goes_through(tmp_path):
     for target in (DiscreteVAE(**VAE), DiscreteVAE(**VAE, init_cfg=dict(type='Pretrained', checkpoint=path))):
         load_tokenizer(target, path) if target.init_cfg is None else target.init_weights()
         assert all(torch.equal(v, source.state_dict()[k]) for k, v in target.state_dict().items())
+
+
+# -- other channels, another patch size ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('channels', 'patch_size'), [(1, 8), (2, 8), (4, 8), (13, 8), (3, 4), (3, 16), (4, 5), (3, 8)])
+def test_an_adapted_patch_embedding_is_timms(channels, patch_size):
+    from timm.layers import resample_patch_embed
+    from timm.models._manipulate import adapt_input_conv
+
+    weight = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = adapt_input_conv(channels, resample_patch_embed(weight, [patch_size] * 2))
+    torch.testing.assert_close(adapted_patch_embed(weight, channels, patch_size), expected, rtol=0, atol=1e-6)
+
+
+def test_weights_of_rgb_are_adapted_if_asked_for(tmp_path, log):
+    """A grey image gives what it gave as RGB."""
+    source = make(**VANILLA)
+    path = save(tmp_path / 'a.pth', source)
+    init = dict(type='Pretrained', checkpoint=path, adapt_patch_embed=True)
+    target = make(2, in_channels=1, init_cfg=init, **VANILLA)
+    target.init_weights()
+    grey = image()[:, :1]
+    torch.testing.assert_close(target(grey)[0], source(grey.expand(-1, 3, -1, -1))[0], rtol=1e-5, atol=1e-5)
+    assert '1  adapted    patch_embed.proj.weight (3 → 1 channels, patch 8 → 8 pixels)' in log.text
+    make(2, in_channels=4, patch_size=4, init_cfg=init, **VANILLA).init_weights()
+    assert 'adapted    patch_embed.proj.weight (3 → 4 channels, patch 8 → 4 pixels)' in log.text
+    assert 'resized    pos_embed (4×4 → 8×8 patches)' in log.text

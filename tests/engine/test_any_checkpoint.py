@@ -16,6 +16,7 @@ from beit_mm.checkpoint.origins import from_ours
 from beit_mm.engine import AnyCheckpoint
 from beit_mm.engine.any_checkpoint import _normalization
 from beit_mm.engine.launch import build_runner
+from beit_mm.engine.weights import weights_fit
 from beit_mm.models import BEiT, BEiTPretrainer
 from beit_mm.registry import MODELS
 
@@ -223,3 +224,18 @@ def test_a_model_without_our_backbone_is_left_alone(tmp_path):
     torch.save(dict(state_dict=state), tmp_path / 'lenet.pth')
     run.load_checkpoint(str(tmp_path / 'lenet.pth'))
     assert all(torch.equal(v, state[k]) for k, v in run.model.state_dict().items())
+
+
+def test_the_backbone_within_lora_is_compared_with_its_weights(tmp_path):
+    """mmpretrain's LoRAModel loads the weights while it is built, then replaces layers."""
+    path = str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict=weights()), path)
+    init_cfg = dict(type='Pretrained', checkpoint=path)
+    backbone = dict(type='beit_mm.BEiT', arch=ARCH, img_size=32, patch_size=8, init_cfg=init_cfg, **CLASSIFIER)
+    lora = dict(type='LoRAModel', module=backbone, alpha=2, rank=2, targets=[dict(type='qkv')])
+    model = dict(type='ImageClassifier', backbone=lora, head=dict(type='LinearClsHead', num_classes=3, in_channels=16))
+    cfg = dict(default_scope='mmpretrain', model=model, load_from=path)
+    assert list(weights_fit(cfg)) == []
+    backbone['arch'] = ARCH | dict(num_layers=3)
+    ((problem, stops),) = weights_fit(cfg)
+    assert stops and 'Missing: blocks.2.' in problem
