@@ -138,7 +138,7 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
 def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return (the tensors under our names, the keys left out with the reason). Keys no table knows keep their name.
 
-    Raises ValueError that names two keys which would get one name, or two parts of which BEiT has one.
+    Raises ValueError that names two keys which would get one name.
     """
     if origin == 'dall-e':
         return _from_dalle(state), {}
@@ -155,11 +155,11 @@ def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], d
         return rename(rename(key, _HF_IN_MEMORY) if origin == 'hf' else key, NAMES[origin])
 
     named = renamed(state, our_name)
-    if SHARED in named and any(key.startswith('backbone.blocks.') and key.endswith(TABLE) for key in named):
-        raise ValueError(
-            'the keys hold a table of relative positions for all layers and one for each layer, whose sum was used; BEiT has '
-            "one kind, rel_pos_bias='shared' or 'per_layer': add the first to each of the others, and remove it"
-        )
+    own_tables = [key for key in named if key.startswith('backbone.blocks.') and key.endswith(TABLE)]
+    if SHARED in named and own_tables:  # such a model adds both to its attention, as data2vec's official one
+        shared = named.pop(SHARED)
+        named |= {key: named[key] + shared for key in own_tables}
+        left[SHARED] = 'added to the table of each layer'
     return _without_idle_layer(_merge_qkv(named), left) if origin == 'hf' else (named, left)
 
 

@@ -30,6 +30,7 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     given, config = cfg.get('data_preprocessor'), _without_lora(cfg['model'])
+    adapted = config != cfg['model']
     model = config if not given or 'data_preprocessor' in config else config | dict(data_preprocessor=given)
     try:
         with _WithoutMemory():
@@ -58,7 +59,7 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
         except ValueError as error:
             yield str(error), True
     source = cfg.get('load_from')
-    if _is_here(source) and not cfg.get('resume') and config == cfg['model']:
+    if _is_here(source) and not cfg.get('resume') and not adapted:
         try:
             backbone = getattr(model, 'backbone', None)
             if isinstance(backbone, BEiT) or isinstance(model, DiscreteVAE):
@@ -76,7 +77,7 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
 def _without_lora(node: object) -> object:
     """Return a config with the modules that mmpretrain's LoRAModel adapts: they load their weights before it does."""
     if isinstance(node, list | tuple):
-        return [_without_lora(child) for child in node]
+        return type(node)(_without_lora(child) for child in node)
     if not isinstance(node, dict):
         return node
     if getattr(node.get('type'), '__name__', str(node.get('type'))).endswith('LoRAModel'):

@@ -1,7 +1,8 @@
 """BEiT backbone (https://arxiv.org/abs/2106.08254; official `modeling_pretrain.py`, `modeling_finetune.py`, MIT).
 
-One class for pre-training, classification and segmentation, in the plain form of the paper's tables (absolute positions), in that of
-most public weights (relative bias, LayerScale), and in any mix of both. Parameters are named as in the official code.
+One class for pre-training, classification and segmentation, in the plain form of the paper's tables (absolute positions),
+in that of most public weights (relative bias, LayerScale), and in any mix of both. Parameters are named as in the official
+code.
 
 Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patches that are read (index).
 """

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from beit_mm.checkpoint.export import TARGETS, fit_target
-from beit_mm.checkpoint.facts import describe
+from beit_mm.checkpoint.facts import SHARED, TABLE, describe
 from beit_mm.checkpoint.origins import _HF_IN_MEMORY, from_ours, identify, rename, to_dalle, to_ours
 
 pytestmark = pytest.mark.any_stack
@@ -115,14 +115,17 @@ def test_a_key_that_no_table_knows_keeps_its_name_so_that_it_is_found():
             'backbone.norm.weight',
             'backbone.ln1.weight and backbone.norm.weight are both backbone.norm.weight',
         ),
-        (
-            'unilm',
-            'blocks.0.attn.relative_position_bias_table',
-            'a table of relative positions for all layers and one for each',
-        ),
     ],
 )
 def test_two_keys_that_become_one_are_an_error_that_names_both(make_state, origin, more, both):
     written = from_ours(make_state('mim'), origin)
     with pytest.raises(ValueError, match=both):
         to_ours(written | {more: torch.zeros(1)}, origin)
+
+
+def test_of_a_shared_table_and_one_in_each_layer_the_sum_is_read(make_state):
+    state, shared = make_state('classifier'), torch.randn(make_state('mim')[SHARED].shape)
+    found, left = to_ours(state | {SHARED: shared}, 'beit_mm')
+    assert left == {SHARED: 'added to the table of each layer'}
+    tables = [key for key in state if key.endswith(TABLE)]
+    assert same(found, state | {key: state[key] + shared for key in tables})
