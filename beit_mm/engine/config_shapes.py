@@ -122,16 +122,26 @@ def _no_multiple(place: str, size: Size, patch: int) -> Problem:
     return Problem(f'{place}: {_words(size)} pixels are no multiple of patch_size={patch}: set {_setting(near)}')
 
 
-def sizes_in_a_test_batch(cfg: dict) -> Iterator[Problem]:
-    """mmseg stacks the images of a test batch before it pads them."""
+def sizes_when_testing(cfg: dict) -> Iterator[Problem]:
+    """mmseg stacks the images of a test batch before it pads them, and pads them by `test_cfg` of the preprocessor alone."""
     batch = get(cfg, 'val_dataloader', 'batch_size') or 1
-    if cfg.get('default_scope') != 'mmseg' or batch == 1:
+    backbone = next(_backbones(cfg), None)
+    if cfg.get('default_scope') != 'mmseg' or not backbone:
         return
     for split, place, node in _pipelines(cfg):
-        if split == 'val' and any(kind(step) == 'Resize' and step.get('keep_ratio') for step in node['pipeline']):
+        if split != 'val' or not any(kind(step) == 'Resize' and step.get('keep_ratio') for step in node['pipeline']):
+            continue
+        if batch > 1:
             yield Problem(
                 f'val_dataloader.batch_size={batch}, but {place} resizes with keep_ratio=True: images of different sizes '
                 'do not fit in one batch. Set val_dataloader.batch_size=1',
+                stops=False,
+            )
+        if get(cfg, 'model', 'test_cfg', 'mode') != 'slide' and not _preprocessor(cfg).get('test_cfg'):
+            patch = backbone[1].get('patch_size', 16)
+            yield Problem(
+                f'{place} resizes with keep_ratio=True: the sides need not be multiples of patch_size={patch}. Set '
+                f'data_preprocessor.test_cfg=dict(size_divisor={patch}); size_divisor itself is for training alone',
                 stops=False,
             )
 

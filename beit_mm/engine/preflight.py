@@ -27,7 +27,7 @@ from .config_names import (
     walk,
 )
 from .config_run import anneals_end_with_the_run, batches, palettes, work_dir_can_be_written, workers
-from .config_shapes import channels, image_sizes, sizes_in_a_test_batch
+from .config_shapes import channels, image_sizes, sizes_when_testing
 from .label_check import labels
 from .weights import weights_fit
 
@@ -240,6 +240,6 @@ RULES: list[Rule] = [
     anneals_end_with_the_run,
     palettes,
     image_sizes,
-    sizes_in_a_test_batch,
+    sizes_when_testing,
     channels,
 ]

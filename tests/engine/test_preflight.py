@@ -283,6 +283,11 @@ WARNINGS = {
         {'val_dataloader.dataset.pipeline.1': dict(_delete_=True, type='Resize', scale=(96, 64), keep_ratio=True)},
         'do not fit in one batch. Set val_dataloader.batch_size=1',
     ),
+    'sides no multiple of the patch when testing': (
+        SEGMENT,
+        {'val_dataloader.dataset.pipeline.1': dict(_delete_=True, type='Resize', scale=(96, 64), keep_ratio=True)},
+        'the sides need not be multiples of patch_size=8. Set data_preprocessor.test_cfg=dict(size_divisor=8)',
+    ),
     'red and blue exchanged': (
         CLASSIFY,
         {'model.data_preprocessor.to_rgb': False},
