@@ -106,6 +106,15 @@ def test_slurm_starts_training_with_the_users_words(tmp_path):
     ]
 
 
+def test_slurm_asks_for_no_more_gpus_per_node_than_there_are_processes(tmp_path):
+    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    env = os.environ | dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='4')
+    for script in ('slurm_train', 'slurm_test'):
+        asked = call('bash', ROOT / f'tools/{script}.sh', 'gpu', 'job', 'a.py', 'w', env=env).stdout
+        assert '--gres=gpu:4 --ntasks=4 --ntasks-per-node=4' in asked
+
+
 def test_scaling_the_rate_needs_the_batch_that_it_is_meant_for(tmp_path, monkeypatch, capsys):
     (tmp_path / 'a.py').write_text('optim_wrapper = dict()\n')
     monkeypatch.setattr(sys, 'argv', ['train.py', str(tmp_path / 'a.py'), '--auto-scale-lr'])

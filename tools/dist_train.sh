@@ -12,6 +12,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / process
 export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
 export TORCHELASTIC_SIGNALS_TO_HANDLE=$PET_SIGNALS_TO_HANDLE  # its name before torch 2.9
 
+# one machine: any free port, so that several runs may share it
+[[ -n ${PORT:-} || ${NNODES:-1} != 1 ]] ||
+    PORT=$("${PYTHON:-python}" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+
 exec "${PYTHON:-python}" -m torch.distributed.run --nproc-per-node="$processes" --nnodes="${NNODES:-1}" --node-rank="${NODE_RANK:-0}" \
     --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}" \
     "$(dirname "$0")/train.py" "$config" --launcher pytorch "${@:3}"

@@ -2,7 +2,11 @@
 # The whole of BEiT in miniature on an embedded data set; installs itself into .venv first. Ends with where the report is:
 #   bash tools/quickstart.sh [arguments of recipe.py, e.g. --seeds 3]
 set -euo pipefail
-cd "$(dirname "$0")/.."
+root=$(cd "$(dirname "$0")/.." && pwd)
+if [[ ! -e $root/setup.py ]]; then  # an installed package: work in the current folder, with the Python it is installed in
+    exec "${PYTHON:-python}" "$root/tools/recipe.py" run "$root/configs/quickstart/recipe.py" "$@"
+fi
+cd "$root"
 source tools/install.sh
 install onedl
 exec .venv/bin/python tools/recipe.py run configs/quickstart/recipe.py "$@"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from beit_mm.options import Options
 from beit_mm.recipe import chain, check, facts, paper, runner, table
-from beit_mm.recipe.commands import LAUNCHERS, Launch
+from beit_mm.recipe.commands import LAUNCHERS, PREPARE, Launch
 from beit_mm.recipe.process import StageFailed, Stopped
 from beit_mm.viz import summary
 
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     run.add_argument('--launcher', choices=LAUNCHERS, default='none', help='pytorch: torchrun; slurm: srun')
     run.add_argument('--gpus', type=int, default=1, metavar='N', help='processes, with a launcher')
     run.add_argument('--partition', metavar='NAME', help="Slurm's")
+    run.add_argument('--time', metavar='LIMIT', help="of each Slurm job, e.g. 24:00:00 (default: the partition's)")
     run.add_argument(
         '--dry-run', action='store_true', help='print the commands, with slurm as sbatch lines; run nothing'
     )
@@ -84,7 +85,7 @@ def _check(args: Namespace) -> int:
 def _run(recipe: chain.Recipe, args: Namespace) -> None:
     work_dir = args.work_dir or Path(recipe.work_dir)
     names, launch = [stage.name for stage in recipe.stages], Launch(args.launcher, args.gpus, args.partition)
-    if unknown := [name for name in args.stage if name not in names]:
+    if unknown := [name for name in args.stage if name not in [*names, PREPARE]]:
         raise ValueError(f'--stage {" ".join(unknown)}: {args.recipe} has the stages {", ".join(names)}')
     if args.seeds == 1:
         runs = [(work_dir, recipe.seed)]
@@ -92,7 +93,7 @@ def _run(recipe: chain.Recipe, args: Namespace) -> None:
         first = recipe.seed or 0
         runs = [(work_dir / f'seed-{seed}', seed) for seed in range(first, first + args.seeds)]
     for folder, seed in runs:
-        to = runner.Settings(folder, TOOLS, args.cfg_options, seed, launch, tuple(args.stage))
+        to = runner.Settings(folder, TOOLS, args.cfg_options, seed, launch, tuple(args.stage), args.time)
         if args.dry_run:
             print(runner.script(recipe, runner.plan(recipe, to), to, _itself(args, work_dir)))
         else:

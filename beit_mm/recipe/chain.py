@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 from argparse import ArgumentParser
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -70,11 +70,15 @@ def read_recipe(path: str | Path, long: bool = False) -> Recipe:
     if not Path(path).is_file():
         raise FileNotFoundError(f'no recipe at {path}: give a file like configs/quickstart/recipe.py')
     cfg = Config.fromfile(str(path)).to_dict()
-    stages = [stage for stage in map(_stage, cfg.get('stages', [])) if long or not stage.long]
+    stages = [_found(stage, Path(path)) for stage in map(_stage, cfg.get('stages', [])) if long or not stage.long]
     if not stages:
         raise ValueError(f'{path} has no stages: list them as `stages = [dict(name=…, config=…), …]`')
     for i, stage in enumerate(stages):
         earlier = [other.name for other in stages[:i]]
+        if stage.name == 'prepare':
+            raise ValueError(
+                f"{path}: a stage is named 'prepare', which means the recipe's `prepare`: choose another name"
+            )
         if stage.name in earlier:
             raise ValueError(f'{path}: two stages are named {stage.name!r}')
         for source in set(stage.weights.values()) - set(earlier):
@@ -83,7 +87,9 @@ def read_recipe(path: str | Path, long: bool = False) -> Recipe:
                 f'earlier are: {", ".join(earlier) or "none"}'
             )
         if not Path(stage.config).is_file():
-            raise FileNotFoundError(f'{path}: stage {stage.name!r} has no config {stage.config} (in {Path.cwd()})')
+            raise FileNotFoundError(
+                f'{path}: stage {stage.name!r} has no config {stage.config}, neither in {Path.cwd()} nor beside or above the recipe'
+            )
     return Recipe(
         work_dir=cfg.get('work_dir', f'work_dirs/{Path(path).resolve().parent.name}'),
         stages=stages,
@@ -92,6 +98,13 @@ def read_recipe(path: str | Path, long: bool = False) -> Recipe:
         title=cfg.get('title', Path(path).stem),
         note=cfg.get('note', ''),
     )
+
+
+def _found(stage: Stage, recipe: Path) -> Stage:
+    """Return the stage with its config looked up in the current folder, then beside the recipe and in the folders above."""
+    places = (folder / stage.config for folder in recipe.resolve().parents)
+    there = None if Path(stage.config).is_file() else next(filter(Path.is_file, places), None)
+    return replace(stage, config=str(there)) if there else stage
 
 
 def _stage(entry: dict) -> Stage:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+PREPARE = 'prepare'  # names the job that runs a recipe's `prepare` alone
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 
@@ -69,14 +70,20 @@ def _cfg_options(options: list[str]) -> list[str]:
     return ['--cfg-options', *options] if options else []
 
 
-def sbatch(launch: Launch, name: str, after: list[str], command: list[str]) -> str:
-    """A line of shell that submits `command` for the stage `name`, to begin when the stages `after` have ended well."""
+def sbatch(launch: Launch, name: str, after: list[str], command: list[str], time: str | None = None) -> str:
+    """Return a line of shell that submits `command` for the stage `name`, to start when the stages `after` have succeeded.
+
+    Slurm signals the job's processes two minutes before its time limit; they save, and the job queues itself again.
+    """
+    gpu = [f'--ntasks-per-node={launch.per_node}', f'--gres=gpu:{launch.per_node}'] if name != PREPARE else []
     words = [
-        'sbatch', '--parsable', f'--partition={launch.partition}', f'--job-name={name}', f'--ntasks={launch.gpus}',
-        f'--ntasks-per-node={launch.per_node}', f'--gres=gpu:{launch.per_node}', '--cpus-per-task=5',
+        'sbatch', '--parsable', f'--partition={launch.partition}', f'--job-name={name}',
+        f'--ntasks={launch.gpus if gpu else 1}', *gpu, '--cpus-per-task=5', *([f'--time={time}'] if time else []),
+        '--signal=USR1@120', '--requeue', '--open-mode=append',
     ]  # fmt: skip
     dependency = [f'--dependency=afterok:{":".join(f"${_variable(stage)}" for stage in after)}'] if after else []
-    line = ' '.join([shlex.join(words), *dependency, f'--wrap={shlex.quote(readable(command))}'])
+    again = f'{readable(command)}; code=$?; [ $code != 138 ] || scontrol requeue $SLURM_JOB_ID; exit $code'
+    line = ' '.join([shlex.join(words), *dependency, f'--wrap={shlex.quote(again)}'])
     return f'{_variable(name)}=$({line})'
 
 

@@ -41,6 +41,7 @@ class Settings:
     seed: int | None = None
     launch: Launch = field(default_factory=Launch)
     only: tuple[str, ...] = ()
+    time: str | None = None  # limit of a Slurm job
 
 
 def run(recipe: Recipe, to: Settings) -> None:
@@ -183,10 +184,16 @@ def script(recipe: Recipe, planned: list[Planned], to: Settings, itself: list[st
     so what is finished is recorded, and a job that is requeued goes on."""
     slurm = to.launch.launcher == 'slurm'
     lines = [] if slurm else [readable(_words(command)) for command in recipe.prepare]
+    first = []
+    if slurm and planned and recipe.prepare:  # once, before all stages
+        first = [commands.PREPARE]
+        lines.append(commands.sbatch(to.launch, *first, [], [*itself, '--stage', *first], to.time))
     for stage in planned:
         lines += ['', f'# {stage.title}' + (f': {stage.words}' if stage.words else '')]
         typed = [readable(command) for command in stage.commands]
         lines += [f'#   {line}' for line in typed] if slurm else typed
         if slurm:
-            lines.append(commands.sbatch(to.launch, stage.name, stage.after, [*itself, '--stage', stage.name]))
+            lines.append(
+                commands.sbatch(to.launch, stage.name, stage.after or first, [*itself, '--stage', stage.name], to.time)
+            )
     return '\n'.join(lines).strip() or '# all stages are finished'

@@ -59,6 +59,8 @@ def test_the_papers_chain_is_submitted_with_every_job_after_those_it_reads_from(
         '16',
         '--partition',
         'gpu',
+        '--time',
+        '24:00:00',
         '--work-dir',
         str(tmp_path),
     )
@@ -68,13 +70,27 @@ def test_the_papers_chain_is_submitted_with_every_job_after_those_it_reads_from(
     subprocess.run(['bash', '-euc', capsys.readouterr().out], env=os.environ | dict(PATH=path), check=True)
     jobs = (tmp_path / 'jobs').read_text().splitlines()
     assert all('--ntasks=16 --ntasks-per-node=8' in job and '--partition=gpu' in job for job in jobs)
-    names = [re.search(r'--stage (\S+)', job)[1] for job in jobs]
+    names = [re.search(r'--stage ([^\s;]+)', job)[1] for job in jobs]
     after = {name: re.findall(r'afterok:(\d+)', job) for name, job in zip(names, jobs, strict=True)}
     after = {name: [names[int(job) - 1] for job in before] for name, before in after.items()}
     recipe = reading.read_recipe('configs/paper/recipe.py')
     assert after == {stage.name: sorted(set(stage.weights.values())) for stage in recipe.stages}
     wrapped = f'python tools/recipe.py run configs/paper/recipe.py --work-dir {tmp_path} --launcher slurm --gpus 16'
     assert all(f'--wrap={wrapped} --partition gpu --stage ' in job for job in jobs)
+    assert all('--time=24:00:00 --signal=USR1@120 --requeue' in job for job in jobs)
+    assert all('[ $code != 138 ] || scontrol requeue $SLURM_JOB_ID; exit $code' in job for job in jobs)
+
+
+def test_the_data_of_a_chain_are_prepared_by_one_job_that_all_wait_for(monkeypatch, capsys, tmp_path):
+    """Also from an empty folder: stages are found beside the recipe and above."""
+    monkeypatch.chdir(tmp_path)
+    tool = runpy.run_path(str(ROOT / 'tools/recipe.py'))['main']
+    slurm = ['--launcher', 'slurm', '--gpus', '4', '--partition', 'gpu', '--dry-run']
+    tool(['run', str(ROOT / 'configs/quickstart/recipe.py'), *slurm])
+    jobs = [line for line in capsys.readouterr().out.splitlines() if line.startswith('job_')]
+    assert jobs[0].startswith('job_prepare=$(sbatch') and 'gres' not in jobs[0] and '--stage prepare;' in jobs[0]
+    assert [('$job_prepare ' in job) for job in jobs[1:]].count(True) == 3  # the others wait for these
+    assert all('--dependency=afterok:$job_' in job for job in jobs[1:])
 
 
 @pytest.mark.parametrize(
