@@ -70,7 +70,7 @@ def batches(cfg: dict, ranks: int) -> Iterator[Problem]:
         number = _samples(node, batch * ranks)
         if number and -(-number // ranks) < batch:
             yield Problem(
-                f'train_dataloader.batch_size={batch} on {ranks} processes, but the data set has {number} images: with '
+                f'train_dataloader.batch_size={batch} per process, but the data set has {number} images for {ranks}: with '
                 'drop_last=True an epoch has no batch. Set a smaller batch_size'
             )
     for path, head in walk(cfg.get('model'), 'model') if batch == 1 else ():

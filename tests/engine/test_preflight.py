@@ -1,6 +1,7 @@
 """Each mistake of a config is found, all in one list, before anything is built; no config of ours is called wrong."""
 
 import copy
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,6 +16,7 @@ from beit_mm.data import shapes
 from beit_mm.engine import config_names
 from beit_mm.engine.config_metrics import reported
 from beit_mm.engine.config_names import accepted
+from beit_mm.engine.config_run import batches, work_dir_can_be_written
 from beit_mm.engine.preflight import preflight, report
 from beit_mm.models import BEiT
 from beit_mm.registry import METRICS, MODELS
@@ -221,7 +223,7 @@ MISTAKES = {
     'batch larger than the data set': (
         CLASSIFY,
         {'train_dataloader.drop_last': True, 'train_dataloader.batch_size': 64, 'train_dataloader.sampler.infinite': False},
-        'train_dataloader.batch_size=64 on 1 processes, but the data set has 4 images: with drop_last=True an epoch has no batch'),
+        'train_dataloader.batch_size=64 per process, but the data set has 4 images for 1: with drop_last=True an epoch has no'),
     'one image under batch norm': (
         SEGMENT,
         {'train_dataloader.batch_size': 1, 'model.decode_head': dict(
@@ -463,3 +465,16 @@ def test_the_keys_that_a_metric_reports_are_known(metric, results):
     built = METRICS.build(metric)
     built.dataset_meta, built.results = dict(classes=['a', 'b']), results
     assert set(built.evaluate(len(results))) == set(reported(metric))
+
+
+def test_a_work_dir_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda *_: False)  # root may write everywhere
+    (found,) = work_dir_can_be_written(dict(work_dir=f'{tmp_path}/new/run'))
+    assert found.stops and found.words.endswith(f'{tmp_path} cannot be written to: set another work_dir')
+
+
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_a_batch_is_held_against_the_images_of_a_rank(data, ranks, tmp_path):
+    cfg = at_home(CLASSIFY, data, tmp_path).to_dict()
+    cfg['train_dataloader'].update(batch_size=3, drop_last=True, sampler=dict(type='KeyedSampler'))  # of four images
+    assert len(list(batches(cfg, ranks))) == (ranks == 2)
