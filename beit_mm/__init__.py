@@ -1,7 +1,14 @@
 """BEiT (https://arxiv.org/abs/2106.08254) for OpenMMLab: tokenizer, masked image modeling, classification, segmentation."""
 
+import sys
+
 from . import shelf
 
 __version__ = '0.1.0'
 
 shelf.offer()  # to mmpretrain, of which nothing is imported here
+
+if hasattr(sys.stdout, 'reconfigure') and str(sys.stdout.encoding).lower() not in ('utf-8', 'utf8'):
+    sys.stdout.reconfigure(
+        errors='backslashreplace'
+    )  # as stderr does: no tool ends because a terminal lacks a character

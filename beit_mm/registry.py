@@ -1,9 +1,11 @@
 """Registries in the scope `beit_mm`: children of mmengine's, so that `type='beit_mm.NAME'` works from any OpenMMLab config."""
 
-from mmengine import registry as root
-from mmengine.registry import Registry
-
 from . import compat
+
+compat.require('mmengine')  # mmengine's registries swallow what is raised here about the others
+
+from mmengine import registry as root  # noqa: E402
+from mmengine.registry import Registry  # noqa: E402
 
 compat.apply()
 

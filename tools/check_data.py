@@ -7,6 +7,9 @@ Wrong are: files that cannot be read, sizes and labels that do not fit, names th
 label, classes without an image. How often each class occurs is printed as well.
 """
 
+import beit_mm.registry  # noqa: F401  names the packages that are missing
+
+# isort: split
 import argparse
 import os
 import sys

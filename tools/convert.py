@@ -4,6 +4,9 @@ SRC is a file, a URL or a Hugging Face folder of the official code, Hugging Face
 project; DST a file, for Hugging Face a folder. docs/checkpoints.md shows a command for each.
 """
 
+import beit_mm.registry  # noqa: F401  names the packages that are missing
+
+# isort: split
 import sys
 from argparse import ArgumentParser
 from pathlib import Path

@@ -4,6 +4,9 @@ Tokenizers, classifiers, segmentors, and backbones; what goes in and comes out i
 run beside the model before this ends.
 """
 
+import beit_mm.registry  # noqa: F401  names the packages that are missing
+
+# isort: split
 import sys
 from argparse import ArgumentParser
 from pathlib import Path

@@ -4,6 +4,9 @@ python tools/recipe.py run RECIPE
 python tools/recipe.py check CONFIG
 """
 
+import beit_mm.registry  # noqa: F401  names the packages that are missing
+
+# isort: split
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path

@@ -1,5 +1,8 @@
 """Test a checkpoint with the metrics of its config: `python tools/test.py CONFIG CHECKPOINT`."""
 
+import beit_mm.registry  # noqa: F401  names the packages that are missing
+
+# isort: split
 from mmengine.evaluator import DumpResults
 
 from beit_mm.engine import launch

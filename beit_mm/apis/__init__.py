@@ -1,5 +1,9 @@
 """To use a trained model: load it, run it on images, export it. Nothing here is imported for training."""
 
+from .. import compat
+
+compat.require('torch', 'mmengine', 'mmcv')
+
 from .inferencer import AttentionInferencer, FillInInferencer, TokenizerInferencer
 from .load import load_model
 

@@ -1,5 +1,9 @@
 """One door for weights: read a checkpoint safely, whoever wrote it; fit it to a model; write it for another project."""
 
+from .. import compat
+
+compat.require('torch', 'mmengine', 'mmcv')
+
 from typing import Any
 
 from torch import Tensor

@@ -1,3 +1,7 @@
+from .. import compat
+
+compat.require('torch', 'mmengine', 'mmcv')
+
 from .anneal import Anneal
 from .any_checkpoint import AnyCheckpoint
 from .atomic_checkpoint import AtomicCheckpointHook
