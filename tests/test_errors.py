@@ -13,7 +13,8 @@ from beit_mm.apis.inferencer import Inferencer
 from beit_mm.checkpoint import load_backbone, load_tokenizer
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, exact_blockwise_mask
 from beit_mm.data.seeded import SeededDataset
-from beit_mm.engine import Anneal, LayerDecayConstructor, MIMMetric, TokenizerMetric, Watchdog
+from beit_mm.engine import Anneal, ExactResume, LayerDecayConstructor, MIMMetric, TokenizerMetric, Watchdog
+from beit_mm.engine.atomic_checkpoint import newest_checkpoint
 from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, PixelTarget, TokenTarget
 from beit_mm.models.relative_position import resize_bias_table
 from beit_mm.viz import run_report
@@ -66,6 +67,16 @@ def loaded(tmp_path, source: dict, load, model, **more: torch.Tensor) -> None:
 def other_tokenizer(tmp_path) -> torch.Tensor:
     torch.save(DiscreteVAE(**VAE | dict(width=8)).state_dict(), tmp_path / 'vae.pth')
     return TokenTarget(dict(type='DiscreteVAE', **VAE), str(tmp_path / 'vae.pth')).tokenizer
+
+
+def resumed_from_weights(_) -> None:
+    runner = SimpleNamespace(_resume=True, _load_from='best.pth', param_schedulers=None)
+    ExactResume().after_load_checkpoint(runner, dict(meta=dict(iter=1), state_dict={}))
+
+
+def resumed_among_others(tmp_path) -> None:
+    torch.save(dict(meta=dict(iter=2)), tmp_path / 'step-2.ckpt')
+    newest_checkpoint(tmp_path, tmp_path, 'iter_{}.pth')
 
 
 def folder(tmp_path, **config) -> SeededDataset:
@@ -288,6 +299,12 @@ MISTAKES = {
     'layer decay of a backbone without layers': (
         lambda _: decayed(backbone=torch.nn.Linear(2, 2)),
         TypeError, r'the backbone of Module, Linear, has no get_layer_depth: use beit_mm\.BEiT'),
+    'resume from weights alone': (
+        resumed_from_weights,
+        ValueError, r'best\.pth has no message_hub, optimizer, so a run cannot continue .*load_from=best\.pth, without --resume'),
+    'resume where only other names are': (
+        resumed_among_others,
+        ValueError, r'holds checkpoints \(step-2\.ckpt\), but none has a name of filename_tmpl=.*--resume PATH'),
     # data
     'empty folder of images': (
         partial(folder, type='mmpretrain.CustomDataset', with_label=False),

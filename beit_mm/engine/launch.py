@@ -6,6 +6,7 @@ id and leaves SyncBN in place, which refuses the CPU; AmpOptimWrapper asserts a 
 
 import os
 import subprocess
+import warnings
 from argparse import ArgumentParser, Namespace
 from contextlib import contextmanager
 from datetime import timedelta
@@ -74,6 +75,8 @@ def read_config(args: Namespace) -> Config:
     """Return the config file with `--cfg-options`, the launcher and a work_dir; sets what `set_ranks` sets."""
     if args.launcher != 'none':
         set_ranks(args.launcher)
+        if int(os.environ['RANK']):  # rank 0 says the same
+            warnings.filterwarnings('ignore', category=UserWarning)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -106,6 +107,26 @@ def test_the_variables_of_other_launchers_make_a_process_group(launcher, variabl
         assert torch.distributed.get_world_size() == 1 and os.environ['LOCAL_RANK'] == '0'
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_every_slurm_step_has_a_port_of_its_own_and_other_ranks_print_no_warnings(tmp_path, monkeypatch):
+    (tmp_path / 'a.py').write_text('model = dict()')
+    args = launch.parser('').parse_args([str(tmp_path / 'a.py'), '--launcher', 'slurm'])
+    ports = set()
+    for job, step, rank in ((7, 0, 0), (7, 1, 0), (8, 0, 1)):
+        for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_PORT'):
+            monkeypatch.setenv(name, '0')
+            monkeypatch.delenv(name)
+        for name, value in dict(PROCID=rank, LOCALID=rank, NTASKS=2, JOB_ID=job, STEP_ID=step).items():
+            monkeypatch.setenv(f'SLURM_{name}', str(value))
+        monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter('always')
+            launch.read_config(args)
+            warnings.warn('of a library', UserWarning, stacklevel=1)
+        assert len(heard) == (rank == 0)
+        ports.add(int(os.environ['MASTER_PORT']))
+    assert len(ports) == 3 and all(20_000 < port < 32_768 for port in ports)
 
 
 def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
