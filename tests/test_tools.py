@@ -115,6 +115,21 @@ def test_slurm_asks_for_no_more_gpus_per_node_than_there_are_processes(tmp_path)
         assert '--gres=gpu:4 --ntasks=4 --ntasks-per-node=4' in asked
 
 
+@pytest.mark.parametrize('script', ['dist_train', 'dist_test'])
+def test_runs_on_one_machine_get_ports_of_their_own(tmp_path, script):
+    (tmp_path / 'python').write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$@"\n')
+    (tmp_path / 'python').chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if name not in ('PORT', 'NNODES')}
+    env['PYTHON'] = str(tmp_path / 'python')
+
+    def port(**more: str) -> str:
+        given = call('bash', ROOT / f'tools/{script}.sh', 'a.py', '2', '2', env=env | more).stdout
+        return given.partition('--master-port=')[2].split()[0]
+
+    assert port().isdigit() and port() != '29500'
+    assert port(NNODES='2') == '29500' and port(PORT='1234') == '1234'
+
+
 def test_scaling_the_rate_needs_the_batch_that_it_is_meant_for(tmp_path, monkeypatch, capsys):
     (tmp_path / 'a.py').write_text('optim_wrapper = dict()\n')
     monkeypatch.setattr(sys, 'argv', ['train.py', str(tmp_path / 'a.py'), '--auto-scale-lr'])

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -106,6 +107,18 @@ def test_a_mistake_in_the_command_is_one_line(monkeypatch, words, message):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match=re.escape(f'error: {message}')):
         dry('configs/paper/recipe.py', *words)
+
+
+def test_a_chain_that_was_stopped_says_how_to_continue_and_ends_with_the_signals_code(monkeypatch, capsys, tmp_path):
+    def stop(*_: object) -> None:
+        raise process.Stopped(signal.SIGUSR1)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(runner, 'run', stop)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path('tools/recipe.py')['main'](['run', 'configs/paper/recipe.py', '--work-dir', str(tmp_path)])
+    assert ended.value.code == 138
+    assert 'stopped by SIGUSR1; the same command continues: finished stages are kept' in capsys.readouterr().err
 
 
 # -- a real stage ----------------------------------------------------------------------------------------------------
