@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..recipe import runner
 from ..recipe.chain import Recipe
-from ..recipe.process import StageFailed, end_with_parent, say
+from ..recipe.process import StageFailed, Stopped, end_with_parent, say
 
 
 def run(chains: list[tuple[Recipe, runner.Settings]], jobs: int) -> Iterator[tuple[int, str]]:
@@ -55,7 +55,7 @@ def _one(recipe: Recipe, to: runner.Settings) -> str:
         os.dup2(log.fileno(), 2)
     try:
         runner.run(recipe, to)
-    except (StageFailed, FileNotFoundError, ValueError) as error:
+    except (StageFailed, Stopped, FileNotFoundError, ValueError) as error:
         say(f'error: {error}')
         return str(error)
     return ''
