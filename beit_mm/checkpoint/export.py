@@ -20,7 +20,6 @@ TARGETS = dict(  # what each project has a model for
     mmpretrain=('backbone', 'mim', 'classifier', 'tokenizer'),
     mmseg=('backbone', 'segmentor'),
 )
-_HALF = dict(mean=[127.5] * 3, std=[127.5] * 3)  # of all published weights
 
 
 def export(state: dict[str, Tensor], target: str, path: Path, meta: dict, safetensors: bool) -> tuple[Facts, list[str]]:
@@ -101,7 +100,7 @@ def _write_hf(
     else:
         torch.save(named, folder / 'pytorch_model.bin')
     if 'normalization' not in meta:
-        notes.append('normalisation is not in the file: wrote mean = std = 0.5, which all published weights want')
+        notes.append('normalisation is not in the file: wrote mean = std = 0.5, which most published weights want')
     (folder / 'config.json').write_text(json.dumps(hf_config(facts, state), indent=2) + '\n')
     (folder / 'preprocessor_config.json').write_text(json.dumps(_hf_processor(facts, meta), indent=2) + '\n')
 
@@ -133,6 +132,7 @@ def hf_config(facts: Facts, state: dict[str, Tensor]) -> dict:
         layer_norm_eps=1e-6,
         image_size=facts.img_size[0] if square else list(facts.img_size),
         patch_size=facts.patch_size,
+        num_channels=facts.in_channels,
         use_mask_token=facts.mask_token,
         use_absolute_position_embeddings=facts.abs_pos_embed,
         use_relative_position_bias=facts.rel_pos_bias == 'per_layer',
@@ -157,7 +157,7 @@ def hf_config(facts: Facts, state: dict[str, Tensor]) -> dict:
 
 
 def _hf_processor(facts: Facts, meta: dict) -> dict:
-    normalization = meta.get('normalization', _HALF)
+    normalization = meta.get('normalization', dict.fromkeys(('mean', 'std'), [127.5] * facts.in_channels))
     return dict(
         image_processor_type='BeitImageProcessor',
         do_resize=True,

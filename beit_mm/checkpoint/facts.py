@@ -18,6 +18,7 @@ class Facts:
 
     kind: str
     arch: dict[str, int] | None = None
+    in_channels: int = 3
     patch_size: int = 16
     grid: Grid = (14, 14)
     abs_pos_embed: bool = False
@@ -44,6 +45,7 @@ class Facts:
             arch=self.arch,
             img_size=self.img_size,
             patch_size=self.patch_size,
+            in_channels=self.in_channels,
             abs_pos_embed=self.abs_pos_embed,
             rel_pos_bias=self.rel_pos_bias,
             layer_scale=0.1 if self.layer_scale else None,
@@ -63,12 +65,12 @@ def describe(state: dict[str, Tensor]) -> Facts:
     )
     kind = next((kind for kind, key in kinds.items() if any(k.startswith(key) for k in state)), 'backbone')
     if kind == 'tokenizer':
-        return Facts(kind, channels=len(state['encoder.output.conv.weight']))
+        return Facts(kind, in_channels=state[kinds[kind]].shape[1], channels=len(state['encoder.output.conv.weight']))
     parts = ('backbone.patch_embed.proj.weight', 'backbone.blocks.0.mlp.fc1.weight')
     if missing := [key for key in parts if key not in state]:
         raise ValueError(f'this is neither a whole backbone nor a tokenizer with its encoder: {missing[0]} is missing')
     depth = 1 + max(int(k.split('.')[2]) for k in state if re.match(r'backbone\.blocks\.\d+\.', k))
-    (dims, _, patch_size, _), hidden = state[parts[0]].shape, len(state[parts[1]])
+    (dims, in_channels, patch_size, _), hidden = state[parts[0]].shape, len(state[parts[1]])
     own, absolute = f'backbone.blocks.0.attn.{TABLE}', state.get('backbone.pos_embed')
     table = state.get(SHARED, state.get(own))
     heads = max(dims // 64, 1) if table is None else table.shape[1]
@@ -78,6 +80,7 @@ def describe(state: dict[str, Tensor]) -> Facts:
     return Facts(
         kind=kind,
         arch=dict(embed_dims=dims, num_layers=depth, num_heads=heads, feedforward_channels=hidden),
+        in_channels=in_channels,
         patch_size=patch_size,
         grid=(14, 14) if positions is None else square_grid(positions),
         abs_pos_embed=absolute is not None,
