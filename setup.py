@@ -31,6 +31,7 @@ OPENMMLAB = [
     'regex',
 ]
 
+BANDS = ['tifffile']  # TIFF images with other numbers of channels than 3
 HUB = ['huggingface_hub']  # checkpoints named hf://ORG/NAME
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']  # tools/export.py --format onnx
 DOCS = ['mkdocs-material', 'mkdocstrings[python]', 'ruff']  # tools/docs.sh; ruff lays the signatures out
@@ -76,8 +77,9 @@ setup(
         'openmmlab': OPENMMLAB,
         'export': EXPORT,
         'hub': HUB,
+        'bands': BANDS,
         'docs': DOCS,
-        'dev': ['pytest', 'hypothesis', 'ruff', 'psutil', 'transformers', 'timm', *EXPORT],
+        'dev': ['pytest', 'hypothesis', 'ruff', 'psutil', 'transformers', 'timm', *BANDS, *EXPORT],
     },
     cmdclass={'build_py': BuildWithConfigs},
 )

@@ -74,6 +74,7 @@ def apply() -> None:
     _leave_out_multimodal_models()
     _count_batches_inside_an_epoch()
     _skip_without_loading()
+    _normalize_any_number_of_channels()
 
 
 def _load_weights_only() -> None:
@@ -229,3 +230,26 @@ def weigh_classes_beside_ignored_pixels() -> None:
         return stock(pred, label, weight, class_weight, reduction, avg_factor, **kwargs)
 
     cross_entropy_loss.cross_entropy = functools.partial(cross_entropy, stock)
+
+
+def _normalize_any_number_of_channels() -> None:
+    """mmengine's ImgDataPreprocessor, which OneDL's mmseg extends, refuses `mean` and `std` of other than 1 or 3 values.
+
+    With this it takes as many values as images have channels.
+    """
+    import torch
+    from mmengine.model import ImgDataPreprocessor
+
+    stock = ImgDataPreprocessor.__init__
+    if isinstance(getattr(stock, '__wrapped__', None), type(stock)):
+        return
+
+    @functools.wraps(stock)
+    def init(self: Any, mean: Any = None, std: Any = None, *args: Any, **kwargs: Any) -> None:
+        several = mean is not None and std is not None and len(mean) == len(std) and len(mean) not in (1, 3)
+        stock(self, *((mean[:1], std[:1]) if several else (mean, std)), *args, **kwargs)
+        if several:
+            for name, values in dict(mean=mean, std=std).items():
+                self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), False)
+
+    ImgDataPreprocessor.__init__ = init

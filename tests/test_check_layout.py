@@ -116,8 +116,8 @@ def _unlisted_file(root):
 
 def _not_listed(root):
     shutil.rmtree(root / 'meta')
-    for name in ('a.webp', 'b.WEBP'):
-        Image.new('RGB', (8, 8)).save(root / 'train/n00000003' / name, 'WEBP')
+    for name in ('a.gif', 'b.GIF'):
+        Image.new('RGB', (8, 8)).save(root / 'train/n00000003' / name, 'GIF')
 
 
 def _loose(root):
@@ -141,7 +141,7 @@ def _truncate(root):
         (_unlisted_file, 'val/n00000002/.*JPEG, cannot be read: No such file'),
         (
             _not_listed,
-            r'1 files in .*train end in .WEBP, and the data set lists .jpg.* 1 files in .*train end in .webp',
+            r'1 files in .*train end in .GIF, and the data set lists .jpg.* 1 files in .*train end in .gif',
         ),
         (_loose, "val has 1 images outside of its class folders, which are not read: 'loose.jpg'"),
         (_truncate, 'n00000002/.*JPEG cannot be decoded'),

@@ -18,6 +18,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import Runner, load_checkpoint
 
 from beit_mm import compat
@@ -414,6 +415,15 @@ def samples(task: dict) -> list[dict]:
     sizes = dict(img_shape=(16, 16), ori_shape=(16, 16), pad_shape=(16, 16))
     data = [SegDataSample(gt_sem_seg=PixelData(data=m), metainfo=sizes) for m in maps]
     return [dict(inputs=x, data_samples=sample) for x, sample in zip(inputs, data, strict=True)]
+
+
+def test_mmengine_still_refuses_to_normalize_other_numbers_of_channels():
+    stock = ImgDataPreprocessor.__init__.__wrapped__
+    with pytest.raises(AssertionError, match='1 or 3 values'):
+        stock(ImgDataPreprocessor.__new__(ImgDataPreprocessor), mean=[0.0] * 4, std=[2.0] * 4)
+    mended = ImgDataPreprocessor(mean=[0.0, 1.0, 2.0, 3.0], std=[2.0] * 4)
+    found = mended(dict(inputs=[torch.full((4, 2, 2), 3.0)]))['inputs'][0, :, 0, 0]
+    assert found.tolist() == [1.5, 1.0, 0.5, 0.0]
 
 
 class Samples(torch.utils.data.Dataset):

@@ -22,7 +22,7 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader, Dataset
 
-from beit_mm.data.guard import guard, leaves, read_only
+from beit_mm.data.guard import guard, leaves, list_readable, read_only, words_of_unlisted
 from beit_mm.data.reading import IGNORE, MAX_PIXELS, BadSample
 from beit_mm.options import Options
 from beit_mm.registry import DATASETS
@@ -106,7 +106,7 @@ def check_split(cfg: Config, split: str, jobs: int) -> list[str]:
         node, max_pixels = node.dataset, node.get('max_pixels', MAX_PIXELS)
     classes, faults = classes_of(cfg.model), []
     try:
-        dataset = DATASETS.build(node)
+        dataset = DATASETS.build(list_readable(node))
         for leaf in leaves(dataset):
             if not len(leaf):
                 raise ValueError(f'no sample was found in {leaf.data_prefix}')
@@ -115,7 +115,7 @@ def check_split(cfg: Config, split: str, jobs: int) -> list[str]:
         return [f'the data set of {split} cannot be built: {error}']
     for leaf in leaves(dataset):
         print(f'{split}: {len(leaf)} samples of {leaf.metainfo.get("dataset_type", type(leaf).__name__)}')
-        faults += check(leaf, classes, jobs, split == 'train')
+        faults += [*filter(None, [words_of_unlisted(leaf)]), *check(leaf, classes, jobs, split == 'train')]
     return faults
 
 

@@ -20,9 +20,8 @@ from PIL import Image
 
 from beit_mm.data.class_numbers import Numbering, compare_classes, few, read_numbering
 from beit_mm.data.label_maps import grouped, problems, read_label_maps
-from beit_mm.data.reading import BadSample, decode_image, read_bytes
+from beit_mm.data.reading import SUFFIXES, BadSample, decode_image, read_bytes
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # what mmpretrain takes for an image, in any case
 MOST = 2000  # files of a split that are read
 KINDS = dict(
     imagenet=dict(classes=1000, train=1_281_167, val=50_000),
@@ -42,9 +41,9 @@ def image_names(folder: Path) -> list[str]:
 
 def check_listed(folder: Path, names: list[str]) -> Iterator[Fault]:
     """Name images that mmpretrain's data sets skip without a word."""
-    skipped = Counter(os.path.splitext(name)[1] for name in names if not name.lower().endswith(IMAGES))
+    skipped = Counter(os.path.splitext(name)[1] for name in names if not name.lower().endswith(SUFFIXES))
     for suffix, number in sorted(skipped.items()):
-        words = f'{number} files in {folder} end in {suffix}, and the data set lists {", ".join(IMAGES)} alone'
+        words = f'{number} files in {folder} end in {suffix}, and the data set lists {", ".join(SUFFIXES)} alone'
         yield f'{words}. Convert them, or add the suffix to its `extensions`', True
 
 
@@ -83,7 +82,7 @@ def check_imagenet(root: Path, classes: int, counts: dict[str, int | None]) -> I
             names = [line.strip().rpartition(' ')[0] for line in listing.read_text().splitlines() if line.strip()]
         else:
             yield from check_listed(folder, names)
-            names = [name for name in names if name.lower().endswith(IMAGES)]
+            names = [name for name in names if name.lower().endswith(SUFFIXES)]
             yield from check_class_folders(folder, numbering, names, classes)
         if numbering.labels and len(numbering.labels) < classes:
             yield f'{listing} uses {len(numbering.labels)} labels, {classes} are expected (--classes)', True

@@ -16,7 +16,7 @@ import cv2
 import torch
 
 from beit_mm.viz import attention, draw, explorer, fill, page, tokens
-from beit_mm.viz.inputs import Weights, fitting_size, normalised, read_image, resized, words
+from beit_mm.viz.inputs import Weights, fitting_size, normalised, read_image, resized, shown, words
 
 _KINDS = dict(backbone='a backbone', mim='masked image modeling', classifier='a classifier', segmentor='a segmentor')
 
@@ -62,6 +62,9 @@ def parser() -> ArgumentParser:
     segment.add_argument('images', nargs='+', metavar='IMAGE')
     segment.add_argument('--labels', type=Path, metavar='FOLDER', help='of label maps, NAME OF THE IMAGE.png')
     segment.add_argument('--out', type=Path, default=Path('work_dirs/segment.html'), help='page (%(default)s)')
+    for verb in (look, guess, code, segment):
+        words = 'channels to draw as red, green and blue, from 1 on (default: the first three)'
+        verb.add_argument('--bands', type=int, nargs=3, metavar=('R', 'G', 'B'), help=words)
     return parser
 
 
@@ -93,14 +96,14 @@ def _attention(args: Namespace) -> None:
     pages, notes = {}, ['images normalised by ' + ', '.join(f'{k} {v}' for k, v in weights.normalization.items())]
     print(notes[0])
     for path in args.images:
-        image = read_image(path)
+        image = read_image(path, weights.facts.in_channels)
         size = fitting_size(image.shape[:2], args.size or min(weights.facts.img_size), side)
         grid = size[0] // side, size[1] // side
         inputs = normalised(resized(image, size), weights.normalization)
         notes.append(words(path, image, size, grid))
         if not args.html:
             print(notes[-1])
-            _pictures(args, backbone, Path(path), image, inputs, grid, layer)
+            _pictures(args, backbone, Path(path), shown(image, args.bands), inputs, grid, layer)
             continue
         maps = explorer.read(backbone, inputs, explorer.LIMIT // len(args.images))
         if maps.factor > 1:
@@ -111,7 +114,7 @@ def _attention(args: Namespace) -> None:
         name, count = Path(path).name, 2
         while name in pages:  # of another folder
             name, count = f'{Path(path).name} ({count})', count + 1
-        pages[name] = image, maps
+        pages[name] = shown(image, args.bands), maps
     if args.html:
         explorer.write(args.html, pages, f'{Path(args.checkpoint).name}: {told}.', notes)
         print(f'{args.html}: {args.html.stat().st_size / 1e6:.1f} MB; open it in a browser')
@@ -165,7 +168,8 @@ def _fill(args: Namespace) -> None:
              'and with the likeliest guess in each hidden place; visible tokens are as they are.</p>']  # fmt: skip
     for path in args.images:
         parts.append(f'<h2>{draw.text(Path(path).name)}</h2>')
-        parts.append(fill.table(backbone, head, tokenizer, read_image(path), masks, weights.normalization))
+        image = read_image(path, weights.facts.in_channels)
+        parts.append(fill.table(backbone, head, tokenizer, image, masks, weights.normalization, args.bands))
     _write(args.out, 'What pre-training guesses', parts)
 
 
@@ -173,11 +177,13 @@ def _tokens(args: Namespace) -> None:
     tokenizer = Weights(args.tokenizer).tokenizer()
     images = {}
     for path in args.images:
-        image = read_image(path)
+        image = read_image(path, tokenizer.in_channels)
         size = fitting_size(image.shape[:2], args.size or 14 * tokenizer.stride, tokenizer.stride)
         images[path] = resized(image, size, 'lanczos')
     _write(
-        args.out, 'What the tokenizer keeps', ['<h1>What the tokenizer keeps</h1>', *tokens.sections(tokenizer, images)]
+        args.out,
+        'What the tokenizer keeps',
+        ['<h1>What the tokenizer keeps</h1>', *tokens.sections(tokenizer, images, args.bands)],
     )
 
 
@@ -192,7 +198,8 @@ def _segment(args: Namespace) -> None:
     model, parts, seen, matrix = segments.Segmentor(Config.fromfile(args.config), args.checkpoint), [], set(), 0
     for path in args.images:
         labels = args.labels / f'{Path(path).stem}.png' if args.labels else None
-        scene = segments.scene(model, path, read_image(path), labels)
+        image = shown(read_image(path, model.channels), args.bands)
+        scene = segments.scene(model, path, image, labels)
         print(scene.text)
         seen |= scene.classes
         parts.append(f'<h3>{draw.text(scene.text)}</h3>{draw.picture_table(scene.columns, [scene.pictures])}')

@@ -1,11 +1,11 @@
 """A model as one function of an image, exported for runtimes that know neither this project nor its hosts.
 
-`image`, float32 [B, 3, H, W], RGB, 0 … 255: mean and std are inside. The batch is free; the size is fixed, since positions
-and pyramids depend on it, except a tokenizer's, which may be any multiple of its stride.
+`image`, float32 [B, C, H, W], RGB if C is 3, 0 … 255: mean and std are inside. The batch is free; the size is fixed, since
+positions and pyramids depend on it, except a tokenizer's, which may be any multiple of its stride.
 
 | model | outputs |
 |---|---|
-| tokenizer | `ids` int64 [B, h, w], `reconstruction` [B, 3, H, W] in [0, 1] (not of an encoder alone) |
+| tokenizer | `ids` int64 [B, h, w], `reconstruction` [B, C, H, W] in [0, 1] (not of an encoder alone) |
 | classifier | `logits` [B, classes] |
 | segmentor | `logits` [B, classes, H, W], of the whole image at once |
 | backbone | `features`, as its `out_type` has it; `features_0`, … where it reads several blocks |
@@ -35,8 +35,16 @@ class Deployed(nn.Module):
         super().__init__()
         self.model, self.kind = model, kind_of(model, backbone)
         mean, std = (getattr(model.data_preprocessor, name, None) for name in ('mean', 'std'))
-        self.register_buffer('mean', None if mean is None else mean.detach().clone().view(3, 1, 1))
-        self.register_buffer('std', None if std is None else std.detach().clone().view(3, 1, 1))
+        self.register_buffer('mean', None if mean is None else mean.detach().clone().view(-1, 1, 1))
+        self.register_buffer('std', None if std is None else std.detach().clone().view(-1, 1, 1))
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images, C."""
+        if self.kind == 'tokenizer':
+            return self.model.in_channels
+        convolutions = (each for each in self.model.backbone.modules() if isinstance(each, nn.Conv2d))
+        return next(convolutions).in_channels
 
     @property
     def names(self) -> list[str]:
@@ -55,7 +63,7 @@ class Deployed(nn.Module):
         ids = self.model.ids(map_pixels(x), None)  # `tokens` looks at the pixels first, which no graph can
         if self.model.decoder is None:
             return (ids,)
-        out = self.model.decode_maps(ids)[:, :3]
+        out = self.model.decode_maps(ids)[:, : self.model.in_channels]
         return ids, unmap_pixels(torch.sigmoid(at_least_f32(out)))
 
     def _classifier(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -98,7 +106,7 @@ def size_of(deployed: Deployed) -> tuple[int, int]:
 
 def trace(deployed: Deployed, size: tuple[int, int]) -> ExportedProgram:
     """The graph at an image size, for any batch."""
-    image = example(2, size)
+    image = example(2, deployed.channels, size)
     with torch.no_grad():
         shapes = {0: Dim('batch', min=1, max=4096)}
         if deployed.kind == 'tokenizer':
@@ -139,7 +147,7 @@ def difference(deployed: Deployed, path: Path, fmt: str, size: tuple[int, int]) 
 
     As a share of the largest of that output's values. Raises ImportError when onnxruntime is missing.
     """
-    image = example(3, size)
+    image = example(3, deployed.channels, size)
     wanted = deployed(image)
     if fmt == 'torch':
         found = torch.export.load(path).module()(image)
@@ -153,6 +161,6 @@ def difference(deployed: Deployed, path: Path, fmt: str, size: tuple[int, int]) 
     return max(((a - b).abs().max() / a.abs().max().clamp_min(1e-12)).item() for a, b in pairs)
 
 
-def example(batch: int, size: tuple[int, int]) -> Tensor:
+def example(batch: int, channels: int, size: tuple[int, int]) -> Tensor:
     """Random pixels, always the same ones."""
-    return 255 * torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
+    return 255 * torch.rand(batch, channels, *size, generator=torch.Generator().manual_seed(batch))

@@ -25,16 +25,16 @@ from mmengine.registry import FUNCTIONS, TRANSFORMS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..data.reading import decode_image, read_bytes
+from ..data.guard import DECODERS
+from ..data.reading import OTHER_CHANNELS, SUFFIXES, decode_image, read_bytes
 from ..data.seeded import seeded
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
 from ..models.dvae import psnr
 from ..viz import draw
 from ..viz.attention import of_blocks
 from ..viz.fill import filled
+from ..viz.inputs import shown
 from .load import load_model
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 
 
 class Inferencer(BaseInferencer):
@@ -79,7 +79,9 @@ class Inferencer(BaseInferencer):
         while 'pipeline' not in dataset:
             dataset = dataset['dataset']
         # Files are read by `_read`; there are no labels.
-        steps = [step for step in dataset['pipeline'] if not str(step['type']).split('.')[-1].startswith('Load')]
+        loads = [step for step in dataset['pipeline'] if str(step['type']).split('.')[-1].startswith('Load')]
+        self.decode = DECODERS[next((step['color_type'] for step in loads if 'color_type' in step), 'color')]
+        steps = [step for step in dataset['pipeline'] if step not in loads]
         with DefaultScope.overwrite_default_scope(self.scope):
             return Compose([TRANSFORMS.build(step) for step in steps])
 
@@ -113,11 +115,11 @@ class Inferencer(BaseInferencer):
     def _read(self, image) -> dict:
         path = None if isinstance(image, np.ndarray) else str(image)
         if path is not None:
-            image = decode_image(path, read_bytes(path))[0]
+            image = self.decode(path, read_bytes(path))[0]
         elif image.dtype != np.uint8:
             raise TypeError(f'an array of {image.dtype} was given: uint8 is needed, 0 … 255')
-        elif image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(f'an array of shape {image.shape} was given: [height, width, 3] is needed, BGR')
+        elif image.ndim not in (2, 3) or not image.size or (self.decode is decode_image and image.shape[2:] != (3,)):
+            raise ValueError(f'an array of shape {image.shape} was given: expected [H, W, 3], BGR. {OTHER_CHANNELS}')
         return dict(img=image, img_path=path, img_shape=image.shape[:2], ori_shape=image.shape[:2])
 
     # -- results out -------------------------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ class Inferencer(BaseInferencer):
             sample.set_metainfo(dict(name=name))
             if not img_out_dir and not return_vis:
                 continue
-            picture = np.concatenate(self.draw(sample), 1)
+            picture = np.concatenate([shown(each) for each in self.draw(sample)], 1)
             if img_out_dir:
                 mmcv.imwrite(picture[..., ::-1], str(Path(img_out_dir, f'{name}.png')))
             if return_vis:

@@ -18,8 +18,8 @@ class Facts:
 
     kind: str
     arch: dict[str, int] | None = None
-    in_channels: int = 3
     patch_size: int = 16
+    in_channels: int = 3
     grid: Grid = (14, 14)
     abs_pos_embed: bool = False
     rel_pos_bias: str | None = None
@@ -65,7 +65,8 @@ def describe(state: dict[str, Tensor]) -> Facts:
     )
     kind = next((kind for kind, key in kinds.items() if any(k.startswith(key) for k in state)), 'backbone')
     if kind == 'tokenizer':
-        return Facts(kind, in_channels=state[kinds[kind]].shape[1], channels=len(state['encoder.output.conv.weight']))
+        codes, in_channels = len(state['encoder.output.conv.weight']), state['encoder.input.weight'].shape[1]
+        return Facts(kind, channels=codes, in_channels=in_channels)
     parts = ('backbone.patch_embed.proj.weight', 'backbone.blocks.0.mlp.fc1.weight')
     if missing := [key for key in parts if key not in state]:
         raise ValueError(f'this is neither a whole backbone nor a tokenizer with its encoder: {missing[0]} is missing')
@@ -80,8 +81,8 @@ def describe(state: dict[str, Tensor]) -> Facts:
     return Facts(
         kind=kind,
         arch=dict(embed_dims=dims, num_layers=depth, num_heads=heads, feedforward_channels=hidden),
-        in_channels=in_channels,
         patch_size=patch_size,
+        in_channels=in_channels,
         grid=(14, 14) if positions is None else square_grid(positions),
         abs_pos_embed=absolute is not None,
         rel_pos_bias='shared' if SHARED in state else 'per_layer' if own in state else None,

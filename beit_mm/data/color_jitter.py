@@ -44,7 +44,7 @@ class ColorJitter(BaseTransform):
     Args:
         brightness, contrast, saturation: 0 leaves it; else the factor is uniform in 1 − x … 1 + x, not below 0.
 
-    Raises ValueError for one that is no number, or below 0.
+    Raises ValueError for one that is no number, or below 0, and for images that are not RGB.
     """
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0):
@@ -52,6 +52,11 @@ class ColorJitter(BaseTransform):
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
     def transform(self, results: dict) -> dict:
+        if results['img'].shape[2:] != (3,):
+            raise ValueError(
+                f'ColorJitter is defined for RGB, and {results.get("img_path")} has the shape {results["img"].shape}: remove it '
+                'from the pipeline'
+            )
         order, factors = np.random.permutation(4), {}
         for step, strength in enumerate((self.brightness, self.contrast, self.saturation)):
             if strength:

@@ -6,6 +6,7 @@ Configs keep the hosts' names, which their inferencers look for. `SeededDataset`
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from mmengine.dataset import BaseDataset
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ..registry import HOOKS
 from .class_numbers import difference
-from .reading import MAX_PIXELS, BadSample, decode_image, decode_labels, read_bytes, to_classes
+from .reading import MAX_PIXELS, SUFFIXES, BadSample, decode_bands, decode_image, decode_labels, read_bytes, to_classes
 
 SHARED = 500  # iterations
 
@@ -39,8 +41,14 @@ class CheckLabel(BaseTransform):
         return results
 
 
+DECODERS = dict(color=decode_image, unchanged=decode_bands)  # by LoadImageFromFile's color_type
+
+
 class ReadImage(BaseTransform):
-    """In place of mmcv's LoadImageFromFile: adds `img` (BGR [H, W, 3]), `img_shape`, `ori_shape`, `exif_orientation`."""
+    """Replaces mmcv's LoadImageFromFile: adds `img`, `img_shape`, `ori_shape`, `exif_orientation`.
+
+    `img` is uint8: with `color_type='color'` BGR [H, W, 3], with 'unchanged' the bands that are stored (`decode_bands`).
+    """
 
     def __init__(self, host: mmcv.transforms.LoadImageFromFile, max_pixels: int):
         self.host, self.max_pixels = host, max_pixels
@@ -48,7 +56,7 @@ class ReadImage(BaseTransform):
     def transform(self, results: dict) -> dict:
         path = results['img_path']
         content = read_bytes(path, self.host.backend_args)
-        image, results['exif_orientation'] = decode_image(path, content, self.max_pixels)
+        image, results['exif_orientation'] = DECODERS[self.host.color_type](path, content, self.max_pixels)
         results['img'] = image.astype('float32') if self.host.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
@@ -95,7 +103,7 @@ def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = 
         if not any(isinstance(step, CheckLabel) for step in leaf.pipeline.transforms):
             _refuse_what_listing_hides(leaf, skip)
             known = classes or len(leaf.metainfo.get('classes') or ()) or None
-            _replace(leaf.pipeline.transforms, known, max_pixels)
+            replace_loaders(leaf.pipeline.transforms, known, max_pixels)
             leaf.pipeline.transforms.insert(0, CheckLabel(known))
     return dataset
 
@@ -119,28 +127,75 @@ def read_only(leaf: BaseDataset, index: int) -> dict:
     steps = list(leaf.pipeline.transforms)
     steps += [inner for step in steps if isinstance(step, TestTimeAug) for inner in step.subroutines[0].transforms]
     for step in steps:
+        if isinstance(step, mmcv.transforms.LoadImageFromFile):
+            try:
+                results = step.transform(results)
+            except Exception as error:  # of the decoder that the user chose
+                raise BadSample(f'{results["img_path"]} cannot be read: {error}') from error
         if isinstance(step, (CheckLabel, ReadImage, ReadLabels)):
             results = step.transform(results)
     return results
 
 
-def _replace(steps: list, classes: int | None, max_pixels: int) -> None:
+def replace_loaders(steps: list, classes: int | None = None, max_pixels: int = MAX_PIXELS) -> None:
+    """Replace the hosts' plain loaders in a pipeline's steps, in place."""
     for place, step in enumerate(steps):
         if isinstance(step, TestTimeAug):
             for branch in step.subroutines:
-                _replace(branch.transforms, classes, max_pixels)
+                replace_loaders(branch.transforms, classes, max_pixels)
         elif type(step) is mmcv.transforms.LoadImageFromFile:
-            if step.color_type == 'color' and step.file_client_args is None and not step.ignore_empty:
+            own = step.imdecode_backend != 'cv2' or step.file_client_args is not None or step.ignore_empty
+            if step.color_type in DECODERS and not own:  # what the user chose otherwise stays
                 steps[place] = ReadImage(step, max_pixels)
         elif f'{type(step).__module__}.{type(step).__name__}' == 'mmseg.datasets.transforms.loading.LoadAnnotations':
             steps[place] = ReadLabels(step, classes, max_pixels)
 
 
+def list_readable(node: object) -> object:
+    """Return a data set's config in which each CustomDataset of folders lists all files of `SUFFIXES`.
+
+    mmpretrain's default leaves out `.webp`, `.tiff` and `.npy`. A config's own `extensions` stay.
+    """
+    if isinstance(node, (list, tuple)):
+        return type(node)(map(list_readable, node))
+    if not isinstance(node, dict):
+        return node
+    node = type(node)({key: value if key == 'pipeline' else list_readable(value) for key, value in node.items()})
+    if str(node.get('type')).rpartition('.')[2] == 'CustomDataset' and not node.get('ann_file'):
+        node.setdefault('extensions', SUFFIXES)
+    return node
+
+
+def unlisted(leaf: BaseDataset) -> Counter[str]:
+    """Return how many images lie in the folder of a data set that it does not list, by suffix."""
+    prefix = (leaf.data_prefix or {}).get('img_path')
+    if leaf.ann_file or not prefix or not os.path.isdir(prefix) or not _knows_suffixes(leaf):
+        return Counter()
+    images = tuple({*Image.registered_extensions(), *SUFFIXES})
+    names = (name for _, _, files in os.walk(prefix, followlinks=True) for name in files if not name.startswith('.'))
+    return Counter(os.path.splitext(n)[1] for n in names if n.lower().endswith(images) and not _is_image(leaf, n))
+
+
+def words_of_unlisted(leaf: BaseDataset) -> str | None:
+    """Say which images a data set does not list, and how to change that; None if it lists all."""
+    found = unlisted(leaf)
+    if not found:
+        return None
+    numbers = ', '.join(f'{number} {suffix}' for suffix, number in sorted(found.items()))
+    setting = 'extensions' if hasattr(leaf, 'extensions') else 'img_suffix'
+    return (
+        f'{leaf.data_prefix["img_path"]}: images that the data set does not list, by suffix: {numbers}. Convert or rename them, '
+        f'or set `{setting}` in the data set'
+    )
+
+
 def _refuse_what_listing_hides(leaf: BaseDataset, skip: bool) -> None:
-    """Check what listing a folder hides: broken links, which the hosts skip without a word, and classes without an image."""
+    """Check what listing a folder hides: files of other suffixes, broken links, and classes without an image."""
     prefix = leaf.data_prefix.get('img_path')
     if leaf.ann_file or not prefix or not os.path.isdir(prefix):
         return
+    if words := words_of_unlisted(leaf):
+        print_log(words, 'current', logging.WARNING)
     for folder, _, names in os.walk(prefix, followlinks=True):
         if names:
             with os.scandir(folder) as entries:
@@ -155,6 +210,10 @@ def _refuse_what_listing_hides(leaf: BaseDataset, skip: bool) -> None:
                 f'{folder} is the folder of a class and holds no image ({", ".join(leaf.extensions)}): put some there, or '
                 'remove it in every split'
             )
+
+
+def _knows_suffixes(leaf: BaseDataset) -> bool:
+    return hasattr(leaf, 'is_valid_file') or hasattr(leaf, 'img_suffix')
 
 
 def _judge_broken_link(leaf: BaseDataset, path: str, skip: bool) -> None:

@@ -6,20 +6,28 @@ OpenCV gives garbage, a rounded value or no reason.
 """
 
 import io
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import cv2
 import numpy as np
 from mmengine import fileio
+from mmengine.logging import print_log
 from PIL import Image
 
+# Files that data sets of folders list. Pillow reads more formats; files of those are named before training.
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.npy')
 MAX_PIXELS = 89_478_485  # Pillow's own limit, `Image.MAX_IMAGE_PIXELS`: a quarter of a gigabyte as RGB
 MAX_ASPECT = 100  # resized until its short side has 256 pixels, one of 6000×1 takes gigabytes
 IGNORE = 255  # the hosts' id of what is not labelled
 # What a whole file ends with; a few bytes may follow it.
 _ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND\xaeB`\x82')
+_NPY, _TIFF = b'\x93NUMPY', (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # how such files begin
+MAX_BANDS = 512  # of OpenCV's arrays
+OTHER_CHANNELS = "Images with other bands need LoadImageFromFile(color_type='unchanged'), see docs/datasets.md"
 _LABEL_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'I;16L')  # one number a pixel
 
 
@@ -106,11 +114,16 @@ def _by_opencv(content: bytes) -> np.ndarray | None:
 
 
 def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
-    """An image as Pillow and its EXIF tag show it → BGR uint8 [H, W, 3], and the orientation 1 … 8 that was applied.
+    """Decode an image as Pillow and its EXIF tag show it: BGR uint8 [H, W, 3], and the orientation 1 … 8 that was applied.
 
-    Of 16 bits the upper 8 are taken, alpha is dropped. Raises BadSample, for 16 bits of which the upper 8 are all 0 too, and
-    for strips with one side more than MAX_ASPECT times the other.
+    Of 16 bits the upper 8 are taken, alpha is dropped; a NumPy array has the bands red, green, blue. Raises BadSample, also for
+    16 bits of which the upper 8 are all 0, and for strips with one side more than MAX_ASPECT times the other.
     """
+    if content.startswith(_NPY):
+        array = _decode_npy(path, content, max_pixels)
+        if array.ndim != 3 or array.shape[2] != 3:
+            raise BadSample(f'{path} has the shape {array.shape}, expected [H, W, 3]. {OTHER_CHANNELS}')
+        return array[..., ::-1], 1
     if 0 < _plain_jpeg(content) <= max_pixels and (array := _by_opencv(content)) is not None:
         _refuse_strip(path, array.shape[1], array.shape[0])
         return array, 1
@@ -119,6 +132,8 @@ def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tup
         deep = ';16' in image.mode or ';16' in str(image.tile)
         if image.mode in ('I', 'F'):
             raise BadSample(f'{path} has 32 bits a pixel (mode {image.mode}): make them 8')
+        if image.format == 'TIFF' and image.n_frames > 1:
+            _warn_of_pages()
         array = None
         if image.mode in ('RGB', 'L') and _ENDS.get(image.format, b'-') in content[-64:]:
             array = _by_opencv(content)
@@ -129,6 +144,81 @@ def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tup
     if deep and not array.any():
         raise BadSample(f'{path} has 16 bits, none of them in the upper 8, so it would be black: scale it to 8 bits')
     return oriented(array, orientation), orientation
+
+
+@cache
+def _warn_of_pages() -> None:
+    print_log(
+        'Some TIFF files have several pages; only the first page is read. ' + OTHER_CHANNELS, 'current', logging.WARNING
+    )
+
+
+# -- other numbers of channels -----------------------------------------------------------------------------------------
+
+
+def decode_bands(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
+    """Decode an image with the bands that are stored: uint8 [H, W] or [H, W, bands], and the EXIF orientation that was applied.
+
+    Three bands are BGR, as everywhere in OpenMMLab; other numbers are in the file's order. Reads PNG and what else Pillow reads,
+    TIFF with any number of bands or pages (needs tifffile), and NumPy arrays. Raises BadSample.
+    """
+    orientation = 1
+    if content.startswith(_NPY):
+        array = _decode_npy(path, content, max_pixels)
+    elif content.startswith(_TIFF):
+        array, orientation = _decode_tiff(path, content, max_pixels)
+    else:
+        with _opened(path, content, max_pixels) as image:
+            orientation = _orientation(image)
+            mode = {'1': 'L', 'P': None, 'PA': 'RGBA'}.get(image.mode, image.mode)  # None: what its palette has
+            array = np.asarray(image.convert(mode))
+    _check_bands(path, array, max_pixels)
+    array = array[..., 0] if array.shape[2:] == (1,) else array
+    return oriented(array[..., ::-1] if array.shape[2:] == (3,) else array, orientation), orientation
+
+
+def _decode_npy(path: str, content: bytes, max_pixels: int) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except ValueError as error:
+        raise BadSample(f'{path} cannot be read as a NumPy array: {error}') from error
+    _check_bands(path, array, max_pixels)
+    return array
+
+
+def _decode_tiff(path: str, content: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
+    try:
+        import tifffile
+    except ImportError:
+        raise ImportError(f'{path}: TIFF files of any number of bands need tifffile: pip install tifffile') from None
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            series = file.series[0]
+            if series.size > max_pixels * MAX_BANDS:
+                raise BadSample(f'{path} is {series.shape}, over the limit of {max_pixels} pixels: make it smaller')
+            array, axes, tag = series.asarray(), series.axes, file.pages[0].tags.get('Orientation')
+    except BadSample:
+        raise
+    except Exception as error:  # of whatever the decoder stumbles over
+        raise BadSample(f'{path} cannot be decoded ({error}): fetch it again') from error
+    order = sorted(range(array.ndim), key=lambda axis: ('YX'.find(axes[axis]) % 3, axis))  # pages and samples come last
+    return array.transpose(order), int(tag.value) if tag else 1
+
+
+def _check_bands(path: str, array: np.ndarray, max_pixels: int) -> None:
+    if array.dtype != np.uint8:
+        raise BadSample(
+            f'{path} has values of {array.dtype}, expected uint8. Scale all files alike to 0 … 255 and save them as uint8'
+        )
+    if array.ndim not in (2, 3) or not array.size or (array.ndim == 3 and array.shape[2] > MAX_BANDS):
+        raise BadSample(
+            f'{path} has the shape {array.shape}, expected [H, W] or [H, W, bands], at most {MAX_BANDS} bands'
+        )
+    if array.shape[0] * array.shape[1] > max_pixels:
+        raise BadSample(
+            f'{path} is {array.shape[1]}×{array.shape[0]}, over the limit of {max_pixels} pixels: make it smaller'
+        )
+    _refuse_strip(path, array.shape[1], array.shape[0])
 
 
 def decode_labels(

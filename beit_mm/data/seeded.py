@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..registry import DATA_SAMPLERS, DATASETS
 from ..settings import finite, one_of, whole
-from .guard import guard, leaves
+from .guard import guard, leaves, list_readable
 from .reading import MAX_PIXELS, BadSample
 from .token_cache import TokenCache
 from .two_views import TwoViews
@@ -102,7 +102,7 @@ class SeededDataset(Dataset):
         self.seed, self.skip, self.max_bad_share = seed, on_bad_sample == 'skip', max_bad_share
         self.about = dict(seed=seed, pipeline=_up_to_the_views(dataset))
         try:
-            self.dataset = DATASETS.build(dataset)
+            self.dataset = DATASETS.build(list_readable(dataset))
             empty = not len(self.dataset)
         except (RuntimeError, ValueError) as error:  # how the hosts' data sets say it, without the place
             empty = any(words in str(error) for words in ('Found 0 files', 'need at least one array'))

@@ -36,14 +36,17 @@ def random_crop(
 
 
 def resize(image: np.ndarray, side: int, interpolation: str, backend: str = 'pillow') -> np.ndarray:
-    """uint8 [H, W, 3] → [side, side, 3], antialiased, by PIL's rules; PIL copies what has the right size already."""
+    """Resize uint8 [H, W] or [H, W, C] to `side` × `side`, antialiased, by PIL's rules. An image of that size is not copied."""
     if image.shape[:2] == (side, side):
         return image
     if backend == 'torch' and torch_resizes(interpolation):
-        planes = torch.from_numpy(image).permute(2, 0, 1)[None]
+        planes = torch.from_numpy(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)[None]
         found = F.interpolate(planes, size=(side, side), mode=interpolation, antialias=True)
         return cv2.merge(list(found[0].numpy()))  # channels last, in a tenth of numpy's time
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling[interpolation.upper()]))
+    method = Image.Resampling[interpolation.upper()]
+    if image.ndim == 2 or image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).resize((side, side), method))
+    return cv2.merge([np.asarray(Image.fromarray(band).resize((side, side), method)) for band in cv2.split(image)])
 
 
 @cache
@@ -58,9 +61,10 @@ def torch_resizes(interpolation: str) -> bool:
 
 @TRANSFORMS.register_module()
 class TwoViews(BaseTransform):
-    """Adds `patch_view` and `token_view` (uint8, HWC), the same crop of `img` at two sizes, resized as PIL does (antialiased).
+    """Adds `patch_view` and `token_view`: one crop of `img` at two sizes, resized as PIL does (antialiased).
 
-    What `ColorJitter` drew is done to the views.
+    All are uint8 [H, W] or [H, W, C].
+    What `ColorJitter` drew is applied to the views.
 
     Args:
         size, token_size: pixels of the square views; `token_size` None leaves the token view out (pixel targets).
@@ -95,6 +99,11 @@ class TwoViews(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         image, color = results['img'], results.pop('color_matrix', None)
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise ValueError(
+                f'TwoViews was given {image.dtype} of shape {image.shape}, expected uint8 [H, W] or [H, W, channels], 0 … 255: '
+                'read images without to_float32, and normalize in the data preprocessor'
+            )
         if self.scale:
             top, left, height, width = random_crop(np.random, image.shape[:2], self.scale, self.ratio)
             image = image[top : top + height, left : left + width]
@@ -107,15 +116,21 @@ class TwoViews(BaseTransform):
         return results
 
 
+def channels_first(view: np.ndarray) -> np.ndarray:
+    """Return uint8 [C, H, W] of [H, W] or [H, W, C]; three channels are turned from BGR to RGB."""
+    planes = cv2.split(view)
+    return np.stack(planes[::-1] if len(planes) == 3 else planes)  # faster than to reverse and transpose
+
+
 @TRANSFORMS.register_module()
 class PackViews(BaseTransform):
-    """Views and mask → `inputs` (uint8 RGB [3, H, W] each, bool [h, w]) and a `data_samples` that knows the file and label."""
+    """Packs views and mask into `inputs` (uint8 [C, H, W] each, RGB if C is 3; bool [h, w]), file and label into `data_samples`."""
 
     def transform(self, results: dict) -> dict:
         if 'color_matrix' in results:
             raise ValueError('nobody has done what ColorJitter drew: put beit_mm.ColorJitter before beit_mm.TwoViews')
         inputs = {
-            name: torch.from_numpy(np.stack(cv2.split(results[name])[::-1]))  # faster than to reverse and transpose
+            name: torch.from_numpy(channels_first(results[name]))
             for name in ('patch_view', 'token_view')
             if name in results
         }

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 
 from .. import compat
 from ..checkpoint.fit import few
-from ..data.guard import GuardData
+from ..data.guard import GuardData, list_readable
 from ..options import Options
 from ..recipe.tree import get
 from ..registry import OPTIM_WRAPPERS
@@ -109,6 +109,8 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     keep_whole(cfg)
     log_locally(cfg)
     seed_data(cfg)
+    for loader in filter(None, map(cfg.get, ('train_dataloader', 'val_dataloader', 'test_dataloader'))):
+        loader['dataset'] = list_readable(loader['dataset'])
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
     for hook in (KeyedRandomness(), ExactResume(), GuardData(), CachedTokens(), Watchdog(), DeferredLog()):

@@ -1,6 +1,6 @@
 """Discrete VAE: DALL-E's encoder and decoder (https://arxiv.org/abs/2102.12092, app. A; official `dall_e` package, MIT).
 
-An image [B, 3, H, W] in [0, 1] becomes ids [B, h, w] of a codebook of K, and an image again; h = H / stride with
+An image [B, C, H, W] in [0, 1] becomes ids [B, h, w] of a codebook of K, and an image again; h = H / stride with
 stride = 2^(groups − 1). Trained by Gumbel-softmax with a uniform prior; frozen, it is BEiT's tokenizer.
 """
 
@@ -33,7 +33,7 @@ def at_least_f32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-# -- likelihoods: (decoder output [B, 6, H, W], image in [0, 1]) → log p(x | z), nats of each subpixel [B, 3, H, W] ------
+# -- likelihoods: (decoder output [B, 2·C, H, W], image in [0, 1]) → log p(x | z), nats of each subpixel [B, C, H, W] ------
 
 
 def logit_laplace(out: Tensor, image: Tensor) -> Tensor:
@@ -45,12 +45,14 @@ def logit_laplace(out: Tensor, image: Tensor) -> Tensor:
 
 def gaussian(out: Tensor, image: Tensor) -> Tensor:
     """Unit variance: the squared error up to a constant."""
-    return -0.5 * (torch.sigmoid(at_least_f32(out[:, :3])) - map_pixels(image)) ** 2 - 0.5 * math.log(2 * math.pi)
+    return -0.5 * (torch.sigmoid(at_least_f32(out).chunk(2, 1)[0]) - map_pixels(image)) ** 2 - 0.5 * math.log(
+        2 * math.pi
+    )
 
 
 def laplace(out: Tensor, image: Tensor) -> Tensor:
     """Unit scale: the absolute error up to a constant."""
-    return -(torch.sigmoid(at_least_f32(out[:, :3])) - map_pixels(image)).abs() - math.log(2)
+    return -(torch.sigmoid(at_least_f32(out).chunk(2, 1)[0]) - map_pixels(image)).abs() - math.log(2)
 
 
 LIKELIHOODS = dict(logit_laplace=logit_laplace, mse=gaussian, l1=laplace)
@@ -77,13 +79,14 @@ class DiscreteVAE(BaseModel):
         width: channels of the first group, doubled from group to group.
         groups, blocks: 4 groups of 2 residual blocks as published; the stride is 2^(groups − 1).
         width_in: decoder channels after the codebook (`n_init`).
+        in_channels: of the images, C.
         likelihood: 'logit_laplace', 'mse' or 'l1'.
         beta, temperature: KL weight and Gumbel-softmax temperature; `beit_mm.Anneal` hooks move them.
         information_weight, marginal_weight: of the KL's two parts. Equal ones are the paper's objective.
         straight_through: one-hot samples forward, soft gradients backward.
         init_cfg: `dict(type='Pretrained', checkpoint=…)`, every key must match; with checkpoint None from scratch.
 
-    The loss is −ELBO / (3·H·W), nats a subpixel, so that `beta` means what it does in the paper (β / 192 a token).
+    The loss is −ELBO / (C·H·W), nats a subpixel, so that `beta` means what it does in the paper (β / 192 a token).
     Raises ValueError for an unknown likelihood, a side that is no multiple of the stride, or pixels outside [0, 1].
     """
 
@@ -94,6 +97,7 @@ class DiscreteVAE(BaseModel):
         groups: int = 4,
         blocks: int = 2,
         width_in: int = 128,
+        in_channels: int = 3,
         likelihood: str = 'logit_laplace',
         beta: float = 0.0,
         temperature: float = 1.0,
@@ -108,7 +112,7 @@ class DiscreteVAE(BaseModel):
             raise ValueError(f'likelihood={likelihood!r} is unknown: choose one of {", ".join(LIKELIHOODS)}')
         whole(2, vocab_size=vocab_size)
         whole(4, width=width)
-        whole(1, groups=groups, blocks=blocks, width_in=width_in)
+        whole(1, groups=groups, blocks=blocks, width_in=width_in, in_channels=in_channels)
         finite(beta=beta, information_weight=information_weight, marginal_weight=marginal_weight)
         finite(1e-6, temperature=temperature)
         vocab_size, width, groups, blocks, width_in = map(int, (vocab_size, width, groups, blocks, width_in))
@@ -116,24 +120,25 @@ class DiscreteVAE(BaseModel):
         self.beta, self.temperature = beta, temperature
         self.information_weight, self.marginal_weight = information_weight, marginal_weight
         self.straight_through = straight_through
-        self.encoder = encoder(width, groups, blocks, vocab_size)
-        self.decoder = decoder(width, groups, blocks, vocab_size, width_in)
+        self.in_channels = int(in_channels)
+        self.encoder = encoder(width, groups, blocks, vocab_size, self.in_channels)
+        self.decoder = decoder(width, groups, blocks, vocab_size, width_in, self.in_channels)
         self._reset_parameters()
 
     # -- the two maps ----------------------------------------------------------------------------------------------
 
     def logits(self, image: Tensor) -> Tensor:
-        """Image [B, 3, H, W] in [0, 1] → unnormalised log q(z|x) [B, K, h, w]."""
+        """Image [B, C, H, W] in [0, 1] → unnormalised log q(z|x) [B, K, h, w]."""
         return self.encoder(self._mapped(image))
 
     def _mapped(self, image: Tensor) -> Tensor:
-        check_image(image, self.stride)
+        check_image(image, self.stride, self.in_channels)
         # Convolutions are a third faster with the channels last, on CPUs as on tensor cores.
         return map_pixels(image).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def tokens(self, image: Tensor, half: torch.dtype | None = None) -> Tensor:
-        """Image [B, 3, H, W] in [0, 1] → the likeliest ids, int64 [B, h, w].
+        """Image [B, C, H, W] in [0, 1] → the likeliest ids, int64 [B, h, w].
 
         Args:
             half: bfloat16 or float16 for all but the last convolution, as DALL-E's own code does it with float16 on a GPU.
@@ -152,7 +157,7 @@ class DiscreteVAE(BaseModel):
         return output(at_least_f32(x)).argmax(1)
 
     def decode_maps(self, ids: Tensor) -> Tensor:
-        """Ids int64 [B, h, w] → the decoder's output [B, 6, H, W], which `log_likelihood` reads.
+        """Ids int64 [B, h, w] → the decoder's output [B, 2·C, H, W], which `log_likelihood` reads.
 
         Raises ValueError where an encoder was loaded alone.
         """
@@ -164,8 +169,8 @@ class DiscreteVAE(BaseModel):
         return self.decoder(codes.to(self.decoder.input.weight.dtype))
 
     def decode(self, ids: Tensor) -> Tensor:
-        """Ids int64 [B, h, w] → image [B, 3, H, W] in [0, 1]."""
-        return unmap_pixels(torch.sigmoid(at_least_f32(self.decode_maps(ids)[:, :3])))
+        """Ids int64 [B, h, w] → image [B, C, H, W] in [0, 1]."""
+        return unmap_pixels(torch.sigmoid(at_least_f32(self.decode_maps(ids)[:, : self.in_channels])))
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -175,14 +180,14 @@ class DiscreteVAE(BaseModel):
         return dict(loss=self.loss, predict=self.predict, tensor=self._tensor)[mode](inputs, data_samples)
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
-        """−ELBO a subpixel of images [B, 3, H, W] in [0, 1], and what to watch: KL parts, code usage, perplexity."""
+        """−ELBO a subpixel of images [B, C, H, W] in [0, 1], and what to watch: KL parts, code usage, perplexity."""
         logits = at_least_f32(self.logits(inputs))
         codes = F.gumbel_softmax(logits, self.temperature, hard=self.straight_through, dim=1)
         out = self.decoder(codes.to(self.decoder.input.weight.dtype))
         reconstruction = -self.log_likelihood(out, inputs).mean()
         information, marginal = kl_to_uniform(logits.log_softmax(1))
         kl = self.information_weight * information + self.marginal_weight * marginal
-        subpixels = 3 * self.stride**2  # a token stands for
+        subpixels = self.in_channels * self.stride**2  # a token stands for
         counts = mean_over_ranks(histogram(logits.argmax(1), self.vocab_size))
         return dict(
             loss=reconstruction + self.beta / subpixels * kl,
@@ -196,11 +201,11 @@ class DiscreteVAE(BaseModel):
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: list | None = None) -> list[BaseDataElement]:
-        """A sample an image: `ids` [h, w], `reconstruction` [3, H, W], and in nats an image `log_likelihood`, `kl`; dB `psnr`."""
+        """A sample an image: `ids` [h, w], `reconstruction` [C, H, W], and in nats an image `log_likelihood`, `kl`; dB `psnr`."""
         logits = at_least_f32(self.logits(inputs))
         ids, log_q = logits.argmax(1), logits.log_softmax(1)
         out = self.decode_maps(ids)
-        image = unmap_pixels(torch.sigmoid(at_least_f32(out[:, :3])))
+        image = unmap_pixels(torch.sigmoid(at_least_f32(out[:, : self.in_channels])))
         samples = data_samples or [BaseDataElement() for _ in inputs]
         log_likelihood = self.log_likelihood(out, inputs).sum((1, 2, 3))
         kl = ((log_q.exp() * log_q).sum(1) + math.log(self.vocab_size)).sum((1, 2))
@@ -234,7 +239,7 @@ class DiscreteVAE(BaseModel):
 
     @torch.no_grad()
     def init_codebook(self, images: Tensor, sharpness: float = 4.0) -> None:
-        """Make each code the feature of a patch of these images [B, 3, H, W], chosen far apart (k-means++), and each logit
+        """Make each code the feature of a patch of these images [B, C, H, W], chosen far apart (k-means++), and each logit
         −`sharpness` · (squared distance to the code) / 2, in units of a patch's mean squared distance to its code.
 
         Codes that are nearly the same are never told apart later on, and what tells them apart cannot be predicted.
@@ -276,12 +281,12 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mean_color(image: Tensor) -> Tensor:
-    """The image [3, H, W] that is everywhere the mean colour: what a reconstruction must beat."""
+    """The image [C, H, W] that is everywhere the mean colour: what a reconstruction must beat."""
     return image.mean((1, 2), keepdim=True).expand_as(image)
 
 
-def check_image(image: Tensor, stride: int) -> None:
-    """Raise TypeError if a tokenizer's input is not float; ValueError if no batch, no multiple of the stride, or outside [0, 1].
+def check_image(image: Tensor, stride: int, channels: int) -> None:
+    """Raise TypeError if a tokenizer's input is not float; ValueError for another shape, or values outside [0, 1].
 
     The range is checked only where the values can be read (`can_read`): on a CPU, outside of tracers.
     """
@@ -290,6 +295,10 @@ def check_image(image: Tensor, stride: int) -> None:
     if image.ndim != 4 or not len(image):
         raise ValueError(
             f'images of shape {tuple(image.shape)}: expected a batch [B, C, H, W] of at least one; pass image[None] for one image'
+        )
+    if image.size(1) != channels:
+        raise ValueError(
+            f'images of {image.size(1)} channels, expected in_channels={channels} as the tokenizer was built'
         )
     if image.shape[-2] % stride or image.shape[-1] % stride or not image.numel():
         raise ValueError(

@@ -11,23 +11,37 @@ from ..settings import finite, whole
 
 @MODELS.register_module()
 class MIMDataPreprocessor(BaseDataPreprocessor):
-    """Views uint8 → float on the device: `patch_view` normalised by mean and std (0 … 255, RGB), `token_view` in [0, 1]."""
+    """Views uint8 → float on the device: `patch_view` normalized by mean and std, `token_view` in [0, 1].
+
+    Args:
+        mean, std: of each channel, 0 … 255; three channels are RGB.
+
+    Raises ValueError for unequal numbers of values, values that are not finite, or a std that is not positive.
+    """
 
     def __init__(self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)):
         super().__init__(non_blocking=True)
         for name, values in dict(mean=mean, std=std).items():
-            if not isinstance(values, list | tuple) or len(values) != 3:
-                raise ValueError(f'{name}={values!r}: give three numbers, 0 … 255, of red, green and blue')
+            if not isinstance(values, list | tuple) or not values or len(values) != len(mean):
+                raise ValueError(
+                    f'{name}={values!r}: expected one number per channel, 0 … 255, as many in mean as in std'
+                )
             finite(**{f'{name}[{i}]': value for i, value in enumerate(values)})
         if not all(value > 0 for value in std):
             raise ValueError(f'std={std!r}: images are divided by it, so give positive numbers')
-        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), False)
-        self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(3, 1, 1), False)
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), False)
+        self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
         inputs = dict(data['inputs'])
-        inputs['patch_view'] = (inputs['patch_view'].float() - self.mean) / self.std
+        view = inputs['patch_view'].float()
+        if view.size(1) != len(self.mean):
+            raise ValueError(
+                f'images have {view.size(1)} channels, data_preprocessor has mean and std of {len(self.mean)}: give one number per '
+                "channel, and read other numbers than 3 with LoadImageFromFile(color_type='unchanged')"
+            )
+        inputs['patch_view'] = (view - self.mean) / self.std
         if 'token_view' in inputs:
             inputs['token_view'] = inputs['token_view'].float() / 255
         return dict(inputs=inputs, data_samples=data.get('data_samples'))
@@ -37,7 +51,7 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
 class BEiTPretrainer(BaseModel):
     """Backbone, target and head of masked image modeling.
 
-    `inputs`: `patch_view` f32 [B, 3, H, W], `token_view` f32 in [0, 1] (or `token_ids` int64 [B, h, w]), and `mask` bool
+    `inputs`: `patch_view` f32 [B, C, H, W], `token_view` f32 in [0, 1] (or `token_ids` int64 [B, h, w]), and `mask` bool
     [B, h, w] unless nothing is hidden.
 
     Args:

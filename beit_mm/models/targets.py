@@ -90,11 +90,15 @@ class TokenTarget(Target):
 
 @MODELS.register_module()
 class PixelTarget(Target):
-    """The patches' own pixels, each patch with mean 0 and variance 1: f32 [B, h, w, 3·p²] of `patch_view`."""
+    """The patches' own pixels, each patch with mean 0 and variance 1: f32 [B, h, w, C·p²] of `patch_view`.
 
-    def __init__(self, patch_size: int = 16, recover: str = 'masked'):
-        whole(1, patch_size=patch_size)
-        super().__init__(3 * patch_size**2, recover)
+    Args:
+        in_channels: of the images, C.
+    """
+
+    def __init__(self, patch_size: int = 16, recover: str = 'masked', in_channels: int = 3):
+        whole(1, patch_size=patch_size, in_channels=in_channels)
+        super().__init__(in_channels * patch_size**2, recover)
         self.patch_size = patch_size
 
     def fingerprint(self) -> int:
@@ -102,7 +106,7 @@ class PixelTarget(Target):
 
     def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
         p = self.patch_size
-        patches = inputs['patch_view'].unfold(2, p, p).unfold(3, p, p)  # [B, 3, h, w, p, p]
+        patches = inputs['patch_view'].unfold(2, p, p).unfold(3, p, p)  # [B, C, h, w, p, p]
         patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).float()
         variance, mean = torch.var_mean(patches, -1, keepdim=True)
         return (patches - mean) * torch.rsqrt(variance + 1e-6)

@@ -39,7 +39,7 @@ def png(image: np.ndarray) -> str:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """[3, H, W] in [0, 1] → uint8 RGB [H, W, 3]."""
+    """[C, H, W] in [0, 1] → uint8 [H, W, C]."""
     return (image.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)
 
 

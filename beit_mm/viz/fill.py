@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..data.blockwise_mask import blockwise_mask
 from ..models import BEiT, DiscreteVAE
 from . import draw
-from .inputs import normalised, resized, to_tensor
+from .inputs import normalised, resized, shown, to_tensor
 
 LEAST_BLOCK = 16 / 196  # of the grid, as the paper's 16 patches are
 
@@ -55,9 +55,15 @@ def masks_of(ratios: list[float], count: int, grid: tuple[int, int], seed: int =
 
 
 def table(
-    backbone: BEiT, head: nn.Module, tokenizer: DiscreteVAE, image: np.ndarray, masks: np.ndarray, normalization: dict
+    backbone: BEiT,
+    head: nn.Module,
+    tokenizer: DiscreteVAE,
+    image: np.ndarray,
+    masks: np.ndarray,
+    normalization: dict,
+    bands: list[int] | None = None,
 ) -> str:
-    """The image uint8 RGB [H, W, 3] under each mask beside each other, what was guessed below.
+    """Draw the image uint8 [H, W, C] under each mask side by side, and below what was guessed; of `bands` as `shown` takes them.
 
     The whole image is squeezed into the size that positions were learned for, as in validation.
     """
@@ -66,11 +72,14 @@ def table(
              for size, kind in ((side, 'bicubic'), (stride, 'lanczos'))]  # fmt: skip
     true = tokenizer.tokens(to_tensor(views[1])[None] / 255)[0]
     found = fill(backbone, head, normalised(views[0], normalization), true, masks)
-    drawn = [draw.to_uint8(each.numpy()) for each in _decode(tokenizer, torch.cat([true[None], found.guessed]))]
+    drawn = [
+        shown(draw.to_uint8(each.numpy()), bands) for each in _decode(tokenizer, torch.cat([true[None], found.guessed]))
+    ]
     drawn[1:] = map(draw.outline_hidden, drawn[1:], masks)
     columns = ['image; its tokens']
     columns += [f'{mask.mean():.0%} hidden; {found.right(i):.0%} right' for i, mask in enumerate(masks)]
-    seen = [views[0], *(draw.hide(views[0], mask) for mask in masks)]
+    visible = shown(views[0], bands)
+    seen = [visible, *(draw.hide(visible, mask) for mask in masks)]
     return draw.picture_table(columns, [seen, drawn])
 
 

@@ -1,5 +1,6 @@
 """What the tools to look inside take: a checkpoint that builds its own model, and an image file at a size that it can read."""
 
+from functools import partial
 from pathlib import Path
 
 import mmcv
@@ -11,7 +12,7 @@ from ..checkpoint import load_with_meta
 from ..checkpoint.facts import Facts, describe
 from ..checkpoint.files import read_file, state_of
 from ..checkpoint.fit import check
-from ..data.reading import decode_image, read_bytes
+from ..data.reading import BadSample, decode_bands, decode_image, read_bytes
 from ..models import BEiT, DiscreteVAE, TokenTarget
 from ..models.relative_position import Grid
 
@@ -27,6 +28,8 @@ class Weights:
         self.state, self.origin, _, meta = load_with_meta(source)
         self.facts: Facts = describe(self.state)
         other = IMAGENET if self.facts.kind == 'segmentor' and self.origin != 'hf' else PUBLISHED
+        if 'normalization' not in meta and self.facts.in_channels != 3:
+            other = {name: values[:1] * self.facts.in_channels for name, values in PUBLISHED.items()}
         self.normalization: dict[str, list[float]] = meta.get('normalization', other)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
@@ -71,6 +74,7 @@ class Weights:
             groups=max(int(key[1].removeprefix('group_')) for key in keys),
             blocks=max(int(key[2].removeprefix('block_')) for key in keys if key[2].startswith('block_')),
             width_in=len(self.state['decoder.input.weight']),
+            in_channels=self.facts.in_channels,
         )
 
     def learned_fingerprint(self) -> int:
@@ -87,9 +91,30 @@ def _loaded(model: nn.Module, state: dict[str, Tensor], source: str, what: str) 
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """An image file as a viewer shows it: uint8 RGB [H, W, 3]. Raises BadSample, a ValueError that names the file."""
-    return np.ascontiguousarray(decode_image(str(path), read_bytes(str(path)))[0][..., ::-1])
+def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
+    """Read an image file for a model of so many channels: uint8 [H, W, channels], RGB if there are three.
+
+    Raises BadSample, a ValueError that names the file, also for another number of channels.
+    """
+    decode = decode_image if channels == 3 else decode_bands
+    image = decode(str(path), read_bytes(str(path)))[0]
+    image = image[..., None] if image.ndim == 2 else image
+    if image.shape[2] != channels:
+        raise BadSample(f'{path} has {image.shape[2]} channels, the model reads {channels}')
+    return np.ascontiguousarray(image[..., ::-1] if channels == 3 else image)
+
+
+def shown(image: np.ndarray, bands: list[int] | None = None) -> np.ndarray:
+    """Return what is drawn of an image [H, W, C]: uint8 RGB [H, W, 3].
+
+    `bands`: three channels, counted from 1, for red, green and blue; by default the first three, or the only one as gray.
+    Raises ValueError for bands that the image does not have.
+    """
+    channels = image.shape[2]
+    chosen = bands or ([1, 2, 3] if channels >= 3 else [1, 1, 1])
+    if len(chosen) != 3 or not all(1 <= band <= channels for band in chosen):
+        raise ValueError(f'--bands {" ".join(map(str, chosen))}: expected three numbers, 1 … {channels}')
+    return np.ascontiguousarray(image[..., [band - 1 for band in chosen]])
 
 
 def fitting_size(size: tuple[int, int], short: int, multiple: int) -> tuple[int, int]:
@@ -99,20 +124,22 @@ def fitting_size(size: tuple[int, int], short: int, multiple: int) -> tuple[int,
 
 
 def resized(image: np.ndarray, size: tuple[int, int], interpolation: str = 'bicubic') -> np.ndarray:
-    """An image [H, W, 3] at `size` (height, width), as PIL resizes it."""
+    """Resize an image [H, W, C] to `size` (height, width), as PIL does, channel by channel."""
     if image.shape[:2] == tuple(size):
         return image
-    return mmcv.imresize(image, tuple(size)[::-1], interpolation=interpolation, backend='pillow')
+    bands = (np.ascontiguousarray(image[..., band]) for band in range(image.shape[2]))
+    resize = partial(mmcv.imresize, size=tuple(size)[::-1], interpolation=interpolation, backend='pillow')
+    return np.stack([resize(band) for band in bands], -1)
 
 
 def normalised(image: np.ndarray, normalization: dict[str, list[float]]) -> Tensor:
-    """uint8 RGB [H, W, 3] → f32 [1, 3, H, W] as a backbone takes it."""
-    mean, std = (torch.tensor(normalization[name]).view(3, 1, 1) for name in ('mean', 'std'))
+    """Normalize uint8 [H, W, C] to f32 [1, C, H, W] as a backbone takes it."""
+    mean, std = (torch.tensor(normalization[name]).view(-1, 1, 1) for name in ('mean', 'std'))
     return ((to_tensor(image) - mean) / std)[None]
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """uint8 RGB [H, W, 3] → f32 [3, H, W], 0 … 255."""
+    """uint8 [H, W, C] → f32 [C, H, W], 0 … 255."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
 
 

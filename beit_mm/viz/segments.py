@@ -10,9 +10,11 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from torch import nn
 
 from ..apis.load import load_model
-from ..data.reading import IGNORE, decode_image, decode_labels, read_bytes, to_classes
+from ..data.guard import replace_loaders
+from ..data.reading import IGNORE, decode_bands, decode_image, decode_labels, read_bytes, to_classes
 from . import draw
 from .tokens import colours
 
@@ -36,6 +38,7 @@ class Segmentor:
             known = kind.METAINFO | dict(dataset.get('metainfo') or {})
             labels = [step for step in dataset.pipeline if str(step.type).endswith('LoadAnnotations')]
             self.pipeline = Compose([TRANSFORMS.build(step) for step in dataset.pipeline if step not in labels])
+        replace_loaders(self.pipeline.transforms)
         self.classes: list[str] = list(known['classes'])
         self.palette: list = known.get('palette') or colours(len(self.classes)).tolist()
         self.error_color = draw.color_apart(self.palette)
@@ -44,6 +47,11 @@ class Segmentor:
         own = dataset.get('reduce_zero_label', default and default.default)
         said = labels[0].get('reduce_zero_label') if labels else None
         self.reduce_zero_label = bool(own if said is None else said)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that the model reads."""
+        return next(each for each in self.model.backbone.modules() if isinstance(each, nn.Conv2d)).in_channels
 
     @torch.no_grad()
     def predict(self, path: str) -> np.ndarray:
@@ -54,7 +62,8 @@ class Segmentor:
 
     def truth(self, path: str, image_path: str) -> np.ndarray:
         """A label map's class ids [H, W], 255 where it is not labelled. Raises BadSample, as in training."""
-        image, orientation = decode_image(image_path, read_bytes(image_path))
+        decode = decode_image if self.channels == 3 else decode_bands
+        image, orientation = decode(image_path, read_bytes(image_path))
         ids = decode_labels(path, read_bytes(path), image.shape[:2], orientation)
         return to_classes(path, ids, len(self.classes), self.reduce_zero_label)
 

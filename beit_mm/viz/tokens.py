@@ -10,14 +10,14 @@ from ..models import DiscreteVAE
 from ..models.dvae import perplexity
 from . import draw
 from .draw import text
-from .inputs import to_tensor
+from .inputs import shown, to_tensor
 
 OFTEN, EXAMPLES = 24, 9  # codes that are shown, patches of each
 
 
 @torch.no_grad()
 def read(tokenizer: DiscreteVAE, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 RGB [H, W, 3], sides multiples of the stride → ids int64 [h, w], and the image drawn from them, uint8 RGB."""
+    """Image uint8 [H, W, C], sides multiples of the stride → ids int64 [h, w], and the image drawn from them, like it."""
     ids = tokenizer.tokens(to_tensor(image)[None] / 255)
     return ids[0].numpy(), draw.to_uint8(tokenizer.decode(ids)[0].numpy())
 
@@ -47,8 +47,11 @@ def colours(vocab_size: int) -> np.ndarray:
     return (np.array(values) * 255).round().astype(np.uint8)
 
 
-def sections(tokenizer: DiscreteVAE, images: dict[str, np.ndarray]) -> list[str]:
-    """Of images (path → uint8 RGB, sides multiples of the stride): pictures, the histogram of codes, the most frequent ones."""
+def sections(tokenizer: DiscreteVAE, images: dict[str, np.ndarray], bands: list[int] | None = None) -> list[str]:
+    """Draw images (path → uint8 [H, W, C], sides multiples of the stride), the histogram of codes, the most frequent ones.
+
+    `bands`: those that are drawn, as `shown` takes them.
+    """
     stride, size, palette = tokenizer.stride, tokenizer.vocab_size, colours(tokenizer.vocab_size)
     pictures, all_ids = [], []
     for name, image in images.items():
@@ -58,14 +61,15 @@ def sections(tokenizer: DiscreteVAE, images: dict[str, np.ndarray]) -> list[str]
         caption = (
             f'{Path(name).name}: {ids.shape[1]}×{ids.shape[0]} tokens, PSNR {-10 * np.log10(max(error, 1e-10)):.1f} dB'
         )
-        row = [image, palette[ids].repeat(stride, 0).repeat(stride, 1), drawn]
+        row = [shown(image, bands), palette[ids].repeat(stride, 0).repeat(stride, 1), shown(drawn, bands)]
         pictures += [f'<h3>{text(caption)}</h3>', draw.picture_table(['image', 'tokens', 'from its tokens'], [row])]
     counts = usage(all_ids, size)
     order, total = np.argsort(-counts, kind='stable'), counts.sum()
     used = int((counts > 0).sum())
     shares = [(float(rank), 100 * counts[code] / total) for rank, code in enumerate(order[:used], 1)]
     often = [code for code in order[:OFTEN] if counts[code]]
-    tiles = [draw.tile(examples(list(images.values()), all_ids, code, stride), 3) for code in often]
+    drawn = [shown(image, bands) for image in images.values()]
+    tiles = [draw.tile(examples(drawn, all_ids, code, stride), 3) for code in often]
     captions = [f'{code}: {100 * counts[code] / total:.2g} %' for code in often]
     return [
         '<h2>Images</h2><p>A colour in the middle is a code, chosen to tell codes apart and nothing else.</p>',

@@ -59,14 +59,16 @@ def test_both_formats_compute_what_the_model_does_for_any_batch(name, tmp_path):
         for shape in (size, *others):
             assert deploy.difference(deployed, path, fmt, shape) <= 1e-4
     assert sorted(path.name for path in tmp_path.glob('a.*')) == ['a.onnx', 'a.pt2']  # weights inside
-    outputs = onnxruntime.InferenceSession(tmp_path / 'a.onnx').run(None, dict(image=deploy.example(5, size).numpy()))
+    outputs = onnxruntime.InferenceSession(tmp_path / 'a.onnx').run(
+        None, dict(image=deploy.example(5, 3, size).numpy())
+    )
     assert [output.shape[0] for output in outputs] == [5] * len(deployed.names)
     assert outputs[-1].std(0).max() > 0.01  # images differ in what comes out
 
 
 def test_mean_and_std_are_inside(tmp_path):
     model = load_model(*made('quickstart/classification', tmp_path))
-    image = deploy.example(2, (64, 64))
+    image = deploy.example(2, 3, (64, 64))
     bgr = list(image.flip(1))  # as OpenMMLab reads files
     with torch.no_grad():
         wanted = model(**model.data_preprocessor(dict(inputs=bgr)), mode='tensor')
@@ -75,7 +77,7 @@ def test_mean_and_std_are_inside(tmp_path):
 
 def test_a_segmentor_gives_the_logits_of_its_own_whole_image_inference(tmp_path):
     model = load_model(*made('quickstart/segmentation', tmp_path))
-    deployed, image = deploy.Deployed(model), deploy.example(2, (64, 64))
+    deployed, image = deploy.Deployed(model), deploy.example(2, 3, (64, 64))
     normalised = (image - deployed.mean) / deployed.std
     with torch.no_grad():
         wanted = model.encode_decode(normalised, [dict(img_shape=(64, 64), ori_shape=(64, 64))] * 2)
@@ -93,7 +95,7 @@ def test_the_tool_writes_a_backbone_at_another_size_and_says_what_it_is(tmp_path
     said = capsys.readouterr().out
     assert 'a backbone, image float32 [B, 3, H, W] RGB 0 … 255 of 32×96 → features' in said
     assert float(said.split('difference=')[1].split()[0]) <= 1e-4
-    features = torch.export.load(tmp_path / 'a.pt2').module()(deploy.example(1, (32, 96)))
+    features = torch.export.load(tmp_path / 'a.pt2').module()(deploy.example(1, 3, (32, 96)))
     assert features[0].shape == (1, 32, 4, 12)
 
 
