@@ -73,7 +73,7 @@ def unused_copies(raw: Any, source: str) -> dict[str, str]:
     """Return the copy of the weights in a file that `state_of` does not take, with the reason."""
     _, other = _chosen(raw, source)
     why = 'the weights without averaging'
-    if other in _AVERAGED and other != 'ema_state_dict':
+    if other in _AVERAGED and not _is_swapped(raw):
         why = "the averaged weights: to load them, add #ema to the checkpoint's name"
     return {f'{other}.*': why} if other else {}
 
@@ -87,9 +87,14 @@ def _chosen(raw: Any, source: str) -> tuple[str | None, str | None]:
         raise ValueError(
             f'{source}: the file holds no averaged weights ({", ".join(_AVERAGED)}): name it without {EMA}'
         )
-    if not plain or (averaged and source.endswith(EMA) and averaged != 'ema_state_dict'):
+    if not plain or (averaged and source.endswith(EMA) and not _is_swapped(raw)):
         return averaged, plain
-    return plain, averaged  # mmengine's EMAHook writes the averages as state_dict, what it averages as ema_state_dict
+    return plain, averaged
+
+
+def _is_swapped(raw: dict) -> bool:
+    """Return whether mmengine's EMAHook wrote the file: the averages as state_dict, what it averages as ema_state_dict."""
+    return 'meta' in raw and 'state_dict' in raw and 'ema_state_dict' in raw
 
 
 def renamed(tensors: dict[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:

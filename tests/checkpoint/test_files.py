@@ -64,17 +64,18 @@ def test_prefixes_of_wrappers_are_removed_and_none_of_two_keys_is_lost(tmp_path,
 
 
 @pytest.mark.parametrize('ema', ['model_ema', 'state_dict_ema', 'ema_state_dict'])
+@pytest.mark.parametrize('meta', [{}, dict(meta={})], ids=['', 'meta'])
 @pytest.mark.parametrize('plain', ['model', 'state_dict', None])
-def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(tmp_path, make_state, ema, plain):
+def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(tmp_path, make_state, ema, plain, meta):
     first, second = make_state('mim', seed=1), make_state('mim', seed=2)
     inside = {f'module.{k}': v for k, v in second.items()} | dict(steps=torch.tensor(3))
-    torch.save({ema: inside} | ({plain: first} if plain else {}), tmp_path / 'a.pth')
+    torch.save({ema: inside} | ({plain: first} if plain else {}) | meta, tmp_path / 'a.pth')
     found, _, left, _ = load_with_meta(str(tmp_path / 'a.pth'))
     assert same(found, first if plain else second)
     averaged, _, other, _ = load_with_meta(f'{tmp_path}/a.pth#ema')
     if not plain:
         assert same(averaged, second) and f'{ema}.*' not in left
-    elif ema == 'ema_state_dict':  # mmengine's EMAHook swaps both
+    elif (ema, plain, bool(meta)) == ('ema_state_dict', 'state_dict', True):  # mmengine's EMAHook swaps both
         assert same(averaged, first) and left[f'{ema}.*'] == other[f'{ema}.*'] == 'the weights without averaging'
     else:
         assert same(averaged, second) and other[f'{plain}.*'] == 'the weights without averaging'
