@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import MessageHub, MMLogger
 
 from beit_mm.apis.inferencer import Inferencer
-from beit_mm.checkpoint import load_backbone, load_tokenizer
+from beit_mm.checkpoint import load, load_backbone, load_tokenizer
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, exact_blockwise_mask
 from beit_mm.data.seeded import SeededDataset
 from beit_mm.engine import Anneal, ExactResume, LayerDecayConstructor, MIMMetric, TokenizerMetric, Watchdog
@@ -283,6 +283,16 @@ MISTAKES = {
     'checkpoint of a backbone with an adapter': (
         lambda tmp_path: loaded(tmp_path, {}, load_backbone, beit, spm=torch.zeros(1), interactions=torch.zeros(1)),
         ValueError, r'BEiT has no interactions, spm, which an adapter adds: `python tools/convert\.py .*a\.pth .* --backbone`'),
+    'checkpoint with two keys for one': (
+        lambda tmp_path: (torch.save(dict.fromkeys(('cls_token', 'module.cls_token'), torch.zeros(1)), tmp_path / 'a.pth'),
+                          load(f'{tmp_path}/a.pth')),
+        ValueError, r'a\.pth: its keys cls_token and module\.cls_token are both cls_token here, and only one .*: remove the one'),
+    'folder of a run whose checkpoint is gone': (
+        lambda tmp_path: ((tmp_path / 'last_checkpoint').write_text('/old/iter_8.pth'), load(str(tmp_path))),
+        FileNotFoundError, r'last_checkpoint names /old/iter_8\.pth, which was not found, nor was iter_8\.pth beside it: name'),
+    'average that a checkpoint does not hold': (
+        lambda tmp_path: loaded(tmp_path, {}, lambda model, path: load(f'{path}#ema'), beit),
+        ValueError, r'a\.pth#ema: the file holds no averaged weights \(model_ema, .*: name it without #ema'),
     'checkpoint that is not there': (
         lambda _: beit(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')).init_weights(),
         FileNotFoundError, r'no checkpoint at gone\.pth'),

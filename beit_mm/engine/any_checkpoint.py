@@ -135,7 +135,9 @@ def _normalization(model: nn.Module) -> dict[str, list[float] | str] | None:
     if not all(isinstance(part, Tensor) for part in parts.values()):
         return None
     found = {name: [round(v, 4) for v in part.flatten().tolist()] for name, part in parts.items()}
-    to_rgb = getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', True))
+    # mmpretrain's, then those of onedl's and of OpenMMLab's mmseg.
+    settings = ('to_rgb', '_channel_conversion', 'channel_conversion')
+    to_rgb = next((getattr(preprocessor, name) for name in settings if hasattr(preprocessor, name)), True)
     return found | (dict(channel_order='rgb' if to_rgb else 'bgr') if len(found['mean']) == 3 else {})
 
 
