@@ -20,7 +20,6 @@ TARGETS = dict(  # what each project has a model for
     mmpretrain=('backbone', 'mim', 'classifier', 'tokenizer'),
     mmseg=('backbone', 'segmentor'),
 )
-_HALF = dict(mean=[127.5] * 3, std=[127.5] * 3)  # of all published weights
 
 
 def export(state: dict[str, Tensor], target: str, path: Path, meta: dict, safetensors: bool) -> tuple[Facts, list[str]]:
@@ -101,7 +100,7 @@ def _write_hf(
     else:
         torch.save(named, folder / 'pytorch_model.bin')
     if 'normalization' not in meta:
-        notes.append('normalisation is not in the file: wrote mean = std = 0.5, which all published weights want')
+        notes.append('normalisation is not in the file: wrote mean = std = 0.5, which most published weights want')
     (folder / 'config.json').write_text(json.dumps(hf_config(facts, state), indent=2) + '\n')
     (folder / 'preprocessor_config.json').write_text(json.dumps(_hf_processor(facts, meta), indent=2) + '\n')
 
@@ -158,7 +157,7 @@ def hf_config(facts: Facts, state: dict[str, Tensor]) -> dict:
 
 
 def _hf_processor(facts: Facts, meta: dict) -> dict:
-    normalization = meta.get('normalization', _HALF)
+    normalization = meta.get('normalization', dict.fromkeys(('mean', 'std'), [127.5] * facts.in_channels))
     return dict(
         image_processor_type='BeitImageProcessor',
         do_resize=True,

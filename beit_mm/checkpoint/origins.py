@@ -94,10 +94,15 @@ _OPENMMLAB: Names = [  # mmpretrain and mmseg
     ('backbone.ln1.', 'backbone.norm.'),
     ('backbone.ln2.', 'backbone.fc_norm.'),
     ('head.cls_head.', 'head.proj.'),
+    ('neck.norm.', 'backbone.norm.'),  # BEiT v2
 ]
 NAMES = dict(beit_mm=[], unilm=_UNILM, timm=_HEADS, hf=_HF, mmpretrain=_OPENMMLAB, mmseg=_OPENMMLAB)
 
 _LEFT_OUT = [  # (key, why), of every origin
+    (
+        r'(backbone\.)?cls_pt_layers\.|neck\.patch_aggregation\.',
+        "BEiT v2's patch aggregation, used in its pre-training only",
+    ),
     (r'.*relative_position_index$', 'follows from the grid'),
     (r'target_generator\.', 'the tokenizer, which has a file of its own'),
     (r'(head\.target_counts|target_fingerprint)$', "a record of the run's targets"),
@@ -120,7 +125,7 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
         return 'dall-e'
     if any_key(r'encoder\.input\.weight$'):
         return 'beit_mm'
-    if any_key(r'(beit\.)?embeddings\.(patch_embeddings|cls_token)'):
+    if any_key(r'((beit|data2vec_vision)\.)?embeddings\.(patch_embeddings|cls_token)'):
         return 'hf'
     if any_key(r'(backbone\.)?layers\.\d+\.ffn\.layers\.'):
         return 'mmseg' if any_key(r'decode_head\.') else 'mmpretrain'
@@ -129,6 +134,10 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
         return 'unilm' if official else 'beit_mm'
     if any_key(r'blocks\.\d+\.attn\.qkv\.'):
         return 'unilm' if official or wrapper in ('model', 'model_ema') else 'timm' if any_key(r'head\.') else 'beit_mm'
+    if any_key(r'quantize\.'):
+        raise ValueError(
+            "this is VQ-KD, the tokenizer of BEiT v2, of which there is no model here: use DALL-E's, or train one"
+        )
     raise ValueError(
         f'these are the weights of no BEiT that is known: the keys are {", ".join(sorted(keys)[:4])} …; known are those of '
         f'{", ".join(ORIGINS)}'
@@ -189,8 +198,10 @@ def rename(key: str, names: Names) -> str:
 def _with_prefix(key: str, state: dict, origin: str) -> str:
     """A backbone alone has no prefix, and neither has the official code's or timm's whole model."""
     prefix = 'beit.' if origin == 'hf' else 'backbone.'
+    if key.startswith('data2vec_vision.'):
+        return key.replace('data2vec_vision.', prefix)
     if (
-        any(k.startswith(prefix) for k in state)
+        any(k.startswith((prefix, 'data2vec_vision.')) for k in state)
         or key.startswith(('head.', 'lm_head.'))
         or 'encoder.input.weight' in state
     ):

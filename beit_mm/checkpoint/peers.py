@@ -74,18 +74,21 @@ def _hf(path: Path, facts: Facts, dtype: torch.dtype) -> Peer:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    family = transformers.AutoConfig.from_pretrained(path, local_files_only=True).model_type
     names = dict(
-        backbone='BeitModel',
-        mim='BeitForMaskedImageModeling',
-        classifier='BeitForImageClassification',
-        segmentor='BeitForSemanticSegmentation',
+        backbone='Model',
+        mim='ForMaskedImageModeling',
+        classifier='ForImageClassification',
+        segmentor='ForSemanticSegmentation',
     )
-    kind = getattr(transformers, names[facts.kind])
+    kind = getattr(transformers, ('Data2VecVision' if family == 'data2vec-vision' else 'Beit') + names[facts.kind])
     model, account = kind.from_pretrained(path, local_files_only=True, dtype=dtype, output_loading_info=True)
     odd = sorted(account['missing_keys']) + sorted(account['unexpected_keys'])
     if odd:
-        raise ValueError(f'{path} is no whole {names[facts.kind]}: {", ".join(map(str, odd[:8]))}')
+        raise ValueError(f'{path} is no complete {kind.__name__}: {", ".join(map(str, odd[:8]))}')
     model.eval()
+    if facts.kind == 'backbone' and facts.out_type == 'featmap':  # without a norm
+        return lambda image, mask: model(image).last_hidden_state[:, 1:].mT.unflatten(2, facts.grid)
     if facts.kind == 'backbone':
         part = 'pooler_output' if facts.out_type == 'avg_featmap' else 'last_hidden_state'
         return lambda image, mask: getattr(model(image), part)
@@ -101,6 +104,7 @@ def _timm(path: Path, facts: Facts, dtype: torch.dtype) -> Peer:
     model = Beit(
         img_size=facts.img_size,
         patch_size=facts.patch_size,
+        in_chans=facts.in_channels,
         num_classes=facts.channels or 0,
         global_pool='avg' if facts.out_type == 'avg_featmap' else 'token',
         embed_dim=facts.arch['embed_dims'],
@@ -132,6 +136,7 @@ def _mmpretrain(path: Path, facts: Facts, dtype: torch.dtype) -> Peer:
         arch=facts.arch,
         img_size=facts.img_size,
         patch_size=facts.patch_size,
+        in_channels=facts.in_channels,
         use_abs_pos_emb=facts.abs_pos_embed,
         use_rel_pos_bias=facts.rel_pos_bias == 'per_layer',
         use_shared_rel_pos_bias=facts.rel_pos_bias == 'shared',
@@ -160,6 +165,7 @@ def _mmseg(path: Path, facts: Facts, dtype: torch.dtype) -> Peer:
     model = TheirBEiT(
         img_size=facts.img_size,
         patch_size=facts.patch_size,
+        in_channels=facts.in_channels,
         embed_dims=arch['embed_dims'],
         num_layers=arch['num_layers'],
         num_heads=arch['num_heads'],

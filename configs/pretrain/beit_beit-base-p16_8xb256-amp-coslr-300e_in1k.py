@@ -1,5 +1,5 @@
 # BEiT-B pre-trained on ImageNet-1k for 300 epochs: relative positions and LayerScale, as the
-# official code and every public weight have it.
+# official code and most public weights have it.
 #   bash tools/dist_train.sh configs/pretrain/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k.py 8
 # then, for table 5's two figures, with
 #   run=work_dirs/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k

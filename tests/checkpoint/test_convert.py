@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from beit_mm.checkpoint import load
-from beit_mm.checkpoint.export import TARGETS
+from beit_mm.checkpoint import load, origins
+from beit_mm.checkpoint.export import TARGETS, export
 
 pytestmark = pytest.mark.any_stack
 
@@ -66,6 +66,37 @@ def test_of_a_pre_training_the_backbone_alone_goes_everywhere(write, tmp_path, c
     there = str(tmp_path / 'out')
     convert.main([write('mim'), there, '--to', target, '--backbone', '--verify'])
     assert float(capsys.readouterr().out.splitlines()[-1].removeprefix('max_abs_diff=')) < 1e-5
+
+
+@pytest.mark.parametrize('target', ['beit_mm', 'unilm', 'mmpretrain'])
+def test_verify_runs_the_model_of_the_source_not_what_was_read_of_it(write, tmp_path, monkeypatch, target):
+    """Here reading exchanges two norms; the library of the source knows better."""
+    convert.main([write('classifier'), str(tmp_path / 'hf'), '--to', 'hf'])
+    norms = {'layernorm_before': 'layernorm_after', 'layernorm_after': 'layernorm_before'}
+    names = [(re.sub('layernorm_(before|after)', lambda m: norms[m[0]], old), new) for old, new in origins.NAMES['hf']]
+    monkeypatch.setitem(origins.NAMES, 'hf', names)
+    with pytest.raises(
+        SystemExit, match=r'error: the outputs of .*hf and .*out\.pth differ by .*, more than 0\.0001 of the'
+    ):
+        convert.main([str(tmp_path / 'hf'), str(tmp_path / 'out.pth'), '--to', target, '--verify'])
+
+
+def test_verify_finds_what_was_written_wrong(write, tmp_path, monkeypatch):
+    def spoiled(state, *args):
+        return export({k: v * 1.01 if k.endswith('fc1.weight') else v for k, v in state.items()}, *args)
+
+    monkeypatch.setattr(convert, 'export', spoiled)
+    with pytest.raises(SystemExit, match=r'error: the outputs of .* differ by .*: do not use .*out\.pth'):
+        convert.main([write('classifier'), str(tmp_path / 'out.pth'), '--to', 'unilm', '--verify'])
+
+
+def test_a_backbone_of_four_channels_goes_to_every_library(tmp_path, make_state, capsys):
+    state = {k: v for k, v in make_state('classifier').items() if k.startswith('backbone.')}
+    state['backbone.patch_embed.proj.weight'] = torch.randn(64, 4, 16, 16)
+    torch.save(state, tmp_path / 'a.pth')
+    for target in ('hf', 'timm', 'mmpretrain', 'mmseg'):
+        convert.main([str(tmp_path / 'a.pth'), str(tmp_path / target), '--to', target, '--verify'])
+        assert f'verified: ours on {tmp_path}/a.pth, {target} on' in capsys.readouterr().out
 
 
 def test_the_backbone_within_an_adapter_is_taken_alone(tmp_path, make_state, capsys):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.any_stack
 STEPS, BATCH, K, BUDGET = 20, 3, 16, 6
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
 VAE = dict(type='DiscreteVAE', vocab_size=K, width=8, groups=2, blocks=1, width_in=4)  # stride 2
-BEIT = dict(rel_pos_bias='shared', layer_scale=0.1)  # as every public weight
+BEIT = dict(rel_pos_bias='shared', layer_scale=0.1)  # as most public weights
 VIT = dict(abs_pos_embed=True)  # as the paper's tables
 # Losses of steps 1 to 20, f64. They depend on NumPy's draws and torch's CPU generator, on no library's initialisation.
 GOLDEN = {

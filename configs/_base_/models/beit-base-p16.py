@@ -1,4 +1,4 @@
-# BEiT-B as every public weight has it: relative positions, one table a layer, and LayerScale.
+# BEiT-B as most public weights have it: relative positions, one table a layer, and LayerScale.
 default_scope = 'mmpretrain'
 model = dict(
     type='ImageClassifier',

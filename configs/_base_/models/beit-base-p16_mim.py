@@ -1,4 +1,4 @@
-# Masked image modeling with BEiT-B as every public weight has it: one table of relative positions for all layers, and
+# Masked image modeling with BEiT-B as most public weights have it: one table of relative positions for all layers, and
 # LayerScale.
 _base_ = 'vit-base-p16_mim.py'
 model = dict(backbone=dict(abs_pos_embed=False, rel_pos_bias='shared', layer_scale=0.1))

@@ -1,0 +1,158 @@
+"""BEiT v2, data2vec-vision and DiT are BEiT's architecture: their files load, and compute what their libraries compute."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from beit_mm.checkpoint import load_with_meta, parse
+from beit_mm.checkpoint.facts import describe
+from beit_mm.checkpoint.fit import Report, check, fit_backbone
+from beit_mm.checkpoint.origins import from_ours, identify
+from beit_mm.checkpoint.peers import ours, peer
+from beit_mm.models import BEiT
+
+pytestmark = pytest.mark.any_stack
+
+SMALL = dict(
+    hidden_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    intermediate_size=64,
+    image_size=64,
+    layer_norm_eps=1e-6,
+)
+SHARED, OWN = dict(use_shared_relative_position_bias=True), dict(use_relative_position_bias=True)
+DIT = dict(use_absolute_position_embeddings=True, use_mask_token=True)
+MODELS = {
+    'data2vec pre-trained': ('Data2VecVisionModel', SHARED | dict(use_mask_token=True, use_mean_pooling=False)),
+    'data2vec without a norm': ('Data2VecVisionModel', SHARED | dict(use_mask_token=True, use_mean_pooling=True)),
+    'data2vec classifier': ('Data2VecVisionForImageClassification', OWN | dict(num_labels=7)),
+    'data2vec with both tables': ('Data2VecVisionForImageClassification', OWN | SHARED | dict(num_labels=7)),
+    'data2vec UPerNet': ('Data2VecVisionForSemanticSegmentation', OWN | dict(num_labels=5, out_indices=[2, 3, 4, 5])),
+    'DiT pre-trained': ('BeitForMaskedImageModeling', DIT | dict(vocab_size=20)),
+    'DiT classifier': ('BeitForImageClassification', DIT | dict(num_labels=7)),
+}
+
+
+@pytest.mark.parametrize('name', MODELS)
+@torch.no_grad()
+def test_the_outputs_are_those_of_transformers(name, tmp_path, randomize):
+    import transformers
+
+    kind, settings = MODELS[name]
+    settings = SMALL | settings | (dict(num_hidden_layers=5) if 'UPerNet' in name else {})
+    config = (transformers.Data2VecVisionConfig if 'Data2Vec' in kind else transformers.BeitConfig)(**settings)
+    randomize(getattr(transformers, kind)(config)).save_pretrained(tmp_path)
+    state, origin, _, meta = load_with_meta(str(tmp_path))
+    assert origin == 'hf'
+    image, mask = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.rand(2, 4, 4) < 0.4
+    own = ours(state, torch.float64, meta.get('taps'))(image, mask)
+    theirs = peer('hf', tmp_path, describe(state), torch.float64)(image, mask)
+    tolerance = 1e-8 if 'both' in name else 1e-10  # the sum of two tables is rounded to f32
+    torch.testing.assert_close(own, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize('name', ['beitv2_base_patch16_224', 'beitv2_large_patch16_224'])
+@torch.no_grad()
+def test_the_outputs_are_those_of_timm(name, tmp_path, randomize):
+    import timm
+
+    small = dict(img_size=64, embed_dim=32, depth=3, num_heads=2, num_classes=7)
+    model = randomize(timm.create_model(name, **small)).eval()
+    torch.save(model.state_dict(), tmp_path / 'a.pth')
+    state, origin, _, _ = load_with_meta(str(tmp_path / 'a.pth'))
+    assert origin == 'timm'
+    image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(ours(state, torch.float64)(image, None), model.double()(image), rtol=1e-10, atol=1e-10)
+
+
+# -- full size -----------------------------------------------------------------------------------------------------------
+
+
+def full_size(model: torch.nn.Module) -> dict[str, Tensor]:
+    """A state dict of its keys and shapes, without memory."""
+    return {k: torch.ones(()).expand(v.shape) for k, v in model.state_dict().items()}
+
+
+def transformers_model(kind: str, **settings) -> dict[str, Tensor]:
+    import transformers
+
+    family = transformers.Data2VecVisionConfig if 'Data2Vec' in kind else transformers.BeitConfig
+    with torch.device('meta'):
+        model = getattr(transformers, kind)(family(**settings))
+    return full_size(model)
+
+
+def timm_model(name: str) -> dict[str, Tensor]:
+    import timm
+
+    with torch.device('meta'):
+        model = timm.create_model(name)
+    return full_size(model)
+
+
+def beit_v2(arch: str, **keys: str) -> dict[str, Tensor]:
+    """What pre-training wrote: the official code's names, or with `mmpretrain` that one's."""
+    with torch.device('meta'):
+        model = BEiT(arch, rel_pos_bias='shared', layer_scale=0.1, mask_token=True)
+    backbone = full_size(model)
+    head = dict(weight=torch.zeros(()).expand(8192, model.embed_dims), bias=torch.zeros(8192))
+    state = {f'backbone.{k}': v for k, v in backbone.items()} | {f'head.proj.{k}': v for k, v in head.items()}
+    layers = {k.removeprefix('blocks.'): v for k, v in backbone.items() if k.startswith(('blocks.0.', 'blocks.1.'))}
+    if keys.get('origin') == 'mmpretrain':
+        written = from_ours(state, 'mmpretrain')
+        written = {k.replace('backbone.ln1.', 'neck.norm.'): v for k, v in written.items()}
+        return dict(state_dict=written | {f'neck.patch_aggregation.{k}': v for k, v in layers.items()})
+    return dict(model=from_ours(state, 'unilm') | {f'cls_pt_layers.{k}': v for k, v in layers.items()})
+
+
+FILES = {
+    'BEiT v2 base, pre-trained': (lambda: beit_v2('base'), 'unilm', 'base'),
+    'BEiT v2 large, pre-trained': (lambda: beit_v2('large'), 'unilm', 'large'),
+    'BEiT v2 base of mmpretrain, pre-trained': (lambda: beit_v2('base', origin='mmpretrain'), 'mmpretrain', 'base'),
+    'BEiT v2 base, fine-tuned': (lambda: timm_model('beitv2_base_patch16_224'), 'timm', 'base'),
+    'BEiT v2 large, fine-tuned': (lambda: timm_model('beitv2_large_patch16_224'), 'timm', 'large'),
+    'data2vec base': (
+        lambda: transformers_model('Data2VecVisionModel', use_mask_token=True, use_mean_pooling=False, **SHARED), 'hf', 'base'),
+    'data2vec base, fine-tuned': (
+        lambda: transformers_model('Data2VecVisionForImageClassification', num_labels=1000, **OWN), 'hf', 'base'),
+    'DiT base': (lambda: transformers_model('BeitForMaskedImageModeling', **DIT), 'hf', 'base'),
+    'DiT base, fine-tuned': (lambda: transformers_model('BeitForImageClassification', num_labels=16, **DIT), 'hf', 'base'),
+}  # fmt: skip
+TASKS = dict(
+    backbone=dict(),
+    mim=dict(mask_token=True),
+    classifier=dict(out_type='avg_featmap'),
+    segmentor=dict(out_type='featmap', out_indices=(3, 5, 7, 11), img_size=512),
+)
+
+
+@pytest.mark.parametrize('task', TASKS)
+@pytest.mark.parametrize('name', FILES)
+def test_every_key_of_a_full_sized_file_is_accounted_for(name, task):
+    """A key that is missing is the mask token or the norm of a fine-tuned file, of which there is none."""
+    make, written_by, arch = FILES[name]
+    state, origin, left, _ = parse(make(), name)
+    assert origin == written_by
+    patches = [key for key in left if 'relative_position_index' not in key]
+    assert len(patches) == (2 * 15 if 'v2' in name and 'pre-trained' in name else 0)
+    assert {left[key] for key in patches} <= {"BEiT v2's patch aggregation, used in its pre-training only"}
+    dit, fine_tuned = 'DiT' in name, 'fine-tuned' in name
+    positions = dict(abs_pos_embed=True) if dit else dict(rel_pos_bias='shared')
+    if not dit and (fine_tuned or task in ('classifier', 'segmentor')):
+        positions = dict(rel_pos_bias='per_layer')
+    with torch.device('meta'):
+        model = BEiT(arch, layer_scale=0.1, **positions, **TASKS[task])
+    backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
+    may_be_new = ('norm.', 'fc_norm.', 'mask_token') if fine_tuned else ('fc_norm.',)
+    check(model, fit_backbone(backbone, model, Report(name)), name, 'BEiT', may_be_new)
+    head = {k: tuple(v.shape) for k, v in state.items() if not k.startswith('backbone.')}
+    if 'v2' in name and 'pre-trained' in name:
+        assert head == {'head.proj.weight': (8192, model.embed_dims), 'head.proj.bias': (8192,)}
+
+
+def test_the_tokenizer_of_beit_v2_is_refused_by_its_name():
+    with pytest.raises(
+        ValueError, match=r'this is VQ-KD, the tokenizer of BEiT v2, of which there is no model here: use'
+    ):
+        identify(['encoder.blocks.0.attn.qkv.weight', 'quantize.embedding.weight'])
