@@ -203,6 +203,6 @@ def _segmentor(state: dict[str, Tensor], facts: Facts, dtype: torch.dtype) -> nn
 def _tokenizer(state: dict[str, Tensor], dtype: torch.dtype) -> Peer:
     groups = 1 + max(int(k.split('.')[1].removeprefix('group_')) - 1 for k in state if k.startswith('encoder.group_'))
     blocks = max(int(k.split('.')[2].removeprefix('block_')) for k in state if k.startswith('encoder.group_1.'))
-    vocab_size, width = len(state['encoder.output.conv.weight']), len(state['encoder.input.weight'])
-    model = _loaded(encoder(width, groups, blocks, vocab_size), _part(state, 'encoder.'), dtype)
+    vocab_size, (width, channels) = len(state['encoder.output.conv.weight']), state['encoder.input.weight'].shape[:2]
+    model = _loaded(encoder(width, groups, blocks, vocab_size, channels), _part(state, 'encoder.'), dtype)
     return lambda image, mask: model(map_pixels(image))
