@@ -61,7 +61,7 @@ def _convert(args) -> None:
         notes.append(f'{origin} reads the output of blocks {meta["taps"]}: set backbone.out_indices to that')
     print(f'{args.src}, a {facts.kind} written by {origin} → {args.dst}, for {args.to}', *notes, sep='\n  ')
     if args.verify:
-        difference, largest = _difference(args, state, origin, facts, meta.get('taps'))
+        difference, largest = _difference(args, state, origin, facts, meta)
         print(f'max_abs_diff={difference:.3g}')
         if not difference <= TOLERANCE * largest:  # also for NaN
             raise ValueError(
@@ -71,7 +71,7 @@ def _convert(args) -> None:
 
 
 @torch.no_grad()
-def _difference(args, state: dict, origin: str, facts: Facts, taps: list[int] | None) -> tuple[float, float]:
+def _difference(args, state: dict, origin: str, facts: Facts, meta: dict) -> tuple[float, float]:
     """Return the largest difference between the outputs of the models of SRC and DST, and the largest output."""
     from beit_mm.checkpoint.export import fit_target
     from beit_mm.checkpoint.facts import describe
@@ -81,7 +81,8 @@ def _difference(args, state: dict, origin: str, facts: Facts, taps: list[int] | 
     size = (112, 112) if facts.kind == 'tokenizer' else facts.img_size
     image = torch.rand(1, facts.in_channels, *size, generator=generator)
     mask = torch.rand(1, *facts.grid, generator=generator) < 0.4
-    source_facts = describe(state)
+    heads = meta.get('num_heads')
+    source_facts = describe(state, heads)
     comparable = not args.backbone and source_facts.out_type == facts.out_type  # mmseg's backbone has no last norm
     source, name = None, 'ours'
     if comparable and (path := _library_path(args.src, origin)):
@@ -91,8 +92,8 @@ def _difference(args, state: dict, origin: str, facts: Facts, taps: list[int] | 
             name = f'ours ({error})'
     target = peer(args.to, args.dst, facts)
     print(f'verified: {origin if source else name} on {args.src}, {args.to if target else "ours"} on {args.dst}')
-    source = source or ours(fit_target(state, source_facts, args.to)[0])
-    target = target or ours(load_with_meta(str(args.dst))[0], taps=taps)
+    source = source or ours(fit_target(state, source_facts, args.to)[0], heads=heads)
+    target = target or ours(load_with_meta(str(args.dst))[0], taps=meta.get('taps'), heads=heads)
     expected = source(image, mask)
     return (expected - target(image, mask)).abs().max().item(), expected.abs().max().item()
 

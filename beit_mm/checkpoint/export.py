@@ -27,9 +27,9 @@ def export(state: dict[str, Tensor], target: str, path: Path, meta: dict, safete
 
     `meta`: as `load_with_meta` gives it. Raises ValueError where the project has no such model, or `path` is no place for it.
     """
-    facts = describe(state)
-    state, notes = fit_target(state, facts, target)
-    facts = describe(state)
+    heads = meta.get('num_heads')
+    state, notes = fit_target(state, describe(state, heads), target)
+    facts = describe(state, heads)
     if target == 'hf':
         _write_hf(state, facts, path, meta, notes, safetensors)
         return facts, notes
@@ -45,7 +45,7 @@ def export(state: dict[str, Tensor], target: str, path: Path, meta: dict, safete
     elif target == 'unilm' and facts.kind != 'segmentor':
         torch.save(dict(model=named), path)
     else:
-        known = {k: meta[k] for k in ('normalization',) if k in meta}
+        known = {k: meta[k] for k in ('normalization', 'num_heads') if k in meta}
         torch.save(dict(state_dict=named, meta=known), path)
     return facts, notes
 

@@ -55,10 +55,12 @@ class Facts:
         )
 
 
-def describe(state: dict[str, Tensor]) -> Facts:
-    """Facts of a state dict in our names. ValueError when a part of a backbone is missing, or its grid is not square.
+def describe(state: dict[str, Tensor], heads: int | None = None) -> Facts:
+    """Return the facts of a state dict in our names.
 
-    Without relative positions nothing tells the number of heads: 64 channels a head, as in all published ones.
+    `heads`: of the attention, if what wrote the weights says so. Relative positions tell it; with absolute ones alone it is 64
+    channels per head, as in all published weights. Raises ValueError if a part of a backbone is missing, or its grid is not
+    square.
     """
     kinds = dict(
         tokenizer='encoder.input.weight', mim='head.proj.weight', classifier='head.fc.weight', segmentor='decode_head.'
@@ -74,7 +76,7 @@ def describe(state: dict[str, Tensor]) -> Facts:
     (dims, in_channels, patch_size, _), hidden = state[parts[0]].shape, len(state[parts[1]])
     own, absolute = f'backbone.blocks.0.attn.{TABLE}', state.get('backbone.pos_embed')
     table = state.get(SHARED, state.get(own))
-    heads = max(dims // 64, 1) if table is None else table.shape[1]
+    heads = table.shape[1] if table is not None else heads or max(dims // 64, 1)
     positions = table if table is not None else absolute
     head = dict(mim='head.proj.weight', classifier='head.fc.weight', segmentor='decode_head.conv_seg.weight').get(kind)
     norm, pooled = 'backbone.norm.weight' in state, 'backbone.fc_norm.weight' in state

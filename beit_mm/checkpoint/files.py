@@ -212,4 +212,6 @@ def _read_folder(folder: Path, map_location: Any) -> Any:
     config = json.loads((folder / 'config.json').read_text()) if (folder / 'config.json').is_file() else {}
     if 'decode_head.classifier.weight' in state and config.get('out_indices'):
         meta['taps'] = [i - 2 for i in config['out_indices']]  # as it computes: see export.hf_config
+    if 'num_attention_heads' in config:
+        meta['num_heads'] = config['num_attention_heads']
     return dict(state_dict=state, meta=meta)

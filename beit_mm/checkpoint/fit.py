@@ -73,6 +73,10 @@ def load_backbone(model: BEiT, path: str, grid: Grid | None = None, adapt_patch_
     from . import load_with_meta
 
     state, origin, left, meta = load_with_meta(path)
+    if (heads := meta.get('num_heads', model.num_heads)) != model.num_heads:
+        raise ValueError(
+            f'{path} was trained with {heads} heads, this BEiT has {model.num_heads}: set arch.num_heads={heads}'
+        )
     report = Report(f'{path}, written by {origin}')
     for key, why in left.items():
         report.add('left out', key, why)

@@ -22,9 +22,19 @@ from .files import read_file, state_of
 Peer = Callable[[Tensor, Tensor], Tensor]
 
 
-def ours(state: dict[str, Tensor], dtype: torch.dtype = torch.float32, taps: Sequence[int] | None = None) -> Peer:
-    """Of a state dict under our names; `taps`: the blocks that a segmentor reads, the official ones unless told."""
-    facts = describe(state)
+def ours(
+    state: dict[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    taps: Sequence[int] | None = None,
+    heads: int | None = None,
+) -> Peer:
+    """Return our model of a state dict under our names.
+
+    Args:
+        taps: the blocks that a segmentor reads; None: the official ones.
+        heads: as of `describe`.
+    """
+    facts = describe(state, heads)
     if facts.kind == 'tokenizer':
         return _tokenizer(state, dtype)
     settings = facts.backbone() | (dict(out_indices=tuple(taps)) if taps else {})

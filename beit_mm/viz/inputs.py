@@ -26,7 +26,7 @@ class Weights:
     def __init__(self, source: str):
         self.source = source
         self.state, self.origin, _, meta = load_with_meta(source)
-        self.facts: Facts = describe(self.state)
+        self.facts: Facts = describe(self.state, meta.get('num_heads'))
         other = IMAGENET if self.facts.kind == 'segmentor' and self.origin != 'hf' else PUBLISHED
         if 'normalization' not in meta and self.facts.in_channels != 3:
             other = {name: values[:1] * self.facts.in_channels for name, values in PUBLISHED.items()}

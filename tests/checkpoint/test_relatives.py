@@ -1,10 +1,13 @@
 """BEiT v2, data2vec-vision and DiT are BEiT's architecture: their files load, and compute what their libraries compute."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from beit_mm.checkpoint import load_with_meta, parse
+from beit_mm.checkpoint import load_backbone, load_with_meta, parse
 from beit_mm.checkpoint.facts import describe
 from beit_mm.checkpoint.fit import Report, check, fit_backbone
 from beit_mm.checkpoint.origins import from_ours, identify
@@ -12,6 +15,10 @@ from beit_mm.checkpoint.peers import ours, peer
 from beit_mm.models import BEiT
 
 pytestmark = pytest.mark.any_stack
+
+spec = importlib.util.spec_from_file_location('convert', Path(__file__).parents[2] / 'tools/convert.py')
+convert = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(convert)
 
 SMALL = dict(
     hidden_size=128,
@@ -64,6 +71,19 @@ def test_the_outputs_are_those_of_timm(name, tmp_path, randomize):
     assert origin == 'timm'
     image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     torch.testing.assert_close(ours(state, torch.float64)(image, None), model.double()(image), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('target', ['hf', 'beit_mm', 'timm'])
+def test_the_number_of_heads_that_absolute_positions_do_not_tell_is_that_of_the_folder(target, tmp_path, randomize):
+    import transformers
+
+    config = transformers.BeitConfig(**SMALL | dict(num_attention_heads=8, num_labels=5) | DIT)
+    randomize(transformers.BeitForImageClassification(config)).save_pretrained(tmp_path / 'a')
+    convert.main([str(tmp_path / 'a'), str(tmp_path / 'b'), '--to', target, '--verify'])
+    arch = dict(embed_dims=128, num_layers=4, num_heads=2, feedforward_channels=64)
+    model = BEiT(arch, img_size=64, abs_pos_embed=True, layer_scale=0.1, out_type='avg_featmap')
+    with pytest.raises(ValueError, match=r'a was trained with 8 heads, this BEiT has 2: set arch\.num_heads=8'):
+        load_backbone(model, str(tmp_path / 'a'))
 
 
 # -- full size -----------------------------------------------------------------------------------------------------------
