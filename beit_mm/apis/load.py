@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import load_checkpoint
 from torch import nn
 
 from .. import compat
@@ -29,10 +30,12 @@ def load_model(config: str | Path | Config, checkpoint: str | Path) -> nn.Module
 
 def load_weights(model: nn.Module, checkpoint: str | Path) -> None:
     """Raises ValueError that names the keys that do not fit."""
-    source = str(checkpoint)
+    source, own = str(checkpoint), model.state_dict()
+    if not isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE):
+        load_checkpoint(model, source, 'cpu', strict=True)
+        return
     raw = read_file(source)
     state = state_of(raw, source)[0]
-    ours, own = isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE), model.state_dict()
-    if ours and (state.keys() != own.keys() or any(state[key].shape != own[key].shape for key in own)):
+    if state.keys() != own.keys() or any(state[key].shape != own[key].shape for key in own):
         state = fit_model(raw, model, source, strict=True)
-    model.load_state_dict(state, strict=not ours)  # of ours, what is missing has been judged
+    model.load_state_dict(state, strict=False)  # what is missing has been judged

@@ -37,4 +37,4 @@ def parse(raw: Any, source: str) -> tuple[dict[str, Tensor], str, dict[str, str]
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from error
     meta = raw.get('meta') if wrapper else None
-    return state, origin, unused_copies(raw, source) | left, meta if isinstance(meta, dict) else {}
+    return state, origin, unused_copies(raw) | left, meta if isinstance(meta, dict) else {}

@@ -21,7 +21,7 @@ from .download import EMA, local_path
 # Keys of a file that hold weights (OpenMMLab's, the official code's, DeepSpeed's), or their average (official, timm's, mmengine's).
 _PLAIN = ('state_dict', 'model', 'module')
 _AVERAGED = ('model_ema', 'state_dict_ema', 'ema_state_dict')
-_WRAPPERS = re.compile(r'^((module|model|_orig_mod)\.)+')  # DDP's, Lightning's and torch.compile's prefixes
+WRAPPERS = re.compile(r'^((module|model|_orig_mod)\.)+')  # DDP's, Lightning's and torch.compile's prefixes
 
 
 def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
@@ -29,10 +29,14 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
 
     Files: torch's (.pth, .pt, .bin), .safetensors, a module that was pickled whole (DALL-E's .pkl). Folders: a run's, of which
     the last checkpoint is read; Hugging Face's, with one or more weight files; one with DALL-E's `encoder.pkl` and
-    `decoder.pkl`. What is inside decides, not the name.
+    `decoder.pkl`. What is inside decides, not the name. If `source` ends with '#ema', the averaged weights of the file take the
+    place of the weights.
 
-    Raises FileNotFoundError, or ValueError that says what else than weights the file holds, or that it is no checkpoint.
+    Raises FileNotFoundError, or ValueError that says what else than weights the file holds, that it is no checkpoint, or that
+    it holds no average.
     """
+    if str(source).endswith(EMA):
+        return _averaged(read_file(str(source).removesuffix(EMA), map_location), str(source))
     path = local_path(source)
     if path.is_dir():
         return _read_folder(path, map_location)
@@ -52,10 +56,11 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
 def state_of(raw: Any, source: str) -> tuple[dict[str, Tensor], str | None]:
     """Return (parameter names → tensors, the key of the file that holds them) of what `read_file` returned.
 
-    Of a file with weights and their average (EMA), the weights; the average if `source` ends with '#ema'. Raises ValueError if
-    there are none, or if two keys differ only in the prefix of a wrapper.
+    Of weights and their average (EMA), the weights. Raises ValueError that names `source` if there are none, or if two keys
+    differ only in the prefix of a wrapper.
     """
-    state, wrapper = raw, _chosen(raw, source)[0]
+    held = _held(raw, _PLAIN) + _held(raw, _AVERAGED)
+    state, wrapper = raw, held[0] if held else None
     if wrapper:
         state = raw[wrapper]
     for name in _PLAIN:  # one within another
@@ -64,32 +69,35 @@ def state_of(raw: Any, source: str) -> tuple[dict[str, Tensor], str | None]:
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f'{source} holds no state dict (parameter names → tensors)')
     try:
-        return renamed(state, lambda key: _WRAPPERS.sub('', key)), wrapper
+        return renamed(state, lambda key: WRAPPERS.sub('', key)), wrapper
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from error
 
 
-def unused_copies(raw: Any, source: str) -> dict[str, str]:
+def unused_copies(raw: Any) -> dict[str, str]:
     """Return the copy of the weights in a file that `state_of` does not take, with the reason."""
-    _, other = _chosen(raw, source)
-    why = 'the weights without averaging'
-    if other in _AVERAGED and not _is_swapped(raw):
-        why = "the averaged weights: to load them, add #ema to the checkpoint's name"
-    return {f'{other}.*': why} if other else {}
+    if not _held(raw, _PLAIN):
+        return {}
+    why = "the averaged weights: to load them, add #ema to the checkpoint's name"
+    if _is_swapped(raw):
+        why = 'the weights without averaging'
+    return {f'{name}.*': why for name in _held(raw, _AVERAGED)}
 
 
-def _chosen(raw: Any, source: str) -> tuple[str | None, str | None]:
-    """Return the keys of a file that hold (the weights to take, their other copy)."""
-    held = [name for name in (*_PLAIN, *_AVERAGED) if isinstance(raw, dict) and isinstance(raw.get(name), dict)]
-    plain = next((name for name in held if name in _PLAIN), None)
-    averaged = next((name for name in held if name in _AVERAGED), None)
-    if source.endswith(EMA) and not averaged:
+def _averaged(raw: Any, source: str) -> dict:
+    """Return what a file holds with the average in the place of the weights, for any loader."""
+    names = _held(raw, _AVERAGED)
+    if not names:
         raise ValueError(
             f'{source}: the file holds no averaged weights ({", ".join(_AVERAGED)}): name it without {EMA}'
         )
-    if not plain or (averaged and source.endswith(EMA) and not _is_swapped(raw)):
-        return averaged, plain
-    return plain, averaged
+    place = 'model' if names[0] == 'model_ema' else 'state_dict'
+    average = raw[place if _is_swapped(raw) else names[0]]
+    return {key: value for key, value in raw.items() if key not in (*_PLAIN, *_AVERAGED)} | {place: average}
+
+
+def _held(raw: Any, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if isinstance(raw, dict) and isinstance(raw.get(name), dict)]
 
 
 def _is_swapped(raw: dict) -> bool:

@@ -43,7 +43,7 @@ class AnyCheckpoint(Hook):
         if state.keys() != own.keys() or any(state[k].shape != own[k].shape for k in own):
             state = fit_model(checkpoint, model, source, self.strict)
         else:
-            for key, why in unused_copies(checkpoint, source).items():
+            for key, why in unused_copies(checkpoint).items():
                 runner.logger.info(f'{source}: left out {key} ({why})')
         checkpoint['state_dict'] = state
         self.normalization = (checkpoint.get('meta') or {}).get('normalization')

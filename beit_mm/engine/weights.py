@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from .. import checkpoint
 from ..checkpoint.download import is_missing, is_remote
-from ..checkpoint.files import read_file, state_of
+from ..checkpoint.files import WRAPPERS, read_file, state_of
 from ..checkpoint.fit import Report, check, few, fit_backbone
 from ..models import BEiT, DiscreteVAE
 from ..models.targets import TokenTarget
@@ -46,7 +46,7 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
                 state, _ = checkpoint.load(source)
                 _backbone(state, module, source, init.get('grid'), init.get('adapt_patch_embed', False))
             elif _is_here(source):
-                prefix = f'{init["prefix"].rstrip(".")}.' if init.get('prefix') else ''
+                prefix = WRAPPERS.sub('', f'{init["prefix"].rstrip(".")}.') if init.get('prefix') else ''
                 state, _ = state_of(read_file(source), source)
                 state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
                 yield from _by_name(state, module, f'model.{name}.init_cfg: {source}')
@@ -104,7 +104,7 @@ def _tokenizer(model: nn.Module, source: str) -> None:
 
 
 def _by_name(state: dict[str, Tensor], model: nn.Module, where: str) -> Iterator[tuple[str, bool]]:
-    own = {k: v for k, v in model.state_dict().items() if not k.startswith('data_preprocessor.')}
+    own = {WRAPPERS.sub('', k): v for k, v in model.state_dict().items() if not k.startswith('data_preprocessor.')}
     fits = {k for k, v in own.items() if k in state and state[k].shape == v.shape}
     if not fits:
         yield f'{where} has nothing that this model has: {few(sorted(state))}; the model has {few(sorted(own))}', True

@@ -73,13 +73,20 @@ def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(tmp_path,
     found, _, left, _ = load_with_meta(str(tmp_path / 'a.pth'))
     assert same(found, first if plain else second)
     averaged, _, other, _ = load_with_meta(f'{tmp_path}/a.pth#ema')
-    if not plain:
-        assert same(averaged, second) and f'{ema}.*' not in left
-    elif (ema, plain, bool(meta)) == ('ema_state_dict', 'state_dict', True):  # mmengine's EMAHook swaps both
-        assert same(averaged, first) and left[f'{ema}.*'] == other[f'{ema}.*'] == 'the weights without averaging'
-    else:
-        assert same(averaged, second) and other[f'{plain}.*'] == 'the weights without averaging'
-        assert left[f'{ema}.*'] == "the averaged weights: to load them, add #ema to the checkpoint's name"
+    swapped = (ema, plain, bool(meta)) == ('ema_state_dict', 'state_dict', True)  # by mmengine's EMAHook
+    assert same(averaged, first if swapped else second) and f'{ema}.*' not in other
+    if plain:
+        why = 'the weights without averaging' if swapped else 'the averaged weights: to load them, add #ema'
+        assert left[f'{ema}.*'].startswith(why)
+
+
+def test_mmengines_loaders_take_the_average_too(tmp_path):
+    torch.save(
+        dict(state_dict=nn.Linear(2, 2).state_dict(), state_dict_ema=dict(weight=torch.ones(2, 2))), tmp_path / 'a.pth'
+    )
+    model = nn.Linear(2, 2)
+    load_checkpoint(model, f'{tmp_path}/a.pth#ema')
+    assert (model.weight == 1).all()
 
 
 def test_a_tensor_in_two_files_of_a_folder_is_an_error(tmp_path, make_state):

@@ -11,12 +11,13 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from beit_mm.checkpoint.files import read_file
+from beit_mm.apis.load import load_weights
+from beit_mm.checkpoint.files import read_file, state_of
 from beit_mm.checkpoint.origins import from_ours
 from beit_mm.engine import AnyCheckpoint
 from beit_mm.engine.any_checkpoint import _normalization
 from beit_mm.engine.launch import build_runner
-from beit_mm.engine.weights import weights_fit
+from beit_mm.engine.weights import _by_name, weights_fit
 from beit_mm.models import BEiT, BEiTPretrainer
 from beit_mm.registry import MODELS
 
@@ -239,3 +240,15 @@ def test_the_backbone_within_lora_is_compared_with_its_weights(tmp_path):
     backbone['arch'] = ARCH | dict(num_layers=3)
     ((problem, stops),) = weights_fit(cfg)
     assert stops and 'Missing: blocks.2.' in problem
+
+
+@pytest.mark.parametrize('prefix', [None, 'model'])
+def test_a_model_whose_own_names_look_like_a_wrappers_is_compared_by_them(tmp_path, prefix):
+    """mmpretrain's TimmClassifier keeps its network as `model`."""
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    torch.save({f'model.{k}': v for k, v in network.state_dict().items()}, tmp_path / 'a.pth')
+    model = torch.nn.Module()
+    model.model = network
+    state = state_of(read_file(tmp_path / 'a.pth'), 'a.pth')[0]
+    assert not list(_by_name(state, model if prefix is None else network, 'a.pth'))
+    load_weights(model, tmp_path / 'a.pth')
