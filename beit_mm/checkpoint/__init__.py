@@ -4,6 +4,8 @@ from .. import compat
 
 compat.require('torch', 'mmengine', 'mmcv')
 
+import re
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +14,8 @@ from .files import read_file, state_of, unused_copies
 from .fit import load_backbone, load_tokenizer
 from .origins import identify, to_ours
 
+# Mean and std of the published weights of BEiT v2 and of pt1k_800ep; their files do not hold them. Names: official and timm's.
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 __all__ = ['load', 'load_backbone', 'load_tokenizer', 'load_with_meta']
 
 
@@ -37,4 +41,7 @@ def parse(raw: Any, source: str) -> tuple[dict[str, Tensor], str, dict[str, str]
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from error
     meta = raw.get('meta') if wrapper else None
-    return state, origin, unused_copies(raw) | left, meta if isinstance(meta, dict) else {}
+    meta = dict(meta) if isinstance(meta, dict) else {}
+    if origin in ('unilm', 'timm') and re.search('beitv2|_pt1k', Path(source).name):
+        meta.setdefault('normalization', IMAGENET)
+    return state, origin, unused_copies(raw) | left, meta

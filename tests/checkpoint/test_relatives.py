@@ -171,6 +171,20 @@ def test_every_key_of_a_full_sized_file_is_accounted_for(name, task):
         assert head == {'head.proj.weight': (8192, model.embed_dims), 'head.proj.bias': (8192,)}
 
 
+@pytest.mark.parametrize(
+    ('name', 'mean'),
+    [
+        ('beitv2_base_patch16_224_pt1k_ft1k.pth', 123.675),
+        ('beit_base_patch16_224_pt1k_800ep.pth', 123.675),
+        ('hf://timm/beitv2_base_patch16_224.in1k_ft_in1k', 123.675),
+        ('beit_base_patch16_224_pt22k_ft22k.pth', None),
+    ],
+)
+def test_the_normalization_of_published_weights_is_known_by_their_names(name, mean):
+    normalization = parse(timm_model('beitv2_base_patch16_224'), name)[3].get('normalization', dict(mean=[None]))
+    assert normalization['mean'][0] == mean
+
+
 def test_the_tokenizer_of_beit_v2_is_refused_by_its_name():
     with pytest.raises(
         ValueError, match=r'this is VQ-KD, the tokenizer of BEiT v2, of which there is no model here: use'
