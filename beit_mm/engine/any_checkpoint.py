@@ -41,12 +41,14 @@ class AnyCheckpoint(Hook):
         state = state_of(checkpoint, source)[0]
         own = model.state_dict()
         if state.keys() != own.keys() or any(state[k].shape != own[k].shape for k in own):
+            meta = parse(checkpoint, source)[3]
             state = fit_model(checkpoint, model, source, self.strict)
         else:
+            meta = checkpoint.get('meta') or {}
             for key, why in unused_copies(checkpoint).items():
                 runner.logger.info(f'{source}: left out {key} ({why})')
         checkpoint['state_dict'] = state
-        self.normalization = (checkpoint.get('meta') or {}).get('normalization')
+        self.normalization = meta.get('normalization')
         if isinstance(model, BEiTPretrainer):
             self._keep_fingerprint(runner, model.target_fingerprint, checkpoint['state_dict'])
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_with_meta
+from ..checkpoint import IMAGENET, load_with_meta
 from ..checkpoint.facts import Facts, describe
 from ..checkpoint.files import read_file, state_of
 from ..checkpoint.fit import check
@@ -17,7 +17,6 @@ from ..models import BEiT, DiscreteVAE, TokenTarget
 from ..models.relative_position import Grid
 
 PUBLISHED = dict(mean=[127.5] * 3, std=[127.5] * 3)  # of the published weights, 0 … 255
-IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])  # of the official segmentation code
 
 
 class Weights:

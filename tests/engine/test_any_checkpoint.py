@@ -252,3 +252,12 @@ def test_a_model_whose_own_names_look_like_a_wrappers_is_compared_by_them(tmp_pa
     state = state_of(read_file(tmp_path / 'a.pth'), 'a.pth')[0]
     assert not list(_by_name(state, model if prefix is None else network, 'a.pth'))
     load_weights(model, tmp_path / 'a.pth')
+
+
+def test_the_normalization_of_published_weights_is_compared_too(tmp_path, log):
+    """Their files do not hold it, their names tell it."""
+    torch.save(dict(model=from_ours(weights(), 'unilm')), tmp_path / 'beitv2_base_patch16_224_pt1k_ft1k.pth')
+    run = runner(tmp_path, tmp_path / 'beitv2_base_patch16_224_pt1k_ft1k.pth', normalization=HALF)
+    text = log(run)
+    run.train()
+    assert 'the weights were trained on images normalized by mean [123.675, 116.28, 103.53]' in text.text
