@@ -236,6 +236,14 @@ def test_of_a_large_split_a_sample_is_read_and_the_output_says_so(ade20k, capsys
     assert len(found) == 1 and 'the value 99 in 2 of a sample of 2 of 6 label maps, e.g. ' in found[0]
 
 
+def test_arrays_are_images_of_their_class(imagenet, capsys):
+    shutil.rmtree(imagenet / 'meta')
+    for image in imagenet.glob('val/n00000003/*.JPEG'):
+        np.save(image.with_suffix('.npy'), np.zeros((8, 8, 3), np.uint8))
+        image.unlink()
+    assert faults(capsys, 'imagenet', imagenet, *OWN) == []
+
+
 def test_images_in_folders_of_a_class_are_its_images(imagenet, capsys):
     shutil.rmtree(imagenet / 'meta')
     deep = imagenet / 'val/n00000003/deeper'

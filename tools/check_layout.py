@@ -33,7 +33,7 @@ Fault = tuple[str, bool]  # words, and whether it is an error rather than a rema
 
 def image_names(folder: Path) -> list[str]:
     """Sorted paths, relative to `folder`, of the images at any depth, also of those that the data sets do not list."""
-    found, suffixes = [], tuple(Image.registered_extensions())
+    found, suffixes = [], (*Image.registered_extensions(), *SUFFIXES)
     for place, _, files in os.walk(folder, followlinks=True):
         found += [os.path.join(place, f) for f in files if f.lower().endswith(suffixes) and not f.startswith('.')]
     return sorted(os.path.relpath(path, folder) for path in found)
