@@ -133,12 +133,16 @@ def read(path: str, options: dict | None = None, gpus: int | None = None, auto_s
 
 
 def _config_of(checkpoint: str | None, folder: Path) -> Path | None:
-    """The config that made work_dirs/NAME/….pth: the copy beside it that a run leaves, or NAME.py near `folder`."""
-    if not checkpoint or '://' in checkpoint:
+    """Return the config that made work_dirs/NAME/….pth: NAME.py beside it, as a run leaves it, or near `folder`.
+
+    No other file beside a checkpoint is read: reading a config runs it.
+    """
+    run = Path(checkpoint or '').parent
+    if not run.name or '://' in checkpoint:  # a bare name is a published model or a file here, in no run's folder
         return None
-    run = Path(checkpoint).parent
-    near = [folder / f'{run.name}.py', *sorted(folder.parent.glob(f'*/{run.name}.py'))] if run.name else []
-    return next((path for path in [*sorted(run.glob('*.py')), *near] if path.is_file()), None)
+    name = f'{run.name}.py'
+    places = run / name, folder / name, *sorted(folder.parent.glob(f'*/{name}'))
+    return next((path for path in places if path.is_file()), None)
 
 
 def facts(cfg: dict, ranks: int = 1, auto_scale: bool = False, source: Facts | None = None) -> Facts:

@@ -8,7 +8,7 @@ _base_ = [
     '../_base_/schedules/imagenet_finetune.py',
 ]
 
-pretrained = 'checkpoints/beit_base_patch16_224_pt22k.pth'
+pretrained = 'beit_base_patch16_224_pt22k'
 lr, epochs, warmup = 4e-3, 100, 20
 
 model = dict(

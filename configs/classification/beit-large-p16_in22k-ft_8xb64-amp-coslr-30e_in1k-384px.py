@@ -8,7 +8,7 @@ _base_ = [
     '../_base_/schedules/imagenet_finetune.py',
 ]
 
-pretrained = 'checkpoints/beit_large_patch16_224_pt22k_ft22k.pth'
+pretrained = 'beit_large_patch16_224_pt22k_ft22k'
 lr, epochs, warmup = 2e-5, 30, 5
 
 model = dict(

@@ -5,7 +5,7 @@
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'mmdet'
 
-pretrained = 'checkpoints/beit_base_patch16_224_pt22k_ft22k.pth'
+pretrained = 'beit_base_patch16_224_pt22k_ft22k'
 size, lr, epochs = 640, 1e-4, 12
 
 model = dict(

@@ -3,7 +3,7 @@
 # Hardware: 8 GPUs of 32 GB. Expected mIoU: none published
 # Mean and std are those of the weights, learning rate and layer decay the paper's for SETR-PUP (table 14).
 _base_ = 'vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512.py'
-pretrained = 'checkpoints/beit_base_patch16_224_pt22k_ft22k.pth'
+pretrained = 'beit_base_patch16_224_pt22k_ft22k'
 half = [127.5, 127.5, 127.5]
 model = dict(
     data_preprocessor=dict(mean=half, std=half),

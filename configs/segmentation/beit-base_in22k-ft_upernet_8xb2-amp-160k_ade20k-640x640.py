@@ -9,7 +9,7 @@ _base_ = [
     '../_base_/schedules/ade20k_160k.py',
 ]
 
-pretrained = 'checkpoints/beit_base_patch16_224_pt22k_ft22k.pth'
+pretrained = 'beit_base_patch16_224_pt22k_ft22k'
 crop_size = (640, 640)
 
 model = dict(

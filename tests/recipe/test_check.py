@@ -274,3 +274,12 @@ def test_the_command_tells_by_its_exit_code(words, code, said, monkeypatch, caps
     out = capsys.readouterr()
     assert end.value.code == code and said in (out.err if code == 2 else out.out)
     assert code != 2 or len(out.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize('checkpoint', ['beit_base_patch16_224_pt1k_800ep', 'weights.pth', 'downloads/weights.pth'])
+def test_no_python_file_is_run_that_lies_beside_a_checkpoint(checkpoint, tmp_path, monkeypatch):
+    for folder in (tmp_path, tmp_path / 'downloads'):
+        folder.mkdir(exist_ok=True)
+        (folder / 'other.py').write_text('raise SystemExit("was run")')
+    monkeypatch.chdir(tmp_path)
+    find('classification/vit-base-p16_8xb128-amp-coslr-100e_in1k', {'model.backbone.init_cfg.checkpoint': checkpoint})
