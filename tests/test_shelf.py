@@ -180,7 +180,7 @@ def test_pretrained_weights_are_built_from_our_parts_by_name():
     assert type(model.backbone).__module__ == 'beit_mm.models.beit'
 
 
-def test_published_files_are_taken_as_they_are_by_name(tmp_path, monkeypatch):
+def test_published_files_are_taken_as_they_are_by_name(tmp_path, monkeypatch, capfd):
     """By mmpretrain's `pretrained=True`, and by any loader of mmengine with `beit_mm://`."""
     from mmengine.runner.checkpoint import CheckpointLoader
     from mmpretrain import get_model
@@ -192,6 +192,9 @@ def test_published_files_are_taken_as_they_are_by_name(tmp_path, monkeypatch):
     monkeypatch.setitem(published(), NAME, entry)
     found = get_model(NAME, pretrained=True, **toy()).state_dict()
     assert all(torch.equal(value, found[key]) for key, value in model.state_dict().items())
+    assert 'put beit_mm:// before its path' not in (out := capfd.readouterr()).out + out.err
+    get_model(NAME, pretrained=str(tmp_path / 'official.pth'), **toy())
+    assert 'put beit_mm:// before its path' in (out := capfd.readouterr()).out + out.err
     raw = CheckpointLoader.load_checkpoint(NAME, 'cpu')['model']
     ours = CheckpointLoader.load_checkpoint(f'beit_mm://{NAME}', 'cpu')['state_dict']
     assert raw.keys() != ours.keys() == model.state_dict().keys()

@@ -22,7 +22,7 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader, Dataset
 
-from beit_mm.data.guard import guard, leaves, list_readable, read_only, words_of_unlisted
+from beit_mm.data.guard import expect_channels, guard, leaves, list_readable, read_only, words_of_unlisted
 from beit_mm.data.reading import IGNORE, MAX_PIXELS, BadSample
 from beit_mm.options import Options
 from beit_mm.registry import DATASETS
@@ -111,6 +111,8 @@ def check_split(cfg: Config, split: str, jobs: int) -> list[str]:
             if not len(leaf):
                 raise ValueError(f'no sample was found in {leaf.data_prefix}')
         guard(dataset, max_pixels, classes)
+        preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor') or {}
+        expect_channels(dataset, preprocessor.get('mean'))
     except (ValueError, OSError, RuntimeError, AssertionError) as error:  # the hosts' data sets raise all of these
         return [f'the data set of {split} cannot be built: {error}']
     for leaf in leaves(dataset):

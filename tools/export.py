@@ -47,9 +47,8 @@ def _export(args) -> None:
     size = tuple(args.size or deploy.size_of(deployed))
     deploy.export(deployed, args.out, args.format, size)
     free = f'any multiple of {deployed.model.stride}' if deployed.kind == 'tokenizer' else f'{size[0]}×{size[1]}'
-    print(
-        f'{args.out}: a {deployed.kind}, image float32 [B, 3, H, W] RGB 0 … 255 of {free} → {", ".join(deployed.names)}'
-    )
+    image = f'float32 [B, {deployed.channels}, H, W]{" RGB" if deployed.channels == 3 else ""} 0 … 255 of {free}'
+    print(f'{args.out}: a {deployed.kind}, image {image} → {", ".join(deployed.names)}')
     found = deploy.difference(deployed, args.out, args.format, size)
     print(f'difference={found:.3g} of the largest output')
     if not found <= TOLERANCE:

@@ -1,14 +1,15 @@
-"""Copy a folder of images with their longer side at most so many pixels, once, so that no epoch decodes large photographs.
+"""Copy images with their longer side at most so many pixels, once, so that no epoch decodes large photographs.
 
     python tools/shrink_images.py photos data/photos --side 768
-    python tools/shrink_images.py scenes/annotations data/scenes/annotations --side 1024 --masks
+    python tools/shrink_images.py scenes/images data/images --side 1024 --masks scenes/annotations data/annotations
 
-Folders below keep their names. EXIF orientation is applied. Images that are small enough are copied byte for byte. Large ones are
-resized with PIL's Lanczos filter and written as JPEG of quality 95 if they were JPEG, else as PNG under the same stem.
-With `--masks` files are label maps: nearest neighbor, PNG, the same values. Resize images and masks with the same --side.
+Folders below keep their names, and images their channels (gray, RGB, RGBA, …). EXIF orientation is applied. Images that are
+small enough are copied byte for byte. Large ones are resized with Lanczos and written as JPEG of quality 95 if they were JPEG,
+else as PNG under the same stem.
 
-Files that exist in the target are skipped, so the same command continues an interrupted one. If a file cannot be read, it is
-named and the exit status is 1.
+With --masks each image has a label map of the same name there, which is turned and resized with it: nearest neighbor, PNG, the
+same values. Copies of the right size are kept, so the same command continues an interrupted one. Files that cannot be copied
+are named, and the exit status is 1.
 """
 
 import argparse
@@ -20,14 +21,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from mmengine.utils import ProgressBar
-from PIL import Image
+from PIL import Image, ImageOps
 
-from beit_mm.data.reading import MAX_PIXELS, SUFFIXES, BadSample, decode_image, decode_labels, read_bytes
+from beit_mm.data.reading import SUFFIXES, BadSample, decode_labels, read_bytes
 
 JPEG = ('.jpg', '.jpeg')
-Image.MAX_IMAGE_PIXELS = None  # `decode_image` has a limit of its own
+MODES = ('L', 'LA', 'RGB', 'RGBA', 'CMYK')  # 8 bits per channel
+Image.MAX_IMAGE_PIXELS = None  # shrinking large images is what this is for
 
 
 def shrunk(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -36,41 +37,62 @@ def shrunk(size: tuple[int, int], side: int) -> tuple[int, int]:
     return tuple(max(round(length * scale), 1) for length in size)
 
 
-def target_of(name: str, masks: bool) -> str:
-    """Return the name of the copy, relative to the target folder."""
+def copy_of(name: str) -> str:
+    """Return the name of an image's copy if it is resized."""
     path = Path(name)
-    return str(path if not masks and path.suffix.lower() in JPEG else path.with_suffix('.png'))
+    return name if path.suffix.lower() in JPEG else str(path.with_suffix('.png'))
 
 
-def shrink(name: str, source: Path, target: Path, side: int, masks: bool) -> str | None:
-    """Write the copy of one file. Return what is wrong with the file, or None."""
-    path, place = source / name, target / target_of(name, masks)
-    if place.exists() or (target / name).exists():
-        return None
+def shrink(
+    name: str, source: Path, target: Path, masks: Path | None, mask_target: Path | None, side: int
+) -> str | None:
+    """Write the copies of an image and of its label map. Return what is wrong with them, or None."""
+    try:
+        with Image.open(source / name) as image:
+            deep = ';16' in str(image.tile)  # asking a PNG for its EXIF tags decodes it
+            orientation = image.getexif().get(0x0112, 1)
+            shown = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+            size = shrunk(shown, side)
+            if masks:  # first: an image without its label map would be worse than none
+                path = (masks / name).with_suffix('.png')
+                ids = decode_labels(str(path), read_bytes(str(path)), shown[::-1], orientation)
+            if size == image.size and orientation == 1:
+                _write(target / name, size, lambda beside: shutil.copyfile(source / name, beside))
+            else:
+                _write(target / copy_of(name), size, partial(_save, image, deep, size, str(source / name)))
+        if masks:
+            small = Image.fromarray(ids).resize(size, Image.Resampling.NEAREST)
+            _write((mask_target / name).with_suffix('.png'), size, small.save)
+    except Image.UnidentifiedImageError:
+        return f'{source / name} is no image that Pillow reads'
+    except (BadSample, OSError) as error:
+        return str(error)
+    return None
+
+
+def _save(image: Image.Image, deep: bool, size: tuple[int, int], name: str, beside: Path) -> None:
+    image = image.convert({'1': 'L', 'P': None, 'PA': 'RGBA'}.get(image.mode, image.mode))
+    if image.mode not in MODES or deep:
+        raise BadSample(f'{name} has mode {image.mode} or 16 bits, expected 8 bits per channel ({", ".join(MODES)})')
+    turned = ImageOps.exif_transpose(image)
+    bands = [band.resize(size, Image.Resampling.LANCZOS) for band in turned.split()]
+    quality = dict(quality=95, subsampling=0) if beside.suffix.lower() in JPEG else {}
+    Image.merge(image.mode, bands).save(beside, **quality)
+
+
+def _write(place: Path, size: tuple[int, int], save) -> None:
+    """Call `save` with a name beside `place`, then rename; not if there is an image of this size."""
+    if place.exists():
+        with Image.open(place) as there:
+            if there.size == size:
+                return
     place.parent.mkdir(parents=True, exist_ok=True)
     beside = place.with_name(f'.{os.getpid()}{place.suffix}')
     try:
-        content = read_bytes(str(path))
-        with Image.open(path) as image:
-            size, orientation = image.size, image.getexif().get(0x0112, 1)
-        if max(size) <= side and orientation == 1:
-            shutil.copyfile(path, beside)
-            os.replace(beside, target / name)
-            return None
-        if masks:
-            pixels = decode_labels(str(path), content, size if orientation in (5, 6, 7, 8) else size[::-1])
-        else:
-            pixels = np.ascontiguousarray(decode_image(str(path), content, 4 * MAX_PIXELS)[0][..., ::-1])
-        image = Image.fromarray(pixels)
-        small = image.resize(shrunk(image.size, side), Image.Resampling.NEAREST if masks else Image.Resampling.LANCZOS)
-        small.save(beside, **(dict(quality=95, subsampling=0) if place.suffix.lower() in JPEG else {}))
+        save(beside)
         os.replace(beside, place)
-    except Image.UnidentifiedImageError:
-        return f'{path} is no image'
-    except (BadSample, OSError) as error:
+    finally:
         beside.unlink(missing_ok=True)
-        return str(error)
-    return None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,23 +100,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('source', type=Path)
     parser.add_argument('target', type=Path)
     parser.add_argument('--side', type=int, required=True, help='pixels of the longer side, at most')
-    parser.add_argument('--masks', action='store_true', help='the files are label maps')
+    parser.add_argument(
+        '--masks', type=Path, nargs=2, default=(None, None), metavar=('SOURCE', 'TARGET'), help='label maps'
+    )
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one per core)')
     args = parser.parse_args(arguments)
-    if not args.source.is_dir():
-        parser.error(f'{args.source} is not a folder')
-    if args.target.resolve().is_relative_to(args.source.resolve()):
-        parser.error(f'{args.target} lies in {args.source}: give another target')
+    if args.side < 16:
+        parser.error(f'--side {args.side}: expected at least 16 pixels')
+    for source, target in ((args.source, args.target), args.masks):
+        if source and not source.is_dir():
+            parser.error(f'{source} is not a folder')
+        if source and target.resolve().is_relative_to(source.resolve()):
+            parser.error(f'{target} lies in {source}: give another target')
     names = sorted(
-        str(path.relative_to(args.source))
-        for path in args.source.rglob('*')
-        if path.suffix.lower() in SUFFIXES and path.suffix != '.npy'
+        str(path.relative_to(args.source)) for path in args.source.rglob('*') if path.suffix.lower() in SUFFIXES
     )
-    copies = Counter(target_of(name, args.masks) for name in names)
-    if twice := [name for name in names if copies[target_of(name, args.masks)] > 1][:5]:
+    copies = Counter(copy_of(name) for name in names)
+    if twice := [name for name in names if copies[copy_of(name)] > 1][:5]:
         parser.error(f'{", ".join(twice)}: some of them would get the same name, rename them')
     bar, faults = ProgressBar(len(names), file=sys.stderr), []
-    work = partial(shrink, source=args.source, target=args.target, side=args.side, masks=args.masks)
+    masks, mask_target = args.masks
+    work = partial(shrink, source=args.source, target=args.target, masks=masks, mask_target=mask_target, side=args.side)
     with ProcessPoolExecutor(args.jobs) as pool:
         for fault in pool.map(work, names, chunksize=4):
             faults += [fault] if fault else []

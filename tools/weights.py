@@ -7,6 +7,7 @@ python tools/weights.py write    renew the metafiles and the table of docs/model
 
 import argparse
 import sys
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -99,8 +100,8 @@ def answers(address: str) -> str | None:
     try:
         with urlopen(Request(address, method='HEAD', headers={'User-Agent': 'beit_mm'}), timeout=30):
             return None
-    except OSError as error:
-        return str(error)
+    except (OSError, HTTPException) as error:
+        return f'{type(error).__name__} {error}'
 
 
 def check(offline: bool) -> int:

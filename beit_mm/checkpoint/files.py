@@ -218,6 +218,9 @@ def _read_folder(folder: Path, map_location: Any) -> Any:
             kinds = dict(mean='image_mean', std='image_std')
             meta['normalization'] = {k: [255 * v for v in settings[name]] for k, name in kinds.items()}
     config = json.loads((folder / 'config.json').read_text()) if (folder / 'config.json').is_file() else {}
+    timm = config.get('pretrained_cfg') or {}
+    if 'normalization' not in meta and 'mean' in timm and 'std' in timm:
+        meta['normalization'] = {name: [255 * v for v in timm[name]] for name in ('mean', 'std')}
     if 'decode_head.classifier.weight' in state and config.get('out_indices'):
         meta['taps'] = [i - 2 for i in config['out_indices']]  # as it computes: see export.hf_config
     if 'num_attention_heads' in config:

@@ -17,6 +17,7 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from PIL import Image
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..registry import HOOKS
@@ -50,6 +51,8 @@ class ReadImage(BaseTransform):
     `img` is uint8: with `color_type='color'` BGR [H, W, 3], with 'unchanged' the bands that are stored (`decode_bands`).
     """
 
+    channels: int | None = None  # of the data preprocessor's mean: hosts repeat a single channel without a word
+
     def __init__(self, host: mmcv.transforms.LoadImageFromFile, max_pixels: int):
         self.host, self.max_pixels = host, max_pixels
 
@@ -57,6 +60,11 @@ class ReadImage(BaseTransform):
         path = results['img_path']
         content = read_bytes(path, self.host.backend_args)
         image, results['exif_orientation'] = DECODERS[self.host.color_type](path, content, self.max_pixels)
+        found = image.shape[2] if image.ndim == 3 else 1
+        if self.channels not in (None, found):
+            raise BadSample(
+                f'{path} has {found} channels, expected {self.channels} as in mean and std of data_preprocessor'
+            )
         results['img'] = image.astype('float32') if self.host.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
@@ -106,6 +114,20 @@ def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = 
             replace_loaders(leaf.pipeline.transforms, known, max_pixels)
             leaf.pipeline.transforms.insert(0, CheckLabel(known))
     return dataset
+
+
+def expect_channels(dataset: Dataset, mean: object) -> None:
+    """Have a guarded data set refuse images with another number of channels than the `mean` of a data preprocessor."""
+    if mean is None or len(mean) == 1:  # one mean for all channels
+        return
+    for leaf in leaves(dataset):
+        steps = list(leaf.pipeline.transforms)
+        steps += [
+            inner for step in steps if isinstance(step, TestTimeAug) for b in step.subroutines for inner in b.transforms
+        ]
+        for step in steps:
+            if isinstance(step, ReadImage):
+                step.channels = len(mean)
 
 
 def leaves(dataset: Dataset) -> Iterator[BaseDataset]:
@@ -234,6 +256,11 @@ def _is_image(leaf: BaseDataset, path: str) -> bool:
     return hasattr(leaf, 'img_suffix') and path.endswith(leaf.img_suffix)
 
 
+def _mean_of(model: nn.Module) -> Tensor | None:
+    model = getattr(model, 'module', model)  # of a wrapper
+    return getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+
+
 @HOOKS.register_module()
 class GuardData(Hook):
     """Guards the data sets of a run before their first sample is read, also those that no SeededDataset wraps.
@@ -247,7 +274,7 @@ class GuardData(Hook):
     def before_run(self, runner) -> None:
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):  # a loop of no use here is still a dict
             if hasattr(loop, 'dataloader'):
-                guard(loop.dataloader.dataset)
+                expect_channels(guard(loop.dataloader.dataset), _mean_of(runner.model))
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if get_world_size() > 1 and self.every_n_train_iters(runner, SHARED):

@@ -26,6 +26,7 @@ IGNORE = 255  # the hosts' id of what is not labelled
 # What a whole file ends with; a few bytes may follow it.
 _ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND\xaeB`\x82')
 _NPY, _TIFF = b'\x93NUMPY', (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # how such files begin
+_SCALE = 'Scale all files alike to 0 … 255 and save them as uint8'
 MAX_BANDS = 512  # of OpenCV's arrays
 OTHER_CHANNELS = "Images with other bands need LoadImageFromFile(color_type='unchanged'), see docs/datasets.md"
 _LABEL_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'I;16L')  # one number a pixel
@@ -72,6 +73,11 @@ def _opened(path: str, content: bytes, max_pixels: int) -> Iterator[Image.Image]
 def _refuse_strip(path: str, width: int, height: int) -> None:
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadSample(f'{path} is {width}×{height}, one side more than {MAX_ASPECT} times the other: cut it')
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether an image that is not yet decoded has 16 bits per channel; asking a PNG for its EXIF tags decodes it."""
+    return ';16' in image.mode or ';16' in str(image.tile)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -128,8 +134,8 @@ def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tup
         _refuse_strip(path, array.shape[1], array.shape[0])
         return array, 1
     with _opened(path, content, max_pixels) as image:
+        deep = _is_deep(image)
         orientation = _orientation(image)
-        deep = ';16' in image.mode or ';16' in str(image.tile)
         if image.mode in ('I', 'F'):
             raise BadSample(f'{path} has 32 bits a pixel (mode {image.mode}): make them 8')
         if image.format == 'TIFF' and image.n_frames > 1:
@@ -162,14 +168,15 @@ def decode_bands(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tup
     Three bands are BGR, as everywhere in OpenMMLab; other numbers are in the file's order. Reads PNG and what else Pillow reads,
     TIFF with any number of bands or pages (needs tifffile), and NumPy arrays. Raises BadSample.
     """
-    orientation = 1
     if content.startswith(_NPY):
-        array = _decode_npy(path, content, max_pixels)
-    elif content.startswith(_TIFF):
+        array, orientation = _decode_npy(path, content, max_pixels), 1
+    elif content.startswith(_TIFF) and not _is_plain(content):
         array, orientation = _decode_tiff(path, content, max_pixels)
     else:
         with _opened(path, content, max_pixels) as image:
-            orientation = _orientation(image)
+            deep, orientation = _is_deep(image), _orientation(image)
+            if deep:
+                raise BadSample(f'{path} has 16 bits per channel, expected 8. {_SCALE}')
             mode = {'1': 'L', 'P': None, 'PA': 'RGBA'}.get(image.mode, image.mode)  # None: what its palette has
             array = np.asarray(image.convert(mode))
     _check_bands(path, array, max_pixels)
@@ -186,6 +193,15 @@ def _decode_npy(path: str, content: bytes, max_pixels: int) -> np.ndarray:
     return array
 
 
+def _is_plain(tiff: bytes) -> bool:
+    """Return whether Pillow reads all of a TIFF file: one page of at most four bands."""
+    try:
+        with Image.open(io.BytesIO(tiff)) as image:
+            return image.n_frames == 1 and image.tag_v2.get(277, 1) == len(image.getbands())  # samples per pixel
+    except (OSError, SyntaxError):
+        return False
+
+
 def _decode_tiff(path: str, content: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     try:
         import tifffile
@@ -194,22 +210,25 @@ def _decode_tiff(path: str, content: bytes, max_pixels: int) -> tuple[np.ndarray
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             series = file.series[0]
+            if len(file.series) > 1:
+                raise BadSample(
+                    f'{path} holds {len(file.series)} images of different sizes, expected one: save it as one'
+                )
             if series.size > max_pixels * MAX_BANDS:
                 raise BadSample(f'{path} is {series.shape}, over the limit of {max_pixels} pixels: make it smaller')
             array, axes, tag = series.asarray(), series.axes, file.pages[0].tags.get('Orientation')
     except BadSample:
         raise
     except Exception as error:  # of whatever the decoder stumbles over
-        raise BadSample(f'{path} cannot be decoded ({error}): fetch it again') from error
+        advice = 'pip install imagecodecs' if 'imagecodecs' in str(error) else 'fetch it again'
+        raise BadSample(f'{path} cannot be decoded ({error}): {advice}') from error
     order = sorted(range(array.ndim), key=lambda axis: ('YX'.find(axes[axis]) % 3, axis))  # pages and samples come last
     return array.transpose(order), int(tag.value) if tag else 1
 
 
 def _check_bands(path: str, array: np.ndarray, max_pixels: int) -> None:
     if array.dtype != np.uint8:
-        raise BadSample(
-            f'{path} has values of {array.dtype}, expected uint8. Scale all files alike to 0 … 255 and save them as uint8'
-        )
+        raise BadSample(f'{path} has values of {array.dtype}, expected uint8. {_SCALE}')
     if array.ndim not in (2, 3) or not array.size or (array.ndim == 3 and array.shape[2] > MAX_BANDS):
         raise BadSample(
             f'{path} has the shape {array.shape}, expected [H, W] or [H, W, bands], at most {MAX_BANDS} bands'

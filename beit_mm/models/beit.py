@@ -7,12 +7,14 @@ code.
 Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patches that are read (index).
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from numbers import Integral
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
@@ -225,6 +227,17 @@ class BEiT(BaseModule):
 
             load_backbone(self, source, self.init_cfg.get('grid'), self.init_cfg.get('adapt_patch_embed', False))
         self._is_init = True
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        """Warn if a checkpoint holds no weight of the backbone: loaders that are not strict say that in a list of all keys."""
+        if not any(key.startswith(prefix) for key in state_dict):
+            print_log(
+                'The checkpoint holds no weight of the BEiT backbone, which keeps its values. If another project wrote it, put '
+                'beit_mm:// before its path or name: then its keys are renamed',
+                'current',
+                logging.WARNING,
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return (layer id, number of layers = depth + 2) for layer-wise learning-rate decay, as the official code counts them.

@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from beit_mm.apis import deploy
-from beit_mm.data.guard import guard
+from beit_mm.data.guard import expect_channels, guard
 from beit_mm.data.reading import BadSample, decode_bands, decode_image
 from beit_mm.data.two_views import TwoViews, channels_first, resize
 from beit_mm.engine.launch import build_runner
@@ -294,3 +294,32 @@ def test_files_of_all_readable_suffixes_are_trained_on_and_others_are_named(tmp_
     )
     own = DATASETS.build(dict(type='beit_mm.SeededDataset', dataset=dict(node, extensions=['.gif'])))
     assert len(own) == 2
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'L'])
+def test_sixteen_bits_are_refused(mode):
+    channels = len(mode) if mode != 'L' else 1
+    content = cv2.imencode('.png', np.full((4, 5, channels), 200, np.uint16))[1].tobytes()
+    with pytest.raises(BadSample, match='a has 16 bits per channel, expected 8. Scale all files alike'):
+        decode_bands('a', content)
+
+
+def test_a_palette_gives_colors_whatever_the_format():
+    picture = Image.new('P', (4, 3))
+    picture.putpalette([10, 20, 30] * 256)
+    for suffix in ('PNG', 'TIFF'):
+        file = io.BytesIO()
+        picture.save(file, suffix)
+        assert decode_bands('a', file.getvalue())[0].tolist() == [[[30, 20, 10]] * 4] * 3
+
+
+def test_files_with_other_channels_than_the_mean_are_named(tmp_path):
+    """mmpretrain's and mmseg's data preprocessors would repeat a single channel."""
+    Image.new('L', (8, 8)).save(tmp_path / 'a.png')
+    init_default_scope('mmpretrain')
+    node = dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path), with_label=False, pipeline=[READ])
+    dataset = guard(DATASETS.build(node))
+    assert dataset[0]['img'].shape == (8, 8)
+    expect_channels(dataset, [0.0] * 4)
+    with pytest.raises(BadSample, match=r'a.png has 1 channels, expected 4 as in mean and std of data_preprocessor'):
+        dataset[0]
