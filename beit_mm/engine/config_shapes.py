@@ -17,6 +17,7 @@ KEEP_SIZE = {
     'LoadImageFromFile', 'GaussianBlur', 'Normalize', 'BlockwiseMask', 'RandomMask', 'PackInputs', 'PackSegInputs', 'PackViews',
 }  # fmt: skip
 CHANNELS = dict(color=3, grayscale=1)
+OF_COLORS = {'ColorJitter', 'PhotoMetricDistortion', 'RandAugment', 'AutoAugment', 'RandomGrayscale', 'Lighting'}
 Size = tuple[int, int]
 
 
@@ -153,6 +154,10 @@ def channels(cfg: dict) -> Iterator[Problem]:
     for path, backbone in _backbones(cfg):
         wanted = backbone.get('in_channels', 3)
         for _, place, node in _pipelines(cfg):
+            if wanted != 3:
+                for index in (i for i, step in enumerate(node['pipeline']) if kind(step) in OF_COLORS):
+                    words = f'{kind(node["pipeline"][index])} is defined for RGB, and {path}.in_channels={wanted}'
+                    yield Problem(f'{place}.{index}: {words}: remove it')
             first = next(iter(node['pipeline']), {})
             given = CHANNELS.get(first.get('color_type', 'color')) if kind(first) == 'LoadImageFromFile' else None
             if given and given != wanted:

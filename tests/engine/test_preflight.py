@@ -240,6 +240,10 @@ MISTAKES = {
         CLASSIFY, {f'{ITER}.pipeline.0.color_type': 'grayscale'},
         f"model.backbone.in_channels=3, but {ITER}.pipeline.0 gives images of 1 channel: set in_channels=1, or "
         "LoadImageFromFile's color_type"),
+    'color transform for four channels': (
+        CLASSIFY, {f'{ITER}.pipeline.1.type': 'ColorJitter', f'{ITER}.pipeline.0.color_type': 'unchanged',
+                   'model.backbone.in_channels': 4},
+        f'{ITER}.pipeline.1: ColorJitter is defined for RGB, and model.backbone.in_channels=4: remove it'),
     'mean of three channels for four': (
         CLASSIFY, {f'{ITER}.pipeline.0.color_type': 'unchanged', 'val_dataloader.dataset.pipeline.0.color_type': 'unchanged',
                    'model.backbone.in_channels': 4},
@@ -365,6 +369,7 @@ def test_all_mistakes_of_a_config_come_in_one_list_those_that_stop_first(data, t
         'reversed rule',
         'top 20 of ten classes',
         'grayscale images for three channels',
+        'color transform for four channels',
         'mean of three channels for four',
     )
     fit = {k: v for k, v in MISTAKES.items() if v[0] == CLASSIFY and "'{" not in str(v[1]) and k not in apart}
