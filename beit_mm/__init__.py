@@ -8,7 +8,6 @@ __version__ = '0.1.0'
 
 shelf.offer()  # to mmpretrain, of which nothing is imported here
 
+# As stderr does: a terminal that lacks a character gets its escape, and no tool ends because of it.
 if hasattr(sys.stdout, 'reconfigure') and str(sys.stdout.encoding).lower() not in ('utf-8', 'utf8'):
-    sys.stdout.reconfigure(
-        errors='backslashreplace'
-    )  # as stderr does: no tool ends because a terminal lacks a character
+    sys.stdout.reconfigure(errors='backslashreplace')

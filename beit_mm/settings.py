@@ -68,3 +68,8 @@ def _is(value: object, kind: type) -> bool:
 def _refuse(wrong: dict[str, object], needed: str) -> None:
     if wrong:
         raise ValueError(f'{", ".join(f"{name}={value!r}" for name, value in wrong.items())}: give {needed}')
+
+
+def few(names: list[str]) -> str:
+    """Return at most eight names, and how many there are if there are more, for a message."""
+    return ', '.join(names[:8]) + (f' … ({len(names)})' if len(names) > 8 else '') if names else 'none'

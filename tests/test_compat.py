@@ -421,8 +421,8 @@ def test_mmengine_still_refuses_to_normalize_other_numbers_of_channels():
     stock = ImgDataPreprocessor.__init__.__wrapped__
     with pytest.raises(AssertionError, match='1 or 3 values'):
         stock(ImgDataPreprocessor.__new__(ImgDataPreprocessor), mean=[0.0] * 4, std=[2.0] * 4)
-    mended = ImgDataPreprocessor(mean=[0.0, 1.0, 2.0, 3.0], std=[2.0] * 4)
-    found = mended(dict(inputs=[torch.full((4, 2, 2), 3.0)]))['inputs'][0, :, 0, 0]
+    fixed = ImgDataPreprocessor(mean=[0.0, 1.0, 2.0, 3.0], std=[2.0] * 4)
+    found = fixed(dict(inputs=[torch.full((4, 2, 2), 3.0)]))['inputs'][0, :, 0, 0]
     assert found.tolist() == [1.5, 1.0, 0.5, 0.0]
 
 

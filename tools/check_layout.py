@@ -18,9 +18,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from beit_mm.data.class_numbers import Numbering, compare_classes, few, read_numbering
+from beit_mm.data.class_numbers import Numbering, compare_classes, read_numbering
 from beit_mm.data.label_maps import grouped, problems, read_label_maps
 from beit_mm.data.reading import SUFFIXES, BadSample, decode_image, read_bytes
+from beit_mm.settings import few
 
 MOST = 2000  # files of a split that are read
 KINDS = dict(
@@ -96,15 +97,18 @@ def check_imagenet(root: Path, classes: int, counts: dict[str, int | None]) -> I
 def check_class_folders(folder: Path, numbering: Numbering, names: list[str], classes: int) -> Iterator[Fault]:
     if not numbering.folders:
         archives = sorted(path.name for path in folder.iterdir() if path.suffix in ('.tar', '.zip', '.gz'))
-        hint = f'unpack {few(archives)}' if archives else 'sort them into class folders, or list them'
+        hint = f'unpack {few([*map(repr, archives)])}' if archives else 'sort them into class folders, or list them'
         listing = folder.parent / 'meta' / f'{folder.name}.txt'
         yield f'{folder} has no class folder and there is no {listing}: {hint}', True
     elif len(numbering.folders) != classes:
         yield f'{folder} has {len(numbering.folders)} class folders, {classes} are expected (--classes)', True
     if numbering.folders and (loose := [name for name in names if os.sep not in name]):
-        yield f'{folder} has {len(loose)} images outside of its class folders, which are not read: {few(loose)}', True
+        yield (
+            f'{folder} has {len(loose)} images outside of its class folders, which are not read: {few([*map(repr, loose)])}',
+            True,
+        )
     if empty := sorted(numbering.folders.keys() - {Path(name).parts[0] for name in names}):
-        yield f'{folder} has class folders without an image: {few(empty)}', True
+        yield f'{folder} has class folders without an image: {few([*map(repr, empty)])}', True
 
 
 def check_ade20k(root: Path, classes: int, counts: dict[str, int | None], zero_is_class: bool) -> Iterator[Fault]:
@@ -123,9 +127,9 @@ def check_ade20k(root: Path, classes: int, counts: dict[str, int | None], zero_i
         yield from check_suffix(images, list(left.values()), '.jpg', 'img_suffix')
         yield from check_suffix(labels, list(right.values()), '.png', 'seg_map_suffix')
         if alone := sorted(left.keys() - right.keys()):
-            yield f'{images} has images without a label map in {labels}: {few(alone)}', True
+            yield f'{images} has images without a label map in {labels}: {few([*map(repr, alone)])}', True
         if alone := sorted(right.keys() - left.keys()):
-            yield f'{labels} has label maps without an image in {images}: {few(alone)}', True
+            yield f'{labels} has label maps without an image in {images}: {few([*map(repr, alone)])}', True
         yield from check_count(images, list(left), count)
         both = sorted(left.keys() & right.keys())
         yield from read_images(images, [left[name] for name in both])

@@ -22,7 +22,8 @@ from beit_mm.checkpoint import load_with_meta
 from beit_mm.checkpoint.download import local_path
 from beit_mm.checkpoint.export import TARGETS, export
 from beit_mm.checkpoint.facts import Facts
-from beit_mm.checkpoint.fit import PARTS, few
+from beit_mm.checkpoint.fit import PARTS
+from beit_mm.settings import few
 
 TOLERANCE = 1e-4  # of the largest output
 

@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..models import DiscreteVAE
 from ..models.dvae import at_least_f32, map_pixels, unmap_pixels
+from .load import channels_of
 
 FORMATS = dict(onnx='.onnx', torch='.pt2')
 
@@ -43,8 +44,7 @@ class Deployed(nn.Module):
         """Channels of the images, C."""
         if self.kind == 'tokenizer':
             return self.model.in_channels
-        convolutions = (each for each in self.model.backbone.modules() if isinstance(each, nn.Conv2d))
-        return next(convolutions).in_channels
+        return channels_of(self.model.backbone)
 
     @property
     def names(self) -> list[str]:

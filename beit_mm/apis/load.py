@@ -39,3 +39,8 @@ def load_weights(model: nn.Module, checkpoint: str | Path) -> None:
     if state.keys() != own.keys() or any(state[key].shape != own[key].shape for key in own):
         state = fit_model(raw, model, source, strict=True)
     model.load_state_dict(state, strict=False)  # what is missing has been judged
+
+
+def channels_of(backbone: nn.Module) -> int:
+    """Return the number of channels of the images that a backbone reads: those of its first convolution."""
+    return next(each for each in backbone.modules() if isinstance(each, nn.Conv2d)).in_channels

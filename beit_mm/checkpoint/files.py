@@ -85,7 +85,7 @@ def unused_copies(raw: Any) -> dict[str, str]:
 
 
 def _averaged(raw: Any, source: str) -> dict:
-    """Return what a file holds with the average in the place of the weights, for any loader."""
+    """Return what a file holds with the average as the weights, for any loader."""
     names = _held(raw, _AVERAGED)
     if not names:
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..models.beit import BEiT, resize_pos_embed
 from ..models.relative_position import Grid, resize_bias_table
+from ..settings import few
 from .facts import TABLE, square_side
 
 SHARED, PATCH_EMBED = f'rel_pos_bias.{TABLE}', 'patch_embed.proj.weight'
@@ -210,7 +211,3 @@ def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_
             + (', and for positions of a grid that is not square init_cfg.grid=(h, w)' if positions else '')
             + advice
         )
-
-
-def few(names: list[str]) -> str:
-    return ', '.join(names[:8]) + (f' … ({len(names)})' if len(names) > 8 else '') if names else 'none'

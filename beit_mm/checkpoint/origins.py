@@ -145,7 +145,7 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
 
 
 def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return (the tensors under our names, the keys left out with the reason). Keys no table knows keep their name.
+    """Return (the tensors under our names, the skipped keys with the reason). Keys that are in no table keep their name.
 
     Raises ValueError that names two keys which would get one name.
     """

@@ -1,9 +1,11 @@
 """How a classification data set numbers its classes, and where two splits do it differently."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ..settings import few
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Numbering:
             yield self.fault, True
         if high := sorted(label for label in self.labels if label >= classes):
             hint = '. Subtract 1 from all labels' if min(self.labels) == 1 and high == [classes] else ''
-            words = f'{self.listed} has the labels {few(high)}, but the classes are numbered 0 … {classes - 1}'
+            words = f'{self.listed} has the labels {few([*map(repr, high)])}, but the classes are numbered 0 … {classes - 1}'
             yield words + hint, True
         moved = [n for n, label in self.folders.items() if n in self.names and self.names[label : label + 1] != (n,)]
         if moved:
@@ -81,19 +83,16 @@ def compare_classes(first: Numbering, other: Numbering) -> Iterator[tuple[str, b
             yield f'the classes differ: {words}. Give all splits the same classes in the same order', True
             return
     if first.labels and (unseen := sorted(other.labels - first.labels)):
-        yield f'{other.listed} has the labels {few(unseen)}, which no image of {first.listed} has', False
+        yield f'{other.listed} has the labels {few([*map(repr, unseen)])}, which no image of {first.listed} has', False
 
 
 def difference(place: str, mine: dict[str, int], other: str, theirs: dict[str, int]) -> str | None:
     """Say which classes two numberings do not share, or one that has two numbers; None if they are equal."""
     only = [name for name in mine if name not in theirs], [name for name in theirs if name not in mine]
-    words = [f'{where} has {few(names)}' for where, names in zip((place, other), only, strict=True) if names]
+    words = [
+        f'{where} has {few([*map(repr, names)])}' for where, names in zip((place, other), only, strict=True) if names
+    ]
     if words:
         return ', '.join(words) + ('' if all(only) else f', {other if only[0] else place} does not')
     moved = next((name for name, label in mine.items() if theirs[name] != label), None)
     return moved and f'{moved!r} is number {mine[moved]} in {place} and {theirs[moved]} in {other}'
-
-
-def few(items: Sequence) -> str:
-    """The first items as Python writes them."""
-    return ', '.join(map(repr, items[:5])) + (f' and {len(items) - 5} more' if len(items) > 5 else '')

@@ -188,19 +188,12 @@ def list_readable(node: object) -> object:
     return node
 
 
-def unlisted(leaf: BaseDataset) -> Counter[str]:
-    """Return how many images lie in the folder of a data set that it does not list, by suffix."""
-    prefix = (leaf.data_prefix or {}).get('img_path')
-    if leaf.ann_file or not prefix or not os.path.isdir(prefix) or not _knows_suffixes(leaf):
-        return Counter()
-    images = tuple({*Image.registered_extensions(), *SUFFIXES})
-    names = (name for _, _, files in os.walk(prefix, followlinks=True) for name in files if not name.startswith('.'))
-    return Counter(os.path.splitext(n)[1] for n in names if n.lower().endswith(images) and not _is_image(leaf, n))
-
-
 def words_of_unlisted(leaf: BaseDataset) -> str | None:
-    """Say which images a data set does not list, and how to change that; None if it lists all."""
-    found = unlisted(leaf)
+    """Say which images in its folder a data set does not list, and how to change that; None if it lists all."""
+    return _say_unlisted(leaf, _walk(leaf)[0])
+
+
+def _say_unlisted(leaf: BaseDataset, found: Counter[str]) -> str | None:
     if not found:
         return None
     numbers = ', '.join(f'{number} {suffix}' for suffix, number in sorted(found.items()))
@@ -211,22 +204,36 @@ def words_of_unlisted(leaf: BaseDataset) -> str | None:
     )
 
 
+def _walk(leaf: BaseDataset) -> tuple[Counter[str], list[str]]:
+    """Return (how many images the data set does not list, by suffix; the broken links) in the folder of a data set."""
+    unlisted, broken = Counter(), []
+    prefix = (leaf.data_prefix or {}).get('img_path')
+    if leaf.ann_file or not prefix or not os.path.isdir(prefix):
+        return unlisted, broken
+    images = tuple({*Image.registered_extensions(), *SUFFIXES}) if _knows_suffixes(leaf) else ()
+    for folder, _, names in os.walk(prefix, followlinks=True):
+        if not names:
+            continue
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith('.'):
+                    continue
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    broken.append(entry.path)
+                elif entry.name.lower().endswith(images) and not _is_image(leaf, entry.name):
+                    unlisted[os.path.splitext(entry.name)[1]] += 1
+    return unlisted, broken
+
+
 def _refuse_what_listing_hides(leaf: BaseDataset, skip: bool) -> None:
     """Check what listing a folder hides: files of other suffixes, broken links, and classes without an image."""
-    prefix = leaf.data_prefix.get('img_path')
-    if leaf.ann_file or not prefix or not os.path.isdir(prefix):
-        return
-    if words := words_of_unlisted(leaf):
+    unlisted, broken = _walk(leaf)
+    if words := _say_unlisted(leaf, unlisted):
         print_log(words, 'current', logging.WARNING)
-    for folder, _, names in os.walk(prefix, followlinks=True):
-        if names:
-            with os.scandir(folder) as entries:
-                links = [e.path for e in entries if e.is_symlink() and not e.name.startswith('.')]
-            for path in links:
-                if not os.path.exists(path):
-                    _judge_broken_link(leaf, path, skip)
-    for name in getattr(leaf, 'folder_to_idx', None) or ():
-        folder = Path(prefix, name)
+    for path in broken:
+        _judge_broken_link(leaf, path, skip)
+    for name in (getattr(leaf, 'folder_to_idx', None) or ()) if not leaf.ann_file else ():
+        folder = Path(leaf.data_prefix['img_path'], name)
         if not any(leaf.is_valid_file(str(file)) for file in folder.rglob('*')):
             raise ValueError(
                 f'{folder} is the folder of a class and holds no image ({", ".join(leaf.extensions)}): put some there, or '

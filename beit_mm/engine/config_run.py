@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from ..data.reading import SUFFIXES
 from ..recipe.tree import get, kind
 from .anneal import cosine
 from .config_names import Problem, walk
@@ -97,7 +98,7 @@ def image_paths(node: dict) -> Iterator[str]:
     folder = os.path.join(root, prefix)
     if not listed:
         for parent, _, names in islice(os.walk(folder, followlinks=True), MAX_FOLDERS):
-            yield from (os.path.join(parent, name) for name in names)
+            yield from (os.path.join(parent, name) for name in names if name.lower().endswith(SUFFIXES))
     elif os.path.isfile(path := os.path.join(root, listed)):
         with open(path, encoding='utf-8', errors='surrogateescape') as lines:
             for line in filter(str.strip, lines):

@@ -148,7 +148,7 @@ def sizes_when_testing(cfg: dict) -> Iterator[Problem]:
 
 
 def channels(cfg: dict) -> Iterator[Problem]:
-    """Yield loaders and preprocessors that give another number of channels than the backbone reads, or another order."""
+    """Yield loaders and preprocessors that give another number of channels than the backbone reads."""
     preprocessor = _preprocessor(cfg)
     mean = preprocessor.get('mean')
     for path, backbone in _backbones(cfg):
@@ -169,18 +169,18 @@ def channels(cfg: dict) -> Iterator[Problem]:
             yield Problem(
                 f'{path}.in_channels={wanted}, but data_preprocessor.mean has {len(mean)} values: expected {wanted}'
             )
-    start = str(get(next(_backbones(cfg), ('', {}))[1], 'init_cfg', 'checkpoint') or cfg.get('load_from') or '')
+
+
+def channel_order(cfg: dict) -> Iterator[Problem]:
+    """Yield a preprocessor that leaves images BGR though mean or weights are in the order red, green, blue."""
+    preprocessor, backbone = _preprocessor(cfg), next(_backbones(cfg), None)
+    mean, views = preprocessor.get('mean'), kind(cfg.get('model')) == 'BEiTPretrainer'  # its views are RGB
     converts = any(preprocessor.get(key) for key in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
-    red_first = isinstance(mean, list | tuple) and tuple(mean) == IMAGENET[0]
-    if (
-        mean
-        and len(mean) == 3
-        and not converts
-        and kind(preprocessor) != 'MIMDataPreprocessor'
-        and next(_backbones(cfg), 0)
-    ):
-        pretrainer = kind(cfg.get('model')) == 'BEiTPretrainer'
-        if not pretrainer and (red_first or PUBLIC.search(start)):
-            setting = 'bgr_to_rgb' if cfg.get('default_scope') == 'mmseg' else 'to_rgb'
-            why = 'its mean is in the order red, green, blue' if red_first else f'{start} was trained on RGB'
-            yield Problem(f'data_preprocessor feeds BGR images, but {why}: set {setting}=True', stops=False)
+    if not backbone or views or converts or not isinstance(mean, list | tuple) or len(mean) != 3:
+        return
+    start = str(get(backbone[1], 'init_cfg', 'checkpoint') or cfg.get('load_from') or '')
+    red_first = tuple(mean) == IMAGENET[0]
+    if red_first or PUBLIC.search(start):
+        setting = 'bgr_to_rgb' if cfg.get('default_scope') == 'mmseg' else 'to_rgb'
+        why = 'its mean is in the order red, green, blue' if red_first else f'{start} was trained on RGB'
+        yield Problem(f'data_preprocessor feeds BGR images, but {why}: set {setting}=True', stops=False)

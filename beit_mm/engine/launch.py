@@ -20,11 +20,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
-from ..checkpoint.fit import few
 from ..data.guard import GuardData, list_readable
 from ..options import Options
 from ..recipe.tree import get
 from ..registry import OPTIM_WRAPPERS
+from ..settings import few
 from .any_checkpoint import AnyCheckpoint
 from .atomic_checkpoint import earlier_checkpoints
 from .cached_tokens import CachedTokens

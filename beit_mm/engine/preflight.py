@@ -27,7 +27,7 @@ from .config_names import (
     walk,
 )
 from .config_run import anneals_end_with_the_run, batches, palettes, work_dir_can_be_written, workers
-from .config_shapes import channels, image_sizes, sizes_when_testing
+from .config_shapes import channel_order, channels, image_sizes, sizes_when_testing
 from .label_check import labels
 from .weights import weights_fit
 
@@ -242,4 +242,5 @@ RULES: list[Rule] = [
     image_sizes,
     sizes_when_testing,
     channels,
+    channel_order,
 ]

@@ -10,9 +10,8 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checkpoint.fit import few
 from ..registry import HOOKS
-from ..settings import whole
+from ..settings import few, whole
 from .bad_updates import Update, leave_out_bad_updates
 from .model_of import model_of
 from .ranks import Peers, apart, checksums

@@ -10,10 +10,11 @@ from torch.overrides import TorchFunctionMode
 from .. import checkpoint
 from ..checkpoint.download import is_missing, is_remote
 from ..checkpoint.files import WRAPPERS, read_file, state_of
-from ..checkpoint.fit import Report, check, few, fit_backbone
+from ..checkpoint.fit import Report, check, fit_backbone
 from ..models import BEiT, DiscreteVAE
 from ..models.targets import TokenTarget
 from ..registry import MODELS
+from ..settings import few
 
 
 class _WithoutMemory(TorchFunctionMode):

@@ -10,9 +10,8 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
-from torch import nn
 
-from ..apis.load import load_model
+from ..apis.load import channels_of, load_model
 from ..data.guard import replace_loaders
 from ..data.reading import IGNORE, decode_bands, decode_image, decode_labels, read_bytes, to_classes
 from . import draw
@@ -51,7 +50,7 @@ class Segmentor:
     @property
     def channels(self) -> int:
         """Channels of the images that the model reads."""
-        return next(each for each in self.model.backbone.modules() if isinstance(each, nn.Conv2d)).in_channels
+        return channels_of(self.model.backbone)
 
     @torch.no_grad()
     def predict(self, path: str) -> np.ndarray:

@@ -165,7 +165,8 @@ MISTAKES = {
         'data_preprocessor.num_classes=9, but the head has 10'),
     'classes of validation in another order': (
         CLASSIFY, {'val_dataloader.dataset.metainfo.classes': list('abcdefghij')},
-        f"the classes differ: {ITER} has 'starfish', 'flower', 'heart', 'leaf', 'fish' and 5 more, val_dataloader.dataset has"),
+        f"the classes differ: {ITER} has 'starfish', 'flower', 'heart', 'leaf', 'fish', 'moon', 'drop', 'cross' … (10), "
+        "val_dataloader.dataset has 'a', 'b'"),
     'validation maps of another kind': (
         SEGMENT, {'val_dataloader.dataset.reduce_zero_label': False},
         f'reduce_zero_label is True in {ITER} and False in val_dataloader.dataset: make them equal'),
