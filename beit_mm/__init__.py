@@ -2,11 +2,11 @@
 
 import sys
 
-from . import shelf
+from .utils import model_hub
 
 __version__ = '0.1.0'
 
-shelf.offer()  # to mmpretrain, of which nothing is imported here
+model_hub.register_models()  # to mmpretrain, of which nothing is imported here
 
 # As stderr does: a terminal that lacks a character gets its escape, and no tool ends because of it.
 if hasattr(sys.stdout, 'reconfigure') and str(sys.stdout.encoding).lower() not in ('utf-8', 'utf8'):

@@ -15,7 +15,6 @@ from itertools import chain, repeat
 from types import ModuleType
 from typing import Any
 
-OURS = 'beit_mm://'  # before a checkpoint's name: for loaders of mmengine that rename no keys, in this project's names
 _ONEDL, _OPENMMLAB = "OneDL's maintained builds", "OpenMMLab's own last releases"
 _NEEDED = {  # import name: (least version, what pip installs it from)
     'torch': ((2, 10), {'PyPI': 'torch torchvision'}),
@@ -108,16 +107,6 @@ def _load_weights_only() -> None:
     allowed += [(refuse, 'numpy.ndarray'), (np.ndarray, 'numpy.ndarray\n')]
     torch.serialization.add_safe_globals(allowed)
 
-    def load_from_local(filename: str, map_location: Any) -> Any:  # mmengine logs the end of this name
-        from .checkpoint import load_with_meta  # which imports torch
-        from .checkpoint.files import read_file
-
-        if not filename.startswith(OURS):
-            return read_file(filename, map_location)
-        state, _, _, meta = load_with_meta(filename.removeprefix(OURS))
-        return dict(state_dict=state, meta=meta)
-
-    checkpoint.CheckpointLoader.register_scheme(('', 'http://', 'https://'), load_from_local, force=True)
     checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)  # what resolves to http(s)
     if hasattr(checkpoint, '_safe_torch_load'):  # onedl: the remaining schemes
         checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)

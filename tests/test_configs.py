@@ -9,11 +9,11 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmseg.structures import SegDataSample
+from shapes import draw as shapes
 from small import CONFIGS, TRAINED, backbone, each, load, shrink, shrink_sizes
 
 from beit_mm import checkpoint
 from beit_mm.checkpoint.download import published
-from beit_mm.data import shapes
 from beit_mm.engine.launch import build_runner
 from beit_mm.registry import MODELS
 

@@ -9,9 +9,9 @@ import pytest
 import small
 import torch
 from mmengine.config import Config
+from shapes import draw as shapes
 
 from beit_mm import compat
-from beit_mm.data import shapes
 from beit_mm.engine.launch import build_runner
 
 ROOT = Path(__file__).parents[1]

@@ -13,9 +13,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import beit_mm.registry
-from beit_mm.recipe.check import check
-from beit_mm.recipe.facts import facts
-from beit_mm.recipe.paper import nearest
+from beit_mm.config_check.comparison import check
+from beit_mm.config_check.paper import nearest
+from beit_mm.config_check.summary import facts
 
 ROOT = Path(__file__).parents[1]
 BESIDE = ('README.md', 'README_zh-CN.md', 'CONTRIBUTING.md', 'CHANGELOG.md')  # pages of the site that lie beside docs/

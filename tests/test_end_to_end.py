@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-
-from beit_mm.recipe import chain as recipe
-from beit_mm.recipe import runner
-from beit_mm.viz import run_report
+from recipe import chain as recipe
+from recipe import runner
+from reports import run_report
 
 ROOT = Path(__file__).parents[1]
 STEPS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.logger.interval=1']

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub, MMLogger
+from reports import run_report
 
 from beit_mm.apis.inferencer import Inferencer
 from beit_mm.checkpoint import load, load_backbone, load_tokenizer
@@ -17,7 +18,6 @@ from beit_mm.engine import Anneal, ExactResume, LayerDecayConstructor, MIMMetric
 from beit_mm.engine.atomic_checkpoint import newest_checkpoint
 from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, PixelTarget, TokenTarget
 from beit_mm.models.relative_position import resize_bias_table
-from beit_mm.viz import run_report
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 VAE = dict(vocab_size=16, width=4, groups=2, blocks=1, width_in=4)  # stride 2

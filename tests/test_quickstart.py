@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from beit_mm.viz.summary import metrics
+from reports.summary import metrics
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.long
@@ -65,7 +64,7 @@ def test_pretraining_helps_in_few_steps_and_less_in_many(summary, task, metric, 
 
 
 def test_the_14x14_twin_learns_as_well(run):
-    draw = '-m beit_mm.data.shapes data/quickstart_112 --size 112 --seed 1 --train 12000 --val 1000 --labels 200 500'
+    draw = 'tools/draw_shapes.py data/quickstart_112 --size 112 --seed 1 --train 12000 --val 1000 --labels 200 500'
     run(sys.executable, *draw.split())
     run(*TRAIN, 'configs/quickstart/tokenizer_112.py')
     tokenizer = 'model.target.checkpoint=work_dirs/tokenizer_112/iter_1400.pth'

@@ -13,9 +13,9 @@ import pages
 import pytest
 import small
 from PIL import Image
+from shapes import draw as shapes
 
-from beit_mm.data import shapes
-from beit_mm.engine import preflight
+from beit_mm.config_check import preflight
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()

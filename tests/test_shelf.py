@@ -19,11 +19,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from modelindex.load_model_index import load as load_index
 from PIL import Image
+from shapes import draw as shapes
 
-from beit_mm import shelf
 from beit_mm.checkpoint.download import published
 from beit_mm.checkpoint.export import export
-from beit_mm.data import shapes
+from beit_mm.utils import model_hub as shelf
 
 ROOT = Path(__file__).parents[1]
 INDEX = load_index(str(ROOT / 'model-index.yml'))
@@ -151,7 +151,7 @@ names = set(mmpretrain.list_models('beit*_patch16_'))
 model = mmpretrain.get_model({NAME!r}, **{toy()})
 for name in names:  # what a name means, without the weights
     mmpretrain.apis.model.ModelHub.get(name)
-finders = [finder for finder in sys.meta_path if type(finder).__module__ == 'beit_mm.shelf']
+finders = [finder for finder in sys.meta_path if type(finder).__module__ == 'beit_mm.utils.model_hub']
 print(json.dumps([sorted(names), type(model.backbone).__module__, len(finders)]))
 """
     assert json.loads(python(code)) == [sorted(MMPRETRAIN), 'beit_mm.models.beit', 0]

@@ -7,8 +7,7 @@ import numpy as np
 import pages
 import pytest
 from mmengine.config import Config
-
-from beit_mm.data import shapes
+from shapes import draw as shapes
 
 pytestmark = pytest.mark.any_stack
 
@@ -35,7 +34,7 @@ def test_photos_become_a_tokenizer_a_pretrained_model_a_segmentor_and_a_file(tmp
             (tmp_path / path).write_text(block)
         elif language == 'python':
             exec(block, names)
-        elif block.startswith('python -m beit_mm.data.shapes'):
+        elif block.startswith('python tools/draw_shapes.py'):
             few = re.sub(r'(--[\w-]+) (\d+)', lambda found: f'{found[1]} {FEW.get(found[1], found[2])}', block)
             assert shapes.main([*shlex.split(few)[3:], '--jobs', '1']) == 0
         else:

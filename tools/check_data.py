@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from beit_mm.data.guard import expect_channels, guard, leaves, list_readable, read_only, words_of_unlisted
 from beit_mm.data.reading import IGNORE, MAX_PIXELS, BadSample
-from beit_mm.options import Options
 from beit_mm.registry import DATASETS
+from beit_mm.utils.cfg_options import Options
 
 SPLITS = ('train', 'val', 'test')
 

@@ -21,7 +21,7 @@ from PIL import Image
 from beit_mm.data.class_numbers import Numbering, compare_classes, read_numbering
 from beit_mm.data.label_maps import grouped, problems, read_label_maps
 from beit_mm.data.reading import SUFFIXES, BadSample, decode_image, read_bytes
-from beit_mm.settings import few
+from beit_mm.utils.arguments import few
 
 MOST = 2000  # files of a split that are read
 KINDS = dict(

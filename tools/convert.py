@@ -23,7 +23,7 @@ from beit_mm.checkpoint.download import local_path
 from beit_mm.checkpoint.export import TARGETS, export
 from beit_mm.checkpoint.facts import Facts
 from beit_mm.checkpoint.fit import PARTS
-from beit_mm.settings import few
+from beit_mm.utils.arguments import few
 
 TOLERANCE = 1e-4  # of the largest output
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from beit_mm.apis import deploy
-from beit_mm.apis.load import load_model
-from beit_mm.options import Options
+from beit_mm.checkpoint.model_loading import load_model
+from beit_mm.utils.cfg_options import Options
 
 TOLERANCE = 1e-4
 

@@ -11,11 +11,16 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from beit_mm.options import Options
-from beit_mm.recipe import chain, check, facts, paper, runner, table
-from beit_mm.recipe.commands import LAUNCHERS, PREPARE, Launch
-from beit_mm.recipe.process import StageFailed, Stopped
-from beit_mm.viz import summary
+from recipe import chain, runner
+from recipe.commands import LAUNCHERS, PREPARE, Launch
+from recipe.process import StageFailed, Stopped
+from reports import summary
+
+from beit_mm.config_check import comparison as check
+from beit_mm.config_check import comparison_table as table
+from beit_mm.config_check import paper
+from beit_mm.config_check import summary as facts
+from beit_mm.utils.cfg_options import Options
 
 TOOLS = Path(__file__).parent
 if TOOLS.is_relative_to(Path.cwd()):  # commands that are printed stay short
@@ -123,7 +128,7 @@ def _report(recipe: chain.Recipe, work_dir: Path, folders: list[Path], names: li
     together = found[0] if len(found) == 1 else summary.over_seeds(found)
     chain.write_json(work_dir / 'summary.json', together)
     print(f'\n{summary.text_table(together)}\n', flush=True)
-    from beit_mm.viz import report  # imports torch and the hosts, which takes seconds
+    from reports import recipe_report as report  # imports torch and the hosts, which takes seconds
 
     report.write(work_dir / 'report.html', folders[0], names, together, recipe.title, recipe.note)
     print(f'All of it, with pictures: {work_dir / "report.html"}')

@@ -9,11 +9,11 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from beit_mm.recipe import runner
-from beit_mm.recipe.commands import LAUNCHERS, Launch
-from beit_mm.reproduce import page, plan, results
-from beit_mm.reproduce.rows import ROWS
-from beit_mm.reproduce.run import run
+from recipe import runner
+from recipe.commands import LAUNCHERS, Launch
+from reproduce import page, plan, results
+from reproduce.rows import ROWS
+from reproduce.run import run
 
 TOOLS = Path(__file__).parent
 if TOOLS.is_relative_to(Path.cwd()):  # commands that are printed stay short

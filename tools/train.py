@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 
-from beit_mm.engine import StopOnSignal, launch, preflight
+from beit_mm.config_check import preflight
+from beit_mm.engine import StopOnSignal, launch
 
 
 def main() -> None:

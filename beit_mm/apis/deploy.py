@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..checkpoint.model_loading import channels_of
 from ..models import DiscreteVAE
 from ..models.dvae import at_least_f32, map_pixels, unmap_pixels
-from .load import channels_of
 
 FORMATS = dict(onnx='.onnx', torch='.pt2')
 

@@ -25,16 +25,16 @@ from mmengine.registry import FUNCTIONS, TRANSFORMS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from ..checkpoint.model_loading import load_model
 from ..data.guard import DECODERS
 from ..data.reading import OTHER_CHANNELS, SUFFIXES, decode_image, read_bytes
 from ..data.seeded import seeded
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
+from ..models.attention import of_blocks
 from ..models.dvae import psnr
 from ..viz import draw
-from ..viz.attention import of_blocks
 from ..viz.fill import filled
 from ..viz.inputs import shown
-from .load import load_model
 
 
 class Inferencer(BaseInferencer):

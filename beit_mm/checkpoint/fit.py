@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from ..models.beit import BEiT, resize_pos_embed
 from ..models.relative_position import Grid, resize_bias_table
-from ..settings import few
+from ..registry import WEIGHT_INITIALIZERS
+from ..utils.arguments import few
 from .facts import TABLE, square_side
+from .weights import load_with_meta
 
 SHARED, PATCH_EMBED = f'rel_pos_bias.{TABLE}', 'patch_embed.proj.weight'
 PARTS = (
@@ -59,6 +61,7 @@ class Report:
         print_log(str(self), logger='current')
 
 
+@WEIGHT_INITIALIZERS.register_module()
 def load_backbone(model: BEiT, path: str, grid: Grid | None = None, adapt_patch_embed: bool = False) -> None:
     """Load the backbone of any BEiT, whoever wrote it, into `model`.
 
@@ -71,8 +74,6 @@ def load_backbone(model: BEiT, path: str, grid: Grid | None = None, adapt_patch_
 
     Raises ValueError that names the keys that are missing, unexpected or of another shape.
     """
-    from . import load_with_meta
-
     state, origin, left, meta = load_with_meta(path)
     if (heads := meta.get('num_heads', model.num_heads)) != model.num_heads:
         raise ValueError(
@@ -152,14 +153,13 @@ def adapted_patch_embed(weight: Tensor, channels: int, patch_size: int) -> Tenso
     return weight.to(dtype)
 
 
+@WEIGHT_INITIALIZERS.register_module()
 def load_tokenizer(model: nn.Module, path: str) -> None:
     """Load a `DiscreteVAE`: ours, DALL-E's pickles (the folder with both), or an encoder alone (one pickle, mmpretrain's).
 
     With an encoder alone `model.decoder` becomes None: there are ids, but no pictures. ValueError names every key that
     does not match.
     """
-    from . import load_with_meta
-
     state, origin, left, _ = load_with_meta(path)
     report = Report(f'{path}, written by {origin}')
     for key, why in left.items():

@@ -7,7 +7,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ..registry import TRANSFORMS
-from ..settings import height_and_width, pair, whole
+from ..utils.arguments import height_and_width, pair, whole
 
 TRIES = 10  # of placing a block, then the mask is done (official)
 ASPECTS = (0.3, 1 / 0.3)  # height / width of a block, log-uniform

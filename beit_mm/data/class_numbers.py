@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..settings import few
+from ..utils.arguments import few
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ..registry import TRANSFORMS
-from ..settings import finite
+from ..utils.arguments import finite
 
 GRAY = np.array([0.114, 0.587, 0.299])  # of blue, green, red
 BRIGHTNESS, CONTRAST, SATURATION = range(3)

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..registry import DATA_SAMPLERS, DATASETS
-from ..settings import finite, one_of, whole
+from ..utils.arguments import finite, one_of, whole
 from .guard import guard, leaves, list_readable
 from .reading import MAX_PIXELS, BadSample
 from .token_cache import TokenCache

@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 
 from ..registry import TRANSFORMS
-from ..settings import one_of, span, whole
+from ..utils.arguments import one_of, span, whole
 
 
 def random_crop(

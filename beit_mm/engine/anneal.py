@@ -6,8 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from ..settings import finite, whole
-from .model_of import model_of
+from ..utils.arguments import finite, whole
+from ..utils.unwrap_model import unwrap_model
 
 
 def cosine(start: float, end: float, iters: int, iteration: int) -> float:
@@ -32,9 +32,9 @@ class Anneal(Hook):
         self.attribute, self.start, self.end, self.iters = attribute, start, end, iters
 
     def before_train(self, runner: Runner) -> None:
-        model = model_of(runner)
+        model = unwrap_model(runner)
         if not isinstance(getattr(model, self.attribute, None), int | float):
             raise ValueError(f'{type(model).__name__} has no number {self.attribute!r} to anneal')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        setattr(model_of(runner), self.attribute, cosine(self.start, self.end, self.iters, runner.iter))
+        setattr(unwrap_model(runner), self.attribute, cosine(self.start, self.end, self.iters, runner.iter))

@@ -1,17 +1,15 @@
 """`load_from` a checkpoint of any project, and the normalisation that a run's weights were trained with."""
 
-from typing import Any
-
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..checkpoint import parse
 from ..checkpoint.files import state_of, unused_copies
-from ..checkpoint.fit import Report, check, fit_backbone
+from ..checkpoint.model_loading import fit_model
+from ..checkpoint.weights import parse
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE
 from ..registry import HOOKS
-from .model_of import model_of
+from ..utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()
@@ -34,7 +32,7 @@ class AnyCheckpoint(Hook):
         self.normalization = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = model_of(runner)
+        model = unwrap_model(runner)
         if not isinstance(model, DiscreteVAE) and not isinstance(getattr(model, 'backbone', None), BEiT):
             return
         source = f'load_from={runner.cfg.get("load_from")}'
@@ -69,7 +67,7 @@ class AnyCheckpoint(Hook):
         state['target_fingerprint'] = own.clone()
 
     def before_train(self, runner: Runner) -> None:
-        model = model_of(runner)
+        model = unwrap_model(runner)
         learned = self.normalization or getattr(getattr(model, 'backbone', None), 'pretrained_normalization', None)
         own = _normalization(model)
         if not learned or not own or len(own['mean']) != len(learned['mean']):  # other channels are not comparable
@@ -90,41 +88,8 @@ class AnyCheckpoint(Hook):
     before_test = before_train
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if normalization := _normalization(model_of(runner)):
+        if normalization := _normalization(unwrap_model(runner)):
             checkpoint['meta']['normalization'] = normalization
-
-
-def fit_model(raw: Any, model: nn.Module, source: str, strict: bool) -> dict[str, Tensor]:
-    """Return the weights of what `read_file` returned, of any project, as a state dict of this model; the log says how.
-
-    `strict`: ValueError for a key that the checkpoint lacks; otherwise the model keeps its own.
-    """
-    state, origin, left, _ = parse(raw, source)
-    report = Report(f'{source}, written by {origin}')
-    for key, why in left.items():
-        report.add('left out', key, why)
-    backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
-    if isinstance(model, DiscreteVAE):
-        fitted = state
-    else:
-        backbone = fit_backbone(backbone, model.backbone, report)
-        check(model.backbone, backbone, source, 'BEiT', () if strict else ('fc_norm.', 'norm.'))
-        heads = {k: v for k, v in state.items() if not k.startswith('backbone.')}
-        fitted = {f'backbone.{k}': v for k, v in backbone.items()} | heads
-    own = model.state_dict()
-    for key in [k for k, v in fitted.items() if k not in own or v.shape != own[k].shape]:
-        if strict:
-            break  # what is unexpected is an error as well
-        why = 'this model has no such part' if key not in own else 'of another shape'
-        report.add('left out', key, why)
-        del fitted[key]
-    if strict or isinstance(model, DiscreteVAE):
-        buffers = tuple(key for key in own if key.endswith(('target_counts', 'target_fingerprint')))
-        check(model, fitted, source, type(model).__name__, buffers)
-    for key in own:
-        report.add(*(('loaded', key) if key in fitted else ('new', key, 'not in the checkpoint')))
-    report.log()
-    return fitted
 
 
 def _normalization(model: nn.Module) -> dict[str, list[float] | str] | None:

@@ -15,7 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from ..checkpoint import store
 from ..checkpoint.files import read_file
 from ..registry import HOOKS
-from ..settings import few
+from ..utils.arguments import few
 
 _MID_EPOCH = 'iter_{}.pth'  # what is saved between epochs' ends, whatever the hook's own names
 _STOCK = (_MID_EPOCH, 'epoch_{}.pth')

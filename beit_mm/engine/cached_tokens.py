@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 from ..data.token_cache import TokenCache
 from ..registry import HOOKS
-from .model_of import model_of
+from ..utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()
@@ -21,7 +21,7 @@ class CachedTokens(Hook):
 
     def before_run(self, runner: Runner) -> None:
         for cache in _caches(runner):
-            target = getattr(model_of(runner), 'target', None)
+            target = getattr(unwrap_model(runner), 'target', None)
             if not hasattr(target, 'cached'):
                 raise ValueError(f'{cache.path} holds visual tokens, but the model predicts none: remove token_cache')
             target.cached = cache.about['tokenizer']
@@ -40,7 +40,7 @@ class CachedTokens(Hook):
 
     def _compare(self, runner: Runner) -> None:
         for cache in _caches(runner):
-            cache.check(dict(tokenizer=int(model_of(runner).target_fingerprint)))
+            cache.check(dict(tokenizer=int(unwrap_model(runner).target_fingerprint)))
 
 
 def _caches(runner: Runner) -> Iterator[TokenCache]:

@@ -7,8 +7,8 @@ from mmengine.runner import Runner
 from ..models.block import Block
 from ..models.targets import TokenTarget
 from ..registry import HOOKS
-from ..settings import one_of
-from .model_of import model_of
+from ..utils.arguments import one_of
+from ..utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()
@@ -38,7 +38,7 @@ class CompileBlocks(Hook):
             runner.logger.warning(f'nothing is compiled, and all runs more slowly: {fault}')
             return
         runner.logger.info(
-            f'{compile_blocks(model_of(runner), self.backend)} parts are compiled in the first iterations'
+            f'{compile_blocks(unwrap_model(runner), self.backend)} parts are compiled in the first iterations'
         )
 
 

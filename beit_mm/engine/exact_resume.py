@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ..data.seeded import SeededDataset
 from ..registry import HOOKS
-from .model_of import model_of
+from ..utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()
@@ -56,7 +56,7 @@ class ExactResume(Hook):
 
         def save_checkpoint(*args, **kwargs) -> None:
             between = isinstance(runner.optim_wrapper, OptimWrapper) and not runner.optim_wrapper.should_update()
-            self.gradients = _mean_gradients(model_of(runner)) if between else {}
+            self.gradients = _mean_gradients(unwrap_model(runner)) if between else {}
             save(*args, **kwargs)
 
         runner.save_checkpoint = save_checkpoint
@@ -92,7 +92,7 @@ class ExactResume(Hook):
                 f'resume: the run drew its crops by seed {self.loaded["data_seed"]}, now it would by {own}: set randomness.seed, '
                 'or train_dataloader.dataset.seed, back'
             )
-        parameters = dict(model_of(runner).named_parameters())
+        parameters = dict(unwrap_model(runner).named_parameters())
         for name, gradient in self.loaded.get('gradients', {}).items():
             parameters[name].grad = gradient.to(parameters[name])
         if self.loaded.get('gradients'):  # mmengine has just warned that they are lost

@@ -6,8 +6,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..registry import HOOKS
-from ..settings import checkpoint_of, finite, whole
-from .model_of import model_of
+from ..utils.arguments import checkpoint_of, finite, whole
+from ..utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()
@@ -23,7 +23,7 @@ class InitCodebook(Hook):
         self.images, self.sharpness = images, sharpness
 
     def before_train(self, runner: Runner) -> None:
-        model = model_of(runner)
+        model = unwrap_model(runner)
         if not hasattr(model, 'init_codebook'):
             raise ValueError(f'{type(model).__name__} has no codebook: InitCodebook is for beit_mm.DiscreteVAE')
         if (

@@ -21,10 +21,10 @@ from mmengine.runner import Runner
 
 from .. import compat
 from ..data.guard import GuardData, list_readable
-from ..options import Options
-from ..recipe.tree import get
 from ..registry import OPTIM_WRAPPERS
-from ..settings import few
+from ..utils.arguments import few
+from ..utils.cfg_options import Options
+from ..utils.config_tree import get
 from .any_checkpoint import AnyCheckpoint
 from .atomic_checkpoint import earlier_checkpoints
 from .cached_tokens import CachedTokens

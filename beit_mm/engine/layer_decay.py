@@ -12,7 +12,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
-from ..settings import finite
+from ..utils.arguments import finite
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

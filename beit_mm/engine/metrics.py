@@ -10,7 +10,7 @@ from torch import Tensor
 from ..models.distributed import histogram
 from ..models.dvae import perplexity
 from ..registry import METRICS
-from ..settings import whole
+from ..utils.arguments import whole
 
 
 @METRICS.register_module()

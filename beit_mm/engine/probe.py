@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from ..data.seeded import seeded
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
+from ..models.attention import weights
 from ..registry import HOOKS
-from ..settings import whole
-from ..viz.attention import weights
+from ..utils.arguments import whole
+from ..utils.unwrap_model import unwrap_model
 from .measures import attention_distance, code_usage, effective_rank, knn_top1, linear_probe
 from .metrics import MIMMetric, TokenizerMetric
-from .model_of import model_of
 
 MEASURES = ('knn_top1', 'linear_top1', 'effective_rank', 'attention_distance', 'code_usage', 'masked_tokens')
 CLASSES = 20  # at most: a class needs some images among a few hundred
@@ -92,12 +92,12 @@ class Probe(Hook):
                 for i in range(0, len(self.picks), size)
             ]
         self.labels = torch.from_numpy(np.unique(known[picks], return_inverse=True)[1])
-        allowed = self._allowed(model_of(runner))
+        allowed = self._allowed(unwrap_model(runner))
         self.chosen = self.measures or allowed
         refused = [name for name in self.chosen if name not in allowed]
         if refused or not allowed:
             raise ValueError(
-                f'Probe: {type(model_of(runner)).__name__} on these images has no {", ".join(refused) or "measure"}; it allows '
+                f'Probe: {type(unwrap_model(runner)).__name__} on these images has no {", ".join(refused) or "measure"}; it allows '
                 f'{", ".join(allowed) or "nothing"}'
             )
         if self.interval is None:
@@ -126,7 +126,7 @@ class Probe(Hook):
     def _probe(self, runner: Runner, iterations: int) -> None:
         begun = time.perf_counter()
         self.begins = self.begins and iterations < runner.max_iters
-        values, alarms = self.measure(model_of(runner), isinstance(runner.optim_wrapper, AmpOptimWrapper))
+        values, alarms = self.measure(unwrap_model(runner), isinstance(runner.optim_wrapper, AmpOptimWrapper))
         self.begins = False
         values['seconds'] = time.perf_counter() - begun
         runner.visualizer.add_scalars({f'probe/{name}': value for name, value in values.items()}, step=iterations)

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..recipe.process import end_with_parent
+from ..utils.processes import end_with_parent
 from .atomic_checkpoint import earlier_checkpoints
 
 _PARENT = os.getppid()  # as early as can be: torchrun may die while this process starts

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from ..settings import finite
+from ..utils.arguments import finite
 
 ENOUGH = 0.01  # seconds that a matrix product takes to be timed
 

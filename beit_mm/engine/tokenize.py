@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 from ..data.seeded import SeededDataset
 from ..data.token_cache import BLOCK, TokenCache, probe_keys
 from ..models import TokenTarget
-from ..options import Options
 from ..registry import DATASETS, MODELS
+from ..utils.cfg_options import Options
 from . import launch
 
 

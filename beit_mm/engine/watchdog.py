@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ..registry import HOOKS
-from ..settings import few, whole
+from ..utils.arguments import few, whole
+from ..utils.unwrap_model import unwrap_model
 from .bad_updates import Update, leave_out_bad_updates
-from .model_of import model_of
 from .ranks import Peers, apart, checksums
 
 
@@ -75,9 +75,9 @@ class Watchdog(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.interval = self.interval or next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 50)
-        self.names, self.parameters = zip(*model_of(runner).named_parameters(), strict=True)
+        self.names, self.parameters = zip(*unwrap_model(runner).named_parameters(), strict=True)
         if isinstance(runner.optim_wrapper, OptimWrapper):
-            self.updates = leave_out_bad_updates(runner.optim_wrapper, model_of(runner))
+            self.updates = leave_out_bad_updates(runner.optim_wrapper, unwrap_model(runner))
         else:
             runner.logger.warning('several optimizers: updates that are not finite are not left out')
         if get_world_size() > 1:
@@ -181,7 +181,7 @@ class Watchdog(Hook):
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        own, states = set(dict(model_of(runner).named_parameters())), [checkpoint.get('state_dict') or {}]
+        own, states = set(dict(unwrap_model(runner).named_parameters())), [checkpoint.get('state_dict') or {}]
         states.append({k: v for k, v in (checkpoint.get('ema_state_dict') or {}).items()})
         bad = [
             key

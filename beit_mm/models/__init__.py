@@ -5,6 +5,7 @@ compat.require('torch', 'mmengine', 'mmcv')  # here, since the registries swallo
 from .beit import BEiT
 from .dvae import DiscreteVAE
 from .mim_head import MIMHead
+from .patchwise import PatchwiseBEiT
 from .pretrainer import BEiTPretrainer, MIMDataPreprocessor
 from .targets import PixelTarget, TokenTarget
 
@@ -14,6 +15,7 @@ __all__ = [
     'DiscreteVAE',
     'MIMDataPreprocessor',
     'MIMHead',
+    'PatchwiseBEiT',
     'PixelTarget',
     'TokenTarget',
 ]

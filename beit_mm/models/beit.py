@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 from torch.utils.checkpoint import checkpoint
 
-from ..registry import MODELS
-from ..settings import checkpoint_of, finite, height_and_width, pair, whole
+from ..registry import MODELS, WEIGHT_INITIALIZERS
+from ..utils.arguments import checkpoint_of, finite, height_and_width, pair, whole
 from .block import Block, can_read
 from .relative_position import Grid, RelativePositionBias
 
@@ -223,9 +223,8 @@ class BEiT(BaseModule):
                 block.attn.proj.weight.div_(math.sqrt(2 * layer))
                 block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
         if (source := checkpoint_of(self.init_cfg, 'BEiT')) is not None:
-            from ..checkpoint import load_backbone  # the loader knows the models, not the other way round
-
-            load_backbone(self, source, self.init_cfg.get('grid'), self.init_cfg.get('adapt_patch_embed', False))
+            load = WEIGHT_INITIALIZERS.get('load_backbone')
+            load(self, source, self.init_cfg.get('grid'), self.init_cfg.get('adapt_patch_embed', False))
         self._is_init = True
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:

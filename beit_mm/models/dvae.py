@@ -12,8 +12,8 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..registry import MODELS
-from ..settings import checkpoint_of, finite, whole
+from ..registry import MODELS, WEIGHT_INITIALIZERS
+from ..utils.arguments import checkpoint_of, finite, whole
 from .block import can_read
 from .distributed import broadcast_, histogram, mean_over_ranks
 from .dvae_networks import decoder, encoder
@@ -232,8 +232,7 @@ class DiscreteVAE(BaseModel):
         """Set every parameter to its initial value, then load the checkpoint of `init_cfg`, if any."""
         self._reset_parameters()
         if (source := checkpoint_of(self.init_cfg, 'DiscreteVAE')) is not None:
-            from ..checkpoint import load_tokenizer
-
+            load_tokenizer = WEIGHT_INITIALIZERS.get('load_tokenizer')
             load_tokenizer(self, source)
         self._is_init = True
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from ..registry import MODELS
-from ..settings import whole
+from ..utils.arguments import whole
 from .distributed import histogram, mean_over_ranks, sum_over_ranks, world_size
 
 

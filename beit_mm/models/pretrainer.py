@@ -6,7 +6,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ..registry import MODELS
-from ..settings import finite, whole
+from ..utils.arguments import finite, whole
 
 
 @MODELS.register_module()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..registry import MODELS
-from ..settings import finite, whole
+from ..utils.arguments import finite, whole
 
 
 def reset_layers(head: nn.Module) -> None:

@@ -5,8 +5,8 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ..registry import MODELS
-from ..settings import one_of, whole
+from ..registry import MODELS, WEIGHT_INITIALIZERS
+from ..utils.arguments import one_of, whole
 
 RECOVER = ('masked', 'all')
 DTYPES = dict(float32=None, float16=torch.float16, bfloat16=torch.bfloat16)
@@ -50,8 +50,7 @@ class TokenTarget(Target):
     def tokenizer(self):
         """The trained `DiscreteVAE`; its weights are read at the first use."""
         if not self._loaded:
-            from ..checkpoint import load_tokenizer
-
+            load_tokenizer = WEIGHT_INITIALIZERS.get('load_tokenizer')
             if self.checkpoint is None:
                 raise FileNotFoundError(
                     'visual tokens need a trained tokenizer, and none was given. Train one, '

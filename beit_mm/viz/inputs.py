@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import IMAGENET, load_with_meta
 from ..checkpoint.facts import Facts, describe
 from ..checkpoint.files import read_file, state_of
 from ..checkpoint.fit import check
+from ..checkpoint.weights import IMAGENET, load_with_meta
 from ..data.reading import BadSample, decode_bands, decode_image, read_bytes
 from ..models import BEiT, DiscreteVAE, TokenTarget
 from ..models.relative_position import Grid

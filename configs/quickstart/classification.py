@@ -1,5 +1,5 @@
 # Classification on Shapes at 64 px: 500 labels, 30 steps. A small twin of configs/classification.
-#   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 2000 --labels 200 500
+#   python tools/draw_shapes.py data/quickstart --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/classification.py
 # Hardware: one CPU core, some seconds. From scratch as it stands; set `pretrained` to start from a checkpoint.
 _base_ = '../_base_/default_runtime.py'

@@ -1,5 +1,5 @@
 # Classification on Shapes at 112 px: with patch 8 the paper's grid of 14×14.
-#   python -m beit_mm.data.shapes data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
+#   python tools/draw_shapes.py data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/classification_112.py
 # Hardware: one CPU core, about 4 minutes. From scratch as it stands; set `pretrained` to start from a checkpoint.
 _base_ = 'classification.py'

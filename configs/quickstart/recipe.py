@@ -10,7 +10,7 @@ note = (
     'scenes are drawn, the networks tiny. One run tells a gap of ten points, not of two: --seeds 3 shows the spread.')
 seed = 1
 prepare = [
-    'python -m beit_mm.data.shapes data/quickstart --seed 1 --train 12000 --val 1000 --segmentation-train 200 '
+    'python tools/draw_shapes.py data/quickstart --seed 1 --train 12000 --val 1000 --segmentation-train 200 '
     '--segmentation-val 500 --labels 200 500'
 ]
 

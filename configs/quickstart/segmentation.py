@@ -1,5 +1,5 @@
 # Segmentation of Shapes at 64 px with SETR-PUP: 200 label maps, 110 steps. A small twin of configs/segmentation.
-#   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 2000 --labels 200 500
+#   python tools/draw_shapes.py data/quickstart --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/segmentation.py
 # Hardware: one CPU core, a quarter of a minute. From scratch as it stands; set `pretrained` to start from a checkpoint.
 _base_ = '../_base_/default_runtime.py'
@@ -48,7 +48,7 @@ val_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-# Of beit_mm.data.shapes. In a label map 0 is unlabelled and 1 the first class, as in ADE20K.
+# Of shapes.draw. In a label map 0 is unlabelled and 1 the first class, as in ADE20K.
 classes = ['background', 'starfish', 'flower', 'heart', 'leaf', 'fish', 'moon', 'drop', 'cross', 'butterfly', 'mushroom']
 palette = [[222, 222, 216], [228, 87, 86], [245, 160, 60], [214, 39, 120], [84, 162, 75], [54, 130, 190],
            [240, 208, 70], [114, 190, 215], [120, 94, 70], [150, 95, 180], [30, 140, 130]]

@@ -1,5 +1,5 @@
 # Discrete VAE on Shapes: 512 codes, token view of 32 px, 8×8 tokens. The small twin of configs/tokenizer.
-#   python -m beit_mm.data.shapes data/quickstart --train 12000 --val 1000
+#   python tools/draw_shapes.py data/quickstart --train 12000 --val 1000
 #   python tools/train.py configs/quickstart/tokenizer.py
 # Hardware: two CPU cores, about two minutes. Unlike the paper's, its KL weighs the use of the codebook alone, and the codes
 # start from patches chosen far apart: the paper's schedule needs a thousand times as many updates.

@@ -1,5 +1,5 @@
 # Discrete VAE on Shapes for 112 px: token view of 56 px, the paper's 14×14 tokens.
-#   python -m beit_mm.data.shapes data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
+#   python tools/draw_shapes.py data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/tokenizer_112.py
 # Hardware: one CPU core, about three minutes.
 _base_ = 'tokenizer.py'

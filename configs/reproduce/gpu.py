@@ -9,7 +9,7 @@ rows = [
     'other-tokenizer', 'layer-scale', 'relative', 'quarter', 'sixteenth', 'ceiling', 'floor']
 data = 'data/reproduce-gpu'
 prepare = [
-    'python -m beit_mm.data.shapes {data} --size 112 --wrapped --seed 1 --train 100000 --val 5000 --segmentation-train 20000 '
+    'python tools/draw_shapes.py {data} --size 112 --wrapped --seed 1 --train 100000 --val 5000 --segmentation-train 20000 '
     '--segmentation-val 2000 --labels 200 1000 2000 10000'
 ]
 steps, warmup, batch = 20000, 1000, 256

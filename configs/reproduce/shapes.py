@@ -2,7 +2,7 @@
 # quickstart's. In these scenes every second of the repeated things is a plain disc (`--wrapped`), whose label the others tell.
 data = 'data/reproduce'
 prepare = [
-    'python -m beit_mm.data.shapes {data} --wrapped --seed 1 --train 12000 --val 1000 --segmentation-train 2000 '
+    'python tools/draw_shapes.py {data} --wrapped --seed 1 --train 12000 --val 1000 --segmentation-train 2000 '
     '--segmentation-val 500 --labels 20 120 200 1200'
 ]
 codes, steps = 512, 1000

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from beit_mm.checkpoint import load_backbone, load_with_meta, parse
+from beit_mm.checkpoint import load_backbone, load_with_meta
 from beit_mm.checkpoint.facts import describe
 from beit_mm.checkpoint.fit import Report, check, fit_backbone
 from beit_mm.checkpoint.origins import from_ours, identify
 from beit_mm.checkpoint.peers import ours, peer
+from beit_mm.checkpoint.weights import parse
 from beit_mm.models import BEiT
 
 pytestmark = pytest.mark.any_stack

@@ -13,10 +13,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from shapes import draw as shapes
 from small import backbone, load, nodes, shrink
 
 from beit_mm.checkpoint.files import read_file
-from beit_mm.data import shapes, token_cache
+from beit_mm.data import token_cache
 from beit_mm.data.seeded import SeededDataset
 from beit_mm.data.token_cache import TokenCache
 from beit_mm.engine import tokenize

@@ -11,13 +11,13 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from beit_mm.apis.load import load_weights
 from beit_mm.checkpoint.files import read_file, state_of
+from beit_mm.checkpoint.model_loading import load_weights
 from beit_mm.checkpoint.origins import from_ours
+from beit_mm.config_check.weights import _by_name, weights_fit
 from beit_mm.engine import AnyCheckpoint
 from beit_mm.engine.any_checkpoint import _normalization
 from beit_mm.engine.launch import build_runner
-from beit_mm.engine.weights import _by_name, weights_fit
 from beit_mm.models import BEiT, BEiTPretrainer
 from beit_mm.registry import MODELS
 

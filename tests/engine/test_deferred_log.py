@@ -12,13 +12,13 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
+from shapes.draw import write
 from small import load, shrink
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from trials import toy
 
 from beit_mm.checkpoint.files import read_file
-from beit_mm.data.shapes import write
 from beit_mm.engine.deferred_log import DeferredLog, defer
 from beit_mm.engine.launch import build_runner
 from beit_mm.models import relative_position

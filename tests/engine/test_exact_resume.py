@@ -12,11 +12,11 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from shapes import draw as shapes
 from small import backbone, load, nodes, shrink
 from trials import toy
 
 from beit_mm.checkpoint.files import read_file
-from beit_mm.data import shapes
 from beit_mm.engine import KeyedRandomness
 from beit_mm.engine.launch import build_runner, leave
 from beit_mm.registry import HOOKS

@@ -13,12 +13,12 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from reports.summary import validations
+from shapes import draw as shapes
 from trials import toy
 
-from beit_mm.data import shapes
 from beit_mm.engine import Probe
 from beit_mm.engine.probe import choose
-from beit_mm.viz.summary import validations
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 
@@ -87,7 +87,7 @@ def test_a_run_has_the_same_bits_with_a_probe_and_without(name, data, tmp_path):
 
 
 def test_probes_are_no_validations(data, tmp_path):
-    from beit_mm.viz.summary import scalars
+    from reports.summary import scalars
 
     log = tmp_path / 'a/vis_data/scalars.json'
     log.parent.mkdir(parents=True)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from small import kind, load
 
-from beit_mm.engine.config_names import Problem
-from beit_mm.engine.preflight import preflight, report
+from beit_mm.config_check.names import Problem
+from beit_mm.config_check.preflight import preflight, report
 from beit_mm.models import BEiT
 
 pytestmark = pytest.mark.any_stack

@@ -20,9 +20,9 @@ from beit_mm.models import (
     TokenTarget,
     UPerHead,
 )
+from beit_mm.models.patchwise import PatchwiseBEiT
 from beit_mm.models.relative_position import relative_position_index, resize_bias_table, table_rows
 from beit_mm.models.sliding import starts
-from beit_mm.reproduce.patchwise import PatchwiseBEiT
 
 pytestmark = pytest.mark.any_stack
 

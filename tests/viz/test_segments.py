@@ -8,8 +8,8 @@ import small
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
+from shapes import draw as shapes
 
-from beit_mm.data import shapes
 from beit_mm.viz import draw
 from beit_mm.viz.inputs import read_image
 from beit_mm.viz.segments import Segmentor, confusion, iou, mean_iou, scene, wrong

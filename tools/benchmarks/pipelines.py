@@ -15,9 +15,9 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.registry import init_default_scope
+from shapes.draw import scene
 
 from beit_mm.data.blockwise_mask import BlockwiseMask
-from beit_mm.data.shapes import scene
 from beit_mm.registry import TRANSFORMS
 
 from .steps import CONFIG, present

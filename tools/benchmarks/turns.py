@@ -12,8 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-
-from beit_mm.viz.summary import processor
+from reports.summary import processor
 
 Turn = Callable[[], object]
 Times = dict[str, list[float]]

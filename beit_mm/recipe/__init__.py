@@ -1,5 +1,0 @@
-"""Recipes: a chain of runs (`chain`), and whether a config is the paper's (`check`)."""
-
-from .. import compat
-
-compat.require('torch', 'mmengine', 'mmcv')

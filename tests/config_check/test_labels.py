@@ -1,0 +1,185 @@
+"""Labels that do not fit their classes or each other are named before training."""
+
+from pathlib import Path
+
+import bad_files
+import numpy as np
+import pytest
+
+from beit_mm.config_check import labels as label_check
+from beit_mm.config_check.labels import labels
+
+pytestmark = pytest.mark.any_stack
+
+HEAD = dict(head=dict(type='LinearClsHead', num_classes=2))
+
+
+def folders(root: Path, **splits: str) -> None:
+    for split, names in splits.items():
+        for name in names.split():
+            (root / split / name).mkdir(parents=True)
+
+
+def lists(root: Path, **splits: str) -> None:
+    for split, text in splits.items():
+        (root / split).mkdir(exist_ok=True)
+        (root / f'{split}.txt').write_text(text)
+
+
+def config(root: Path, **splits: dict) -> dict:
+    """Classification of what lies in `root`, with changes to each data set."""
+    loaders = {
+        f'{split}_dataloader': dict(
+            dataset=dict(type='CustomDataset', data_root=str(root), data_prefix=split, pipeline=[]) | changes
+        )
+        for split, changes in splits.items()
+    }
+    return dict(default_scope='mmpretrain', model=HEAD, **loaders)
+
+
+LISTS = dict(train=dict(ann_file='train.txt'), val=dict(ann_file='val.txt'))
+TRAIN, VAL = 'train_dataloader.dataset', 'val_dataloader.dataset'
+# mistake: how the files are made, the data sets, what is said (None: nothing), whether it stops
+CLASSES = {
+    'same folders': (
+        lambda root: folders(root, train='cat dog', val='cat dog .hidden'), dict(train={}, val={}), None, None),
+    'another case': (
+        lambda root: folders(root, train='cat dog', val='cat Dog'), dict(train={}, val={}),
+        f"the classes differ: {TRAIN} has 'dog', {VAL} has 'Dog'. Give all splits the same classes in the same order", True),
+    'one folder more': (
+        lambda root: folders(root, train='cat dog', val='cat'), dict(train={}, val={}),
+        f"the classes differ: {TRAIN} has 'dog', {VAL} does not", True),
+    'test set': (
+        lambda root: folders(root, train='cat dog', val='cat dog', test='bird cat dog'), dict(train={}, val={}, test={}),
+        f"the classes differ: test_dataloader.dataset has 'bird', {TRAIN} does not", True),
+    'ImageNet by folders': (
+        lambda root: folders(root, train='cat dog', val='cat Dog'), dict(train=dict(type='ImageNet'), val=dict(type='ImageNet')),
+        f"{TRAIN} has 'dog', {VAL} has 'Dog'", True),
+    'other names': (
+        lambda root: None, dict(train=dict(classes=['cat', 'dog']), val=dict(metainfo=dict(classes=['cat', 'cow']))),
+        f"{TRAIN} has 'dog', {VAL} has 'cow'", True),
+    'names in another order': (
+        lambda root: None, dict(train=dict(classes=['cat', 'dog']), val=dict(classes=['dog', 'cat'])),
+        f"'cat' is number 0 in {TRAIN} and 1 in {VAL}", True),
+    'folder with two numbers': (
+        lambda root: lists(root, train='cat/1.jpg 0\ndog/2.jpg 1\n', val='dog/3.jpg 0\ncat/4.jpg 1\n'), LISTS,
+        f"'cat' is number 0 in {TRAIN} and 1 in {VAL}", True),
+    'list beside folders': (
+        lambda root: (folders(root, train='cat dog'), lists(root, val='dog/3.jpg 0\ncat/4.jpg 1\n')),
+        dict(train={}, val=LISTS['val']),
+        f"'cat' is number 0 in {TRAIN} and 1 in {VAL}", True),
+    'lists of flat folders': (
+        lambda root: lists(root, train='1.jpg 0\n2.jpg 1\n', val='3.jpg 0\n\n4.jpg 1'), LISTS, None, None),
+    'lists of folders that are no classes': (
+        lambda root: lists(root, train='ann/1.jpg 0\nbob/2.jpg 1\neve/3.jpg 0\n', val='ann/4.jpg 1\nbob/5.jpg 0\nbob/6.jpg 1\n'),
+        LISTS, None, None),
+    'label out of range': (
+        lambda root: lists(root, train='1.jpg 0\n2.jpg 7\n', val='3.jpg 0\n'), LISTS,
+        'train.txt has the labels 7, but the classes are numbered 0 … 1', True),
+    'labels from 1': (
+        lambda root: lists(root, train='1.jpg 1\n2.jpg 2\n', val='3.jpg 1\n'), LISTS,
+        'train.txt has the labels 2, but the classes are numbered 0 … 1. Subtract 1 from all labels', True),
+    'no label': (
+        lambda root: lists(root, train='1.jpg 0\n2.jpg\n', val='3.jpg 0\n'), LISTS,
+        "train.txt, line 2: '2.jpg', expected a path, a space and a class number", True),
+    'label without a training image': (
+        lambda root: lists(root, train='1.jpg 0\n', val='3.jpg 0\n4.jpg 1\n'), LISTS,
+        'val.txt has the labels 1, which no image of', False),
+    'names in another order than the folders': (
+        lambda root: folders(root, train='cat dog'), dict(train=dict(classes=['dog', 'cat'])),
+        f"{TRAIN}: the folder 'cat' has the label 0, but classes[0] is another. Sort `classes` by label", False),
+    'a data set that cannot be built': (
+        lambda root: None, dict(train=dict(no_such_key=1)),
+        'its labels were not checked, since it cannot be built. TypeError: ', False),
+    'nothing there': (lambda root: None, dict(train={}, val=LISTS['val']), None, None),
+    'without labels': (
+        lambda root: folders(root, train='a', val='b'), dict(train=dict(with_label=False), val=dict(with_label=False)),
+        None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('mistake', CLASSES)
+def test_classes_that_differ_between_splits_are_named(mistake, tmp_path):
+    make, splits, said, stops = CLASSES[mistake]
+    make(tmp_path)
+    found = list(labels(config(tmp_path, **splits)))
+    assert len(found) == bool(said), found
+    assert all(said in problem.words and problem.stops == stops for problem in found), found
+
+
+def test_only_rank_0_reads_and_only_for_a_head_with_classes(tmp_path, monkeypatch):
+    folders(tmp_path, train='cat dog', val='cat Dog')
+    cfg = config(tmp_path, train={}, val={})
+    assert list(labels(cfg | dict(model=dict(head=dict(type='MIMHead'))))) == []
+    for name in ('RANK', 'SLURM_PROCID'):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, '1')
+            assert list(labels(cfg)) == []
+    assert len(list(labels(cfg))) == 1
+
+
+# -- label maps --------------------------------------------------------------------------------------------------------
+
+
+def scenes(root: Path, train: list[list[int]], val: list[list[int]]) -> None:
+    """Pairs of an image and a label map with a row for each value."""
+    for split, maps in dict(train=train, val=val).items():
+        for i, rows in enumerate(maps):
+            bad_files.write(root / f'images/{split}/{i}.jpg', bad_files.jpeg(size=(len(rows), 4)))
+            ids = np.repeat(np.array(rows)[:, None], 4, axis=1)
+            bad_files.write(root / f'maps/{split}/{i}.png', bad_files.grey(ids))
+
+
+def segmentation(root: Path, train: dict | None = None, val: dict | None = None, load: bool | None = None) -> dict:
+    loaders = {}
+    for split, changes in dict(train=train, val=val).items():
+        loaders[f'{split}_dataloader'] = dict(dataset=dict(
+            type='BaseSegDataset', data_root=str(root), metainfo=dict(classes=['ground', 'object'], palette=[[0] * 3] * 2),
+            data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'maps/{split}'),
+            pipeline=[dict(type='LoadAnnotations', reduce_zero_label=load)]) | (changes or {}))  # fmt: skip
+    return dict(default_scope='mmseg', model=dict(decode_head=dict(type='FCNHead', num_classes=2)), **loaders)
+
+
+GOOD, TRUE = [[0, 1], [1, 255]], dict(reduce_zero_label=True)
+# mistake: label maps of both splits, changes to the config, what is said, whether it stops
+SCENES = {
+    'none': (GOOD, GOOD, {}, None, None),
+    'one class': ([[0, 255]], GOOD, {}, f"{TRAIN}: 'ground' is the only class in 1 label map", True),
+    '0 is no class': (GOOD, GOOD, dict(train=TRUE, val=TRUE), "'ground' is the only class in 2 label maps", True),
+    'ignored': ([[0, 1] + [255] * 98], GOOD, {}, f'{TRAIN}: 98.0% of the pixels', False),
+    'a validation map': (GOOD, [[0, 1], [0, 7]], {}, f'{VAL}: the value 7 in 1 of 2 label maps, e.g. ', True),
+    'loading otherwise': (
+        GOOD, GOOD, dict(load=True),
+        f'{TRAIN}: reduce_zero_label is False in the data set and True in LoadAnnotations. Make them equal', True),
+    'splits otherwise': (
+        GOOD, [[1, 2]], dict(val=TRUE), f'reduce_zero_label is False in {TRAIN} and True in {VAL}: make them equal', True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('mistake', SCENES)
+def test_label_maps_are_read_before_training(mistake, tmp_path):
+    train, val, changes, said, stops = SCENES[mistake]
+    scenes(tmp_path, train, val)
+    found = list(labels(segmentation(tmp_path, **changes)))
+    assert bool(found) == bool(said), found
+    assert all(problem.stops == stops for problem in found) and (not said or said in found[0].words), found
+
+
+def test_a_bad_training_map_is_no_error_where_bad_samples_are_skipped(tmp_path):
+    scenes(tmp_path, [[0, 1], [0, 9]], GOOD)
+    cfg = segmentation(tmp_path)
+    (found,) = labels(cfg)
+    assert found.stops
+    cfg['train_dataloader']['dataset'] = dict(
+        type='SeededDataset', on_bad_sample='skip', dataset=cfg['train_dataloader']['dataset']
+    )
+    (found,) = labels(cfg)
+    assert not found.stops and 'the value 9' in found.words
+
+
+def test_a_validation_set_that_takes_long_is_read_in_part_and_the_remark_says_so(tmp_path, monkeypatch):
+    scenes(tmp_path, GOOD, GOOD)
+    monkeypatch.setattr(label_check, 'SECONDS', -1)
+    found = [problem for problem in labels(segmentation(tmp_path)) if problem.words.startswith(VAL)]
+    assert not found[-1].stops and 'To check all: python tools/check_data.py CONFIG --split val' in found[-1].words
+    assert 'a sample of 1 of 2 label maps was read' in found[-1].words

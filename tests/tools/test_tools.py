@@ -1,0 +1,138 @@
+"""The package that is built, what installing it changes, and the scripts' own errors."""
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.any_stack
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*words: object, **options: object) -> subprocess.CompletedProcess:
+    """Runs a command and gives what it printed, errors included, as `stdout`."""
+    return subprocess.run(list(map(str, words)), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory) -> Path:
+    """A copy of what a build needs, since building leaves files behind."""
+    copy = tmp_path_factory.mktemp('source')
+    for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml'):
+        shutil.copy(ROOT / name, copy)
+    for name in ('beit_mm', 'configs', 'tools', 'requirements'):
+        shutil.copytree(ROOT / name, copy / name)
+    return copy
+
+
+def pip(*words: object) -> str:
+    done = call(
+        sys.executable, '-m', 'pip', *words, '--no-index', '--no-build-isolation', '--disable-pip-version-check'
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp('wheel')
+    pip('wheel', '--no-deps', '-w', folder, source)
+    return zipfile.ZipFile(next(folder.glob('beit_mm-*.whl')))
+
+
+def test_the_wheel_holds_every_module_config_and_tool_and_the_model_index(wheel):
+    held = set(wheel.namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'beit_mm').rglob('*.py')}
+    shipped = {path.relative_to(ROOT) for name in ('configs', 'tools') for path in (ROOT / name).rglob('*.*')}
+    assert held >= modules
+    assert held >= {f'beit_mm/.mim/{path}' for path in shipped if path.suffix in ('.py', '.sh', '.yml')}
+    assert not [name for name in held if '__pycache__' in name]
+    assert 'beit_mm/.mim/model-index.yml' in held
+
+
+def test_mmpretrain_finds_our_models_in_an_installed_package(wheel, tmp_path):
+    wheel.extractall(tmp_path / 'site')
+    code = """
+import beit_mm.utils.model_hub
+from mmpretrain.apis.model import ModelHub
+print(beit_mm.utils.model_hub.root() / 'model-index.yml', ModelHub.get('beit_base_patch16_224_pt22k_ft1k').config.filename)
+"""
+    path = os.pathsep.join([str(tmp_path / 'site'), *filter(None, [os.environ.get('PYTHONPATH')])])
+    done = call(sys.executable, '-c', code, cwd=tmp_path, env=os.environ | dict(PYTHONPATH=path))
+    index, config = map(Path, done.stdout.strip().splitlines()[-1].split())
+    assert index.is_file() and config.is_file(), done.stdout
+    assert index.parent == tmp_path / 'site/beit_mm/.mim' and index.parent in config.parents
+
+
+def test_installing_into_an_openmmlab_environment_changes_nothing_else(source):
+    last = pip('install', '--dry-run', '-e', source).strip().splitlines()[-1]
+    assert last.startswith('Would install beit-mm-') and ' ' not in last.removeprefix('Would install ')
+
+
+def test_every_script_parses_and_says_how_it_is_used():
+    for script in (ROOT / 'tools').glob('*.sh'):
+        assert call('bash', '-n', script).stdout == ''
+    for name in ('dist_train', 'dist_test', 'slurm_train', 'slurm_test'):
+        done = call('bash', ROOT / f'tools/{name}.sh')
+        assert done.returncode == 2 and f'bash tools/{name}.sh' in done.stdout
+    done = call('bash', ROOT / 'tools/test.sh', '--stack', 'none')
+    assert done.returncode == 2 and '--stack none is unknown' in done.stdout
+
+
+def test_slurm_starts_training_with_the_users_words(tmp_path):
+    (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    env = os.environ | dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='16', SRUN_ARGS='--qos=high --exclusive')
+    words = ('gpu', 'a job', 'configs/a.py', 'work dir', '--amp', '--cfg-options', 'a=b c')
+    given = call('bash', ROOT / 'tools/slurm_train.sh', *words, env=env).stdout.splitlines()
+    assert {'--partition=gpu', '--job-name=a job', '--ntasks=16', '--gres=gpu:8', '--qos=high', '--exclusive'} <= set(
+        given
+    )
+    assert given[-8:] == [
+        'configs/a.py',
+        '--work-dir',
+        'work dir',
+        '--launcher',
+        'slurm',
+        '--amp',
+        '--cfg-options',
+        'a=b c',
+    ]
+
+
+def test_slurm_asks_for_no_more_gpus_per_node_than_there_are_processes(tmp_path):
+    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    env = os.environ | dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='4')
+    for script in ('slurm_train', 'slurm_test'):
+        asked = call('bash', ROOT / f'tools/{script}.sh', 'gpu', 'job', 'a.py', 'w', env=env).stdout
+        assert '--gres=gpu:4 --ntasks=4 --ntasks-per-node=4' in asked
+
+
+@pytest.mark.parametrize('script', ['dist_train', 'dist_test'])
+def test_runs_on_one_machine_get_ports_of_their_own(tmp_path, script):
+    (tmp_path / 'python').write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$@"\n')
+    (tmp_path / 'python').chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if name not in ('PORT', 'NNODES')}
+    env['PYTHON'] = str(tmp_path / 'python')
+
+    def port(**more: str) -> str:
+        given = call('bash', ROOT / f'tools/{script}.sh', 'a.py', '2', '2', env=env | more).stdout
+        return given.partition('--master-port=')[2].split()[0]
+
+    assert port().isdigit() and port() != '29500'
+    assert port(NNODES='2') == '29500' and port(PORT='1234') == '1234'
+
+
+def test_scaling_the_rate_needs_the_batch_that_it_is_meant_for(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'a.py').write_text('optim_wrapper = dict()\n')
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(tmp_path / 'a.py'), '--auto-scale-lr'])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
+    assert 'has no auto_scale_lr.base_batch_size' in capsys.readouterr().err

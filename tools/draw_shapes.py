@@ -1,0 +1,8 @@
+"""Draw the data set Shapes: `python tools/draw_shapes.py OUT --train 12000 --val 2000` (see `tools/shapes/draw.py`)."""
+
+import sys
+
+from shapes.draw import main
+
+if __name__ == '__main__':
+    sys.exit(main())
