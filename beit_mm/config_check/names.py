@@ -15,7 +15,7 @@ from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
 from ..compat import installed
-from ..engine.layer_decay import LayerDecayConstructor
+from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 from ..utils.config_tree import get, kind
 
 _EXTRA = (
@@ -124,7 +124,8 @@ def types_and_keys(cfg: dict) -> Iterator[Problem]:
 def optimizer_keys(cfg: dict) -> Iterator[Problem]:
     optim = cfg.get('optim_wrapper') or {}
     name = optim.get('constructor', 'DefaultOptimWrapperConstructor')
-    known = dict(LayerDecayConstructor=LayerDecayConstructor.DEFAULTS, DefaultOptimWrapperConstructor=DEFAULT_PARAMWISE)
+    layer_decay = OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayConstructor').DEFAULTS
+    known = dict(LayerDecayConstructor=layer_decay, DefaultOptimWrapperConstructor=DEFAULT_PARAMWISE)
     if keys := known.get(name.rpartition('.')[2] if isinstance(name, str) else name.__name__):
         yield from _unknown('optim_wrapper.paramwise_cfg', set(optim.get('paramwise_cfg') or {}), set(keys), str(name))
     clip = {'type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value'}

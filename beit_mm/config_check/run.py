@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 
 from ..data.reading import SUFFIXES
-from ..engine.anneal import cosine
 from ..utils.config_tree import get, kind
 from .names import Problem, walk
 
@@ -43,10 +42,9 @@ def anneals_end_with_the_run(cfg: dict) -> Iterator[Problem]:
     length = get(cfg, 'train_cfg', 'max_iters')
     for i, hook in enumerate(cfg.get('custom_hooks') or []):
         if kind(hook) == 'Anneal' and length and hook['iters'] > length:
-            last = cosine(hook['start'], hook['end'], hook['iters'], length)
             yield Problem(
-                f'custom_hooks.{i}.iters={hook["iters"]} is beyond the run of {length} iterations: {hook["attribute"]} ends at '
-                f'{last:.3g} instead of {hook["end"]:.3g}. Set it to {length}',
+                f'custom_hooks.{i}.iters={hook["iters"]} is beyond the run of {length} iterations: {hook["attribute"]} does '
+                f'not reach {hook["end"]:.3g}. Set it to {length}',
                 stops=False,
             )
 
