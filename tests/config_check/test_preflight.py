@@ -262,7 +262,7 @@ WARNINGS = {
     'annealing beyond the run': (
         TOKENIZER,
         {'train_cfg.max_iters': 700, 'train_cfg.val_interval': 700},
-        'custom_hooks.1.iters=1400 is beyond the run of 700 iterations: beta ends at 0.06 instead of 0.02. Set it to 700',
+        'custom_hooks.1.iters=1400 is beyond the run of 700 iterations: beta does not reach 0.02. Set it to 700',
     ),
     'positions of other images': (
         SEGMENT,
