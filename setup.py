@@ -8,7 +8,11 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-SHIPPED = ('configs', 'tools', 'model-index.yml')  # found under beit_mm/.mim, where OpenMMLab's tools look for them
+SHIPPED = (
+    'configs',
+    'tools',
+    'model-index.yml',
+)  # found under beit_mm/.mim, where OpenMMLab's tools look for them
 
 # The lowest versions with which the tests pass; with older ones of torch a watched rank, exports or compiled models fail.
 ONEDL = [
@@ -34,7 +38,11 @@ OPENMMLAB = [
 BANDS = ['tifffile']  # TIFF images with other numbers of channels than 3
 HUB = ['huggingface_hub']  # checkpoints named hf://ORG/NAME
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']  # tools/export.py --format onnx
-DOCS = ['mkdocs-material', 'mkdocstrings[python]', 'ruff']  # tools/docs.sh; ruff lays the signatures out
+DOCS = [
+    'mkdocs-material',
+    'mkdocstrings[python]',
+    'ruff',
+]  # tools/docs.sh; ruff lays the signatures out
 
 
 class BuildWithConfigs(build_py):
@@ -50,7 +58,12 @@ class BuildWithConfigs(build_py):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, target)
             else:
-                shutil.copytree(ROOT / name, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
+                shutil.copytree(
+                    ROOT / name,
+                    target,
+                    dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns('__pycache__'),
+                )
 
 
 setup(

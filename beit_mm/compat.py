@@ -20,7 +20,10 @@ _NEEDED = {  # import name: (least version, what pip installs it from)
     'torch': ((2, 10), {'PyPI': 'torch torchvision'}),
     'mmengine': ((0, 10), {_ONEDL: 'onedl-mmengine', _OPENMMLAB: 'mmengine'}),
     'mmcv': ((2, 1), {_ONEDL: 'onedl-mmcv', _OPENMMLAB: '"mmcv-lite>=2.1,<2.2"'}),
-    'mmpretrain': ((1, 2), {_ONEDL: 'onedl-mmpretrain einops torchvision', _OPENMMLAB: 'mmpretrain torchvision'}),
+    'mmpretrain': (
+        (1, 2),
+        {_ONEDL: 'onedl-mmpretrain einops torchvision', _OPENMMLAB: 'mmpretrain torchvision'},
+    ),
     'mmdet': ((3, 3), {_ONEDL: 'onedl-mmdetection', _OPENMMLAB: 'mmdet'}),
     'mmseg': ((1, 2), {_ONEDL: 'onedl-mmsegmentation', _OPENMMLAB: 'mmsegmentation ftfy regex'}),
 }
@@ -46,9 +49,13 @@ def require(*packages: str) -> None:
                 ) from error
             raise ImportError(f'{error.name} is not installed. {_mend(error.name)}') from error
         except AssertionError as error:  # a host's check of the versions beneath it
-            raise ImportError(f'{package} refuses what is installed: {error} {_mend(package)}') from error
+            raise ImportError(
+                f'{package} refuses what is installed: {error} {_mend(package)}'
+            ) from error
         if _version(module) < _NEEDED[package][0]:
-            raise ImportError(f'{package} is {module.__version__}, in {module.__file__}. {_mend(package)}')
+            raise ImportError(
+                f'{package} is {module.__version__}, in {module.__file__}. {_mend(package)}'
+            )
 
 
 def _version(module: ModuleType) -> tuple[int, ...]:
@@ -57,7 +64,9 @@ def _version(module: ModuleType) -> tuple[int, ...]:
 
 def _mend(package: str) -> str:
     least, sources = _NEEDED[package]
-    commands = ''.join(f'\n  pip install -U {names}    # {origin}' for origin, names in sources.items())
+    commands = ''.join(
+        f'\n  pip install -U {names}    # {origin}' for origin, names in sources.items()
+    )
     return f'beit_mm needs {package} >= {".".join(map(str, least))}, which pip installs:{commands}'
 
 
@@ -91,7 +100,11 @@ def _load_weights_only() -> None:
         raise pickle.UnpicklingError(f'WeightsUnpickler error: Unsupported call with {args}')
 
     def statistic(owner: type, name: str) -> Any:
-        return getattr(owner, name) if owner is HistoryBuffer and name in names else refuse(owner, name)
+        return (
+            getattr(owner, name)
+            if owner is HistoryBuffer and name in names
+            else refuse(owner, name)
+        )
 
     def empty_array(kind: Any, shape: tuple, code: bytes) -> np.ndarray:
         return np.zeros(0)  # its contents come next
@@ -107,7 +120,9 @@ def _load_weights_only() -> None:
     allowed += [(refuse, 'numpy.ndarray'), (np.ndarray, 'numpy.ndarray\n')]
     torch.serialization.add_safe_globals(allowed)
 
-    checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)  # what resolves to http(s)
+    checkpoint.load_url = functools.partial(
+        checkpoint.load_url, weights_only=True
+    )  # what resolves to http(s)
     if hasattr(checkpoint, '_safe_torch_load'):  # onedl: the remaining schemes
         checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
 
@@ -200,7 +215,10 @@ def _skip_without_loading() -> None:
             loop.dataloader_iterator = chain(repeat(None, loop._iter), loop.dataloader_iterator)
         return run(loop)
 
-    loops._InfiniteDataloaderIterator, loops.IterBasedTrainLoop.run = LazyIterator, run_from_position
+    loops._InfiniteDataloaderIterator, loops.IterBasedTrainLoop.run = (
+        LazyIterator,
+        run_from_position,
+    )
 
 
 def weigh_classes_beside_ignored_pixels() -> None:
@@ -213,7 +231,16 @@ def weigh_classes_beside_ignored_pixels() -> None:
     if _version(importlib.import_module('mmseg')) >= (1, 3) or isinstance(stock, functools.partial):
         return
 
-    def cross_entropy(stock, pred, label, weight=None, class_weight=None, reduction='mean', avg_factor=None, **kwargs):
+    def cross_entropy(
+        stock,
+        pred,
+        label,
+        weight=None,
+        class_weight=None,
+        reduction='mean',
+        avg_factor=None,
+        **kwargs,
+    ):
         if class_weight is not None and avg_factor is None and reduction == 'mean':
             avg_factor = class_weight[label[label != kwargs.get('ignore_index', -100)]].sum()
         return stock(pred, label, weight, class_weight, reduction, avg_factor, **kwargs)
@@ -235,7 +262,12 @@ def _normalize_any_number_of_channels() -> None:
 
     @functools.wraps(stock)
     def init(self: Any, mean: Any = None, std: Any = None, *args: Any, **kwargs: Any) -> None:
-        several = mean is not None and std is not None and len(mean) == len(std) and len(mean) not in (1, 3)
+        several = (
+            mean is not None
+            and std is not None
+            and len(mean) == len(std)
+            and len(mean) not in (1, 3)
+        )
         stock(self, *((mean[:1], std[:1]) if several else (mean, std)), *args, **kwargs)
         if several:
             for name, values in dict(mean=mean, std=std).items():

@@ -12,7 +12,11 @@ compat.apply()
 # Modules that register classes, by registry; imported when a name is first looked up.
 _MODULES = dict(
     MODELS=['beit_mm.models', 'beit_mm.checkpoint'],
-    TRANSFORMS=['beit_mm.data.blockwise_mask', 'beit_mm.data.color_jitter', 'beit_mm.data.two_views'],
+    TRANSFORMS=[
+        'beit_mm.data.blockwise_mask',
+        'beit_mm.data.color_jitter',
+        'beit_mm.data.two_views',
+    ],
     DATASETS=['beit_mm.data.image_list', 'beit_mm.data.seeded'],
     DATA_SAMPLERS=['beit_mm.data.seeded'],
     HOOKS=['beit_mm.engine', 'beit_mm.data.guard'],

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome', 'microsoft-edge')
+NAMES = (
+    'chromium',
+    'chromium-browser',
+    'google-chrome',
+    'google-chrome-stable',
+    'chrome',
+    'microsoft-edge',
+)
 
 PATIENCE = 300  # seconds without a word, after which it is taken for dead
 
@@ -27,7 +34,9 @@ class Browser:
     def __init__(self, read: int, write: int):
         self._read, self._write, self._count, self._rest = read, write, 0, b''
         target = self.command('Target.createTarget', url='about:blank')['targetId']
-        self._session = self.command('Target.attachToTarget', targetId=target, flatten=True)['sessionId']
+        self._session = self.command('Target.attachToTarget', targetId=target, flatten=True)[
+            'sessionId'
+        ]
         self.heard: list[dict] = []  # what the page said by itself
         for domain in ('Page', 'Runtime', 'Network'):
             self.command(f'{domain}.enable')
@@ -63,29 +72,41 @@ class Browser:
 
     def value(self, expression: str):
         """What JavaScript makes of an expression; a promise is waited for."""
-        answer = self.command('Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True)
+        answer = self.command(
+            'Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert 'exceptionDetails' not in answer, answer['exceptionDetails']
         return answer['result'].get('value')
 
     def open(self, path: Path, width: int, height: int, ready: str) -> None:
         """Show a file in a window of that size, and wait until the expression `ready` is true."""
         self.command(
-            'Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+            'Emulation.setDeviceMetricsOverride',
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
         self.command('Page.navigate', url=path.resolve().as_uri())
-        waiting = (
-            f'new Promise(done => {{ const look = () => ({ready}) ? done(true) : setTimeout(look, 20); look(); }})'
-        )
+        waiting = f'new Promise(done => {{ const look = () => ({ready}) ? done(true) : setTimeout(look, 20); look(); }})'
         self.value(waiting)
 
     def click(self, x: float, y: float) -> None:
         for kind in ('mousePressed', 'mouseReleased'):
-            self.command('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1)
+            self.command(
+                'Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1
+            )
 
     def key(self, key: str) -> None:
         codes = dict(Tab=9, ArrowLeft=37, ArrowUp=38, ArrowRight=39, ArrowDown=40)
         for kind in ('keyDown', 'keyUp'):
-            self.command('Input.dispatchKeyEvent', type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+            self.command(
+                'Input.dispatchKeyEvent',
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=codes[key],
+            )
 
     def screenshot(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,12 +125,16 @@ def browser(profile: Path) -> Iterator[Browser]:
     ]  # neither 3 nor 4, which the pipes have taken if they were free
 
     def hand_over() -> None:
-        for end, number in zip(spare, (3, 4), strict=True):  # where it reads commands, and where it answers
+        for end, number in zip(
+            spare, (3, 4), strict=True
+        ):  # where it reads commands, and where it answers
             os.dup2(end, number)
 
     command = [program, '--headless', '--remote-debugging-pipe', f'--user-data-dir={profile}']
     command += ['--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--no-first-run']
-    process = subprocess.Popen(command, pass_fds=(3, 4), preexec_fn=hand_over, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, pass_fds=(3, 4), preexec_fn=hand_over, stderr=subprocess.DEVNULL
+    )
     for end in (commands, answers, *spare):
         os.close(end)
     try:

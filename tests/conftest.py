@@ -44,7 +44,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)  # before fixtures are made
 def pytest_runtest_setup(item: pytest.Item) -> None:
     folder = item.config.getoption('--share')
-    if folder and 'any_stack' in item.keywords and not claim(folder / item.path.relative_to(item.config.rootpath)):
+    if (
+        folder
+        and 'any_stack' in item.keywords
+        and not claim(folder / item.path.relative_to(item.config.rootpath))
+    ):
         pytest.skip('runs beside this on another stack')
 
 
@@ -75,11 +79,16 @@ def imports_are_no_garbage() -> None:
 
 
 nothing_left_behind = pytest.fixture(restored, autouse=True, name='nothing_left_behind')
-by_a_module_neither = pytest.fixture(restored, autouse=True, scope='module', name='by_a_module_neither')
+by_a_module_neither = pytest.fixture(
+    restored, autouse=True, scope='module', name='by_a_module_neither'
+)
 
 
 @pytest.fixture
 def unformatted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Runner lays its config out five times, for seconds, and nobody reads it here."""
-    for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):  # one stack imports it late, the other early
+    for module in (
+        'yapf.yapflib.yapf_api',
+        'mmengine.config.config',
+    ):  # one stack imports it late, the other early
         monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)

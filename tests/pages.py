@@ -36,7 +36,12 @@ class ShortRuns:
     """Every Runner that is built gets its config from `change`; a run of LAST iterations or epochs leaves the checkpoint that one
     of full length would. `folders`: of the runs, in order."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, change: Callable[[Config], Config], last: tuple[str, ...]):
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        change: Callable[[Config], Config],
+        last: tuple[str, ...],
+    ):
         self.monkeypatch, self.last, self.written = monkeypatch, last, {}
         build = launch.build_runner
 
@@ -62,4 +67,7 @@ class ShortRuns:
                 path.rename(folder / f'{whole}.pth')
 
     def logs(self) -> dict[str, str]:
-        return {folder.name: ''.join(path.read_text() for path in folder.rglob('*.log')) for folder in self.written}
+        return {
+            folder.name: ''.join(path.read_text() for path in folder.rglob('*.log'))
+            for folder in self.written
+        }

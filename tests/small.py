@@ -28,7 +28,10 @@ _runs = count()
 def each(names: list[str]) -> list:
     """To parametrize with; some differ from another in sizes, lengths or where they start, which no stack can change."""
     variant = 'large', '300e', '_in22k-', '_in1k-ft', '384px', '_random-mask'
-    return [pytest.param(n, marks=[pytest.mark.any_stack] * any(part in n for part in variant)) for n in names]
+    return [
+        pytest.param(n, marks=[pytest.mark.any_stack] * any(part in n for part in variant))
+        for n in names
+    ]
 
 
 def load(name: str) -> Config:
@@ -39,7 +42,9 @@ def nodes(tree):
     """Every dict in a nested config."""
     if isinstance(tree, dict):
         yield tree
-    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ():
+    for child in (
+        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
+    ):
         yield from nodes(child)
 
 
@@ -65,7 +70,9 @@ def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
         loader = cfg.get(f'{split}_dataloader')
         if not loader:
             continue
-        loader.update(num_workers=0, batch_size=2 if split == 'train' else min(2, loader.batch_size))
+        loader.update(
+            num_workers=0, batch_size=2 if split == 'train' else min(2, loader.batch_size)
+        )
         for key in ('persistent_workers', 'pin_memory', 'prefetch_factor'):
             loader.pop(key, None)
         dataset = next(node for node in nodes(loader.dataset) if 'pipeline' in node)
@@ -108,7 +115,10 @@ def _exists(weights: dict | None) -> bool:
 def shrink_sizes(model: dict) -> None:
     for node in nodes(model):
         if kind(node) == 'BEiT':
-            node.update(arch=dict(ARCH), init_cfg=node.get('init_cfg') if _exists(node.get('init_cfg')) else None)
+            node.update(
+                arch=dict(ARCH),
+                init_cfg=node.get('init_cfg') if _exists(node.get('init_cfg')) else None,
+            )
             node.frozen_stages = min(node.get('frozen_stages', -1), ARCH['num_layers'])
             taps = node.get('out_indices', -1)
             node.out_indices = min(taps, 2) if isinstance(taps, int) else (0, 1, 2, 3)[-len(taps) :]
@@ -118,7 +128,10 @@ def shrink_sizes(model: dict) -> None:
             node.update(in_channels=32, init_cfg=None)
         elif kind(node) == 'MIMHead':
             tokens = node.out_channels in (8192, 512)
-            node.update(in_channels=32, out_channels=TOKENIZER['vocab_size'] if tokens else node.out_channels)
+            node.update(
+                in_channels=32,
+                out_channels=TOKENIZER['vocab_size'] if tokens else node.out_channels,
+            )
         elif kind(node) in ('SETRPUPHead', 'FCNHead', 'UPerHead'):
             node.update(in_channels=[32] * 4 if kind(node) == 'UPerHead' else 32, channels=8)
         elif kind(node) == 'Feature2Pyramid':

@@ -33,15 +33,24 @@ def python(code: str, *paths: object) -> subprocess.CompletedProcess:
     """Runs code in a process of its own on this stack, with `paths` in front of everything else."""
     path = os.pathsep.join([*map(str, paths), os.environ.get('PYTHONPATH', ''), str(ROOT)])
     return subprocess.run(
-        [sys.executable, '-c', code], env=os.environ | dict(PYTHONPATH=path), text=True, capture_output=True
+        [sys.executable, '-c', code],
+        env=os.environ | dict(PYTHONPATH=path),
+        text=True,
+        capture_output=True,
     )
 
 
-@pytest.mark.skipif(STACK not in ('onedl', 'openmmlab'), reason='tools/test.sh says which stack is meant')
+@pytest.mark.skipif(
+    STACK not in ('onedl', 'openmmlab'), reason='tools/test.sh says which stack is meant'
+)
 def test_every_package_is_the_pinned_one_and_comes_from_its_stack():
-    pins = dict(re.findall(r'^([\w-]+)==([\w.]+)$', (ROOT / f'requirements/{STACK}.txt').read_text(), re.M))
+    pins = dict(
+        re.findall(r'^([\w-]+)==([\w.]+)$', (ROOT / f'requirements/{STACK}.txt').read_text(), re.M)
+    )
     home = ROOT / ('.overlay/openmmlab' if STACK == 'openmmlab' else '.venv')
-    names = dict(mmengine='mmengine', mmcv='mmcv-lite', mmpretrain='mmpretrain', mmseg='mmsegmentation')
+    names = dict(
+        mmengine='mmengine', mmcv='mmcv-lite', mmpretrain='mmpretrain', mmseg='mmsegmentation'
+    )
     if STACK == 'onedl':
         names = {name: 'onedl-' + package.removesuffix('-lite') for name, package in names.items()}
     for name, package in names.items():
@@ -74,7 +83,8 @@ class Hostile:
 def hostile(tmp_path) -> tuple[Path, Path]:
     """(checkpoint that runs code when it is unpickled, the file by which one sees that it ran)."""
     torch.save(
-        dict(state_dict=dict(weight=torch.zeros(1, 1)), meta=Hostile(tmp_path / 'ran')), tmp_path / 'hostile.pth'
+        dict(state_dict=dict(weight=torch.zeros(1, 1)), meta=Hostile(tmp_path / 'ran')),
+        tmp_path / 'hostile.pth',
     )
     return tmp_path / 'hostile.pth', tmp_path / 'ran'
 
@@ -84,7 +94,13 @@ def legitimate(tmp_path) -> Path:
     """What mmengine itself writes beside weights: log buffers, NumPy's numbers and arrays."""
     buffer = HistoryBuffer()
     buffer.update(0.5)
-    meta = dict(best=np.float32(0.5), flags=np.array([True]), names=np.array(['a']), buffer=buffer, count=np.int64(3))
+    meta = dict(
+        best=np.float32(0.5),
+        flags=np.array([True]),
+        names=np.array(['a']),
+        buffer=buffer,
+        count=np.int64(3),
+    )
     torch.save(dict(state_dict=dict(weight=torch.ones(1, 1)), meta=meta), tmp_path / 'own.pth')
     return tmp_path / 'own.pth'
 
@@ -101,7 +117,9 @@ def test_fault_the_stock_stack_runs_a_pickle_or_cannot_read_its_own_file(hostile
 
 def test_own_files_load_with_everything_in_them(legitimate):
     meta = load_checkpoint(torch.nn.Linear(1, 1, bias=False), str(legitimate))['meta']
-    assert meta['best'] == np.float32(0.5) and meta['names'][0] == 'a' and meta['buffer'].mean() == 0.5
+    assert (
+        meta['best'] == np.float32(0.5) and meta['names'][0] == 'a' and meta['buffer'].mean() == 0.5
+    )
 
 
 def load_as_function(path: str, model: torch.nn.Module, work_dir: Path) -> None:
@@ -109,7 +127,9 @@ def load_as_function(path: str, model: torch.nn.Module, work_dir: Path) -> None:
 
 
 def load_as_runner(path: str, model: torch.nn.Module, work_dir: Path, **how: object) -> None:
-    runner = Runner(model, str(work_dir), load_from=path, experiment_name=work_dir.name + str(len(how)), **how)
+    runner = Runner(
+        model, str(work_dir), load_from=path, experiment_name=work_dir.name + str(len(how)), **how
+    )
     runner.load_or_resume()
 
 
@@ -120,16 +140,27 @@ def load_as_init_cfg(path: str, model: torch.nn.Module, work_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'load', [load_as_function, load_as_runner, partial(load_as_runner, resume=True), load_as_init_cfg]
+    'load',
+    [load_as_function, load_as_runner, partial(load_as_runner, resume=True), load_as_init_cfg],
 )
-def test_a_pickle_that_would_run_code_is_refused_by_name_whatever_way_it_comes(hostile, tmp_path, load):
-    with pytest.raises(ValueError, match=r'hostile.pth was not loaded.* GLOBAL pathlib.Path was not an allowed global'):
+def test_a_pickle_that_would_run_code_is_refused_by_name_whatever_way_it_comes(
+    hostile, tmp_path, load
+):
+    with pytest.raises(
+        ValueError,
+        match=r'hostile.pth was not loaded.* GLOBAL pathlib.Path was not an allowed global',
+    ):
         load(str(hostile[0]), torch.nn.Linear(1, 1, bias=False), tmp_path / 'work')
     assert not hostile[1].exists()
 
 
 @pytest.mark.parametrize(
-    'call', [(np.ndarray, ((1,), 'O', b'\1' * 8)), (getattr, (torch.Tensor, 'numpy')), (os.system, ('true',))]
+    'call',
+    [
+        (np.ndarray, ((1,), 'O', b'\1' * 8)),
+        (getattr, (torch.Tensor, 'numpy')),
+        (os.system, ('true',)),
+    ],
 )
 def test_no_listed_type_is_a_way_around_the_list(tmp_path, call):
     torch.save(type('Gadget', (), {'__reduce__': lambda self: call})(), tmp_path / 'gadget.pth')
@@ -143,7 +174,9 @@ def test_a_pickle_from_the_network_is_refused_too(hostile, tmp_path, monkeypatch
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(ValueError, match='hostile.pth was not loaded'):
-            load_checkpoint(torch.nn.Linear(1, 1), f'http://127.0.0.1:{server.server_port}/hostile.pth')
+            load_checkpoint(
+                torch.nn.Linear(1, 1), f'http://127.0.0.1:{server.server_port}/hostile.pth'
+            )
         server.shutdown()
     assert not hostile[1].exists()
 
@@ -173,7 +206,9 @@ def test_a_missing_op_speaks_up_when_it_is_called_and_only_then():
     from mmengine.utils.dl_utils import mmcv_full_available
 
     assert not mmcv_full_available()
-    assert point_sample(torch.ones(1, 1, 4, 4), torch.full((1, 1, 2), 0.5)).item() == 1  # plain PyTorch, no op
+    assert (
+        point_sample(torch.ones(1, 1, 4, 4), torch.full((1, 1, 2), 0.5)).item() == 1
+    )  # plain PyTorch, no op
     with pytest.raises(ImportError, match='compiled op softnms of mmcv was called.*pip install'):
         soft_nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
 
@@ -182,12 +217,18 @@ def test_a_missing_op_speaks_up_when_it_is_called_and_only_then():
 def test_of_boxes_that_overlap_more_than_the_threshold_the_best_stays():
     from mmcv.ops import batched_nms, nms
 
-    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])  # the first two: 8/9, counting borders 9/10
+    boxes = torch.tensor(
+        [[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]]
+    )  # the first two: 8/9, counting borders 9/10
     scores = torch.tensor([0.5, 0.9, 0.7])
     for threshold, offset, kept in ((0.85, 0, [1, 2]), (0.895, 0, [1, 2, 0]), (0.895, 1, [1, 2])):
         assert nms(boxes, scores, threshold, offset)[1].tolist() == kept
-    found, kept = batched_nms(boxes, scores, torch.tensor([0, 1, 0]), dict(type='nms', iou_threshold=0.5))
-    assert kept.tolist() == [1, 2, 0] and torch.equal(found, torch.cat([boxes, scores[:, None]], 1)[kept])
+    found, kept = batched_nms(
+        boxes, scores, torch.tensor([0, 1, 0]), dict(type='nms', iou_threshold=0.5)
+    )
+    assert kept.tolist() == [1, 2, 0] and torch.equal(
+        found, torch.cat([boxes, scores[:, None]], 1)[kept]
+    )
 
 
 # --- multimodal models ---
@@ -213,7 +254,9 @@ def pycocotools(tmp_path) -> Path:
 @beside_transformers_5
 def test_fault_mmpretrain_cannot_be_imported_beside_transformers_5_and_pycocotools(pycocotools):
     error = python('import mmpretrain.models', pycocotools).stderr
-    assert re.search("NoneType takes no arguments|cannot import name '.*' from 'transformers", error), error
+    assert re.search(
+        "NoneType takes no arguments|cannot import name '.*' from 'transformers", error
+    ), error
 
 
 @beside_transformers_5
@@ -317,21 +360,31 @@ def test_importing_the_package_is_light():
 def test_a_missing_package_is_an_import_error_with_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmseg', None)
     assert not compat.installed('mmseg')
-    with pytest.raises(ImportError, match=r'mmseg is not installed(.|\n)*pip install -U onedl-mmsegmentation'):
+    with pytest.raises(
+        ImportError, match=r'mmseg is not installed(.|\n)*pip install -U onedl-mmsegmentation'
+    ):
         compat.require('torch', 'mmseg')
 
 
 def test_an_old_package_is_an_import_error_with_the_pip_command(monkeypatch):
     monkeypatch.setattr(mmengine, '__version__', '0.7.4')
-    with pytest.raises(ImportError, match=r'mmengine is 0.7.4, in .*mmengine(.|\n)*pip install -U onedl-mmengine'):
+    with pytest.raises(
+        ImportError, match=r'mmengine is 0.7.4, in .*mmengine(.|\n)*pip install -U onedl-mmengine'
+    ):
         compat.require('mmengine')
 
 
 @pytest.mark.parametrize(
     ('source', 'words'),
     [
-        ("assert False, 'MMCV==2.2.0 is used but incompatible.'", r'mmseg refuses what is installed: MMCV==2.2.0'),
-        ('import ftfy_is_not_here', r'mmseg needs ftfy_is_not_here, which is missing: pip install ftfy_is_not_here'),
+        (
+            "assert False, 'MMCV==2.2.0 is used but incompatible.'",
+            r'mmseg refuses what is installed: MMCV==2.2.0',
+        ),
+        (
+            'import ftfy_is_not_here',
+            r'mmseg needs ftfy_is_not_here, which is missing: pip install ftfy_is_not_here',
+        ),
     ],
 )
 def test_a_host_that_cannot_be_imported_says_why(tmp_path, monkeypatch, source, words):
@@ -347,7 +400,10 @@ def test_the_registry_does_not_swallow_the_message():
         'from beit_mm import compat; compat._NEEDED["torch"] = ((99, 0), compat._NEEDED["torch"][1]); '
         'from mmengine.registry import MODELS; MODELS.build(dict(type="beit_mm.BEiT"))'
     )
-    assert 'ImportError: torch is 2.' in (done := python(code)).stderr and 'pip install -U torch' in done.stderr
+    assert (
+        'ImportError: torch is 2.' in (done := python(code)).stderr
+        and 'pip install -U torch' in done.stderr
+    )
 
 
 @pytest.mark.parametrize('host', ['mmpretrain', 'mmseg'])
@@ -389,10 +445,18 @@ SEGMENTOR = dict(
     default_scope='mmseg',
     model=dict(
         type='EncoderDecoder',
-        data_preprocessor=dict(type='SegDataPreProcessor', mean=[127.0] * 3, std=[50.0] * 3, size=(16, 16)),
+        data_preprocessor=dict(
+            type='SegDataPreProcessor', mean=[127.0] * 3, std=[50.0] * 3, size=(16, 16)
+        ),
         backbone=VIT | dict(out_type='featmap'),
         decode_head=dict(
-            type='FCNHead', in_channels=8, channels=8, in_index=0, num_convs=0, concat_input=False, num_classes=3
+            type='FCNHead',
+            in_channels=8,
+            channels=8,
+            in_index=0,
+            num_convs=0,
+            concat_input=False,
+            num_classes=3,
         ),
         test_cfg=dict(mode='whole'),
     ),
@@ -407,7 +471,10 @@ def samples(task: dict) -> list[dict]:
     if task is CLASSIFIER:
         from mmpretrain.structures import DataSample
 
-        return [dict(inputs=x, data_samples=DataSample().set_gt_label(i % 2)) for i, x in enumerate(inputs)]
+        return [
+            dict(inputs=x, data_samples=DataSample().set_gt_label(i % 2))
+            for i, x in enumerate(inputs)
+        ]
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -445,7 +512,10 @@ def test_a_host_trains_validates_keeps_the_best_and_resumes(task, tmp_path):
     best = dict(mmpretrain='accuracy/top1', mmseg='mIoU')[task['default_scope']]
     for epochs in (1, 2):
         loader = dict(
-            batch_size=2, num_workers=0, dataset=Samples(task), sampler=dict(type='DefaultSampler', shuffle=False)
+            batch_size=2,
+            num_workers=0,
+            dataset=Samples(task),
+            sampler=dict(type='DefaultSampler', shuffle=False),
         )
         runner = Runner(
             **ConfigDict(task),

@@ -41,17 +41,24 @@ def test_two_iterations_on_shapes(name, data, tmp_path):
     runner.train()
     assert runner.iter == 2
     trained = runner.optim_wrapper.optimizer.state
-    assert [n for n, p in runner.model.named_parameters() if p.requires_grad and p not in trained] == []
+    assert [
+        n for n, p in runner.model.named_parameters() if p.requires_grad and p not in trained
+    ] == []
     assert all(p.isfinite().all() for p in runner.model.parameters())
     if cfg.get('val_dataloader'):
-        lines = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()
+        ]
         metric = dict(mmpretrain='accuracy/top1', mmseg='mIoU').get(cfg.default_scope)
         assert metric is None or math.isfinite(lines[-1][metric])
 
 
 def test_weights_go_on_from_224_to_384_pixels_and_to_segmentation(data, tmp_path):
     """The paper's chain: fine-tune, go on at 384 px with head and all, segment with the same backbone."""
-    first = shrink(load('classification/vit-base-p16_8xb128-amp-coslr-100e_in1k'), data, tmp_path / 'first')
+    first = shrink(
+        load('classification/vit-base-p16_8xb128-amp-coslr-100e_in1k'), data, tmp_path / 'first'
+    )
     build_runner(first).train()
     path = str(next((tmp_path / 'first').glob('epoch_1.pth')))
     source = checkpoint.load(path)[0]
@@ -66,16 +73,24 @@ def test_weights_go_on_from_224_to_384_pixels_and_to_segmentation(data, tmp_path
         runner = build_runner(cfg)
         runner.model.init_weights()
         state = runner.model.state_dict()
-        same = [k for k in source if k.startswith(('backbone.blocks', 'backbone.patch', 'backbone.cls'))]
+        same = [
+            k for k in source if k.startswith(('backbone.blocks', 'backbone.patch', 'backbone.cls'))
+        ]
         same += [k for k in source if k.startswith('head.') and 'head' in cfg.model]
         assert len(same) > 40 and all(torch.equal(state[k], source[k]) for k in same)
         assert state['backbone.pos_embed'].shape == (1, size**2 + 1, 32)
         assert torch.equal(state['backbone.pos_embed'][:, 0], source['backbone.pos_embed'][:, 0])
 
 
-def test_a_linear_probe_reads_the_mean_of_its_layers_patches_and_moves_the_classifier_alone(data, tmp_path):
+def test_a_linear_probe_reads_the_mean_of_its_layers_patches_and_moves_the_classifier_alone(
+    data, tmp_path
+):
     runner = build_runner(
-        shrink(load('classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k'), data, tmp_path)
+        shrink(
+            load('classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k'),
+            data,
+            tmp_path,
+        )
     )
     model = runner.model
     model.init_weights()
@@ -86,12 +101,16 @@ def test_a_linear_probe_reads_the_mean_of_its_layers_patches_and_moves_the_class
         x = block(x, (14, 14))
     torch.testing.assert_close(model.extract_feat(image)[0], x[:, 1:].mean(1))
     runner.train()
-    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert moved == {'head.fc.weight', 'head.fc.bias'}
 
 
 def test_a_panorama_thinner_than_the_crop_is_padded_to_it(data, tmp_path):
-    cfg = shrink(load('segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512'), data, tmp_path)
+    cfg = shrink(
+        load('segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512'), data, tmp_path
+    )
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model).eval()
     shape = (32, 200)
@@ -136,7 +155,10 @@ def test_pretraining_without_a_tokenizer_stops_and_names_the_run_that_makes_one(
     cfg = load('pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k')
     tokenizer = load(f'tokenizer/{cfg.tokenizer.split("/")[1]}')
     assert {k: v for k, v in cfg.model.target.tokenizer.items() if tokenizer.model[k] != v} == {}
-    assert cfg.tokenizer.endswith(f'/iter_{tokenizer.train_cfg.max_iters}.pth') and not Path(cfg.tokenizer).exists()
+    assert (
+        cfg.tokenizer.endswith(f'/iter_{tokenizer.train_cfg.max_iters}.pth')
+        and not Path(cfg.tokenizer).exists()
+    )
     shrink_sizes(cfg.model)
     init_default_scope(cfg.default_scope)
     with pytest.raises(FileNotFoundError, match=re.escape(cfg.tokenizer)):
@@ -171,5 +193,7 @@ def test_quickstart_names_what_shapes_draws():
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('quickstart/')])
 def test_checkpoints_that_a_quickstart_page_names_are_those_its_run_ends_with(name):
-    for stage, last in re.findall(r'work_dirs/(?:quickstart/)?(\w+)/iter_(\d+)\.pth', CONFIGS[name].read_text()):
+    for stage, last in re.findall(
+        r'work_dirs/(?:quickstart/)?(\w+)/iter_(\d+)\.pth', CONFIGS[name].read_text()
+    ):
         assert load(f'quickstart/{stage}').train_cfg.max_iters == int(last)

@@ -31,7 +31,9 @@ def boxes(labels: np.ndarray):
     """(class 0 … 9, [x, y, width, height]) of each thing in a label map of Shapes."""
     for label in range(2, labels.max() + 1):  # 0 is unlabelled, 1 the background
         _, _, stats, _ = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))
-        yield from ((label - 2, [int(value) for value in row[:4]]) for row in stats[1:] if row[4] > 16)
+        yield from (
+            (label - 2, [int(value) for value in row[:4]]) for row in stats[1:] if row[4] > 16
+        )
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +57,9 @@ def coco(tmp_path_factory) -> Path:
             )
     categories = [dict(id=label, name=name) for label, name in enumerate(shapes.SPECIES)]
     assert len(annotations) > 8
-    (out / 'boxes.json').write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    (out / 'boxes.json').write_text(
+        json.dumps(dict(images=images, annotations=annotations, categories=categories))
+    )
     return out
 
 
@@ -65,7 +69,9 @@ def toy(coco: Path, work_dir: Path) -> Config:
     small.shrink_sizes(cfg.model)
     cfg.model.backbone.img_size = SIDE
     cfg.model.neck[1].update(in_channels=[32] * 4, out_channels=64)
-    cfg.model.bbox_head.update(num_classes=len(shapes.SPECIES), in_channels=64, feat_channels=64, stacked_convs=1)
+    cfg.model.bbox_head.update(
+        num_classes=len(shapes.SPECIES), in_channels=64, feat_channels=64, stacked_convs=1
+    )
     cfg.model.test_cfg.score_thr = 0.0  # or two iterations find nothing
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
@@ -88,7 +94,9 @@ def test_two_iterations_on_drawn_boxes_then_average_precision(coco, tmp_path):
     trained = runner.optim_wrapper.optimizer.state
     assert [name for name, p in runner.model.named_parameters() if p not in trained] == []
     assert all(p.isfinite().all() for p in runner.model.parameters())
-    lines = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()
+    ]
     assert 'coco/bbox_mAP' in lines[-1]
 
 
@@ -118,4 +126,6 @@ def test_it_builds_at_its_real_size():
     init_default_scope('mmdet')
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-        assert [feature.shape[1] for feature in model.extract_feat(torch.zeros(1, 3, 640, 640))] == [256] * 5
+        assert [
+            feature.shape[1] for feature in model.extract_feat(torch.zeros(1, 3, 640, 640))
+        ] == [256] * 5

@@ -18,7 +18,12 @@ from beit_mm.config_check.paper import nearest
 from beit_mm.config_check.summary import facts
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ('README.md', 'README_zh-CN.md', 'CONTRIBUTING.md', 'CHANGELOG.md')  # pages of the site that lie beside docs/
+BESIDE = (
+    'README.md',
+    'README_zh-CN.md',
+    'CONTRIBUTING.md',
+    'CHANGELOG.md',
+)  # pages of the site that lie beside docs/
 PAGES = [*(ROOT / 'docs').rglob('*.md'), *(ROOT / name for name in BESIDE)]
 
 
@@ -33,10 +38,14 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_page_is_in_the_navigation():
-    nav = re.findall(r'^ +- ([\w./-]+\.md)$|^  - (\w+\.md)$', (ROOT / 'mkdocs.yml').read_text(), re.M)
+    nav = re.findall(
+        r'^ +- ([\w./-]+\.md)$|^  - (\w+\.md)$', (ROOT / 'mkdocs.yml').read_text(), re.M
+    )
     nav = sorted(one or other for one, other in nav)
     site = {'README.md': 'index.md', 'README_zh-CN.md': 'index_zh-CN.md'}
-    assert nav == sorted(site.get(page.name, page.relative_to(page.parent).as_posix()) for page in PAGES)
+    assert nav == sorted(
+        site.get(page.name, page.relative_to(page.parent).as_posix()) for page in PAGES
+    )
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
@@ -57,7 +66,11 @@ def test_every_class_that_a_config_can_name_is_in_the_reference():
         children = getattr(beit_mm.registry, kind)
         children.import_from_location()
         # Other tests register toys.
-        names |= {cls.__name__ for cls in children.module_dict.values() if cls.__module__.startswith('beit_mm.')}
+        names |= {
+            cls.__name__
+            for cls in children.module_dict.values()
+            if cls.__module__.startswith('beit_mm.')
+        }
     assert len(names) > 30
     assert {name for name in names if not re.search(rf'\b{name}\b', page)} == set()
 
@@ -79,7 +92,10 @@ def table(title: str) -> list[tuple[list[str], list[str]]]:
     """Names in backticks, without values, of both columns of the table that is headed so."""
     rows = MIGRATION.split(f'| {title}')[1].split('\n\n')[0].splitlines()[2:]
     cells = [row.strip('| ').split(' | ') for row in rows]
-    return [tuple([name.split('=')[0] for name in re.findall('`(.+?)`', cell)] for cell in pair) for pair in cells]
+    return [
+        tuple([name.split('=')[0] for name in re.findall('`(.+?)`', cell)] for cell in pair)
+        for pair in cells
+    ]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +124,10 @@ def test_arguments_of_a_peer_and_ours_are_called_so(title, module, name):
     ],
 )
 def test_keys_in_place_of_the_official_options_are_the_configs(title, config):
-    cfg, optional = Config.fromfile(ROOT / f'configs/{config}.py'), ('optim_wrapper.accumulative_counts',)
+    cfg, optional = (
+        Config.fromfile(ROOT / f'configs/{config}.py'),
+        ('optim_wrapper.accumulative_counts',),
+    )
     for options, keys in table(title):
         assert options
         for key in keys:
@@ -145,7 +164,9 @@ CROPS = ('TwoViews', 'RandomResizedCrop')
 FAQ = pages.blocks((ROOT / 'docs/faq.md').read_text(), 'python')
 
 
-@pytest.mark.parametrize('snippet', [block for block in FAQ if pages.file_of(block)], ids=pages.file_of)
+@pytest.mark.parametrize(
+    'snippet', [block for block in FAQ if pages.file_of(block)], ids=pages.file_of
+)
 def test_configs_of_the_questions_contradict_nothing_and_build(snippet, tmp_path):
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     (tmp_path / 'my').mkdir()
@@ -157,7 +178,9 @@ def test_configs_of_the_questions_contradict_nothing_and_build(snippet, tmp_path
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    crop = next(step.get('size', step.get('scale')) for step in cfg.train_pipeline if step.type in CROPS)
+    crop = next(
+        step.get('size', step.get('scale')) for step in cfg.train_pipeline if step.type in CROPS
+    )
     assert crop == model.backbone.grid[0] * 16 == cfg.model.backbone.img_size
 
 
@@ -176,7 +199,9 @@ def in_step(text: str) -> dict:
 
 def test_the_chinese_readme_says_what_the_english_one_says():
     english, chinese = ((ROOT / name).read_text() for name in ('README.md', 'README_zh-CN.md'))
-    assert '(README_zh-CN.md)' in english.split('## ')[0] and '(README.md)' in chinese.split('## ')[0]
+    assert (
+        '(README_zh-CN.md)' in english.split('## ')[0] and '(README.md)' in chinese.split('## ')[0]
+    )
     ours, theirs = in_step(english), in_step(chinese)
     for part, value in ours.items():
         assert value == theirs[part], part

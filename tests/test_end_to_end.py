@@ -31,12 +31,23 @@ def quickstart(tmp_path_factory) -> Iterator[Path]:
     chain = Config.fromfile(str(ROOT / 'configs/quickstart/recipe.py')).to_dict()
     chain['title'] = 'BEiT <i>n miniature'
     for option, number in (('--train', 500), ('--val', 20), ('--segmentation-val', 10)):
-        chain['prepare'] = [re.sub(rf'{option} \d+', f'{option} {number}', command) for command in chain['prepare']]
+        chain['prepare'] = [
+            re.sub(rf'{option} \d+', f'{option} {number}', command) for command in chain['prepare']
+        ]
     (place / 'recipe.json').write_text(json.dumps(chain))
-    command = [sys.executable, str(ROOT / 'tools/recipe.py'), 'run', 'recipe.json', '--work-dir', 'work']
+    command = [
+        sys.executable,
+        str(ROOT / 'tools/recipe.py'),
+        'run',
+        'recipe.json',
+        '--work-dir',
+        'work',
+    ]
     with pytest.MonkeyPatch.context() as patch, (place / 'log.txt').open('w') as log:
         patch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
-        done = subprocess.run([*command, '--cfg-options', *STEPS], cwd=place, stdout=log, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [*command, '--cfg-options', *STEPS], cwd=place, stdout=log, stderr=subprocess.STDOUT
+        )
         assert done.returncode == 0, (place / 'log.txt').read_text()[-4000:]
         yield place
 
@@ -46,28 +57,51 @@ def test_every_stage_ran_and_started_from_the_one_it_names(quickstart):
         assert recipe.read_record(quickstart / 'work' / name), name
     log = (quickstart / 'log.txt').read_text()
     assert (
-        len(re.findall(r'work/tokenizer/iter_2.pth, written by beit_mm:\n +keys +fate +which\n +64 +loaded\n', log))
+        len(
+            re.findall(
+                r'work/tokenizer/iter_2.pth, written by beit_mm:\n +keys +fate +which\n +64 +loaded\n',
+                log,
+            )
+        )
         >= 2
     )
     assert len(re.findall(r'work/pretrain/iter_2.pth, written by beit_mm:\n', log)) == 2
-    assert len(re.findall(r'work/classification/pretrained/iter_2.pth, written by beit_mm:\n', log)) == 1
+    assert (
+        len(re.findall(r'work/classification/pretrained/iter_2.pth, written by beit_mm:\n', log))
+        == 1
+    )
     assert len(re.findall(r'Iter\(train\) .* eta: ', log)) >= 2 * len(STAGES), 'progress shows'
 
 
 def test_summary_holds_what_the_runs_logged(quickstart):
     summary = json.loads((quickstart / 'work/summary.json').read_text())
-    assert summary['tokenizer'].keys() >= {'psnr', 'psnr_mean_color', 'codes', 'codes_used', 'perplexity'}
+    assert summary['tokenizer'].keys() >= {
+        'psnr',
+        'psnr_mean_color',
+        'codes',
+        'codes_used',
+        'perplexity',
+    }
     pretrain = summary['pretrain']
-    assert pretrain.keys() >= {'val_loss', 'marginal_entropy', 'masked_accuracy', 'marginal_accuracy'}
+    assert pretrain.keys() >= {
+        'val_loss',
+        'marginal_entropy',
+        'masked_accuracy',
+        'marginal_accuracy',
+    }
     assert pretrain['eq3'] == pytest.approx(pretrain['token_term'] + pretrain['pixel_term'])
     assert [list(summary[task]) for task in ('classification', 'segmentation')] == [
         ['scratch', 'pretrained'], ['scratch', 'pretrained', 'intermediate'],
     ]  # fmt: skip
     assert all('top1' in arm for arm in summary['classification'].values())
     assert all('mIoU' in arm for arm in summary['segmentation'].values())
-    assert list(summary['wall_s']) == ['prepare', *STAGES] and all(wall > 0 for wall in summary['wall_s'].values())
+    assert list(summary['wall_s']) == ['prepare', *STAGES] and all(
+        wall > 0 for wall in summary['wall_s'].values()
+    )
     assert 0.1 < summary['peak_rss_gib'] < 6
-    assert {'python', 'torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg', 'beit_mm'} <= summary['versions'].keys()
+    assert {'python', 'torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg', 'beit_mm'} <= summary[
+        'versions'
+    ].keys()
     assert 'What pre-training bought' in (quickstart / 'log.txt').read_text()
 
 
@@ -119,10 +153,20 @@ def test_each_stage_has_a_report_of_its_own(quickstart, monkeypatch, name, image
     page = Page(text)
     assert page.images == images and text.count('<svg') >= charts and f'<h1>{name}</h1>' in text
     assert all(link.startswith('data:image/png;base64,') for link in page.links)
-    assert 'images a second' in text and 'learning rate' in text and 'GPU number: 1' in text and 'max_iters=2' in text
+    assert (
+        'images a second' in text
+        and 'learning rate' in text
+        and 'GPU number: 1' in text
+        and 'max_iters=2' in text
+    )
 
 
 def test_run_again_does_nothing(quickstart, monkeypatch, capsys):
     monkeypatch.chdir(quickstart)
-    runner.run(recipe.read_recipe('recipe.json'), runner.Settings(Path('work'), ROOT / 'tools', STEPS, seed=1))
-    assert len(re.findall(r'finished before, in \d+ s; skipped', capsys.readouterr().out)) == len(STAGES)
+    runner.run(
+        recipe.read_recipe('recipe.json'),
+        runner.Settings(Path('work'), ROOT / 'tools', STEPS, seed=1),
+    )
+    assert len(re.findall(r'finished before, in \d+ s; skipped', capsys.readouterr().out)) == len(
+        STAGES
+    )

@@ -14,7 +14,14 @@ from beit_mm.apis.inferencer import Inferencer
 from beit_mm.checkpoint import load, load_backbone, load_tokenizer
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, exact_blockwise_mask
 from beit_mm.data.seeded import SeededDataset
-from beit_mm.engine import Anneal, ExactResume, LayerDecayConstructor, MIMMetric, TokenizerMetric, Watchdog
+from beit_mm.engine import (
+    Anneal,
+    ExactResume,
+    LayerDecayConstructor,
+    MIMMetric,
+    TokenizerMetric,
+    Watchdog,
+)
 from beit_mm.engine.atomic_checkpoint import newest_checkpoint
 from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, PixelTarget, TokenTarget
 from beit_mm.models.relative_position import resize_bias_table
@@ -47,7 +54,10 @@ def batch(hidden: int = 6, grid: int = 4, ids: int = 4, **more) -> dict[str, tor
     mask = torch.zeros(2, grid * grid, dtype=torch.bool)
     mask[:, :hidden] = True
     ids = torch.zeros(2, ids, ids, dtype=torch.int64)
-    return dict(patch_view=torch.zeros(2, 3, 32, 32), mask=mask.view(2, grid, grid), token_ids=ids) | more
+    return (
+        dict(patch_view=torch.zeros(2, 3, 32, 32), mask=mask.view(2, grid, grid), token_ids=ids)
+        | more
+    )
 
 
 def without(inputs: dict, *names: str) -> dict:
@@ -90,9 +100,9 @@ def decayed(**modules: torch.nn.Module) -> None:
     model = torch.nn.Module()
     for name, module in dict(head=torch.nn.Linear(2, 2), **modules).items():
         model.add_module(name, module)
-    LayerDecayConstructor(dict(optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05)), dict(layer_decay_rate=0.5))(
-        model
-    )
+    LayerDecayConstructor(
+        dict(optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05)), dict(layer_decay_rate=0.5)
+    )(model)
 
 
 def judged(vocab_size: int = 40, psnr: float = 20.0) -> None:
@@ -114,7 +124,9 @@ def dead(name: str, value: float) -> None:
 
 CLASSES = dict(classes=['thing'], palette=[[0, 0, 0]])
 SEGMENTS = dict(
-    type='mmseg.BaseSegDataset', metainfo=CLASSES, data_prefix=dict(img_path='images', seg_map_path='annotations')
+    type='mmseg.BaseSegDataset',
+    metainfo=CLASSES,
+    data_prefix=dict(img_path='images', seg_map_path='annotations'),
 )
 LISTED = dict(type='mmpretrain.CustomDataset', ann_file='meta/train.txt', data_prefix='images')
 
@@ -369,4 +381,8 @@ def test_a_mistake_is_an_error_that_names_the_place_and_the_mend(mistake, tmp_pa
 
 def test_no_error_is_an_assertion():
     """`python -O` drops assertions, and their messages are for developers."""
-    assert {error for _, error, _ in MISTAKES.values()} <= {ValueError, TypeError, FileNotFoundError}
+    assert {error for _, error, _ in MISTAKES.values()} <= {
+        ValueError,
+        TypeError,
+        FileNotFoundError,
+    }

@@ -23,15 +23,26 @@ for name in ('apis', 'engine', 'registry', 'checkpoint', 'models', 'recipe', *sy
 
 
 def test_every_package_and_tool_names_what_is_missing():
-    tools = [str(ROOT / f'tools/{name}.py') for name in ('train', 'test', 'recipe', 'check_data', 'export', 'convert')]
-    done = subprocess.run([sys.executable, '-c', CODE, *tools], cwd=ROOT, text=True, capture_output=True)
+    tools = [
+        str(ROOT / f'tools/{name}.py')
+        for name in ('train', 'test', 'recipe', 'check_data', 'export', 'convert')
+    ]
+    done = subprocess.run(
+        [sys.executable, '-c', CODE, *tools], cwd=ROOT, text=True, capture_output=True
+    )
     lines = done.stdout.splitlines()
-    assert len(lines) == 6 + len(tools) and all(line.endswith(' True') for line in lines), done.stdout + done.stderr
+    assert len(lines) == 6 + len(tools) and all(line.endswith(' True') for line in lines), (
+        done.stdout + done.stderr
+    )
 
 
 def test_a_terminal_that_lacks_a_character_ends_no_tool():
     code = "import beit_mm; print('━━ … ≠')"
     done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True, env=dict(PYTHONIOENCODING='ascii')
+        [sys.executable, '-c', code],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env=dict(PYTHONIOENCODING='ascii'),
     )
     assert done.returncode == 0 and done.stdout == '\\u2501\\u2501 \\u2026 \\u2260\n', done.stderr

@@ -27,10 +27,23 @@ def describe(step: dict) -> str:
         return ' '.join(words)
     if words == ['TestTimeAug']:
         (resizes, flips, *rest) = step['transforms']
-        words += [f'{size(one["scale"])}' for one in resizes] + [f'flip {one["prob"]}' for one in flips]
-        return ' '.join([*words, describe(resizes[0]).split(' ', 2)[2], *(describe(one) for (one,) in rest)])
+        words += [f'{size(one["scale"])}' for one in resizes] + [
+            f'flip {one["prob"]}' for one in flips
+        ]
+        return ' '.join(
+            [*words, describe(resizes[0]).split(' ', 2)[2], *(describe(one) for (one,) in rest)]
+        )
     inner = getattr(built, 'resize', None)
-    for name in ('imdecode_backend', 'edge', 'scale', 'crop_size', 'prob', 'policies', 'fill_color', 'fill_std'):
+    for name in (
+        'imdecode_backend',
+        'edge',
+        'scale',
+        'crop_size',
+        'prob',
+        'policies',
+        'fill_color',
+        'fill_std',
+    ):
         value = getattr(built, name, None)
         if name == 'policies' and value:
             words += sorted({one['interpolation'] for one in value if 'interpolation' in one})
@@ -38,7 +51,9 @@ def describe(step: dict) -> str:
         elif value is not None:
             words.append(size(value))
     for owner in (built, inner if hasattr(inner, 'backend') else None):
-        words += [getattr(owner, name) for name in ('backend', 'interpolation') if hasattr(owner, name)]
+        words += [
+            getattr(owner, name) for name in ('backend', 'interpolation') if hasattr(owner, name)
+        ]
     return ' '.join(words)
 
 
@@ -46,17 +61,25 @@ def pipeline(cfg: Config, split: str) -> list[str]:
     loader = cfg.get(f'{split}_dataloader')
     if not loader:
         return ['']
-    return [describe(step) for step in next(node for node in nodes(loader.dataset) if 'pipeline' in node).pipeline]
+    return [
+        describe(step)
+        for step in next(node for node in nodes(loader.dataset) if 'pipeline' in node).pipeline
+    ]
 
 
 def normalisation(cfg: Config) -> tuple[list[float], list[float]]:
     """Mean and std of the data preprocessor as it is built, also where it is the model's default."""
     model = cfg.model.get('module', cfg.model)
-    default = dict(beit_mm='beit_mm.MIMDataPreprocessor', mmpretrain='mmpretrain.ClsDataPreprocessor')
+    default = dict(
+        beit_mm='beit_mm.MIMDataPreprocessor', mmpretrain='mmpretrain.ClsDataPreprocessor'
+    )
     given = dict(cfg.get('data_preprocessor') or model.get('data_preprocessor') or {})
     given.setdefault('type', default.get(cfg.default_scope))
     built = MODELS.build(given)
-    return tuple([round(number, 3) for number in values.flatten().tolist()] for values in (built.mean, built.std))
+    return tuple(
+        [round(number, 3) for number in values.flatten().tolist()]
+        for values in (built.mean, built.std)
+    )
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -71,9 +94,7 @@ VIEW = 'ResizeEdge short 256 pillow bicubic | CenterCrop 224×224 |'
 JITTER = 'ColorJitter | RandomFlip 0.5 |'
 BOTH = '224 bicubic 112 lanczos |'
 GREY = 'RandAugment bicubic pad 128×128×128 | RandomErasing 127.5×127.5×127.5 127.5×127.5×127.5 | PackInputs'
-MEAN = (
-    'RandAugment bicubic pad 104×116×124 | RandomErasing 103.53×116.28×123.675 57.375×57.12×58.395 | PackInputs'  # BGR
-)
+MEAN = 'RandAugment bicubic pad 104×116×124 | RandomErasing 103.53×116.28×123.675 57.375×57.12×58.395 | PackInputs'  # BGR
 END = 'RandomFlip 0.5 | PhotoMetricDistortion | PackSegInputs'
 SCALES = {
     512: '2048×512 2048×512 2048×512 2560×640 3072×768 3584×896',
@@ -112,7 +133,10 @@ def quick_views(side: int) -> tuple[str, str]:
 
 def quick_tokens(side: int) -> tuple[str, str]:
     how = f'{side}×{side} pillow lanczos |'
-    return f'{READ} RandomResizedCrop {how} RandomFlip 0.5 | PackInputs', f'{READ} Resize {how} PackInputs'
+    return (
+        f'{READ} RandomResizedCrop {how} RandomFlip 0.5 | PackInputs',
+        f'{READ} Resize {how} PackInputs',
+    )
 
 
 # family of configs: mean and std, what training does, what testing does
@@ -123,12 +147,21 @@ TABLE = {
         f'{READ} ResizeEdge short 256 cv2 area | CenterCrop 256×256 | PackInputs',
     ),
     r'pretrain/.*_in22k': (HALF, *two_views(BOTH, 'BlockwiseMask | ')),
-    r'pretrain/.*_in1k|ablations/.*p16_(recover-all|layer-scale)_.*': (IMAGENET, *two_views(BOTH, 'BlockwiseMask | ')),
+    r'pretrain/.*_in1k|ablations/.*p16_(recover-all|layer-scale)_.*': (
+        IMAGENET,
+        *two_views(BOTH, 'BlockwiseMask | '),
+    ),
     r'ablations/.*p16_random-mask_.*': (IMAGENET, *two_views(BOTH, 'RandomMask | ')),
     r'ablations/.*p16_no-mask_recover-all_.*': (IMAGENET, *two_views(BOTH)),
     r'ablations/.*p16_pixels_8xb.*': (IMAGENET, *two_views('224 bicubic |', 'BlockwiseMask | ')),
-    r'ablations/.*p16_pixels_random-mask_.*': (IMAGENET, *two_views('224 bicubic |', 'RandomMask | ')),
-    r'classification/(vit|beit)-(base|large)-p16(_layer-scale)?_8xb128-.*': (IMAGENET, *imagenet(224, MEAN)),
+    r'ablations/.*p16_pixels_random-mask_.*': (
+        IMAGENET,
+        *two_views('224 bicubic |', 'RandomMask | '),
+    ),
+    r'classification/(vit|beit)-(base|large)-p16(_layer-scale)?_8xb128-.*': (
+        IMAGENET,
+        *imagenet(224, MEAN),
+    ),
     r'classification/vit-.*-384px': (IMAGENET, *imagenet(384, MEAN, 384)),
     r'classification/.*_linear-probe_.*': (
         IMAGENET,
@@ -138,7 +171,10 @@ TABLE = {
     r'classification/.*_in22k-(pre|ft)_.*_in1k': (HALF, *imagenet(224, GREY)),
     r'classification/.*_in22k-ft_.*-384px': (HALF, *imagenet(384, GREY, 384)),
     r'classification/.*_in22k-ft_.*-512px': (HALF, *imagenet(512, GREY, 512)),
-    r'classification/.*_in22k': (HALF, *imagenet(224, GREY)),  # no validation, but a test of what the user held back
+    r'classification/.*_in22k': (
+        HALF,
+        *imagenet(224, GREY),
+    ),  # no validation, but a test of what the user held back
     r'segmentation/(?!.*_in22k-ft).*-512x512': (IMAGENET, *ade20k(512, False)),
     r'segmentation/(?!.*_in22k-ft).*-512x512_ms': (IMAGENET, *ade20k(512, True)),
     r'segmentation/.*_in22k-ft_setr-pup_.*-512x512': (HALF, *ade20k(512, False)),
@@ -149,7 +185,11 @@ TABLE = {
     r'quickstart/tokenizer_112': (UNIT, *quick_tokens(56)),
     r'quickstart/pretrain': (IMAGENET, *quick_views(64)),
     r'quickstart/pretrain_112': (IMAGENET, *quick_views(112)),
-    r'quickstart/classification(_112)?': (IMAGENET, f'{READ} RandomFlip 0.5 | PackInputs', f'{READ} PackInputs'),
+    r'quickstart/classification(_112)?': (
+        IMAGENET,
+        f'{READ} RandomFlip 0.5 | PackInputs',
+        f'{READ} PackInputs',
+    ),
     r'quickstart/segmentation(_112)?': (
         IMAGENET,
         f'{READ_BOTH} RandomFlip 0.5 | PackSegInputs',

@@ -19,12 +19,18 @@ def run(tmp_path_factory):
     """Runs a command where configs and data are; returns what it printed."""
     place = tmp_path_factory.mktemp('quickstart')
     (place / 'configs').symlink_to(ROOT / 'configs')
-    environment = {key: value for key, value in os.environ.items() if key != 'OMP_NUM_THREADS'}  # all cores, as a user
-    environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    environment = {
+        key: value for key, value in os.environ.items() if key != 'OMP_NUM_THREADS'
+    }  # all cores, as a user
+    environment['PYTHONPATH'] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
+    )
 
     def do(*command: str) -> Path:
         with (place / 'log.txt').open('w') as log:
-            done = subprocess.run(command, cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            done = subprocess.run(
+                command, cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
         assert done.returncode == 0, (place / 'log.txt').read_text()[-4000:]
         return place
 
@@ -34,11 +40,17 @@ def run(tmp_path_factory):
 @pytest.fixture(scope='module')
 def summary(run) -> dict:
     recipe = [str(ROOT / 'tools/recipe.py'), 'run', 'configs/quickstart/recipe.py', '--long']
-    return json.loads((run(sys.executable, *recipe) / 'work_dirs/quickstart/summary.json').read_text())
+    return json.loads(
+        (run(sys.executable, *recipe) / 'work_dirs/quickstart/summary.json').read_text()
+    )
 
 
 def check_tokenizer(values: dict) -> None:
-    assert values['codes'] >= 512 and values['codes_used'] >= 0.6 * values['codes'] and values['perplexity'] >= 150
+    assert (
+        values['codes'] >= 512
+        and values['codes_used'] >= 0.6 * values['codes']
+        and values['perplexity'] >= 150
+    )
     assert values['psnr'] >= values['psnr_mean_color'] + 3.5  # dB
 
 
@@ -53,14 +65,18 @@ def test_pretraining_sees_more_than_how_often_tokens_occur(summary):
     assert values['masked_accuracy'] >= 8 * values['marginal_accuracy']
 
 
-@pytest.mark.parametrize('task, metric, gain', [('classification', 'top1', 12), ('segmentation', 'mIoU', 4)])
+@pytest.mark.parametrize(
+    'task, metric, gain', [('classification', 'top1', 12), ('segmentation', 'mIoU', 4)]
+)
 def test_pretraining_helps_in_few_steps_and_less_in_many(summary, task, metric, gain):
     def bought(arms: dict) -> float:
         return arms['pretrained'][metric] - arms['scratch'][metric]
 
     assert bought(summary[task]) >= gain
     assert bought(summary[f'{task}-long']) < bought(summary[task])
-    assert summary[f'{task}-long']['scratch'][metric] > summary[task]['pretrained'][metric]  # it was only late
+    assert (
+        summary[f'{task}-long']['scratch'][metric] > summary[task]['pretrained'][metric]
+    )  # it was only late
 
 
 def test_the_14x14_twin_learns_as_well(run):

@@ -33,13 +33,19 @@ def test_every_link_and_every_file_named_is_there():
 
 
 def test_a_row_of_the_table_names_a_config_and_a_command_that_takes_it():
-    rows = [row.strip('| ').split(' | ') for row in README.splitlines() if row.startswith('| ') and '`' in row]
+    rows = [
+        row.strip('| ').split(' | ')
+        for row in README.splitlines()
+        if row.startswith('| ') and '`' in row
+    ]
     assert len(rows) > 10
     for _, config, command in rows:
         path = ROOT / re.search(r'`(.+)`', config)[1]
         files = [path] if path.is_file() else list(path.glob('*.py'))
         assert files, config
-        assert re.search(r'tools/(recipe|test)\.py|tools/(dist_train|dist_test|slurm_train)\.sh', command)
+        assert re.search(
+            r'tools/(recipe|test)\.py|tools/(dist_train|dist_test|slurm_train)\.sh', command
+        )
 
 
 @pytest.fixture
@@ -63,9 +69,15 @@ def mine(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.any_stack
-def test_own_images_go_from_tokenizer_to_segmentation_by_the_commands_given(mine, monkeypatch, capsys):
-    runs = pages.ShortRuns(monkeypatch, lambda cfg: small.shrink(cfg, None, Path(cfg.work_dir)), ('epoch_1', 'iter_2'))
-    monkeypatch.setattr(preflight, 'preflight', lambda *_: [])  # of configs at their real size, with small weights
+def test_own_images_go_from_tokenizer_to_segmentation_by_the_commands_given(
+    mine, monkeypatch, capsys
+):
+    runs = pages.ShortRuns(
+        monkeypatch, lambda cfg: small.shrink(cfg, None, Path(cfg.work_dir)), ('epoch_1', 'iter_2')
+    )
+    monkeypatch.setattr(
+        preflight, 'preflight', lambda *_: []
+    )  # of configs at their real size, with small weights
     section = README.split('## Your own images')[1].split('\n## ')[0]
     for command in [line for block in pages.blocks(section, 'bash') for line in block.splitlines()]:
         runs.call(command)
@@ -74,10 +86,15 @@ def test_own_images_go_from_tokenizer_to_segmentation_by_the_commands_given(mine
     assert 'work_dirs/tokenizer/iter_50000.pth, written by beit_mm:' in logs['pretrain']
     assert 'mim/token_term' in logs['pretrain'] and 'mim/pixel_term' in logs['pretrain']
     for task, metric in dict(classification='accuracy/top1', segmentation='mIoU').items():
-        assert 'work_dirs/pretrain/epoch_300.pth, written by beit_mm:' in logs[task] and metric in logs[task]
+        assert (
+            'work_dirs/pretrain/epoch_300.pth, written by beit_mm:' in logs[task]
+            and metric in logs[task]
+        )
 
 
-HOSTS = dict(mmpretrain='resnet/resnet50_8xb32_in1k.py', mmseg='fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512.py')
+HOSTS = dict(
+    mmpretrain='resnet/resnet50_8xb32_in1k.py', mmseg='fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512.py'
+)
 
 
 @pytest.fixture(scope='module')
@@ -112,12 +129,16 @@ for host, path in zip({list(HOSTS)}, {[str(path) for path in files]}):
 """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
     environment = os.environ | dict(PYTHONPATH=path)
-    done = subprocess.run([sys.executable, '-c', code], env=environment, text=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment, text=True, capture_output=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def test_the_backbone_serves_in_configs_of_mmpretrain_and_mmseg_without_custom_imports(in_other_configs):
+def test_the_backbone_serves_in_configs_of_mmpretrain_and_mmseg_without_custom_imports(
+    in_other_configs,
+):
     # 14 rates: the embeddings', twelve blocks', the rest's; the head of FCN works on the map of patches.
     assert 'mmpretrain (1, 1000) 14' in in_other_configs
     assert 'mmseg (1, 150, 32, 32) 14' in in_other_configs

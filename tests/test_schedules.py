@@ -42,20 +42,27 @@ def shortened(cfg: Config) -> Config:
     """A hundredth of the iterations, in place; epochs stay."""
     for node in nodes([cfg.train_cfg, cfg.param_scheduler]):
         if 'max_iters' in node or node.get('by_epoch') is False:
-            node |= {key: node[key] // SHORTER for key in ('begin', 'end', 'max_iters') if node.get(key, 0) >= 1000}
+            node |= {
+                key: node[key] // SHORTER
+                for key in ('begin', 'end', 'max_iters')
+                if node.get(key, 0) >= 1000
+            }
     return cfg
 
 
 def toy_runner(cfg: Config, folder, steps: int = STEPS, accumulate: int = 1, **kwargs) -> Runner:
     """A Runner of the config's loop and schedule, whose model has one weight."""
-    length = cfg.train_cfg.get('max_iters', steps)  # a loader that ends inside an iteration-based run sleeps
+    length = cfg.train_cfg.get(
+        'max_iters', steps
+    )  # a loader that ends inside an iteration-based run sleeps
     return Runner(
         model=Toy(),
         work_dir=str(folder),
         train_dataloader=DataLoader([dict(inputs=torch.zeros(1))] * length, batch_size=1),
         train_cfg={k: v for k, v in cfg.train_cfg.items() if not k.startswith('val')},
         optim_wrapper=dict(
-            optimizer=dict(type='SGD', lr=cfg.optim_wrapper.optimizer.lr), accumulative_counts=accumulate
+            optimizer=dict(type='SGD', lr=cfg.optim_wrapper.optimizer.lr),
+            accumulative_counts=accumulate,
         ),
         param_scheduler=cfg.param_scheduler,
         default_hooks=dict(checkpoint=None, logger=None, timer=None),
@@ -91,11 +98,22 @@ def curve(name: str) -> tuple[float, float, list[float]]:
     folder, stem = name.split('/')
     if folder == 'tokenizer':  # DALL-E, app. A.2: falls for 1.2 of 3 million updates
         top, bottom, falling = 1e-4, 1.25e-6, 1_200_000 // SHORTER
-        return top, bottom, [cosine(min(1, i / falling), top, bottom) for i in range(3_000_000 // SHORTER)]
+        return (
+            top,
+            bottom,
+            [cosine(min(1, i / falling), top, bottom) for i in range(3_000_000 // SHORTER)],
+        )
     if stem in ADE20K:  # a line to 0, times a warm-up from 1e-6
         top, _, iters, _, warmup, *_ = ADE20K[stem]
         last, rising = iters // SHORTER - 1, warmup // SHORTER - 1
-        return top, 0, [top * (1 - i / last) * (1e-6 + (1 - 1e-6) * min(1, i / rising)) for i in range(last + 1)]
+        return (
+            top,
+            0,
+            [
+                top * (1 - i / last) * (1e-6 + (1 - 1e-6) * min(1, i / rising))
+                for i in range(last + 1)
+            ],
+        )
     if stem in LINEAR_PROBE:
         top, epochs, *_ = LINEAR_PROBE[stem]
         bottom, warmup = 0.0, 0
@@ -104,7 +122,9 @@ def curve(name: str) -> tuple[float, float, list[float]]:
         bottom = 1e-6
     else:
         top, bottom, epochs, warmup = 1.5e-3, 1e-5, int(re.search(r'(\d+)e_', stem)[1]), 10
-    rising = 10_000 // SHORTER if 'pretrain/' in name and 'in22k' in name else warmup * STEPS  # official: steps there
+    rising = (
+        10_000 // SHORTER if 'pretrain/' in name and 'in22k' in name else warmup * STEPS
+    )  # official: steps there
     falling = epochs * STEPS - rising
     values = [1e-6 + (top - 1e-6) * i / (rising - 1) for i in range(rising)]
     return top, bottom, values + [cosine(i / falling, top, bottom) for i in range(falling)]
@@ -153,7 +173,9 @@ def test_also_with_other_epochs_or_iterations_and_another_number_of_ranks(name, 
         cfg.train_cfg[key] = round(cfg.train_cfg[key] * times)
         got = rates(cfg, tmp_path, steps)
         assert len(got) == cfg.train_cfg[key] * (steps if key == 'max_epochs' else 1)
-        assert got[-1] == pytest.approx(floor(cfg), abs=max(got) * 0.02) == min(got[len(got) // 2 :])
+        assert (
+            got[-1] == pytest.approx(floor(cfg), abs=max(got) * 0.02) == min(got[len(got) // 2 :])
+        )
 
 
 class Rates(Hook):
@@ -166,10 +188,17 @@ class Rates(Hook):
 
 
 @pytest.mark.parametrize(
-    'name', [name for name in PAPER if '320k' in name or name.startswith('classification/vit-base-p16_8xb128')]
+    'name',
+    [
+        name
+        for name in PAPER
+        if '320k' in name or name.startswith('classification/vit-base-p16_8xb128')
+    ],
 )
 @pytest.mark.parametrize('accumulate', [1, 2, 3])
-def test_iterations_are_counted_not_updates_when_gradients_are_accumulated(name, accumulate, tmp_path):
+def test_iterations_are_counted_not_updates_when_gradients_are_accumulated(
+    name, accumulate, tmp_path
+):
     cfg, hook = load(name), Rates()
     if 'max_iters' in cfg.train_cfg:
         cfg.train_cfg.max_iters, cfg.param_scheduler[0].end = 40, 6
@@ -194,13 +223,21 @@ def settings(name: str) -> tuple[float, float]:
 def scale_and_decay(name: str, parameter: str, dims: int) -> tuple[float, float]:
     """(share of the learning rate, weight decay) of a parameter by the official rules."""
     depth, (rate, decay) = 24 if 'large' in name else 12, settings(name)
-    parameter = parameter.removeprefix('backbone.') if parameter.startswith('backbone.') else 'outside.' + parameter
+    parameter = (
+        parameter.removeprefix('backbone.')
+        if parameter.startswith('backbone.')
+        else 'outside.' + parameter
+    )
     block = re.match(r'blocks\.(\d+)\.', parameter)
     layer = int(block[1]) + 1 if block else depth + 1
-    if parameter in ('cls_token', 'mask_token', 'pos_embed') or parameter.startswith('patch_embed.'):
+    if parameter in ('cls_token', 'mask_token', 'pos_embed') or parameter.startswith(
+        'patch_embed.'
+    ):
         layer = 0
     spared = dims == 1 or parameter == 'pos_embed'  # biases, norms, LayerScale: all 1-D
-    spared |= parameter == 'cls_token' and 'upernet' not in name  # a slip that UPerNet's figures were made with
+    spared |= (
+        parameter == 'cls_token' and 'upernet' not in name
+    )  # a slip that UPerNet's figures were made with
     return rate ** (depth + 1 - layer), 0.0 if spared else decay
 
 
@@ -225,15 +262,23 @@ def test_every_parameter_has_its_learning_rate_and_weight_decay_throughout(name)
     _, _, expected = curve(name)
     length = dict(end=cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters)
     defaults = dict(optimizer=wrapper, epoch_length=STEPS)
-    schedulers = [PARAM_SCHEDULERS.build(length | one, default_args=defaults) for one in cfg.param_scheduler]
+    schedulers = [
+        PARAM_SCHEDULERS.build(length | one, default_args=defaults) for one in cfg.param_scheduler
+    ]
     warmup = max(range(len(expected)), key=expected.__getitem__)
     checked = 0
     for iteration, rate in enumerate(expected):
         if iteration in (0, warmup, len(expected) // 2, len(expected) - 1):
-            found = {id(p): (g['lr'], g['weight_decay']) for g in wrapper.optimizer.param_groups for p in g['params']}
+            found = {
+                id(p): (g['lr'], g['weight_decay'])
+                for g in wrapper.optimizer.param_groups
+                for p in g['params']
+            }
             for parameter, p in model.named_parameters():
                 scale, decay = scale_and_decay(name, parameter, p.ndim)
-                assert found.pop(id(p)) == pytest.approx((rate * scale, decay), rel=1e-6, abs=1e-15), parameter
+                assert found.pop(id(p)) == pytest.approx(
+                    (rate * scale, decay), rel=1e-6, abs=1e-15
+                ), parameter
             assert not found
             checked += 1
         for scheduler in schedulers:
@@ -249,8 +294,14 @@ def test_a_linear_probe_has_one_rate_and_two_parameters(name):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    assert [(g['lr'], g['weight_decay'], len(g['params'])) for g in groups] == [(4e-3, 1e-4, 1), (4e-3, 0.0, 1)]
-    assert {n for n, p in model.named_parameters() if p.requires_grad} == {'head.fc.weight', 'head.fc.bias'}
+    assert [(g['lr'], g['weight_decay'], len(g['params'])) for g in groups] == [
+        (4e-3, 1e-4, 1),
+        (4e-3, 0.0, 1),
+    ]
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        'head.fc.weight',
+        'head.fc.bias',
+    }
 
 
 # -- the tokenizer -----------------------------------------------------------------------------------------------------
@@ -268,10 +319,19 @@ def test_the_tokenizers_learning_rate_is_dall_es(tmp_path):
     'attribute, values',
     [
         # iteration: value; half a cosine written out with its √½
-        ('beta', {0: 0, 1_250: 3.3 * (1 - 0.5**0.5), 2_500: 3.3, 5_000: 6.6, 5_001: 6.6, 2_999_999: 6.6}),
+        (
+            'beta',
+            {0: 0, 1_250: 3.3 * (1 - 0.5**0.5), 2_500: 3.3, 5_000: 6.6, 5_001: 6.6, 2_999_999: 6.6},
+        ),
         (
             'temperature',
-            {0: 1, 37_500: (17 + 15 * 0.5**0.5) / 32, 75_000: 17 / 32, 150_000: 1 / 16, 2_999_999: 1 / 16},
+            {
+                0: 1,
+                37_500: (17 + 15 * 0.5**0.5) / 32,
+                75_000: 17 / 32,
+                150_000: 1 / 16,
+                2_999_999: 1 / 16,
+            },
         ),
     ],
 )

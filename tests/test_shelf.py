@@ -47,7 +47,10 @@ def python(code: str) -> str:
     """What code prints last in a process of its own."""
     path = os.pathsep.join([*filter(None, [os.environ.get('PYTHONPATH')]), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, '-c', code], env=os.environ | dict(PYTHONPATH=path), text=True, capture_output=True
+        [sys.executable, '-c', code],
+        env=os.environ | dict(PYTHONPATH=path),
+        text=True,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
@@ -68,7 +71,9 @@ def test_a_model_fits_its_config_and_says_what_its_config_says(name):
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    trained = [p for key, p in model.named_parameters() if not key.startswith('target.')]  # but for the tokenizer
+    trained = [
+        p for key, p in model.named_parameters() if not key.startswith('target.')
+    ]  # but for the tokenizer
     assert sum(p.numel() for p in trained) == entry.metadata.data['Parameters']
     assert small.backbone(cfg).arch == name.split('_')[1]
     if name in OWN:
@@ -78,7 +83,9 @@ def test_a_model_fits_its_config_and_says_what_its_config_says(name):
         head = cfg.model.get('head') or cfg.model.decode_head
         assert head.num_classes == CLASSES[data[-1]]
     mean = (cfg.get('data_preprocessor') or cfg.model.data_preprocessor).mean
-    assert mean == ([123.675, 116.28, 103.53] if 'ADE20K' in data or 'pt1k' in name else [127.5] * 3)
+    assert mean == (
+        [123.675, 116.28, 103.53] if 'ADE20K' in data or 'pt1k' in name else [127.5] * 3
+    )
 
 
 @pytest.mark.parametrize('name', OWN)
@@ -86,10 +93,13 @@ def test_a_figure_is_the_published_one_that_the_config_expects(name):
     entry = ENTRIES[name]
     for result in entry.results or ():
         assert re.fullmatch(
-            r'https://github.com/microsoft/unilm/blob/master/beit/.*README.md', entry.data['Results From']
+            r'https://github.com/microsoft/unilm/blob/master/beit/.*README.md',
+            entry.data['Results From'],
         )
         figure = result.metrics.get('Top 1 Accuracy') or result.metrics['mIoU']
-        expected = re.search(r'Expected (?:top-1|mIoU): ([\d.]+)', (ROOT / entry.config).read_text())[1]
+        expected = re.search(
+            r'Expected (?:top-1|mIoU): ([\d.]+)', (ROOT / entry.config).read_text()
+        )[1]
         assert f'{figure:.1f}' == expected
 
 
@@ -102,14 +112,22 @@ def test_metafiles_and_page_are_written_from_the_table():
 
 
 def test_the_table_has_what_each_model_needs():
-    kinds, keys = {'mim', 'classifier', 'segmentor', 'backbone', 'tokenizer'}, {'family', 'source', 'seen', 'data'}
+    kinds, keys = (
+        {'mim', 'classifier', 'segmentor', 'backbone', 'tokenizer'},
+        {'family', 'source', 'seen', 'data'},
+    )
     for name, entry in published().items():
         assert entry['kind'] in kinds and entry.keys() >= keys, name
         assert re.fullmatch(r'(https://[^{}]+\.pth|hf://\w+/[\w.-]+)', entry['address']), name
         assert 'unilm.blob' not in entry['address'] and 'conversationhub' not in entry['address']
-        assert all(re.fullmatch(r'hf://\w+/[\w.-]+', other) for other in entry.get('also', ())), name
+        assert all(re.fullmatch(r'hf://\w+/[\w.-]+', other) for other in entry.get('also', ())), (
+            name
+        )
         assert ('config' in entry) == ('parameters' in entry) == (name in ENTRIES)
-    assert {'beit_base_patch16_224_pt1k_800ep', 'vqkd_encoder_base_decoder_3x768x12_clip-d5036aa7'} <= set(published())
+    assert {
+        'beit_base_patch16_224_pt1k_800ep',
+        'vqkd_encoder_base_decoder_3x768x12_clip-d5036aa7',
+    } <= set(published())
 
 
 @pytest.mark.parametrize('name', ['beit_base_patch16_224_pt22k', NAME, SEGMENTOR])
@@ -120,7 +138,9 @@ def test_what_the_command_makes_of_a_published_file_is_the_whole_model(name, tmp
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     randomised(model, tmp_path / 'drawn.pth')
-    state = {key: value for key, value in model.state_dict().items() if 'target' not in key}  # the run's own
+    state = {
+        key: value for key, value in model.state_dict().items() if 'target' not in key
+    }  # the run's own
     export(
         dict(state), 'unilm', tmp_path / name, {}, safetensors=False
     )  # where the name is a path, nothing is downloaded
@@ -212,7 +232,9 @@ def randomised(model: torch.nn.Module, path: Path) -> str:
     """A checkpoint of the model, its weights drawn so that outputs differ."""
     generator = torch.Generator().manual_seed(0)
     state = {
-        key: value + 0.3 * torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+        key: value + 0.3 * torch.randn(value.shape, generator=generator)
+        if value.is_floating_point()
+        else value
         for key, value in model.state_dict().items()
         if 'running_var' not in key
     }
@@ -230,7 +252,11 @@ def image(tmp_path) -> Path:
 
 def normalised(image: np.ndarray, mean: float | list, std: float | list) -> torch.Tensor:
     """BGR uint8 [H, W, 3] → RGB [1, 3, H, W]."""
-    return torch.tensor((image[..., ::-1] - np.array(mean)) / np.array(std)).float().permute(2, 0, 1)[None]
+    return (
+        torch.tensor((image[..., ::-1] - np.array(mean)) / np.array(std))
+        .float()
+        .permute(2, 0, 1)[None]
+    )
 
 
 @pytest.mark.parametrize('by', ['name', 'config'])
@@ -246,10 +272,14 @@ def test_the_classification_inferencer_says_what_the_model_says(by, image, tmp_p
         inferencer = ImageClassificationInferencer(NAME, pretrained=weights, device='cpu', **toy())
     else:
         cfg.dump(tmp_path / 'config.py')
-        inferencer = ImageClassificationInferencer(str(tmp_path / 'config.py'), pretrained=weights, device='cpu')
+        inferencer = ImageClassificationInferencer(
+            str(tmp_path / 'config.py'), pretrained=weights, device='cpu'
+        )
     result = inferencer(str(image))[0]
 
-    resized = np.array(Image.open(image).resize((256, 256), Image.Resampling.BICUBIC))[16:240, 16:240, ::-1]
+    resized = np.array(Image.open(image).resize((256, 256), Image.Resampling.BICUBIC))[
+        16:240, 16:240, ::-1
+    ]
     with torch.no_grad():
         expected = own.eval()(normalised(resized, 127.5, 127.5), mode='tensor').softmax(-1)[0]
     assert result['pred_label'] == expected.argmax() and expected.max() < 0.9
@@ -261,11 +291,15 @@ def test_the_segmentation_inferencer_says_what_the_model_says(image, tmp_path):
     from mmengine.model import revert_sync_batchnorm
     from mmseg.apis import MMSegInferencer
 
-    cfg = small.shrink(small.load('segmentation/' + Path(ENTRIES[SEGMENTOR].config).stem), None, tmp_path)
+    cfg = small.shrink(
+        small.load('segmentation/' + Path(ENTRIES[SEGMENTOR].config).stem), None, tmp_path
+    )
     cfg.dump(tmp_path / 'config.py')
     own = revert_sync_batchnorm(MODELS.build(cfg.model))
     weights = randomised(own, tmp_path / 'weights.pth')
-    inferencer = MMSegInferencer(str(tmp_path / 'config.py'), weights=weights, dataset_name='ade20k', device='cpu')
+    inferencer = MMSegInferencer(
+        str(tmp_path / 'config.py'), weights=weights, dataset_name='ade20k', device='cpu'
+    )
     found = inferencer(str(image))['predictions']
 
     preprocessor = cfg.model.data_preprocessor

@@ -36,7 +36,10 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package.rsplit('.', node.level - 1)[0] if node.level else ''
             source = '.'.join(filter(None, [base, node.module]))
-            found |= {name if (name := f'{source}.{alias.name}') in MODULES else source for alias in node.names}
+            found |= {
+                name if (name := f'{source}.{alias.name}') in MODULES else source
+                for alias in node.names
+            }
     return {name for name in found if name in MODULES}
 
 

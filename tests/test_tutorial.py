@@ -19,11 +19,15 @@ def short(cfg: Config) -> Config:
     cfg.train_cfg.update(max_iters=4, val_interval=4)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     for hook in cfg.get('custom_hooks', ()):
-        hook.update(dict(InitCodebook=dict(images=16), Probe=dict(interval=2, images=12)).get(hook.type, {}))
+        hook.update(
+            dict(InitCodebook=dict(images=16), Probe=dict(interval=2, images=12)).get(hook.type, {})
+        )
     return cfg
 
 
-def test_photos_become_a_tokenizer_a_pretrained_model_a_segmentor_and_a_file(tmp_path, monkeypatch, unformatted):
+def test_photos_become_a_tokenizer_a_pretrained_model_a_segmentor_and_a_file(
+    tmp_path, monkeypatch, unformatted
+):
     for name in ('configs', 'tools'):
         (tmp_path / name).symlink_to(pages.ROOT / name)
     (tmp_path / 'tutorial').mkdir()
@@ -35,7 +39,11 @@ def test_photos_become_a_tokenizer_a_pretrained_model_a_segmentor_and_a_file(tmp
         elif language == 'python':
             exec(block, names)
         elif block.startswith('python tools/draw_shapes.py'):
-            few = re.sub(r'(--[\w-]+) (\d+)', lambda found: f'{found[1]} {FEW.get(found[1], found[2])}', block)
+            few = re.sub(
+                r'(--[\w-]+) (\d+)',
+                lambda found: f'{found[1]} {FEW.get(found[1], found[2])}',
+                block,
+            )
             assert shapes.main([*shlex.split(few)[3:], '--jobs', '1']) == 0
         else:
             for command in block.splitlines():
@@ -46,7 +54,14 @@ def test_photos_become_a_tokenizer_a_pretrained_model_a_segmentor_and_a_file(tmp
     assert 'work_dirs/tokenizer/iter_1400.pth, written by beit_mm:' in logs['pretrain']
     for word in ('codes_used', 'psnr_mean_color'):
         assert word in logs['tokenizer']
-    for word in ('val_loss', 'marginal_entropy', 'marginal_accuracy', 'effective_rank', 'knn_top1', 'linear_top1'):
+    for word in (
+        'val_loss',
+        'marginal_entropy',
+        'marginal_accuracy',
+        'effective_rank',
+        'knn_top1',
+        'linear_top1',
+    ):
         assert word in logs['pretrain'].split('probe: ', 2)[2].splitlines()[0]
     assert 'work_dirs/pretrain/iter_1250.pth, written by beit_mm:' in logs['segmentation']
     assert 'iter_1250.pth, written by' not in logs['scratch'] and 'mIoU' in logs['scratch']

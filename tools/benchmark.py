@@ -32,13 +32,21 @@ PEERS = ('hf', 'timm', 'mmpretrain', 'mmseg', 'torchvision')
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('verbs', nargs='+', choices=VERBS, metavar='VERB', help=', '.join(VERBS))
-    parser.add_argument('--peers', default=','.join(PEERS), help='which, by commas; "" for none (default: %(default)s)')
+    parser.add_argument(
+        '--peers',
+        default=','.join(PEERS),
+        help='which, by commas; "" for none (default: %(default)s)',
+    )
     parser.add_argument('--json', type=Path, help='the rows go into this file too')
     parser.add_argument('--batch', type=int, help='images of a step or an inference (default: 8)')
     parser.add_argument('--rounds', type=int, help='turns of each (default: 5)')
-    parser.add_argument('--compile', action='store_true', help='compile the blocks and tokenizers of all')
+    parser.add_argument(
+        '--compile', action='store_true', help='compile the blocks and tokenizers of all'
+    )
     parser.add_argument('--quick', action='store_true', help='a toy model, one round')
     args = parser.parse_args(arguments)
     peers = [name for name in args.peers.split(',') if name]

@@ -22,7 +22,14 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader, Dataset
 
-from beit_mm.data.guard import expect_channels, guard, leaves, list_readable, read_only, words_of_unlisted
+from beit_mm.data.guard import (
+    expect_channels,
+    guard,
+    leaves,
+    list_readable,
+    read_only,
+    words_of_unlisted,
+)
 from beit_mm.data.reading import IGNORE, MAX_PIXELS, BadSample
 from beit_mm.registry import DATASETS
 from beit_mm.utils.cfg_options import Options
@@ -67,7 +74,12 @@ def check(leaf: BaseDataset, classes: int | None, jobs: int, training: bool) -> 
     """Faults of a guarded data set; prints how often each class occurs."""
     names = list(leaf.metainfo.get('classes') or ())
     names = (names + [str(i) for i in range(len(names), classes or 0)])[: classes or len(names)]
-    loader = DataLoader(Reports(leaf, len(names)), batch_size=32, num_workers=jobs if jobs > 1 else 0, collate_fn=list)
+    loader = DataLoader(
+        Reports(leaf, len(names)),
+        batch_size=32,
+        num_workers=jobs if jobs > 1 else 0,
+        collate_fn=list,
+    )
     bar = ProgressBar(len(leaf), file=sys.stderr)
     faults, counts = [], np.zeros(len(names), np.int64)
     keys = np.zeros(len(leaf), np.int64)  # not the names themselves: there may be fourteen million
@@ -84,7 +96,12 @@ def check(leaf: BaseDataset, classes: int | None, jobs: int, training: bool) -> 
     print(file=sys.stderr)
     _, first, number = np.unique(keys, return_index=True, return_counts=True)
     for place in first[number > 1][np.argsort(first[number > 1])]:
-        paths = sorted({str(leaf.get_data_info(int(i))['img_path']) for i in np.flatnonzero(keys == keys[place])})
+        paths = sorted(
+            {
+                str(leaf.get_data_info(int(i))['img_path'])
+                for i in np.flatnonzero(keys == keys[place])
+            }
+        )
         faults.append(
             f'{" and ".join(paths)}: one name, but for the case or the suffix'
             if len(paths) > 1
@@ -92,11 +109,18 @@ def check(leaf: BaseDataset, classes: int | None, jobs: int, training: bool) -> 
         )
     if counts.any():
         faults += [
-            f'the class {name!r} does not occur' for name, n in zip(names, counts, strict=True) if training and not n
+            f'the class {name!r} does not occur'
+            for name, n in zip(names, counts, strict=True)
+            if training and not n
         ]
         order = np.argsort(counts, kind='stable')
-        print('fewest: ' + ', '.join(f'{names[i]} {counts[i] / counts.sum():.2%}' for i in order[:5]))
-        print('most: ' + ', '.join(f'{names[i]} {counts[i] / counts.sum():.2%}' for i in order[:-6:-1]))
+        print(
+            'fewest: ' + ', '.join(f'{names[i]} {counts[i] / counts.sum():.2%}' for i in order[:5])
+        )
+        print(
+            'most: '
+            + ', '.join(f'{names[i]} {counts[i] / counts.sum():.2%}' for i in order[:-6:-1])
+        )
     return faults
 
 
@@ -113,28 +137,53 @@ def check_split(cfg: Config, split: str, jobs: int) -> list[str]:
         guard(dataset, max_pixels, classes)
         preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor') or {}
         expect_channels(dataset, preprocessor.get('mean'))
-    except (ValueError, OSError, RuntimeError, AssertionError) as error:  # the hosts' data sets raise all of these
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        AssertionError,
+    ) as error:  # the hosts' data sets raise all of these
         return [f'the data set of {split} cannot be built: {error}']
     for leaf in leaves(dataset):
-        print(f'{split}: {len(leaf)} samples of {leaf.metainfo.get("dataset_type", type(leaf).__name__)}')
-        faults += [*filter(None, [words_of_unlisted(leaf)]), *check(leaf, classes, jobs, split == 'train')]
+        print(
+            f'{split}: {len(leaf)} samples of {leaf.metainfo.get("dataset_type", type(leaf).__name__)}'
+        )
+        faults += [
+            *filter(None, [words_of_unlisted(leaf)]),
+            *check(leaf, classes, jobs, split == 'train'),
+        ]
     return faults
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument('--split', choices=SPLITS, help='only this one (default: all that differ)')
-    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one a core)')
-    parser.add_argument('--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config')
+    parser.add_argument(
+        '--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one a core)'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config'
+    )
     args = parser.parse_args(arguments)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    splits = [args.split] if args.split else [split for split in SPLITS if cfg.get(f'{split}_dataloader')]
+    splits = (
+        [args.split]
+        if args.split
+        else [split for split in SPLITS if cfg.get(f'{split}_dataloader')]
+    )
     if args.split and not cfg.get(f'{args.split}_dataloader'):
         parser.error(f'{args.config} has no {args.split}_dataloader')
-    if not args.split and 'val' in splits and 'test' in splits and cfg.test_dataloader == cfg.val_dataloader:
+    if (
+        not args.split
+        and 'val' in splits
+        and 'test' in splits
+        and cfg.test_dataloader == cfg.val_dataloader
+    ):
         splits.remove('test')
     faults = [fault for split in splits for fault in check_split(cfg, split, args.jobs)]
     for fault in faults:

@@ -31,12 +31,20 @@ TOLERANCE = 1e-4  # of the largest output
 def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument('src', metavar='SRC', help='file, URL or folder to read')
-    parser.add_argument('dst', metavar='DST', type=Path, help='file to write; a folder with --to hf')
+    parser.add_argument(
+        'dst', metavar='DST', type=Path, help='file to write; a folder with --to hf'
+    )
     parser.add_argument('--to', required=True, choices=list(TARGETS), help='who shall read it')
-    parser.add_argument('--format', choices=['safetensors', 'pth'], help='default: safetensors for hf, pth otherwise')
+    parser.add_argument(
+        '--format',
+        choices=['safetensors', 'pth'],
+        help='default: safetensors for hf, pth otherwise',
+    )
     parser.add_argument('--backbone', action='store_true', help='the backbone alone')
     parser.add_argument(
-        '--verify', action='store_true', help='compare the outputs of both models; exit with 1 if they differ'
+        '--verify',
+        action='store_true',
+        help='compare the outputs of both models; exit with 1 if they differ',
     )
     args = parser.parse_args(arguments)
     try:
@@ -47,20 +55,38 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _convert(args) -> None:
     state, origin, left, meta = load_with_meta(args.src)
-    alien = sorted({k.split('.')[1] for k in state if k.startswith('backbone.') and k.split('.')[1] not in PARTS})
+    alien = sorted(
+        {
+            k.split('.')[1]
+            for k in state
+            if k.startswith('backbone.') and k.split('.')[1] not in PARTS
+        }
+    )
     if alien and not args.backbone:
         raise ValueError(
             f'{args.src}: BEiT has no {few(alien)}, which an adapter adds: --backbone takes the backbone without it'
         )
     if args.backbone:
-        state = {k: v for k, v in state.items() if k.startswith('backbone.') and k.split('.')[1] not in alien}
+        state = {
+            k: v
+            for k, v in state.items()
+            if k.startswith('backbone.') and k.split('.')[1] not in alien
+        }
         left |= {f'backbone.{part}.*': 'BEiT has no such part' for part in alien}
     safetensors = (args.format or ('safetensors' if args.to == 'hf' else 'pth')) == 'safetensors'
     facts, notes = export(state, args.to, args.dst, meta, safetensors)
-    notes = [f'left out: {key} ({why})' for key, why in left.items() if not key.endswith('_index')] + notes
+    notes = [
+        f'left out: {key} ({why})' for key, why in left.items() if not key.endswith('_index')
+    ] + notes
     if 'taps' in meta:
-        notes.append(f'{origin} reads the output of blocks {meta["taps"]}: set backbone.out_indices to that')
-    print(f'{args.src}, a {facts.kind} written by {origin} → {args.dst}, for {args.to}', *notes, sep='\n  ')
+        notes.append(
+            f'{origin} reads the output of blocks {meta["taps"]}: set backbone.out_indices to that'
+        )
+    print(
+        f'{args.src}, a {facts.kind} written by {origin} → {args.dst}, for {args.to}',
+        *notes,
+        sep='\n  ',
+    )
     if args.verify:
         difference, largest = _difference(args, state, origin, facts, meta)
         print(f'max_abs_diff={difference:.3g}')
@@ -84,7 +110,9 @@ def _difference(args, state: dict, origin: str, facts: Facts, meta: dict) -> tup
     mask = torch.rand(1, *facts.grid, generator=generator) < 0.4
     heads = meta.get('num_heads')
     source_facts = describe(state, heads)
-    comparable = not args.backbone and source_facts.out_type == facts.out_type  # mmseg's backbone has no last norm
+    comparable = (
+        not args.backbone and source_facts.out_type == facts.out_type
+    )  # mmseg's backbone has no last norm
     source, name = None, 'ours'
     if comparable and (path := _library_path(args.src, origin)):
         try:
@@ -92,7 +120,9 @@ def _difference(args, state: dict, origin: str, facts: Facts, meta: dict) -> tup
         except ImportError as error:
             name = f'ours ({error})'
     target = peer(args.to, args.dst, facts)
-    print(f'verified: {origin if source else name} on {args.src}, {args.to if target else "ours"} on {args.dst}')
+    print(
+        f'verified: {origin if source else name} on {args.src}, {args.to if target else "ours"} on {args.dst}'
+    )
     source = source or ours(fit_target(state, source_facts, args.to)[0], heads=heads)
     target = target or ours(load_with_meta(str(args.dst))[0], taps=meta.get('taps'), heads=heads)
     expected = source(image, mask)

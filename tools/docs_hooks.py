@@ -23,4 +23,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-    return re.sub(r'(?<=\]\()(?:docs/|\.\./)?([\w./-]+)', lambda link: PAGES.get(link[1], link[1]), markdown)
+    return re.sub(
+        r'(?<=\]\()(?:docs/|\.\./)?([\w./-]+)', lambda link: PAGES.get(link[1], link[1]), markdown
+    )

@@ -23,17 +23,27 @@ TOLERANCE = 1e-4
 def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument('config', help='what the model was trained with')
-    parser.add_argument('checkpoint', help='what training wrote, or another project, for the same model')
+    parser.add_argument(
+        'checkpoint', help='what training wrote, or another project, for the same model'
+    )
     parser.add_argument('out', type=Path, help='file to write: .onnx, or .pt2 with --format torch')
     parser.add_argument('--format', choices=list(deploy.FORMATS), default='onnx')
     parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='default: what it was trained for'
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='default: what it was trained for',
     )
     parser.add_argument('--backbone', action='store_true', help='the backbone alone')
-    parser.add_argument('--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config'
+    )
     args = parser.parse_args(arguments)
     if args.out.suffix != deploy.FORMATS[args.format]:
-        parser.error(f'OUT={args.out}: a file of --format {args.format} ends with {deploy.FORMATS[args.format]}')
+        parser.error(
+            f'OUT={args.out}: a file of --format {args.format} ends with {deploy.FORMATS[args.format]}'
+        )
     try:
         _export(args)
     except (ImportError, OSError, ValueError) as error:
@@ -46,7 +56,11 @@ def _export(args) -> None:
     deployed = deploy.Deployed(load_model(cfg, args.checkpoint), args.backbone).eval()
     size = tuple(args.size or deploy.size_of(deployed))
     deploy.export(deployed, args.out, args.format, size)
-    free = f'any multiple of {deployed.model.stride}' if deployed.kind == 'tokenizer' else f'{size[0]}×{size[1]}'
+    free = (
+        f'any multiple of {deployed.model.stride}'
+        if deployed.kind == 'tokenizer'
+        else f'{size[0]}×{size[1]}'
+    )
     image = f'float32 [B, {deployed.channels}, H, W]{" RGB" if deployed.channels == 3 else ""} 0 … 255 of {free}'
     print(f'{args.out}: a {deployed.kind}, image {image} → {", ".join(deployed.names)}')
     found = deploy.difference(deployed, args.out, args.format, size)

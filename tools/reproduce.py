@@ -24,26 +24,54 @@ SCALES = Path('configs/reproduce')
 def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument(
-        '--scale', required=True, help='minutes, hour, gpu, paper, or a file like those of configs/reproduce'
-    )
-    parser.add_argument('--rows', nargs='+', metavar='ROW', help=f"the scale's, unless told; of {', '.join(ROWS)}")
-    parser.add_argument(
-        '--seeds', type=int, metavar='N', help="1 … N, each pre-trains anew; the scale's number unless told"
+        '--scale',
+        required=True,
+        help='minutes, hour, gpu, paper, or a file like those of configs/reproduce',
     )
     parser.add_argument(
-        '--first-seed', type=int, default=1, metavar='S', help='S … instead: to try settings on seeds not reported'
+        '--rows', nargs='+', metavar='ROW', help=f"the scale's, unless told; of {', '.join(ROWS)}"
     )
-    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='seeds at the same time, a process each')
     parser.add_argument(
-        '--data', help="folder of the data sets; the scale's unless told (docs/datasets.md has the layouts)"
+        '--seeds',
+        type=int,
+        metavar='N',
+        help="1 … N, each pre-trains anew; the scale's number unless told",
     )
-    parser.add_argument('--work-dir', type=Path, help='of all runs (default: work_dirs/reproduce/SCALE)')
-    parser.add_argument('--out', type=Path, help='results.md and results/SCALE.* go there (default: the work dir)')
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='pytorch: torchrun; slurm: srun')
-    parser.add_argument('--gpus', type=int, default=1, metavar='N', help='processes of a stage, with a launcher')
+    parser.add_argument(
+        '--first-seed',
+        type=int,
+        default=1,
+        metavar='S',
+        help='S … instead: to try settings on seeds not reported',
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=1, metavar='N', help='seeds at the same time, a process each'
+    )
+    parser.add_argument(
+        '--data',
+        help="folder of the data sets; the scale's unless told (docs/datasets.md has the layouts)",
+    )
+    parser.add_argument(
+        '--work-dir', type=Path, help='of all runs (default: work_dirs/reproduce/SCALE)'
+    )
+    parser.add_argument(
+        '--out', type=Path, help='results.md and results/SCALE.* go there (default: the work dir)'
+    )
+    parser.add_argument(
+        '--launcher', choices=LAUNCHERS, default='none', help='pytorch: torchrun; slurm: srun'
+    )
+    parser.add_argument(
+        '--gpus', type=int, default=1, metavar='N', help='processes of a stage, with a launcher'
+    )
     parser.add_argument('--partition', metavar='NAME', help="Slurm's")
     parser.add_argument('--dry-run', action='store_true', help='print the commands, run nothing')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help="over every stage's config")
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help="over every stage's config",
+    )
     args = parser.parse_args(arguments)
     for name in ('seeds', 'jobs'):
         if (number := getattr(args, name)) is not None and number < 1:
@@ -53,12 +81,16 @@ def main(arguments: list[str] | None = None) -> None:
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('stopped; the same command goes on: finished stages are kept, a broken-off one has its checkpoints')
+        sys.exit(
+            'stopped; the same command goes on: finished stages are kept, a broken-off one has its checkpoints'
+        )
 
 
 def _main(args: Namespace, typed: list[str]) -> None:
     path = Path(args.scale)
-    scale = plan.Scale.read(path if path.suffix == '.py' else SCALES / f'{args.scale}.py', args.data)
+    scale = plan.Scale.read(
+        path if path.suffix == '.py' else SCALES / f'{args.scale}.py', args.data
+    )
     work_dir = args.work_dir or Path('work_dirs/reproduce') / scale.name
     rows, launch = plan.rows_of(scale, args.rows), Launch(args.launcher, args.gpus, args.partition)
     seeds = range(args.first_seed, args.first_seed + (args.seeds or scale.cfg['seeds']))
@@ -69,7 +101,10 @@ def _main(args: Namespace, typed: list[str]) -> None:
         recipe = plan.recipe(scale, rows, seed, work_dir)
         current[seed] = plan.keys(recipe, args.cfg_options)
         if only := plan.missing(recipe, current[seed], results.digests(store, seed)):
-            chains[seed] = recipe, runner.Settings(Path(recipe.work_dir), TOOLS, args.cfg_options, seed, launch, only)
+            chains[seed] = (
+                recipe,
+                runner.Settings(Path(recipe.work_dir), TOOLS, args.cfg_options, seed, launch, only),
+            )
     if args.dry_run and launch.launcher == 'slurm':
         raise ValueError('--dry-run prints no jobs of Slurm: run the command itself where srun is')
     if args.dry_run:
@@ -90,11 +125,15 @@ def _main(args: Namespace, typed: list[str]) -> None:
     finally:  # of seeds that were broken off what is finished
         store = _kept(store, out, chains, current, typed)
     all_rows = [plan.recipe(scale, list(ROWS), int(seed), work_dir) for seed in store['seeds']]
-    shown = results.current(store, {chain.seed: plan.keys(chain, args.cfg_options) for chain in all_rows})
+    shown = results.current(
+        store, {chain.seed: plan.keys(chain, args.cfg_options) for chain in all_rows}
+    )
     page.write(out, scale.cfg, scale.name, shown, store.get('runs', []))
     print(out / 'results.md')
     if failed:
-        sys.exit(f'error: {len(failed)} of {len(chains)} seeds did not end well; the same command goes on')
+        sys.exit(
+            f'error: {len(failed)} of {len(chains)} seeds did not end well; the same command goes on'
+        )
 
 
 def _kept(store: dict, out: Path, chains: dict, current: dict, typed: list[str]) -> dict:

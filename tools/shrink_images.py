@@ -59,7 +59,11 @@ def shrink(
             if size == image.size and orientation == 1:
                 _write(target / name, size, lambda beside: shutil.copyfile(source / name, beside))
             else:
-                _write(target / copy_of(name), size, partial(_save, image, deep, size, str(source / name)))
+                _write(
+                    target / copy_of(name),
+                    size,
+                    partial(_save, image, deep, size, str(source / name)),
+                )
         if masks:
             small = Image.fromarray(ids).resize(size, Image.Resampling.NEAREST)
             _write((mask_target / name).with_suffix('.png'), size, small.save)
@@ -73,7 +77,9 @@ def shrink(
 def _save(image: Image.Image, deep: bool, size: tuple[int, int], name: str, beside: Path) -> None:
     image = image.convert({'1': 'L', 'P': None, 'PA': 'RGBA'}.get(image.mode, image.mode))
     if image.mode not in MODES or deep:
-        raise BadSample(f'{name} has mode {image.mode} or 16 bits, expected 8 bits per channel ({", ".join(MODES)})')
+        raise BadSample(
+            f'{name} has mode {image.mode} or 16 bits, expected 8 bits per channel ({", ".join(MODES)})'
+        )
     turned = ImageOps.exif_transpose(image)
     bands = [band.resize(size, Image.Resampling.LANCZOS) for band in turned.split()]
     quality = dict(quality=95, subsampling=0) if beside.suffix.lower() in JPEG else {}
@@ -96,14 +102,25 @@ def _write(place: Path, size: tuple[int, int], save) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('source', type=Path)
     parser.add_argument('target', type=Path)
-    parser.add_argument('--side', type=int, required=True, help='pixels of the longer side, at most')
     parser.add_argument(
-        '--masks', type=Path, nargs=2, default=(None, None), metavar=('SOURCE', 'TARGET'), help='label maps'
+        '--side', type=int, required=True, help='pixels of the longer side, at most'
     )
-    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one per core)')
+    parser.add_argument(
+        '--masks',
+        type=Path,
+        nargs=2,
+        default=(None, None),
+        metavar=('SOURCE', 'TARGET'),
+        help='label maps',
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one per core)'
+    )
     args = parser.parse_args(arguments)
     if args.side < 16:
         parser.error(f'--side {args.side}: expected at least 16 pixels')
@@ -113,14 +130,23 @@ def main(arguments: list[str] | None = None) -> int:
         if source and target.resolve().is_relative_to(source.resolve()):
             parser.error(f'{target} lies in {source}: give another target')
     names = sorted(
-        str(path.relative_to(args.source)) for path in args.source.rglob('*') if path.suffix.lower() in SUFFIXES
+        str(path.relative_to(args.source))
+        for path in args.source.rglob('*')
+        if path.suffix.lower() in SUFFIXES
     )
     copies = Counter(copy_of(name) for name in names)
     if twice := [name for name in names if copies[copy_of(name)] > 1][:5]:
         parser.error(f'{", ".join(twice)}: some of them would get the same name, rename them')
     bar, faults = ProgressBar(len(names), file=sys.stderr), []
     masks, mask_target = args.masks
-    work = partial(shrink, source=args.source, target=args.target, masks=masks, mask_target=mask_target, side=args.side)
+    work = partial(
+        shrink,
+        source=args.source,
+        target=args.target,
+        masks=masks,
+        mask_target=mask_target,
+        side=args.side,
+    )
     with ProcessPoolExecutor(args.jobs) as pool:
         for fault in pool.map(work, names, chunksize=4):
             faults += [fault] if fault else []

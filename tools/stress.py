@@ -16,7 +16,9 @@ VERBS = ('kill', 'signals', 'ranks', 'fuzz')
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('verb', choices=VERBS)
     parser.add_argument('--n', type=int, default=20, help='how many')
     parser.add_argument('--seed', type=int, default=0, help='of the moments and faults')

@@ -11,7 +11,8 @@ from beit_mm.engine import launch
 def main() -> None:
     parser = launch.parser(__doc__)
     parser.add_argument(
-        'checkpoint', help='what training with this config wrote, or another project, for the same model'
+        'checkpoint',
+        help='what training with this config wrote, or another project, for the same model',
     )
     parser.add_argument('--out', metavar='FILE.pkl', help='keep the predictions')
     args = parser.parse_args()

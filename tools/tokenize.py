@@ -11,6 +11,8 @@ else:
     import sys
     import sysconfig
 
-    _spec = importlib.util.spec_from_file_location('tokenize', f'{sysconfig.get_path("stdlib")}/tokenize.py')
+    _spec = importlib.util.spec_from_file_location(
+        'tokenize', f'{sysconfig.get_path("stdlib")}/tokenize.py'
+    )
     sys.modules[__name__] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[__name__])

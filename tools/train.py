@@ -19,7 +19,9 @@ def main() -> None:
         help='continue from PATH, or from the newest intact checkpoint in the work_dir',
     )
     parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='learning rate × (batch here / auto_scale_lr.base_batch_size)'
+        '--auto-scale-lr',
+        action='store_true',
+        help='learning rate × (batch here / auto_scale_lr.base_batch_size)',
     )
     parser.add_argument(
         '--force',
@@ -30,8 +32,12 @@ def main() -> None:
     cfg = launch.read_config(args)
     if args.amp:
         if cfg.optim_wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-            parser.error(f'--amp needs optim_wrapper.type=OptimWrapper, {args.config} has {cfg.optim_wrapper.type}')
-        cfg.optim_wrapper = dict(dict(loss_scale='dynamic') | cfg.optim_wrapper, type='AmpOptimWrapper')
+            parser.error(
+                f'--amp needs optim_wrapper.type=OptimWrapper, {args.config} has {cfg.optim_wrapper.type}'
+            )
+        cfg.optim_wrapper = dict(
+            dict(loss_scale='dynamic') | cfg.optim_wrapper, type='AmpOptimWrapper'
+        )
     if args.auto_scale_lr:
         if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
             parser.error(

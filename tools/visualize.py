@@ -18,7 +18,12 @@ import torch
 from beit_mm.viz import attention, draw, explorer, fill, page, tokens
 from beit_mm.viz.inputs import Weights, fitting_size, normalised, read_image, resized, shown, words
 
-_KINDS = dict(backbone='a backbone', mim='masked image modeling', classifier='a classifier', segmentor='a segmentor')
+_KINDS = dict(
+    backbone='a backbone',
+    mim='masked image modeling',
+    classifier='a classifier',
+    segmentor='a segmentor',
+)
 
 
 def parser() -> ArgumentParser:
@@ -28,40 +33,74 @@ def parser() -> ArgumentParser:
     look.add_argument('images', nargs='+', metavar='IMAGE')
     look.add_argument('--checkpoint', required=True, help='a BEiT of any origin')
     look.add_argument(
-        '--patch', metavar='X,Y', help='a pixel of the image; the patch around it is taken (default: the middle)'
+        '--patch',
+        metavar='X,Y',
+        help='a pixel of the image; the patch around it is taken (default: the middle)',
     )
     look.add_argument('--layer', type=int, metavar='L', help='from 1 on (default: the last)')
     look.add_argument(
-        '--size', type=int, help="the image's shorter side in pixels (default: as positions were learned)"
+        '--size',
+        type=int,
+        help="the image's shorter side in pixels (default: as positions were learned)",
     )
     look.add_argument(
-        '--heads', type=int, help='how many, where absolute positions do not tell (default: one for 64 channels)'
+        '--heads',
+        type=int,
+        help='how many, where absolute positions do not tell (default: one for 64 channels)',
     )
     look.add_argument(
-        '--out', type=Path, default=Path('work_dirs/attention'), help='folder for the pictures (%(default)s)'
+        '--out',
+        type=Path,
+        default=Path('work_dirs/attention'),
+        help='folder for the pictures (%(default)s)',
     )
-    look.add_argument('--html', type=Path, metavar='PAGE', help='in place of pictures one page to explore all patches')
+    look.add_argument(
+        '--html',
+        type=Path,
+        metavar='PAGE',
+        help='in place of pictures one page to explore all patches',
+    )
     guess = verbs.add_parser('fill', help='what pre-training guesses under several masks')
     guess.add_argument('images', nargs='+', metavar='IMAGE')
-    guess.add_argument('--checkpoint', required=True, help='of masked image modeling, with its head')
-    guess.add_argument('--tokenizer', required=True, help='the checkpoint of the tokenizer whose tokens it learned')
     guess.add_argument(
-        '--ratios', type=float, nargs='+', default=[0.2, 0.4, 0.6], help='of hidden patches (0.2 0.4 0.6)'
+        '--checkpoint', required=True, help='of masked image modeling, with its head'
+    )
+    guess.add_argument(
+        '--tokenizer', required=True, help='the checkpoint of the tokenizer whose tokens it learned'
+    )
+    guess.add_argument(
+        '--ratios',
+        type=float,
+        nargs='+',
+        default=[0.2, 0.4, 0.6],
+        help='of hidden patches (0.2 0.4 0.6)',
     )
     guess.add_argument('--masks', type=int, default=2, help='of each ratio (%(default)s)')
     guess.add_argument('--seed', type=int, default=0, help='of the masks (%(default)s)')
-    guess.add_argument('--out', type=Path, default=Path('work_dirs/fill.html'), help='page (%(default)s)')
-    code = verbs.add_parser('tokens', help='tokens of images, what they keep, and the use of the codebook')
+    guess.add_argument(
+        '--out', type=Path, default=Path('work_dirs/fill.html'), help='page (%(default)s)'
+    )
+    code = verbs.add_parser(
+        'tokens', help='tokens of images, what they keep, and the use of the codebook'
+    )
     code.add_argument('images', nargs='+', metavar='IMAGE')
     code.add_argument('--tokenizer', required=True, help="its checkpoint, or DALL-E's folder")
-    code.add_argument('--size', type=int, help="the image's shorter side in pixels (default: 14 tokens)")
-    code.add_argument('--out', type=Path, default=Path('work_dirs/tokens.html'), help='page (%(default)s)')
+    code.add_argument(
+        '--size', type=int, help="the image's shorter side in pixels (default: 14 tokens)"
+    )
+    code.add_argument(
+        '--out', type=Path, default=Path('work_dirs/tokens.html'), help='page (%(default)s)'
+    )
     segment = verbs.add_parser('segment', help='classes over the image, and where they are wrong')
     segment.add_argument('config', metavar='CONFIG')
     segment.add_argument('checkpoint', metavar='CHECKPOINT')
     segment.add_argument('images', nargs='+', metavar='IMAGE')
-    segment.add_argument('--labels', type=Path, metavar='FOLDER', help='of label maps, NAME OF THE IMAGE.png')
-    segment.add_argument('--out', type=Path, default=Path('work_dirs/segment.html'), help='page (%(default)s)')
+    segment.add_argument(
+        '--labels', type=Path, metavar='FOLDER', help='of label maps, NAME OF THE IMAGE.png'
+    )
+    segment.add_argument(
+        '--out', type=Path, default=Path('work_dirs/segment.html'), help='page (%(default)s)'
+    )
     for verb in (look, guess, code, segment):
         words = 'channels to draw as red, green and blue, from 1 on (default: the first three)'
         verb.add_argument('--bands', type=int, nargs=3, metavar=('R', 'G', 'B'), help=words)
@@ -93,7 +132,10 @@ def _attention(args: Namespace) -> None:
     if not args.heads and weights.facts.rel_pos_bias is None:
         told += ' (taken as one for 64 channels, since nothing tells: --heads)'
     print(f'{args.checkpoint}: {told}')
-    pages, notes = {}, ['images normalised by ' + ', '.join(f'{k} {v}' for k, v in weights.normalization.items())]
+    pages, notes = (
+        {},
+        ['images normalised by ' + ', '.join(f'{k} {v}' for k, v in weights.normalization.items())],
+    )
     print(notes[0])
     for path in args.images:
         image = read_image(path, weights.facts.in_channels)
@@ -121,7 +163,13 @@ def _attention(args: Namespace) -> None:
 
 
 def _pictures(
-    args: Namespace, backbone, path: Path, image, inputs: torch.Tensor, grid: tuple[int, int], layer: int
+    args: Namespace,
+    backbone,
+    path: Path,
+    image,
+    inputs: torch.Tensor,
+    grid: tuple[int, int],
+    layer: int,
 ) -> None:
     """Each head's map of one patch over the image, their mean, and the rollout, in files of their own."""
     height, width = image.shape[:2]
@@ -130,18 +178,28 @@ def _pictures(
         try:
             x, y = map(int, args.patch.split(','))
         except ValueError:
-            raise ValueError(f'--patch {args.patch}: give a pixel as X,Y, e.g. --patch {x},{y}') from None
+            raise ValueError(
+                f'--patch {args.patch}: give a pixel as X,Y, e.g. --patch {x},{y}'
+            ) from None
     row, column = attention.patch_at(x, y, (height, width), grid)
     place = 1 + row * grid[1] + column
-    found = attention.of_blocks(backbone, inputs, lambda each: (each[0, :, place, 1:], each[0].mean(0)))
+    found = attention.of_blocks(
+        backbone, inputs, lambda each: (each[0, :, place, 1:], each[0].mean(0))
+    )
     heads = found[layer - 1][0]
     through = attention.rollout([mean for _, mean in found[:layer]])[-1][place, 1:]
-    maps = dict(mean=heads.mean(0), rollout=through, **{f'head-{i:02d}': head for i, head in enumerate(heads, 1)})
+    maps = dict(
+        mean=heads.mean(0),
+        rollout=through,
+        **{f'head-{i:02d}': head for i, head in enumerate(heads, 1)},
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     others = through[torch.arange(len(through)) != place - 1]
     for name, shares in maps.items():
         brightest = others.max().item() if name == 'rollout' and len(others) else None
-        drawn = draw.outline(draw.heat(image, shares.view(grid).numpy(), brightest), (row, column), grid)
+        drawn = draw.outline(
+            draw.heat(image, shares.view(grid).numpy(), brightest), (row, column), grid
+        )
         target = args.out / f'{path.stem}_layer-{layer:02d}_patch-{column + 1}-{row + 1}_{name}.png'
         cv2.imwrite(str(target), drawn[..., ::-1])
     print(
@@ -169,7 +227,9 @@ def _fill(args: Namespace) -> None:
     for path in args.images:
         parts.append(f'<h2>{draw.text(Path(path).name)}</h2>')
         image = read_image(path, weights.facts.in_channels)
-        parts.append(fill.table(backbone, head, tokenizer, image, masks, weights.normalization, args.bands))
+        parts.append(
+            fill.table(backbone, head, tokenizer, image, masks, weights.normalization, args.bands)
+        )
     _write(args.out, 'What pre-training guesses', parts)
 
 
@@ -195,14 +255,21 @@ def _segment(args: Namespace) -> None:
 
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'no config at {args.config}')
-    model, parts, seen, matrix = segments.Segmentor(Config.fromfile(args.config), args.checkpoint), [], set(), 0
+    model, parts, seen, matrix = (
+        segments.Segmentor(Config.fromfile(args.config), args.checkpoint),
+        [],
+        set(),
+        0,
+    )
     for path in args.images:
         labels = args.labels / f'{Path(path).stem}.png' if args.labels else None
         image = shown(read_image(path, model.channels), args.bands)
         scene = segments.scene(model, path, image, labels)
         print(scene.text)
         seen |= scene.classes
-        parts.append(f'<h3>{draw.text(scene.text)}</h3>{draw.picture_table(scene.columns, [scene.pictures])}')
+        parts.append(
+            f'<h3>{draw.text(scene.text)}</h3>{draw.picture_table(scene.columns, [scene.pictures])}'
+        )
         if args.labels:
             matrix = matrix + scene.confusion
     colours = {model.classes[i]: 'rgb({},{},{})'.format(*model.palette[i]) for i in sorted(seen)}
@@ -210,9 +277,18 @@ def _segment(args: Namespace) -> None:
         colours['errors: another class than the truth'] = 'rgb({},{},{})'.format(*model.error_color)
         words = f'all images: mIoU {segments.mean_iou(matrix)}'
         print(words)
-        rows = [(model.classes[i], f'{segments.iou(matrix)[i]:.1%}', str(matrix[i].sum())) for i in sorted(seen)]
-        parts.append(f'<h2>{draw.text(words)}</h2>' + draw.text_table(['class', 'IoU', 'pixels'], rows))
-    _write(args.out, 'What the segmentor sees', ['<h1>What the segmentor sees</h1>', draw.legend(colours), *parts])
+        rows = [
+            (model.classes[i], f'{segments.iou(matrix)[i]:.1%}', str(matrix[i].sum()))
+            for i in sorted(seen)
+        ]
+        parts.append(
+            f'<h2>{draw.text(words)}</h2>' + draw.text_table(['class', 'IoU', 'pixels'], rows)
+        )
+    _write(
+        args.out,
+        'What the segmentor sees',
+        ['<h1>What the segmentor sees</h1>', draw.legend(colours), *parts],
+    )
 
 
 def _write(path: Path, title: str, parts: list[str]) -> None:

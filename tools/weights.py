@@ -31,7 +31,9 @@ def figures(entry: dict) -> dict[str, float]:
 
 def metafile(kind: str) -> str:
     """Return the metafile of one kind of model, of those that a config of this project builds."""
-    models = [entry for entry in published().values() if entry['kind'] == kind and 'config' in entry]
+    models = [
+        entry for entry in published().values() if entry['kind'] == kind and 'config' in entry
+    ]
     families = {entry['family']: entry for entry in models}
     collections = [
         dict(Name=f'{name}, {kind}', Paper=dict(Title=name, URL=entry['paper']), Code=entry['code'])
@@ -43,7 +45,9 @@ def metafile(kind: str) -> str:
 
 
 def _of_metafile(entry: dict) -> dict:
-    task = dict(classifier='Image Classification', segmentor='Semantic Segmentation').get(entry['kind'])
+    task = dict(classifier='Image Classification', segmentor='Semantic Segmentation').get(
+        entry['kind']
+    )
     found, name = figures(entry), entry['name']
     results = [dict(Task=task, Dataset=entry['data'][-1], Metrics=found)] if found else None
     return {
@@ -68,9 +72,13 @@ def table() -> str:
         families.setdefault(entry['family'], []).append(entry)
     parts = []
     for family, entries in families.items():
-        sources = ', '.join(f'<{source}>' for source in dict.fromkeys(entry['source'] for entry in entries))
+        sources = ', '.join(
+            f'<{source}>' for source in dict.fromkeys(entry['source'] for entry in entries)
+        )
         parts.append(f'\n### {family}\n\nSource: {sources}, read on {entries[0]["seen"]}.\n')
-        parts.append('| name | kind, data | published, % | config | the same weights, remarks |\n|---|---|---|---|---|')
+        parts.append(
+            '| name | kind, data | published, % | config | the same weights, remarks |\n|---|---|---|---|---|'
+        )
         parts += map(_row, entries)
     return '\n'.join(parts) + '\n'
 
@@ -78,7 +86,10 @@ def table() -> str:
 def _row(entry: dict) -> str:
     found = ', '.join(f'{label} {value}' for label, value in figures(entry).items())
     config = f'`{entry["config"]}`' if 'config' in entry else '–'
-    remarks = [*(f'`{other}`' for other in entry.get('also', ())), *filter(None, [entry.get('note')])]
+    remarks = [
+        *(f'`{other}`' for other in entry.get('also', ())),
+        *filter(None, [entry.get('note')]),
+    ]
     link = entry['address'].replace(HUB, 'https://huggingface.co/')
     kind = f'{entry["kind"]}, {", ".join(entry["data"])}'
     return f'| [`{entry["name"]}`]({link}) | {kind} | {found or "–"} | {config} | {"; ".join(remarks) or "–"} |'
@@ -98,14 +109,20 @@ def answers(address: str) -> str | None:
     if address.startswith(HUB):
         address = f'https://huggingface.co/api/models/{address.removeprefix(HUB)}'
     try:
-        with urlopen(Request(address, method='HEAD', headers={'User-Agent': 'beit_mm'}), timeout=30):
+        with urlopen(
+            Request(address, method='HEAD', headers={'User-Agent': 'beit_mm'}), timeout=30
+        ):
             return None
     except (OSError, HTTPException) as error:
         return f'{type(error).__name__} {error}'
 
 
 def check(offline: bool) -> int:
-    addresses = {address for entry in published().values() for address in [entry['address'], *entry.get('also', ())]}
+    addresses = {
+        address
+        for entry in published().values()
+        for address in [entry['address'], *entry.get('also', ())]
+    }
     if offline:
         print(f'{len(addresses)} addresses were not asked (--offline)')
         return 0
@@ -119,7 +136,9 @@ def check(offline: bool) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('command', choices=['list', 'check', 'write'])
     parser.add_argument('--offline', action='store_true', help='ask no address')
     args = parser.parse_args(argv)
@@ -132,7 +151,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     for name, entry in published().items():
         found = ', '.join(f'{label} {value}' for label, value in figures(entry).items())
-        print(f'{name}  ({entry["family"]} {entry["kind"]}{f"; {found}" if found else ""})\n    {entry["address"]}')
+        print(
+            f'{name}  ({entry["family"]} {entry["kind"]}{f"; {found}" if found else ""})\n    {entry["address"]}'
+        )
     return 0
 
 

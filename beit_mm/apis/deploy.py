@@ -60,7 +60,9 @@ class Deployed(nn.Module):
         return getattr(self, f'_{self.kind}')(x)
 
     def _tokenizer(self, x: Tensor) -> tuple[Tensor, ...]:
-        ids = self.model.ids(map_pixels(x), None)  # `tokens` looks at the pixels first, which no graph can
+        ids = self.model.ids(
+            map_pixels(x), None
+        )  # `tokens` looks at the pixels first, which no graph can
         if self.model.decoder is None:
             return (ids,)
         out = self.model.decode_maps(ids)[:, : self.model.in_channels]
@@ -72,7 +74,9 @@ class Deployed(nn.Module):
     def _segmentor(self, x: Tensor) -> tuple[Tensor, ...]:
         head = self.model.decode_head
         logits = head(self.model.extract_feat(x))
-        return (F.interpolate(logits, x.shape[-2:], mode='bilinear', align_corners=head.align_corners),)
+        return (
+            F.interpolate(logits, x.shape[-2:], mode='bilinear', align_corners=head.align_corners),
+        )
 
     def _backbone(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.model.backbone(x))
@@ -83,7 +87,9 @@ def kind_of(model: nn.Module, backbone: bool = False) -> str:
         return 'tokenizer'
     if not hasattr(model, 'backbone'):
         raise ValueError(f'{type(model).__name__} has no backbone: leave --backbone out')
-    if backbone or hasattr(model, 'target'):  # of a pre-trained model the backbone is what others use
+    if backbone or hasattr(
+        model, 'target'
+    ):  # of a pre-trained model the backbone is what others use
         return 'backbone'
     if hasattr(model, 'decode_head'):
         return 'segmentor'
@@ -100,7 +106,9 @@ def size_of(deployed: Deployed) -> tuple[int, int]:
         return (16 * deployed.model.stride,) * 2
     backbone = deployed.model.backbone
     if not hasattr(backbone, 'grid'):
-        raise ValueError(f'{type(backbone).__name__} does not say its image size: give --size HEIGHT WIDTH')
+        raise ValueError(
+            f'{type(backbone).__name__} does not say its image size: give --size HEIGHT WIDTH'
+        )
     return tuple(side * backbone.patch_size for side in backbone.grid)
 
 
@@ -138,7 +146,9 @@ def _need(*names: str) -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise ImportError(f'{name} is not installed: pip install onnx onnxscript onnxruntime') from error
+            raise ImportError(
+                f'{name} is not installed: pip install onnx onnxscript onnxruntime'
+            ) from error
 
 
 @torch.no_grad()

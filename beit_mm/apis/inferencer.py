@@ -59,10 +59,16 @@ class Inferencer(BaseInferencer):
     numbers: tuple[str, ...] = ()  # fields of a sample that go into its prediction
 
     def __init__(
-        self, model: str | Path | Config, weights: str | Path, device: str | None = None, show_progress: bool = True
+        self,
+        model: str | Path | Config,
+        weights: str | Path,
+        device: str | None = None,
+        show_progress: bool = True,
     ):
         cfg = model if isinstance(model, Config) else Config.fromfile(str(model))
-        super().__init__(cfg, str(weights), device, cfg.get('default_scope', 'beit_mm'), show_progress)
+        super().__init__(
+            cfg, str(weights), device, cfg.get('default_scope', 'beit_mm'), show_progress
+        )
 
     def _init_model(self, cfg: Config, weights: str, device: str) -> nn.Module:
         model = load_model(cfg, weights).to(device)
@@ -79,14 +85,22 @@ class Inferencer(BaseInferencer):
         while 'pipeline' not in dataset:
             dataset = dataset['dataset']
         # Files are read by `_read`; there are no labels.
-        loads = [step for step in dataset['pipeline'] if str(step['type']).split('.')[-1].startswith('Load')]
-        self.decode = DECODERS[next((step['color_type'] for step in loads if 'color_type' in step), 'color')]
+        loads = [
+            step
+            for step in dataset['pipeline']
+            if str(step['type']).split('.')[-1].startswith('Load')
+        ]
+        self.decode = DECODERS[
+            next((step['color_type'] for step in loads if 'color_type' in step), 'color')
+        ]
         steps = [step for step in dataset['pipeline'] if step not in loads]
         with DefaultScope.overwrite_default_scope(self.scope):
             return Compose([TRANSFORMS.build(step) for step in steps])
 
     def _init_collate(self, cfg: Config):
-        return FUNCTIONS.get(cfg.test_dataloader.get('collate_fn', dict(type='pseudo_collate'))['type'])
+        return FUNCTIONS.get(
+            cfg.test_dataloader.get('collate_fn', dict(type='pseudo_collate'))['type']
+        )
 
     def _init_visualizer(self, cfg: Config) -> None:
         return None
@@ -118,8 +132,14 @@ class Inferencer(BaseInferencer):
             image = self.decode(path, read_bytes(path))[0]
         elif image.dtype != np.uint8:
             raise TypeError(f'an array of {image.dtype} was given: uint8 is needed, 0 … 255')
-        elif image.ndim not in (2, 3) or not image.size or (self.decode is decode_image and image.shape[2:] != (3,)):
-            raise ValueError(f'an array of shape {image.shape} was given: expected [H, W, 3], BGR. {OTHER_CHANNELS}')
+        elif (
+            image.ndim not in (2, 3)
+            or not image.size
+            or (self.decode is decode_image and image.shape[2:] != (3,))
+        ):
+            raise ValueError(
+                f'an array of shape {image.shape} was given: expected [H, W, 3], BGR. {OTHER_CHANNELS}'
+            )
         return dict(img=image, img_path=path, img_shape=image.shape[:2], ori_shape=image.shape[:2])
 
     # -- results out -------------------------------------------------------------------------------------------------
@@ -128,7 +148,9 @@ class Inferencer(BaseInferencer):
         """Pictures of a sample, of one height, left to right."""
         raise NotImplementedError
 
-    def visualize(self, inputs: list, preds: list, img_out_dir: str = '', return_vis: bool = False) -> list[np.ndarray]:
+    def visualize(
+        self, inputs: list, preds: list, img_out_dir: str = '', return_vis: bool = False
+    ) -> list[np.ndarray]:
         pictures = []
         for sample, name in zip(preds, _names(inputs), strict=True):
             sample.set_metainfo(dict(name=name))
@@ -142,7 +164,11 @@ class Inferencer(BaseInferencer):
         return pictures
 
     def postprocess(
-        self, preds: list, visualization: list, return_datasamples: bool = False, pred_out_dir: str = ''
+        self,
+        preds: list,
+        visualization: list,
+        return_datasamples: bool = False,
+        pred_out_dir: str = '',
     ) -> dict:
         found = [{field: _plain(sample.get(field)) for field in self.numbers} for sample in preds]
         for sample, numbers in zip(preds, found if pred_out_dir else (), strict=False):
@@ -161,10 +187,14 @@ def _names(inputs: list) -> list[str]:
     folders = {os.path.dirname(path) for path in paths if path}
     root = os.path.commonpath(folders) if folders else ''
     names = [
-        Path(os.path.relpath(path, root)).with_suffix('') if path else Path(f'{i:06d}') for i, path in enumerate(paths)
+        Path(os.path.relpath(path, root)).with_suffix('') if path else Path(f'{i:06d}')
+        for i, path in enumerate(paths)
     ]
     count = Counter(names)
-    return [str(name if count[name] == 1 else name.with_name(f'{i:06d}_{name.name}')) for i, name in enumerate(names)]
+    return [
+        str(name if count[name] == 1 else name.with_name(f'{i:06d}_{name.name}'))
+        for i, name in enumerate(names)
+    ]
 
 
 def _plain(value: Tensor):
@@ -187,7 +217,9 @@ class TokenizerInferencer(Inferencer):
 
     def _check(self, model: nn.Module) -> None:
         if not isinstance(model, DiscreteVAE) or model.decoder is None:
-            raise ValueError(f'a DiscreteVAE with both halves is needed, this is a {type(model).__name__}')
+            raise ValueError(
+                f'a DiscreteVAE with both halves is needed, this is a {type(model).__name__}'
+            )
 
     @torch.no_grad()
     def forward(self, inputs: dict) -> list[BaseDataElement]:
@@ -211,7 +243,9 @@ class FillInInferencer(Inferencer):
 
     def _check(self, model: nn.Module) -> None:
         if not isinstance(model, BEiTPretrainer) or not isinstance(model.target, TokenTarget):
-            raise ValueError(f'a BEiTPretrainer of tokens is needed, this is a {type(model).__name__}')
+            raise ValueError(
+                f'a BEiTPretrainer of tokens is needed, this is a {type(model).__name__}'
+            )
 
     @torch.no_grad()
     def forward(self, inputs: dict) -> list[BaseDataElement]:
@@ -229,7 +263,10 @@ class FillInInferencer(Inferencer):
         tokenizer = self.model.target.tokenizer
         ids = torch.stack([sample.guessed, sample.ids]).to(next(tokenizer.parameters()).device)
         decoded = [draw.to_uint8(picture.cpu().numpy()) for picture in tokenizer.decode(ids)]
-        return [draw.hide(image, sample.mask.numpy()), *(mmcv.imresize(each, (width, height)) for each in decoded)]
+        return [
+            draw.hide(image, sample.mask.numpy()),
+            *(mmcv.imresize(each, (width, height)) for each in decoded),
+        ]
 
 
 class AttentionInferencer(Inferencer):
@@ -243,7 +280,9 @@ class AttentionInferencer(Inferencer):
 
     def _check(self, model: nn.Module) -> None:
         if not isinstance(getattr(model, 'backbone', None), BEiT):
-            raise ValueError(f'a model with a BEiT backbone is needed, this is a {type(model).__name__}')
+            raise ValueError(
+                f'a model with a BEiT backbone is needed, this is a {type(model).__name__}'
+            )
 
     @torch.no_grad()
     def forward(self, inputs: dict) -> list[BaseDataElement]:
@@ -251,12 +290,20 @@ class AttentionInferencer(Inferencer):
         image = read['patch_view'] if isinstance(read, dict) else read
         h, w = (side // backbone.patch_size for side in image.shape[-2:])
         middle = 1 + h // 2 * w + w // 2
-        attention = of_blocks(backbone, image, lambda a: a[:, :, middle, 1:])[-1].unflatten(-1, (h, w))
-        low, high = (bound(image, dim=(1, 2, 3), keepdim=True) for bound in (torch.amin, torch.amax))
-        return _samples(dict(attention=attention, image=(image - low) / (high - low).clamp_min(1e-6)))
+        attention = of_blocks(backbone, image, lambda a: a[:, :, middle, 1:])[-1].unflatten(
+            -1, (h, w)
+        )
+        low, high = (
+            bound(image, dim=(1, 2, 3), keepdim=True) for bound in (torch.amin, torch.amax)
+        )
+        return _samples(
+            dict(attention=attention, image=(image - low) / (high - low).clamp_min(1e-6))
+        )
 
     def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
         image, mean = draw.to_uint8(sample.image.numpy()), sample.attention.mean(0).numpy()
         height, width = image.shape[:2]
-        strength = mmcv.imresize(mean / mean.max(), (width, height), interpolation='bilinear')[..., None]
+        strength = mmcv.imresize(mean / mean.max(), (width, height), interpolation='bilinear')[
+            ..., None
+        ]
         return [image, (image * (0.25 + 0.75 * strength)).astype(np.uint8)]

@@ -33,13 +33,17 @@ def published() -> dict[str, dict]:
         common = {key: value for key, value in family.items() if key != 'models'}
         for model in family['models']:
             entry = common | model
-            models[model['name']] = entry | dict(address=entry['address'].format(name=model['name']))
+            models[model['name']] = entry | dict(
+                address=entry['address'].format(name=model['name'])
+            )
     return models
 
 
 def is_remote(source: str) -> bool:
     """Return whether `source` names a checkpoint that may have to be downloaded."""
-    return '://' in source or (source.removesuffix(EMA) in published() and not Path(source).exists())
+    return '://' in source or (
+        source.removesuffix(EMA) in published() and not Path(source).exists()
+    )
 
 
 def is_missing(source: str) -> bool:
@@ -78,7 +82,11 @@ def _from_url(url: str) -> Path:
 def _download(url: str, path: Path) -> None:
     """Write beside `path`, check length and hash, then rename."""
     print_log(f'Downloading {url} to {path}', logger='current')
-    beside, digest, advice = path.with_name(f'.{socket.gethostname()}.tmp'), hashlib.sha256(), _advice(path)
+    beside, digest, advice = (
+        path.with_name(f'.{socket.gethostname()}.tmp'),
+        hashlib.sha256(),
+        _advice(path),
+    )
     try:
         request = Request(url, headers={'User-Agent': 'beit_mm'})
         with urlopen(request, timeout=60) as answer, beside.open('wb') as file:
@@ -87,15 +95,21 @@ def _download(url: str, path: Path) -> None:
                 digest.update(piece)
             expected, size = answer.headers.get('Content-Length'), file.tell()
         if expected is not None and size != int(expected):
-            raise FileNotFoundError(f'{url} was interrupted after {size} of {expected} bytes. Run again, or {advice}')
+            raise FileNotFoundError(
+                f'{url} was interrupted after {size} of {expected} bytes. Run again, or {advice}'
+            )
         named = _HASH.search(path.name)
         if named and not digest.hexdigest().startswith(named[1]):
-            raise ValueError(f'{url}: its SHA-256 is {digest.hexdigest()}, its name says {named[1]}…. {advice}')
+            raise ValueError(
+                f'{url}: its SHA-256 is {digest.hexdigest()}, its name says {named[1]}…. {advice}'
+            )
         os.replace(beside, path)
     except (OSError, HTTPException) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise FileNotFoundError(f'{url} could not be downloaded ({error}). Check the address, or {advice}') from error
+        raise FileNotFoundError(
+            f'{url} could not be downloaded ({error}). Check the address, or {advice}'
+        ) from error
     finally:
         beside.unlink(missing_ok=True)
 
@@ -121,7 +135,11 @@ def _from_hub(source: str) -> Path:
     repository, _, revision = source.removeprefix(HUB).partition('@')
     for weights in ('*.safetensors', 'pytorch_model*.bin'):
         try:
-            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=['*.json', weights]))
+            folder = Path(
+                snapshot_download(
+                    repository, revision=revision or None, allow_patterns=['*.json', weights]
+                )
+            )
         except (HfHubHTTPError, OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FileNotFoundError(
@@ -130,4 +148,6 @@ def _from_hub(source: str) -> Path:
             ) from error
         if any(folder.glob(weights)):
             return folder
-    raise FileNotFoundError(f'{source} has no *.safetensors and no pytorch_model*.bin: it holds no weights to load')
+    raise FileNotFoundError(
+        f'{source} has no *.safetensors and no pytorch_model*.bin: it holds no weights to load'
+    )

@@ -22,7 +22,9 @@ TARGETS = dict(  # what each project has a model for
 )
 
 
-def export(state: dict[str, Tensor], target: str, path: Path, meta: dict, safetensors: bool) -> tuple[Facts, list[str]]:
+def export(
+    state: dict[str, Tensor], target: str, path: Path, meta: dict, safetensors: bool
+) -> tuple[Facts, list[str]]:
     """Write `state` (our names) for `target` to the file `path`, for 'hf' a folder; what it is, and what was changed or left.
 
     `meta`: as `load_with_meta` gives it. Raises ValueError where the project has no such model, or `path` is no place for it.
@@ -36,7 +38,11 @@ def export(state: dict[str, Tensor], target: str, path: Path, meta: dict, safete
     if path.is_dir():
         raise ValueError(f'{path} is a folder: name the file to write')
     path.parent.mkdir(parents=True, exist_ok=True)
-    named = to_dalle(state) if facts.kind == 'tokenizer' and target == 'mmpretrain' else from_ours(state, target)
+    named = (
+        to_dalle(state)
+        if facts.kind == 'tokenizer' and target == 'mmpretrain'
+        else from_ours(state, target)
+    )
     named = {key: value.contiguous() for key, value in named.items()}
     if safetensors:
         save_file(named, path)
@@ -50,7 +56,9 @@ def export(state: dict[str, Tensor], target: str, path: Path, meta: dict, safete
     return facts, notes
 
 
-def fit_target(state: dict[str, Tensor], facts: Facts, target: str) -> tuple[dict[str, Tensor], list[str]]:
+def fit_target(
+    state: dict[str, Tensor], facts: Facts, target: str
+) -> tuple[dict[str, Tensor], list[str]]:
     """What `target` has a place for, and in words what that changes. ValueError where it has no such model."""
     if facts.kind not in TARGETS[target]:
         raise ValueError(
@@ -62,9 +70,15 @@ def fit_target(state: dict[str, Tensor], facts: Facts, target: str) -> tuple[dic
         return state, ['left out: decoder.* (mmpretrain reads the encoder alone)'] if halves else []
     state, notes = dict(state), []
     if facts.kind == 'segmentor' and 'neck.upsample_4x.0.weight' not in state:
-        raise ValueError(f'{target} has no such decoder: of segmentation models it has UPerNet on a pyramid alone')
-    if target == 'mmseg' and (facts.abs_pos_embed or not facts.layer_scale or not facts.rel_pos_bias):
-        raise ValueError("mmseg's BEiT has relative positions and LayerScale always, and no absolute positions")
+        raise ValueError(
+            f'{target} has no such decoder: of segmentation models it has UPerNet on a pyramid alone'
+        )
+    if target == 'mmseg' and (
+        facts.abs_pos_embed or not facts.layer_scale or not facts.rel_pos_bias
+    ):
+        raise ValueError(
+            "mmseg's BEiT has relative positions and LayerScale always, and no absolute positions"
+        )
     if target in ('timm', 'mmseg') and facts.rel_pos_bias == 'shared':
         table, depth = state.pop(SHARED), facts.arch['num_layers']
         state |= {f'backbone.blocks.{i}.attn.{TABLE}': table.clone() for i in range(depth)}
@@ -74,7 +88,9 @@ def fit_target(state: dict[str, Tensor], facts: Facts, target: str) -> tuple[dic
         mmpretrain=() if facts.kind == 'mim' else ('mask_token',),
         mmseg=('mask_token', 'norm', 'fc_norm'),
     )
-    for key in [k for k in state if k.split('.')[1] in without.get(target, ()) and k.startswith('backbone.')]:
+    for key in [
+        k for k in state if k.split('.')[1] in without.get(target, ()) and k.startswith('backbone.')
+    ]:
         del state[key]
         notes.append(f'left out: {key} ({target} has none)')
     return state, notes
@@ -84,7 +100,12 @@ def fit_target(state: dict[str, Tensor], facts: Facts, target: str) -> tuple[dic
 
 
 def _write_hf(
-    state: dict[str, Tensor], facts: Facts, folder: Path, meta: dict, notes: list[str], safetensors: bool
+    state: dict[str, Tensor],
+    facts: Facts,
+    folder: Path,
+    meta: dict,
+    notes: list[str],
+    safetensors: bool,
 ) -> None:
     if folder.is_file() or folder.suffix in ('.pth', '.pt', '.bin', '.safetensors'):
         raise ValueError(f'{folder} is a file, Hugging Face needs a folder: name one')
@@ -100,9 +121,13 @@ def _write_hf(
     else:
         torch.save(named, folder / 'pytorch_model.bin')
     if 'normalization' not in meta:
-        notes.append('normalisation is not in the file: wrote mean = std = 0.5, which most published weights want')
+        notes.append(
+            'normalisation is not in the file: wrote mean = std = 0.5, which most published weights want'
+        )
     (folder / 'config.json').write_text(json.dumps(hf_config(facts, state), indent=2) + '\n')
-    (folder / 'preprocessor_config.json').write_text(json.dumps(_hf_processor(facts, meta), indent=2) + '\n')
+    (folder / 'preprocessor_config.json').write_text(
+        json.dumps(_hf_processor(facts, meta), indent=2) + '\n'
+    )
 
 
 def _deeper(arch: dict[str, int]) -> dict[str, int]:
@@ -112,8 +137,14 @@ def _deeper(arch: dict[str, int]) -> dict[str, int]:
 def _with_idle_layer(state: dict[str, Tensor], facts: Facts) -> dict[str, Tensor]:
     """A copy of the last layer, scaled by zero: `hidden_states[depth]` then is what the last real one gives."""
     last = f'backbone.blocks.{facts.arch["num_layers"] - 1}.'
-    idle = {k.replace(last, f'backbone.blocks.{facts.arch["num_layers"]}.'): v for k, v in state.items() if last in k}
-    return state | {k: torch.zeros_like(v) if '.gamma_' in k else v.clone() for k, v in idle.items()}
+    idle = {
+        k.replace(last, f'backbone.blocks.{facts.arch["num_layers"]}.'): v
+        for k, v in state.items()
+        if last in k
+    }
+    return state | {
+        k: torch.zeros_like(v) if '.gamma_' in k else v.clone() for k, v in idle.items()
+    }
 
 
 def hf_config(facts: Facts, state: dict[str, Tensor]) -> dict:
@@ -121,7 +152,11 @@ def hf_config(facts: Facts, state: dict[str, Tensor]) -> dict:
     `out_indices`, where `hidden_states[0]` is what enters the first layer: block t (from 0) is i = t + 2.
     """
     arch, square = facts.arch, facts.grid[0] == facts.grid[1]
-    models = dict(mim='MaskedImageModeling', classifier='ImageClassification', segmentor='SemanticSegmentation')
+    models = dict(
+        mim='MaskedImageModeling',
+        classifier='ImageClassification',
+        segmentor='SemanticSegmentation',
+    )
     config = dict(
         architectures=[f'BeitFor{models[facts.kind]}' if facts.kind in models else 'BeitModel'],
         model_type='beit',
@@ -149,7 +184,9 @@ def hf_config(facts: Facts, state: dict[str, Tensor]) -> dict:
     if facts.kind == 'segmentor':
         real = replace(facts, arch=dict(arch, num_layers=arch['num_layers'] - 1))
         auxiliary = state.get('auxiliary_head.conv_seg.weight')
-        config |= dict(out_indices=[tap + 2 for tap in real.taps], use_auxiliary_head=auxiliary is not None)
+        config |= dict(
+            out_indices=[tap + 2 for tap in real.taps], use_auxiliary_head=auxiliary is not None
+        )
         if auxiliary is not None:
             convs = {k.split('.')[2] for k in state if k.startswith('auxiliary_head.convs.')}
             config |= dict(auxiliary_channels=auxiliary.shape[1], auxiliary_num_convs=len(convs))
@@ -157,7 +194,9 @@ def hf_config(facts: Facts, state: dict[str, Tensor]) -> dict:
 
 
 def _hf_processor(facts: Facts, meta: dict) -> dict:
-    normalization = meta.get('normalization', dict.fromkeys(('mean', 'std'), [127.5] * facts.in_channels))
+    normalization = meta.get(
+        'normalization', dict.fromkeys(('mean', 'std'), [127.5] * facts.in_channels)
+    )
     return dict(
         image_processor_type='BeitImageProcessor',
         do_resize=True,

@@ -63,22 +63,34 @@ def describe(state: dict[str, Tensor], heads: int | None = None) -> Facts:
     square.
     """
     kinds = dict(
-        tokenizer='encoder.input.weight', mim='head.proj.weight', classifier='head.fc.weight', segmentor='decode_head.'
+        tokenizer='encoder.input.weight',
+        mim='head.proj.weight',
+        classifier='head.fc.weight',
+        segmentor='decode_head.',
     )
-    kind = next((kind for kind, key in kinds.items() if any(k.startswith(key) for k in state)), 'backbone')
+    kind = next(
+        (kind for kind, key in kinds.items() if any(k.startswith(key) for k in state)), 'backbone'
+    )
     if kind == 'tokenizer':
-        codes, in_channels = len(state['encoder.output.conv.weight']), state['encoder.input.weight'].shape[1]
+        codes, in_channels = (
+            len(state['encoder.output.conv.weight']),
+            state['encoder.input.weight'].shape[1],
+        )
         return Facts(kind, channels=codes, in_channels=in_channels)
     parts = ('backbone.patch_embed.proj.weight', 'backbone.blocks.0.mlp.fc1.weight')
     if missing := [key for key in parts if key not in state]:
-        raise ValueError(f'this is neither a whole backbone nor a tokenizer with its encoder: {missing[0]} is missing')
+        raise ValueError(
+            f'this is neither a whole backbone nor a tokenizer with its encoder: {missing[0]} is missing'
+        )
     depth = 1 + max(int(k.split('.')[2]) for k in state if re.match(r'backbone\.blocks\.\d+\.', k))
     (dims, in_channels, patch_size, _), hidden = state[parts[0]].shape, len(state[parts[1]])
     own, absolute = f'backbone.blocks.0.attn.{TABLE}', state.get('backbone.pos_embed')
     table = state.get(SHARED, state.get(own))
     heads = table.shape[1] if table is not None else heads or max(dims // 64, 1)
     positions = table if table is not None else absolute
-    head = dict(mim='head.proj.weight', classifier='head.fc.weight', segmentor='decode_head.conv_seg.weight').get(kind)
+    head = dict(
+        mim='head.proj.weight', classifier='head.fc.weight', segmentor='decode_head.conv_seg.weight'
+    ).get(kind)
     norm, pooled = 'backbone.norm.weight' in state, 'backbone.fc_norm.weight' in state
     return Facts(
         kind=kind,
@@ -90,7 +102,13 @@ def describe(state: dict[str, Tensor], heads: int | None = None) -> Facts:
         rel_pos_bias='shared' if SHARED in state else 'per_layer' if own in state else None,
         layer_scale='backbone.blocks.0.gamma_1' in state,
         mask_token='backbone.mask_token' in state,
-        out_type='avg_featmap' if pooled else 'featmap' if not norm else 'cls_token' if kind == 'classifier' else 'raw',
+        out_type='avg_featmap'
+        if pooled
+        else 'featmap'
+        if not norm
+        else 'cls_token'
+        if kind == 'classifier'
+        else 'raw',
         channels=len(state[head]) if head else None,
     )
 
@@ -99,7 +117,9 @@ def square_grid(positions: Tensor) -> Grid:
     """The grid of a bias table [rows, heads] or of absolute positions [1, 1 + N, D]. ValueError when it is not square."""
     side = square_side(positions)
     if side is None:
-        raise ValueError(f'positions of shape {tuple(positions.shape)} are of no square grid: say which, grid=(h, w)')
+        raise ValueError(
+            f'positions of shape {tuple(positions.shape)} are of no square grid: say which, grid=(h, w)'
+        )
     return side, side
 
 

@@ -21,7 +21,9 @@ from .download import EMA, local_path
 # Keys of a file that hold weights (OpenMMLab's, the official code's, DeepSpeed's), or their average (official, timm's, mmengine's).
 _PLAIN = ('state_dict', 'model', 'module')
 _AVERAGED = ('model_ema', 'state_dict_ema', 'ema_state_dict')
-WRAPPERS = re.compile(r'^((module|model|_orig_mod)\.)+')  # DDP's, Lightning's and torch.compile's prefixes
+WRAPPERS = re.compile(
+    r'^((module|model|_orig_mod)\.)+'
+)  # DDP's, Lightning's and torch.compile's prefixes
 
 
 def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
@@ -47,9 +49,14 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
         )
     if _is_safetensors(path):
         try:
-            return load_file(path, device=str(map_location) if isinstance(map_location, str | torch.device) else 'cpu')
+            return load_file(
+                path,
+                device=str(map_location) if isinstance(map_location, str | torch.device) else 'cpu',
+            )
         except SafetensorError as error:
-            raise ValueError(f'{path} is a broken safetensors file, it may be incomplete: {error}') from error
+            raise ValueError(
+                f'{path} is a broken safetensors file, it may be incomplete: {error}'
+            ) from error
     return _read_torch(path, map_location)
 
 
@@ -66,7 +73,11 @@ def state_of(raw: Any, source: str) -> tuple[dict[str, Tensor], str | None]:
     for name in _PLAIN:  # one within another
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(v, Tensor) for v in state.values())
+    ):
         raise ValueError(f'{source} holds no state dict (parameter names → tensors)')
     try:
         return renamed(state, lambda key: WRAPPERS.sub('', key)), wrapper
@@ -93,7 +104,9 @@ def _averaged(raw: Any, source: str) -> dict:
         )
     place = 'model' if names[0] == 'model_ema' else 'state_dict'
     average = raw[place if _is_swapped(raw) else names[0]]
-    return {key: value for key, value in raw.items() if key not in (*_PLAIN, *_AVERAGED)} | {place: average}
+    return {key: value for key, value in raw.items() if key not in (*_PLAIN, *_AVERAGED)} | {
+        place: average
+    }
 
 
 def _held(raw: Any, names: tuple[str, ...]) -> list[str]:
@@ -123,16 +136,24 @@ def _is_safetensors(path: Path) -> bool:
     """An eight-byte length, then JSON of that length."""
     with path.open('rb') as file:
         start = file.read(9)
-    return len(start) == 9 and start[8:] == b'{' and int.from_bytes(start[:8], 'little') < path.stat().st_size
+    return (
+        len(start) == 9
+        and start[8:] == b'{'
+        and int.from_bytes(start[:8], 'little') < path.stat().st_size
+    )
 
 
 def _read_torch(path: Path, map_location: Any) -> Any:
     if words := store.damage(path):
-        raise ValueError(f'{path} was not loaded: {words}. Take another copy, or an earlier checkpoint')
+        raise ValueError(
+            f'{path} was not loaded: {words}. Take another copy, or an earlier checkpoint'
+        )
     if zipfile.is_zipfile(path):
         _check_archive(path)
     try:
-        with torch.serialization.safe_globals([Namespace]):  # the official code keeps its arguments; inert
+        with torch.serialization.safe_globals(
+            [Namespace]
+        ):  # the official code keeps its arguments; inert
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         try:
@@ -140,7 +161,9 @@ def _read_torch(path: Path, map_location: Any) -> Any:
         except Exception:
             raise ValueError(_refusal(path, error)) from error
     except Exception as error:  # broken bytes come out as whatever they meet first
-        raise ValueError(f'{path} could not be read as a checkpoint, it may be incomplete: {error}') from error
+        raise ValueError(
+            f'{path} could not be read as a checkpoint, it may be incomplete: {error}'
+        ) from error
 
 
 def _check_archive(path: Path) -> None:
@@ -150,7 +173,9 @@ def _check_archive(path: Path) -> None:
             script = any(name.endswith('/constants.pkl') for name in archive.namelist())
             broken = None if script else store.broken_in(archive)
     except Exception as error:  # zlib's, zipfile's and struct's
-        raise ValueError(f'{path} is damaged: {error}. Take another copy, or an earlier checkpoint') from error
+        raise ValueError(
+            f'{path} is damaged: {error}. Take another copy, or an earlier checkpoint'
+        ) from error
     if broken:
         raise ValueError(
             f'{path} is damaged: {broken} in it is not what was written. Take another copy, or an earlier checkpoint'
@@ -164,7 +189,9 @@ def _check_archive(path: Path) -> None:
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
     message = str(error.__context__ or error)  # torch hides the first, which names the culprit
-    reason = message.split('WeightsUnpickler error: ')[-1].strip().split('\n')[0].split('. Please')[0]
+    reason = (
+        message.split('WeightsUnpickler error: ')[-1].strip().split('\n')[0].split('. Please')[0]
+    )
     return (
         f'{path} was not loaded, because more than weights would have to be trusted: {reason}\n'
         'Nothing of it was run. If you trust where it comes from and the name above is a type to keep, call '
@@ -197,7 +224,12 @@ def _read_folder(folder: Path, map_location: Any) -> Any:
         parts = {part: state_of(read_file(path), str(path))[0] for part, path in pickles.items()}
         return {f'{part}.{k}': v for part, state in parts.items() for k, v in state.items()}
     files = next(
-        (found for kind in ('*.safetensors', 'pytorch_model*.bin') if (found := sorted(folder.glob(kind)))), []
+        (
+            found
+            for kind in ('*.safetensors', 'pytorch_model*.bin')
+            if (found := sorted(folder.glob(kind)))
+        ),
+        [],
     )
     if not files:
         raise FileNotFoundError(
@@ -208,7 +240,9 @@ def _read_folder(folder: Path, map_location: Any) -> Any:
     for file in files:
         for key, value in read_file(file, map_location).items():
             if key in state:
-                raise ValueError(f'{folder}: {written[key]} and {file.name} both hold {key}: name the file to load')
+                raise ValueError(
+                    f'{folder}: {written[key]} and {file.name} both hold {key}: name the file to load'
+                )
             state[key], written[key] = value, file.name
     meta = {}
     processor = folder / 'preprocessor_config.json'
@@ -216,13 +250,21 @@ def _read_folder(folder: Path, map_location: Any) -> Any:
         settings = json.loads(processor.read_text())
         if settings.get('do_normalize', True) and 'image_mean' in settings:
             kinds = dict(mean='image_mean', std='image_std')
-            meta['normalization'] = {k: [255 * v for v in settings[name]] for k, name in kinds.items()}
-    config = json.loads((folder / 'config.json').read_text()) if (folder / 'config.json').is_file() else {}
+            meta['normalization'] = {
+                k: [255 * v for v in settings[name]] for k, name in kinds.items()
+            }
+    config = (
+        json.loads((folder / 'config.json').read_text())
+        if (folder / 'config.json').is_file()
+        else {}
+    )
     timm = config.get('pretrained_cfg') or {}
     if 'normalization' not in meta and 'mean' in timm and 'std' in timm:
         meta['normalization'] = {name: [255 * v for v in timm[name]] for name in ('mean', 'std')}
     if 'decode_head.classifier.weight' in state and config.get('out_indices'):
-        meta['taps'] = [i - 2 for i in config['out_indices']]  # as it computes: see export.hf_config
+        meta['taps'] = [
+            i - 2 for i in config['out_indices']
+        ]  # as it computes: see export.hf_config
     if 'num_attention_heads' in config:
         meta['num_heads'] = config['num_attention_heads']
     return dict(state_dict=state, meta=meta)

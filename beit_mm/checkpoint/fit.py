@@ -62,7 +62,9 @@ class Report:
 
 
 @WEIGHT_INITIALIZERS.register_module()
-def load_backbone(model: BEiT, path: str, grid: Grid | None = None, adapt_patch_embed: bool = False) -> None:
+def load_backbone(
+    model: BEiT, path: str, grid: Grid | None = None, adapt_patch_embed: bool = False
+) -> None:
     """Load the backbone of any BEiT, whoever wrote it, into `model`.
 
     A shared position table is copied into every layer, positions are resized to the model's grid. What happened to each key
@@ -84,7 +86,9 @@ def load_backbone(model: BEiT, path: str, grid: Grid | None = None, adapt_patch_
         report.add('left out', key, why)
     for name in sorted({k.split('.')[0] for k in state if not k.startswith('backbone.')}):
         report.add('left out', f'{name}.*', 'no part of the backbone')
-    backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
+    backbone = {
+        k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')
+    }
     fitted = fit_backbone(backbone, model, report, grid, adapt_patch_embed)
     check(model, fitted, path, 'BEiT', may_be_new=('fc_norm.', 'norm.'))
     for key in model.state_dict():
@@ -95,7 +99,11 @@ def load_backbone(model: BEiT, path: str, grid: Grid | None = None, adapt_patch_
 
 
 def fit_backbone(
-    state: dict[str, Tensor], model: BEiT, report: Report, grid: Grid | None = None, adapt_patch_embed: bool = False
+    state: dict[str, Tensor],
+    model: BEiT,
+    report: Report,
+    grid: Grid | None = None,
+    adapt_patch_embed: bool = False,
 ) -> dict[str, Tensor]:
     """A state dict of a backbone (without prefix) made to fit `model`, whatever its bias and grid; `report` says how."""
     state, own = dict(state), model.state_dict()
@@ -123,7 +131,9 @@ def fit_backbone(
             state[key] = resize_pos_embed(value, source, model.grid)
         else:
             continue
-        report.add('resized', key, f'{source[0]}×{source[1]} → {model.grid[0]}×{model.grid[1]} patches')
+        report.add(
+            'resized', key, f'{source[0]}×{source[1]} → {model.grid[0]}×{model.grid[1]} patches'
+        )
     for key in list(state):
         name = key.split('.')[0]
         if name in _WHERE_NOT_READ and getattr(model, name) is None:
@@ -143,13 +153,17 @@ def adapted_patch_embed(weight: Tensor, channels: int, patch_size: int) -> Tenso
     weight = weight.float()
     if size != [patch_size] * 2:
         pixels = torch.eye(size[0] * size[1]).unflatten(1, (1, *size))
-        resize = F.interpolate(pixels, (patch_size, patch_size), mode='bicubic', antialias=True, align_corners=False)
+        resize = F.interpolate(
+            pixels, (patch_size, patch_size), mode='bicubic', antialias=True, align_corners=False
+        )
         weight = weight.flatten(2) @ torch.linalg.pinv(resize.flatten(1).T)
         weight = weight.unflatten(2, (patch_size, patch_size))
     if channels == 1:
         weight = weight.sum(1, keepdim=True)
     elif channels != given:
-        weight = weight.repeat(1, math.ceil(channels / given), 1, 1)[:, :channels] * (given / channels)
+        weight = weight.repeat(1, math.ceil(channels / given), 1, 1)[:, :channels] * (
+            given / channels
+        )
     return weight.to(dtype)
 
 
@@ -169,13 +183,21 @@ def load_tokenizer(model: nn.Module, path: str) -> None:
     model.load_state_dict(state, strict=False)
     if not whole:
         model.decoder = None
-        report.add('left out', 'decoder.*', 'an encoder alone was given: there are ids, but no pictures')
+        report.add(
+            'left out', 'decoder.*', 'an encoder alone was given: there are ids, but no pictures'
+        )
     for key in state:
         report.add('loaded', key)
     report.log()
 
 
-def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_be_new: tuple[str, ...] = ()) -> None:
+def check(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    path: str,
+    what: str,
+    may_be_new: tuple[str, ...] = (),
+) -> None:
     """ValueError that names the keys of `state` and `model` that differ, or that hold no numbers; those of data preprocessing
     do not count."""
     own = {k: v for k, v in model.state_dict().items() if not k.startswith('data_preprocessor.')}
@@ -187,9 +209,15 @@ def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_
         if k in own and v.shape != own[k].shape
     ]
     if lost := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
-        raise ValueError(f'{path} holds NaN or infinity in {few(lost)}: take an earlier checkpoint of that run')
+        raise ValueError(
+            f'{path} holds NaN or infinity in {few(lost)}: take an earlier checkpoint of that run'
+        )
     if missing or unexpected or wrong:
-        settings = 'vocab_size, width, groups, blocks' if what == 'tokenizer' else 'arch, positions, layer_scale, head'
+        settings = (
+            'vocab_size, width, groups, blocks'
+            if what == 'tokenizer'
+            else 'arch, positions, layer_scale, head'
+        )
         advice = ''
         if any(entry.startswith((PATCH_EMBED, f'backbone.{PATCH_EMBED}')) for entry in wrong):
             advice += (
@@ -197,7 +225,11 @@ def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_
                 f"dict(type='Pretrained', checkpoint={path!r}, adapt_patch_embed=True)"
             )
         alien = sorted(
-            {part for key in unexpected if (part := key.removeprefix('backbone.').split('.')[0]) not in PARTS}
+            {
+                part
+                for key in unexpected
+                if (part := key.removeprefix('backbone.').split('.')[0]) not in PARTS
+            }
         )
         if what == 'BEiT' and alien:
             advice += (
@@ -208,6 +240,10 @@ def check(model: nn.Module, state: dict[str, Tensor], path: str, what: str, may_
         raise ValueError(
             f'{path} does not fit this {what}. Missing: {few(missing)}; unexpected: {few(unexpected)}; of another shape: '
             f'{few(wrong)}. Give the model the settings that it was trained with: {settings}'
-            + (', and for positions of a grid that is not square init_cfg.grid=(h, w)' if positions else '')
+            + (
+                ', and for positions of a grid that is not square init_cfg.grid=(h, w)'
+                if positions
+                else ''
+            )
             + advice
         )

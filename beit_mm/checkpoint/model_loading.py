@@ -52,7 +52,9 @@ def fit_model(raw: Any, model: nn.Module, source: str, strict: bool) -> dict[str
     report = Report(f'{source}, written by {origin}')
     for key, why in left.items():
         report.add('left out', key, why)
-    backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
+    backbone = {
+        k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')
+    }
     if isinstance(model, DiscreteVAE):
         fitted = state
     else:

@@ -41,9 +41,15 @@ _HF: Names = [
     ('beit.encoder.layer.{}.attention.attention.query.bias', 'backbone.blocks.{}.attn.q_bias'),
     ('beit.encoder.layer.{}.attention.attention.value.bias', 'backbone.blocks.{}.attn.v_bias'),
     # Three matrices, which `_merge_qkv` makes one of.
-    ('beit.encoder.layer.{}.attention.attention.query.weight', 'backbone.blocks.{}.attn.query.weight'),
+    (
+        'beit.encoder.layer.{}.attention.attention.query.weight',
+        'backbone.blocks.{}.attn.query.weight',
+    ),
     ('beit.encoder.layer.{}.attention.attention.key.weight', 'backbone.blocks.{}.attn.key.weight'),
-    ('beit.encoder.layer.{}.attention.attention.value.weight', 'backbone.blocks.{}.attn.value.weight'),
+    (
+        'beit.encoder.layer.{}.attention.attention.value.weight',
+        'backbone.blocks.{}.attn.value.weight',
+    ),
     ('beit.encoder.layer.{}.attention.output.dense.', 'backbone.blocks.{}.attn.proj.'),
     ('beit.encoder.layer.{}.intermediate.dense.', 'backbone.blocks.{}.mlp.fc1.'),
     ('beit.encoder.layer.{}.output.dense.', 'backbone.blocks.{}.mlp.fc2.'),
@@ -62,7 +68,10 @@ _HF_IN_MEMORY: Names = [  # transformers 5 names modules anew, its files keep th
     ('beit.layers.{}.attention.k_proj.', 'beit.encoder.layer.{}.attention.attention.key.'),
     ('beit.layers.{}.attention.v_proj.', 'beit.encoder.layer.{}.attention.attention.value.'),
     ('beit.layers.{}.attention.o_proj.', 'beit.encoder.layer.{}.attention.output.dense.'),
-    ('beit.layers.{}.relative_position_bias.', 'beit.encoder.layer.{}.attention.attention.relative_position_bias.'),
+    (
+        'beit.layers.{}.relative_position_bias.',
+        'beit.encoder.layer.{}.attention.attention.relative_position_bias.',
+    ),
     ('beit.layers.{}.mlp.fc1.', 'beit.encoder.layer.{}.intermediate.dense.'),
     ('beit.layers.{}.mlp.fc2.', 'beit.encoder.layer.{}.output.dense.'),
     ('beit.layers.{}.', 'beit.encoder.layer.{}.'),
@@ -133,7 +142,13 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
     if any_key(r'backbone\.(blocks\.\d+\.attn\.|cls_token)'):
         return 'unilm' if official else 'beit_mm'
     if any_key(r'blocks\.\d+\.attn\.qkv\.'):
-        return 'unilm' if official or wrapper in ('model', 'model_ema') else 'timm' if any_key(r'head\.') else 'beit_mm'
+        return (
+            'unilm'
+            if official or wrapper in ('model', 'model_ema')
+            else 'timm'
+            if any_key(r'head\.')
+            else 'beit_mm'
+        )
     if any_key(r'quantize\.'):
         raise ValueError(
             "this is VQ-KD, the tokenizer of BEiT v2, of which there is no model here: use DALL-E's, or train one"
@@ -164,8 +179,12 @@ def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], d
         return rename(rename(key, _HF_IN_MEMORY) if origin == 'hf' else key, NAMES[origin])
 
     named = renamed(state, our_name)
-    own_tables = [key for key in named if key.startswith('backbone.blocks.') and key.endswith(TABLE)]
-    if SHARED in named and own_tables:  # such a model adds both to its attention, as data2vec's official one
+    own_tables = [
+        key for key in named if key.startswith('backbone.blocks.') and key.endswith(TABLE)
+    ]
+    if (
+        SHARED in named and own_tables
+    ):  # such a model adds both to its attention, as data2vec's official one
         shared = named.pop(SHARED)
         named |= {key: named[key] + shared for key in own_tables}
         left[SHARED] = 'added to the table of each layer'
@@ -178,11 +197,19 @@ def from_ours(state: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
         state = _split_qkv(state)
     names = [(ours, theirs) for theirs, ours in NAMES[origin]]
     if origin == 'hf':  # its model for masked image modeling has the last norm outside
-        names.remove(('backbone.norm.', 'beit.layernorm.' if 'head.proj.weight' in state else 'layernorm.'))
-    segments, alone = 'decode_head.conv_seg.weight' in state, all(key.startswith('backbone.') for key in state)
+        names.remove(
+            ('backbone.norm.', 'beit.layernorm.' if 'head.proj.weight' in state else 'layernorm.')
+        )
+    segments, alone = (
+        'decode_head.conv_seg.weight' in state,
+        all(key.startswith('backbone.') for key in state),
+    )
     state = renamed(state, lambda key: rename(key, names))
     if alone if origin in ('hf', 'mmseg') else origin in ('unilm', 'timm') and not segments:
-        state = {key.removeprefix('backbone.').removeprefix('beit.'): value for key, value in state.items()}
+        state = {
+            key.removeprefix('backbone.').removeprefix('beit.'): value
+            for key, value in state.items()
+        }
     if origin in ('unilm', 'mmpretrain', 'mmseg'):
         state |= _index_buffers(state)
     return state
@@ -216,8 +243,14 @@ def _merge_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Hugging Face's three matrices → the official code's one; three that do not fit stay, and are found to be unexpected."""
     merged = dict(state)
     for key in state:
-        three = [key.replace('attn.query.weight', f'attn.{name}.weight') for name in ('query', 'key', 'value')]
-        one, fits = key.replace('query', 'qkv'), len({state[n].shape if n in state else None for n in three}) == 1
+        three = [
+            key.replace('attn.query.weight', f'attn.{name}.weight')
+            for name in ('query', 'key', 'value')
+        ]
+        one, fits = (
+            key.replace('query', 'qkv'),
+            len({state[n].shape if n in state else None for n in three}) == 1,
+        )
         if key.endswith('attn.query.weight') and fits and one not in state:
             merged[one] = torch.cat([merged.pop(name) for name in three])
     return merged
@@ -232,9 +265,13 @@ def _split_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def _without_idle_layer(state: dict[str, Tensor], left: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _without_idle_layer(
+    state: dict[str, Tensor], left: dict[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Drops what `export` adds for Hugging Face's segmentation: a last layer whose branches are scaled by zero."""
-    scales = {k: v for k, v in state.items() if re.fullmatch(r'backbone\.blocks\.\d+\.gamma_[12]', k)}
+    scales = {
+        k: v for k, v in state.items() if re.fullmatch(r'backbone\.blocks\.\d+\.gamma_[12]', k)
+    }
     if not scales:
         return state, left
     last = max(int(key.split('.')[2]) for key in scales)
@@ -257,7 +294,9 @@ def _index_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _from_dalle(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """`blocks.group_1.block_1.res_path.conv_1.w` → `encoder.group_1.block_1.res_path.conv_1.weight`."""
-    if 'blocks.input.w' in state:  # one half: an encoder sees pixels through a 7×7 kernel, a decoder codes through 1×1
+    if (
+        'blocks.input.w' in state
+    ):  # one half: an encoder sees pixels through a 7×7 kernel, a decoder codes through 1×1
         half = 'encoder' if state['blocks.input.w'].shape[-1] > 1 else 'decoder'
         state = {f'{half}.{key}': value for key, value in state.items()}
     kinds = dict(w='weight', b='bias')

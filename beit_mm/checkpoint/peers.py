@@ -91,8 +91,13 @@ def _hf(path: Path, facts: Facts, dtype: torch.dtype) -> Peer:
         classifier='ForImageClassification',
         segmentor='ForSemanticSegmentation',
     )
-    kind = getattr(transformers, ('Data2VecVision' if family == 'data2vec-vision' else 'Beit') + names[facts.kind])
-    model, account = kind.from_pretrained(path, local_files_only=True, dtype=dtype, output_loading_info=True)
+    kind = getattr(
+        transformers,
+        ('Data2VecVision' if family == 'data2vec-vision' else 'Beit') + names[facts.kind],
+    )
+    model, account = kind.from_pretrained(
+        path, local_files_only=True, dtype=dtype, output_loading_info=True
+    )
     odd = sorted(account['missing_keys']) + sorted(account['unexpected_keys'])
     if odd:
         raise ValueError(f'{path} is no complete {kind.__name__}: {", ".join(map(str, odd[:8]))}')
@@ -156,7 +161,9 @@ def _mmpretrain(path: Path, facts: Facts, dtype: torch.dtype) -> Peer:
         patch_cfg=dict(padding=0),
     )
     backbone = _loaded(
-        (BEiTPretrainViT if facts.kind == 'mim' else BEiTViT)(**settings), _part(state, 'backbone.'), dtype
+        (BEiTPretrainViT if facts.kind == 'mim' else BEiTViT)(**settings),
+        _part(state, 'backbone.'),
+        dtype,
     )
     if facts.kind == 'backbone':
         return lambda image, mask: backbone(image)[-1]
@@ -207,12 +214,27 @@ def _segmentor(state: dict[str, Tensor], facts: Facts, dtype: torch.dtype) -> nn
         align_corners=False,
     )
     parts = ((neck, 'neck.'), (head, 'decode_head.'))
-    return nn.Sequential(*(_loaded(module, _part(state, prefix), dtype) for module, prefix in parts)).eval()
+    return nn.Sequential(
+        *(_loaded(module, _part(state, prefix), dtype) for module, prefix in parts)
+    ).eval()
 
 
 def _tokenizer(state: dict[str, Tensor], dtype: torch.dtype) -> Peer:
-    groups = 1 + max(int(k.split('.')[1].removeprefix('group_')) - 1 for k in state if k.startswith('encoder.group_'))
-    blocks = max(int(k.split('.')[2].removeprefix('block_')) for k in state if k.startswith('encoder.group_1.'))
-    vocab_size, (width, channels) = len(state['encoder.output.conv.weight']), state['encoder.input.weight'].shape[:2]
-    model = _loaded(encoder(width, groups, blocks, vocab_size, channels), _part(state, 'encoder.'), dtype)
+    groups = 1 + max(
+        int(k.split('.')[1].removeprefix('group_')) - 1
+        for k in state
+        if k.startswith('encoder.group_')
+    )
+    blocks = max(
+        int(k.split('.')[2].removeprefix('block_'))
+        for k in state
+        if k.startswith('encoder.group_1.')
+    )
+    vocab_size, (width, channels) = (
+        len(state['encoder.output.conv.weight']),
+        state['encoder.input.weight'].shape[:2],
+    )
+    model = _loaded(
+        encoder(width, groups, blocks, vocab_size, channels), _part(state, 'encoder.'), dtype
+    )
     return lambda image, mask: model(map_pixels(image))

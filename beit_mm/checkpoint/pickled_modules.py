@@ -44,8 +44,12 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     stand_in = type('StandIn', (), {})  # of this file alone, for the same reason
 
-    class Unpickler(pickle._Unpickler):  # that in C gives a class by its number (EXT1 …) without asking `find_class`
-        dispatch: ClassVar = {code: call for code, call in pickle._Unpickler.dispatch.items() if code not in _LEFT_OUT}
+    class Unpickler(
+        pickle._Unpickler
+    ):  # that in C gives a class by its number (EXT1 …) without asking `find_class`
+        dispatch: ClassVar = {
+            code: call for code, call in pickle._Unpickler.dispatch.items() if code not in _LEFT_OUT
+        }
 
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) in _BUILDERS:
@@ -55,7 +59,9 @@ def read(path: Path) -> dict[str, Tensor]:
             raise pickle.UnpicklingError(f'{module}.{name} is no part of a module of weights')
 
     restricted = SimpleNamespace(
-        __name__='restricted', Unpickler=Unpickler, load=lambda file, **how: Unpickler(file, **how).load()
+        __name__='restricted',
+        Unpickler=Unpickler,
+        load=lambda file, **how: Unpickler(file, **how).load(),
     )
     module = torch.load(path, map_location='cpu', pickle_module=restricted, weights_only=False)
     if not isinstance(module, stand_in):

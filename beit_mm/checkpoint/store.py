@@ -31,7 +31,9 @@ _PIECE = 1 << 24  # bytes hashed or written at a time
 def seal(archive: bytes) -> list[bytes | memoryview]:
     """The pieces of a sealed file, from what `torch.save` wrote. Raises ValueError when that is no zip."""
     if archive[-22:-18] != _END or archive[-2:] != b'\0\0':
-        raise ValueError('only the zip that torch.save writes can be sealed: leave _use_new_zipfile_serialization on')
+        raise ValueError(
+            'only the zip that torch.save writes can be sealed: leave _use_new_zipfile_serialization on'
+        )
     when = b'%020d' % time.time_ns()
     start = _MARK + when + b' crc32:%08x sha256:' % zlib.crc32(when)
     pieces = [memoryview(archive)[:-2], _LENGTH.to_bytes(2, 'little') + start]
@@ -51,7 +53,10 @@ def damage(path: Path) -> str | None:
         end = _end(file)
         if not _sealed(end):
             return None
-        if _SEAL.fullmatch(end[22:]) and _sha256(file, path.stat().st_size - _DIGEST) == end[-_DIGEST:]:
+        if (
+            _SEAL.fullmatch(end[22:])
+            and _sha256(file, path.stat().st_size - _DIGEST) == end[-_DIGEST:]
+        ):
             return None
     return 'it is damaged: its bytes do not match its checksum'
 
@@ -114,7 +119,9 @@ def _end(file: BinaryIO) -> bytes:
 
 
 def _sealed(end: bytes) -> bool:
-    return (end[:4] == _END and end[20:22] == _LENGTH.to_bytes(2, 'little')) or end[22:].startswith(_MARK)
+    return (end[:4] == _END and end[20:22] == _LENGTH.to_bytes(2, 'little')) or end[22:].startswith(
+        _MARK
+    )
 
 
 def _sha256(file: BinaryIO, size: int) -> bytes:
@@ -154,7 +161,11 @@ def write(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
             os.unlink(beside)
         if not isinstance(error, OSError):
             raise
-        free = f'{shutil.disk_usage(path.parent).free} are free' if path.parent.is_dir() else 'the folder is not there'
+        free = (
+            f'{shutil.disk_usage(path.parent).free} are free'
+            if path.parent.is_dir()
+            else 'the folder is not there'
+        )
         raise OSError(
             error.errno,
             f'{path} of {size} bytes could not be written ({error.strerror or error}; {free}); what was written before is '

@@ -51,4 +51,6 @@ def load_for_mmengine(filename: str, map_location: Any) -> Any:
     return dict(state_dict=state, meta=meta)
 
 
-checkpoint.CheckpointLoader.register_scheme(('', 'http://', 'https://'), load_for_mmengine, force=True)
+checkpoint.CheckpointLoader.register_scheme(
+    ('', 'http://', 'https://'), load_for_mmengine, force=True
+)

@@ -48,7 +48,9 @@ def schedule_ends_with_the_run(facts: Facts, row: Row) -> Iterator[Finding]:
         effect = f'the last {show(length - end)} {facts.unit} train at lr {show(facts.min_lr)}'
     else:
         effect = f'training stops before lr has come down to {show(facts.min_lr)}'
-    yield Finding('end of the schedule', f'{show(length)}, where the run ends', show(end), effect, True)
+    yield Finding(
+        'end of the schedule', f'{show(length)}, where the run ends', show(end), effect, True
+    )
 
 
 def schedule_moves(facts: Facts, row: Row) -> Iterator[Finding]:
@@ -70,11 +72,17 @@ def rate_is_meant_for_the_batch(facts: Facts, row: Row) -> Iterator[Finding]:
     batch, base = row.values.get('batch'), facts.base_batch
     if base and base not in (facts.step_batch, facts.batch):
         meant, here = base, facts.step_batch
-    elif batch and not base and same(facts.lr, row.values.get('lr')) and not same(facts.batch, batch):
+    elif (
+        batch and not base and same(facts.lr, row.values.get('lr')) and not same(facts.batch, batch)
+    ):
         meant, here = batch, facts.batch
     else:
         return
-    mend = f'pass --auto-scale-lr, or lr={facts.lr * here / meant:.3g}' if base else f'lr={facts.lr * here / meant:.3g}'
+    mend = (
+        f'pass --auto-scale-lr, or lr={facts.lr * here / meant:.3g}'
+        if base
+        else f'lr={facts.lr * here / meant:.3g}'
+    )
     yield Finding(
         'lr for this batch',
         f'{show(row.values.get("lr"))} for {show(batch)}',
@@ -94,7 +102,11 @@ def head_predicts_the_vocabulary(facts: Facts, row: Row) -> Iterator[Finding]:
 def as_many_are_read_as_are_masked(facts: Facts, row: Row) -> Iterator[Finding]:
     hidden = facts.recover == 'masked' and facts.budget and facts.num_masked
     if hidden and facts.num_masked != facts.budget:
-        effect = 'a mask does not fit: training stops' if facts.num_masked < facts.budget else 'places stay unused'
+        effect = (
+            'a mask does not fit: training stops'
+            if facts.num_masked < facts.budget
+            else 'places stay unused'
+        )
         paper = f'{show(row.values.get("budget"))}, as in the mask'
         yours = f'{facts.num_masked}, the mask {facts.budget}'
         yield Finding('num_masked', paper, yours, f'{effect}; set both to the same', True)
@@ -113,7 +125,9 @@ def images_look_as_in_pretraining(facts: Facts, row: Row) -> Iterator[Finding]:
         return
     slip = row.slips.get('mean_std') if same(here, row.values.get('mean_std')) else None
     effect = slip or 'the weights get images shifted and scaled unlike those they were trained on'
-    yield Finding('mean and std', f'those of the start, {show(before)}', show(here), effect, not slip)
+    yield Finding(
+        'mean and std', f'those of the start, {show(before)}', show(here), effect, not slip
+    )
 
 
 def cls_token_is_not_decayed(facts: Facts, row: Row) -> Iterator[Finding]:
@@ -143,7 +157,11 @@ def batch_and_rate(facts: Facts, row: Row) -> Iterator[Finding]:
     if not (batch and facts.batch and lr and facts.lr):
         return
     ratio = facts.lr / facts.batch / (lr / batch)
-    step = 'the same step an image as in the paper' if same(ratio, 1) else f"{times(ratio)} the paper's step an image"
+    step = (
+        'the same step an image as in the paper'
+        if same(ratio, 1)
+        else f"{times(ratio)} the paper's step an image"
+    )
     if not same(facts.batch, batch):
         effect = f'{facts.factors}; {times(facts.batch / batch)} the images'
         yield Finding('images an update', show(batch), show(facts.batch), effect)
@@ -154,14 +172,16 @@ def batch_and_rate(facts: Facts, row: Row) -> Iterator[Finding]:
 
 def images_in_all(facts: Facts, row: Row) -> Iterator[Finding]:
     """Accumulation turns iterations into fewer updates; in a run that counts epochs it does not matter."""
-    if facts.unit != row.values['unit'] or facts.unit == 'epochs' or not (facts.length and facts.step_batch):
+    if (
+        facts.unit != row.values['unit']
+        or facts.unit == 'epochs'
+        or not (facts.length and facts.step_batch)
+    ):
         return
     paper = row.values['length'] * row.values['batch'] // row.values.get('accumulation', 1)
     yours = facts.length * facts.step_batch
     if not same(yours, paper):
-        effect = (
-            f"{times(yours / paper)} the paper's: {facts.length // facts.accumulation} updates of {facts.batch} images"
-        )
+        effect = f"{times(yours / paper)} the paper's: {facts.length // facts.accumulation} updates of {facts.batch} images"
         yield Finding('images in all', show(paper), show(yours), effect)
 
 
@@ -171,7 +191,11 @@ def weight_decay_of_special_tensors(facts: Facts, row: Row) -> Iterator[Finding]
     value = {True: show(facts.weight_decay), False: OFF}
     for tensor, decayed in facts.decayed.items():
         if tensor != 'cls_token' and decayed != (tensor in DECAYED):
-            effect = 'it is drawn to 0, officially it is not' if decayed else 'officially it is drawn to 0'
+            effect = (
+                'it is drawn to 0, officially it is not'
+                if decayed
+                else 'officially it is drawn to 0'
+            )
             yield Finding(f'weight decay of {tensor}', value[not decayed], value[decayed], effect)
 
 
@@ -180,7 +204,11 @@ def normalisation(facts: Facts, row: Row) -> Iterator[Finding]:
     if not (here and paper) or same(here, paper):
         return
     if facts.start_mean_std:  # then `images_look_as_in_pretraining` judges
-        effect = 'as the weights that it starts from were trained' if same(here, facts.start_mean_std) else None
+        effect = (
+            'as the weights that it starts from were trained'
+            if same(here, facts.start_mean_std)
+            else None
+        )
     elif facts.task == 'pretrain':
         effect = 'all that starts from these weights has to use it too'
     else:
@@ -248,7 +276,11 @@ def compared_values(facts: Facts, row: Row) -> Iterator[Finding]:
         paper, yours = row.values.get(fact), getattr(facts, fact)
         if paper is None or yours is None or fact in of_tokens or agrees(facts, row, fact):
             continue
-        units = (f' {row.values["unit"]}', f' {facts.unit}') if fact in ('length', 'warmup') else ('', '')
+        units = (
+            (f' {row.values["unit"]}', f' {facts.unit}')
+            if fact in ('length', 'warmup')
+            else ('', '')
+        )
         yield Finding(what, show(paper) + units[0], show(yours) + units[1], effect)
 
 
@@ -263,7 +295,10 @@ def positions(facts: Facts, row: Row) -> Iterator[Finding]:
     paper = f'relative, {"shared" if facts.task == "pretrain" else "per layer"}'
     if facts.variant == 'BEiT+' and facts.positions != paper:
         yield Finding(
-            'positions', paper, facts.positions, 'one table serves all layers in pre-training, each has its own later'
+            'positions',
+            paper,
+            facts.positions,
+            'one table serves all layers in pre-training, each has its own later',
         )
 
 
@@ -287,5 +322,7 @@ def show(value: object) -> str:
     if value is None:
         return 'not stated'
     if isinstance(value, tuple):
-        return {IMAGENET: "ImageNet's", HALF: '127.5 / 127.5 (0.5)'}.get(value) or ', '.join(map(show, value))
+        return {IMAGENET: "ImageNet's", HALF: '127.5 / 127.5 (0.5)'}.get(value) or ', '.join(
+            map(show, value)
+        )
     return f'{value:.6g}' if isinstance(value, float) else str(value)

@@ -11,7 +11,13 @@ WIDTHS = 26, 24, 24, 46  # what, paper, yours, effect
 VARIANTS = dict(vanilla='plain ViT, absolute positions', mixed='neither plain ViT nor BEiT+')
 VARIANTS['LayerScale'] = 'plain ViT with LayerScale (table 5)'
 VARIANTS['BEiT+'] = 'BEiT+, relative positions and LayerScale'
-_MEANING = dict(arch='size', px='pixels a side', data='data set', variant='architecture', frozen='frozen backbone')
+_MEANING = dict(
+    arch='size',
+    px='pixels a side',
+    data='data set',
+    variant='architecture',
+    frozen='frozen backbone',
+)
 
 
 def text(facts: Facts, row: Row, misses: list[str], findings: list[Finding]) -> str:
@@ -21,7 +27,13 @@ def text(facts: Facts, row: Row, misses: list[str], findings: list[Finding]) -> 
     table = _table(findings) if findings else []
     summary = f'{_count(wrong, "contradiction")} (✗), {_count(len(findings) - wrong, "difference")}'
     return '\n'.join(
-        [*_head(facts, row, misses), '', *table, *([''] if table else []), f'{summary}; {equal} values agree.']
+        [
+            *_head(facts, row, misses),
+            '',
+            *table,
+            *([''] if table else []),
+            f'{summary}; {equal} values agree.',
+        ]
     )
 
 
@@ -32,10 +44,17 @@ def _count(number: int, noun: str) -> str:
 def _head(facts: Facts, row: Row, misses: list[str]) -> list[str]:
     lines = [f'recipe: {row.title}']
     if misses:
-        own = ', '.join(f'{_MEANING.get(fact, fact)} {show(getattr(facts, fact))}' for fact in misses)
-        lines = [f"none of the paper's recipes ({own}); compared with the nearest:", f'  {row.title}']
+        own = ', '.join(
+            f'{_MEANING.get(fact, fact)} {show(getattr(facts, fact))}' for fact in misses
+        )
+        lines = [
+            f"none of the paper's recipes ({own}); compared with the nearest:",
+            f'  {row.title}',
+        ]
     if silent := [fact for fact in row.identity if getattr(facts, fact) is None]:
-        lines.append(f'taken for it, since the config does not show: {", ".join(_MEANING.get(f, f) for f in silent)}')
+        lines.append(
+            f'taken for it, since the config does not show: {", ".join(_MEANING.get(f, f) for f in silent)}'
+        )
     if facts.variant:
         lines.append(f'architecture: {VARIANTS[facts.variant]}')
     return [*lines, f'images an update: {facts.batch} ({facts.factors})']
@@ -52,4 +71,7 @@ def _line(mark: str, cells: tuple[str, ...]) -> list[str]:
     columns = [textwrap.wrap(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
     rows = zip_longest([mark], *columns, fillvalue='')
     widths = (1, *WIDTHS)
-    return [' '.join(cell.ljust(width + 1) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        ' '.join(cell.ljust(width + 1) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -17,13 +17,26 @@ KEEP_SIZE = {
     'LoadImageFromFile', 'GaussianBlur', 'Normalize', 'BlockwiseMask', 'RandomMask', 'PackInputs', 'PackSegInputs', 'PackViews',
 }  # fmt: skip
 CHANNELS = dict(color=3, grayscale=1)
-OF_COLORS = {'ColorJitter', 'PhotoMetricDistortion', 'RandAugment', 'AutoAugment', 'RandomGrayscale', 'Lighting'}
+OF_COLORS = {
+    'ColorJitter',
+    'PhotoMetricDistortion',
+    'RandAugment',
+    'AutoAugment',
+    'RandomGrayscale',
+    'Lighting',
+}
 Size = tuple[int, int]
 
 
 def _pair(size: object, wide_first: bool = False) -> Size | None:
     """(height, width) of a size as a config writes it."""
-    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
+    pair = (
+        (size, size)
+        if isinstance(size, int)
+        else tuple(size)
+        if isinstance(size, list | tuple)
+        else ()
+    )
     if len(pair) != 2 or not all(isinstance(side, int) for side in pair):
         return None
     return pair[::-1] if wide_first else pair
@@ -56,7 +69,9 @@ def _first_image(node: dict) -> Size | None:
 
 def _preprocessor(cfg: dict) -> dict:
     model = cfg.get('model') or {}
-    inner = next((node['data_preprocessor'] for node in nodes(model) if node.get('data_preprocessor')), {})
+    inner = next(
+        (node['data_preprocessor'] for node in nodes(model) if node.get('data_preprocessor')), {}
+    )
     return (cfg.get('data_preprocessor') or {}) | inner
 
 
@@ -73,7 +88,9 @@ def _backbones(cfg: dict) -> Iterator[tuple[str, dict]]:
     """Our backbones: (place in the config, node)."""
     ours = 'BEiT', 'beit_mm.BEiT'
     for path, node in walk(cfg.get('model'), 'model'):
-        if node.get('type') == 'beit_mm.BEiT' or (cfg.get('default_scope') == 'beit_mm' and node.get('type') in ours):
+        if node.get('type') == 'beit_mm.BEiT' or (
+            cfg.get('default_scope') == 'beit_mm' and node.get('type') in ours
+        ):
             yield path, node
 
 
@@ -86,7 +103,8 @@ def image_sizes(cfg: dict) -> Iterator[Problem]:
             yield _no_multiple(f'{path}.img_size={backbone.get("img_size", 224)}', expected, patch)
             continue
         given = [
-            (place, size_after(node['pipeline'], _first_image(node)), split) for split, place, node in _pipelines(cfg)
+            (place, size_after(node['pipeline'], _first_image(node)), split)
+            for split, place, node in _pipelines(cfg)
         ]
         given += [('data_preprocessor.size', _pair(preprocessor.get('size')), 'train')]
         padded = _pair(preprocessor.get('size')) or preprocessor.get('size_divisor')
@@ -102,7 +120,9 @@ def image_sizes(cfg: dict) -> Iterator[Problem]:
                 if not pads or place == 'data_preprocessor.size':
                     yield _no_multiple(place, size, patch)
             elif size and expected and size != expected:
-                grids = [f'{height // patch}×{width // patch}' for height, width in (size, expected)]
+                grids = [
+                    f'{height // patch}×{width // patch}' for height, width in (size, expected)
+                ]
                 yield Problem(
                     f'{path}.img_size={backbone.get("img_size", 224)}, but {place} gives {_words(size)} pixels: positions are '
                     f'interpolated from {grids[1]} to {grids[0]} patches. Set img_size={_setting(size)}',
@@ -120,7 +140,9 @@ def _setting(size: Size) -> int | Size:
 
 def _no_multiple(place: str, size: Size, patch: int) -> Problem:
     near = tuple(max(side // patch, 1) * patch for side in size)
-    return Problem(f'{place}: {_words(size)} pixels are no multiple of patch_size={patch}: set {_setting(near)}')
+    return Problem(
+        f'{place}: {_words(size)} pixels are no multiple of patch_size={patch}: set {_setting(near)}'
+    )
 
 
 def sizes_when_testing(cfg: dict) -> Iterator[Problem]:
@@ -130,7 +152,9 @@ def sizes_when_testing(cfg: dict) -> Iterator[Problem]:
     if cfg.get('default_scope') != 'mmseg' or not backbone:
         return
     for split, place, node in _pipelines(cfg):
-        if split != 'val' or not any(kind(step) == 'Resize' and step.get('keep_ratio') for step in node['pipeline']):
+        if split != 'val' or not any(
+            kind(step) == 'Resize' and step.get('keep_ratio') for step in node['pipeline']
+        ):
             continue
         if batch > 1:
             yield Problem(
@@ -138,7 +162,9 @@ def sizes_when_testing(cfg: dict) -> Iterator[Problem]:
                 'do not fit in one batch. Set val_dataloader.batch_size=1',
                 stops=False,
             )
-        if get(cfg, 'model', 'test_cfg', 'mode') != 'slide' and not _preprocessor(cfg).get('test_cfg'):
+        if get(cfg, 'model', 'test_cfg', 'mode') != 'slide' and not _preprocessor(cfg).get(
+            'test_cfg'
+        ):
             patch = backbone[1].get('patch_size', 16)
             yield Problem(
                 f'{place} resizes with keep_ratio=True: the sides need not be multiples of patch_size={patch}. Set '
@@ -155,11 +181,17 @@ def channels(cfg: dict) -> Iterator[Problem]:
         wanted = backbone.get('in_channels', 3)
         for _, place, node in _pipelines(cfg):
             if wanted != 3:
-                for index in (i for i, step in enumerate(node['pipeline']) if kind(step) in OF_COLORS):
+                for index in (
+                    i for i, step in enumerate(node['pipeline']) if kind(step) in OF_COLORS
+                ):
                     words = f'{kind(node["pipeline"][index])} is defined for RGB, and {path}.in_channels={wanted}'
                     yield Problem(f'{place}.{index}: {words}: remove it')
             first = next(iter(node['pipeline']), {})
-            given = CHANNELS.get(first.get('color_type', 'color')) if kind(first) == 'LoadImageFromFile' else None
+            given = (
+                CHANNELS.get(first.get('color_type', 'color'))
+                if kind(first) == 'LoadImageFromFile'
+                else None
+            )
             if given and given != wanted:
                 yield Problem(
                     f'{path}.in_channels={wanted}, but {place}.0 gives images of {given} channel{"s" * (given > 1)}: '
@@ -174,7 +206,10 @@ def channels(cfg: dict) -> Iterator[Problem]:
 def channel_order(cfg: dict) -> Iterator[Problem]:
     """Yield a preprocessor that leaves images BGR though mean or weights are in the order red, green, blue."""
     preprocessor, backbone = _preprocessor(cfg), next(_backbones(cfg), None)
-    mean, views = preprocessor.get('mean'), kind(cfg.get('model')) == 'BEiTPretrainer'  # its views are RGB
+    mean, views = (
+        preprocessor.get('mean'),
+        kind(cfg.get('model')) == 'BEiTPretrainer',
+    )  # its views are RGB
     converts = any(preprocessor.get(key) for key in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
     if not backbone or views or converts or not isinstance(mean, list | tuple) or len(mean) != 3:
         return
@@ -182,5 +217,11 @@ def channel_order(cfg: dict) -> Iterator[Problem]:
     red_first = tuple(mean) == IMAGENET[0]
     if red_first or PUBLIC.search(start):
         setting = 'bgr_to_rgb' if cfg.get('default_scope') == 'mmseg' else 'to_rgb'
-        why = 'its mean is in the order red, green, blue' if red_first else f'{start} was trained on RGB'
-        yield Problem(f'data_preprocessor feeds BGR images, but {why}: set {setting}=True', stops=False)
+        why = (
+            'its mean is in the order red, green, blue'
+            if red_first
+            else f'{start} was trained on RGB'
+        )
+        yield Problem(
+            f'data_preprocessor feeds BGR images, but {why}: set {setting}=True', stops=False
+        )

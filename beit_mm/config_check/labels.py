@@ -15,7 +15,10 @@ from ..utils.config_tree import get, kind, nodes
 from .names import Problem, walk
 
 MAX_LIST_BYTES = 1 << 26  # longer lists are not read before training
-SAMPLE, SECONDS = 200, 5  # label maps of a training set that are read; time to read those of one data set
+SAMPLE, SECONDS = (
+    200,
+    5,
+)  # label maps of a training set that are read; time to read those of one data set
 
 
 def labels(cfg: dict) -> Iterator[Problem]:
@@ -35,20 +38,29 @@ def labels(cfg: dict) -> Iterator[Problem]:
             zero = getattr(dataset, 'reduce_zero_label', None)
             zeros.setdefault(zero, place)
             found += [
-                (f'reduce_zero_label is {value} in {where} and {zero} in {place}: make them equal', True)
+                (
+                    f'reduce_zero_label is {value} in {where} and {zero} in {place}: make them equal',
+                    True,
+                )
                 for value, where in zeros.items()
                 if value != zero
             ]
-            found += _label_maps(place, dataset, node.get('pipeline'), classes, skip and place.startswith('train'))
+            found += _label_maps(
+                place, dataset, node.get('pipeline'), classes, skip and place.startswith('train')
+            )
         except Exception as error:  # data sets of the hosts raise all kinds
             why = f'{type(error).__name__}: {error}'
-            found = [(f'{place}: its labels were not checked, since it cannot be built. {why}', False)]
+            found = [
+                (f'{place}: its labels were not checked, since it cannot be built. {why}', False)
+            ]
         yield from (Problem(*each) for each in found)
 
 
 def _rank() -> int:
     """The rank of this process, also before the process group is made."""
-    return int(next(filter(None, map(os.environ.get, ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))), 0))
+    return int(
+        next(filter(None, map(os.environ.get, ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))), 0)
+    )
 
 
 def _classes_of_the_head(model: object) -> int | None:
@@ -60,7 +72,9 @@ def _data_sets(cfg: dict) -> Iterator[tuple[str, dict]]:
     """(place in the config, config) of each data set that names files on this machine."""
     seen = []
     for split in ('train', 'val', 'test'):
-        for path, node in walk(get(cfg, f'{split}_dataloader', 'dataset'), f'{split}_dataloader.dataset'):
+        for path, node in walk(
+            get(cfg, f'{split}_dataloader', 'dataset'), f'{split}_dataloader.dataset'
+        ):
             names_files = kind(node) and {'data_root', 'data_prefix', 'ann_file'} & set(node)
             remote = node.get('backend_args') or '://' in str(node.get('data_root'))
             if names_files and not remote and node not in seen:
@@ -69,8 +83,13 @@ def _data_sets(cfg: dict) -> Iterator[tuple[str, dict]]:
 
 
 def _numbering(place: str, dataset: BaseDataset) -> Numbering:
-    names, prefix = dataset.metainfo.get('classes') or (), (dataset.data_prefix or {}).get('img_path')
-    if getattr(dataset, 'with_label', False):  # mmpretrain's CustomDataset and its subclasses, ImageList
+    names, prefix = (
+        dataset.metainfo.get('classes') or (),
+        (dataset.data_prefix or {}).get('img_path'),
+    )
+    if getattr(
+        dataset, 'with_label', False
+    ):  # mmpretrain's CustomDataset and its subclasses, ImageList
         listed = dataset.ann_file
         if listed and os.path.isfile(listed) and os.path.getsize(listed) <= MAX_LIST_BYTES:
             return read_numbering(place, prefix, listed, names)
@@ -85,7 +104,11 @@ def _label_maps(
     """Read a sample of the training set's label maps, and all of the validation set's if that takes seconds."""
     folders = dataset.data_prefix or {}
     loads = [step for step in nodes(pipeline) if kind(step) == 'LoadAnnotations']
-    if not loads or not folders.get('seg_map_path') or not all(map(os.path.isdir, filter(None, folders.values()))):
+    if (
+        not loads
+        or not folders.get('seg_map_path')
+        or not all(map(os.path.isdir, filter(None, folders.values())))
+    ):
         return
     reduce = dataset.reduce_zero_label
     if any(step.get('reduce_zero_label') not in (None, reduce) for step in loads):
@@ -98,7 +121,9 @@ def _label_maps(
     total, training = len(dataset), place.startswith('train')
     order = random.Random(0).sample(range(total), min(total, SAMPLE) if training else total)
     samples = map(dataset.get_data_info, order)
-    maps = read_label_maps(((one['img_path'], one['seg_map_path']) for one in samples), total, SECONDS)
+    maps = read_label_maps(
+        ((one['img_path'], one['seg_map_path']) for one in samples), total, SECONDS
+    )
     names = dataset.metainfo.get('classes') or [str(number) for number in range(classes)]
     for words, stops in problems(maps, names, reduce, dataset.label_map, training, skip_bad):
         yield f'{place}: {words}', stops

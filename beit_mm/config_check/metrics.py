@@ -8,13 +8,24 @@ from mmengine.hooks import CheckpointHook
 from ..utils.config_tree import get, kind
 from .names import Problem, walk
 
-TOKENIZER = ('psnr', 'psnr_mean_color', 'reconstruction', 'kl', 'elbo', 'codes', 'codes_used', 'perplexity')
+TOKENIZER = (
+    'psnr',
+    'psnr_mean_color',
+    'reconstruction',
+    'kl',
+    'elbo',
+    'codes',
+    'codes_used',
+    'perplexity',
+)
 FIGURES = ('val_loss', 'marginal_entropy', 'marginal_accuracy')
 MIM = (
     *(*FIGURES, 'masked_accuracy', 'token_term', 'pixel_term', 'eq3'),
     *(f'{name}_all' for name in (*FIGURES, 'accuracy')),
 )
-OF_SEGMENTS = dict(mIoU=('mIoU', 'mAcc'), mDice=('mDice', 'mAcc'), mFscore=('mFscore', 'mPrecision', 'mRecall'))
+OF_SEGMENTS = dict(
+    mIoU=('mIoU', 'mAcc'), mDice=('mDice', 'mAcc'), mFscore=('mFscore', 'mPrecision', 'mRecall')
+)
 RULES = 'greater', 'less'
 
 
@@ -29,7 +40,10 @@ def reported(metric: dict) -> list[str] | None:
         keys, own = [f'top{k}' for k in _as_list(metric.get('topk', 1))], 'accuracy'
     elif name == 'IoUMetric':
         asked = _as_list(metric.get('iou_metrics', 'mIoU'))
-        keys, own = ['aAcc', *dict.fromkeys(key for each in asked for key in OF_SEGMENTS[each])], None
+        keys, own = (
+            ['aAcc', *dict.fromkeys(key for each in asked for key in OF_SEGMENTS[each])],
+            None,
+        )
     else:
         return None
     prefix = prefix or own
@@ -47,7 +61,9 @@ def best_checkpoint_can_be_chosen(cfg: dict) -> Iterator[Problem]:
     if not wanted:
         return
     if not metrics:
-        yield Problem(f'{place}.save_best={wanted!r} has no effect: the run has no val_evaluator', stops=False)
+        yield Problem(
+            f'{place}.save_best={wanted!r} has no effect: the run has no val_evaluator', stops=False
+        )
         return
     lists = [reported(metric) for metric in _as_list(metrics)]
     keys = [key for each in lists for key in each or ()]
@@ -70,14 +86,20 @@ def best_checkpoint_can_be_chosen(cfg: dict) -> Iterator[Problem]:
                 )
         elif None not in lists and key not in keys:
             near = get_close_matches(key.lower(), [each.lower() for each in keys], n=1, cutoff=0.4)
-            meant = next((f': did you mean {each!r}?' for each in keys if [each.lower()] == near), '')
+            meant = next(
+                (f': did you mean {each!r}?' for each in keys if [each.lower()] == near), ''
+            )
             yield Problem(
                 f'{place}.save_best={key!r} is not reported by val_evaluator, which reports {", ".join(keys)}{meant}'
             )
         elif rule is None and _inferred(key, hook) is None:
-            yield Problem(f"{place}.save_best={key!r} needs a rule: set rule='greater' or rule='less'")
+            yield Problem(
+                f"{place}.save_best={key!r} needs a rule: set rule='greater' or rule='less'"
+            )
         elif rule and _inferred(key, hook) not in (None, rule):
-            yield Problem(f'{place}.rule={rule!r} keeps the worst {key}: set rule={_inferred(key, hook)!r}')
+            yield Problem(
+                f'{place}.rule={rule!r} keeps the worst {key}: set rule={_inferred(key, hook)!r}'
+            )
 
 
 def _inferred(key: str, hook: dict) -> str | None:
@@ -85,12 +107,18 @@ def _inferred(key: str, hook: dict) -> str | None:
     names = [
         [
             name.lower()
-            for name in _as_list(hook.get(f'{rule}_keys') or getattr(CheckpointHook, f'_default_{rule}_keys'))
+            for name in _as_list(
+                hook.get(f'{rule}_keys') or getattr(CheckpointHook, f'_default_{rule}_keys')
+            )
         ]
         for rule in RULES
     ]
     found = [rule for rule, own in zip(RULES, names, strict=True) if key.lower() in own]
-    found += [rule for rule, own in zip(RULES, names, strict=True) if any(name in key.lower() for name in own)]
+    found += [
+        rule
+        for rule, own in zip(RULES, names, strict=True)
+        if any(name in key.lower() for name in own)
+    ]
     return found[0] if found else None
 
 
@@ -98,4 +126,6 @@ def topk_is_within_the_classes(cfg: dict) -> Iterator[Problem]:
     classes = get(cfg, 'model', 'head', 'num_classes')
     for path, node in walk(cfg.get('val_evaluator'), 'val_evaluator'):
         if kind(node) == 'Accuracy' and classes and max(_as_list(node.get('topk', 1))) > classes:
-            yield Problem(f'{path}.topk={node["topk"]}, but model.head has {classes} classes: set topk=1')
+            yield Problem(
+                f'{path}.topk={node["topk"]}, but model.head has {classes} classes: set topk=1'
+            )

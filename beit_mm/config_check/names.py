@@ -28,7 +28,15 @@ _EXTRA = (
     'tta_model',
 )
 RUNNER = {*inspect.signature(Runner.__init__).parameters, *_EXTRA} - {'self', 'cfg'}
-HOOKS = 'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint', 'visualization'
+HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+    'visualization',
+)
 DEFAULT_PARAMWISE = {
     'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult',
     'dcn_offset_lr_mult', 'bypass_duplicate',
@@ -88,7 +96,9 @@ def names_of_the_runner(cfg: dict) -> Iterator[Problem]:
             yield Problem(f'{key} is read by nobody: did you mean {near[0]}?')
     for key in cfg.get('default_hooks') or {}:
         if key not in HOOKS and (near := get_close_matches(key, HOOKS, n=1, cutoff=0.8)):
-            yield Problem(f'default_hooks.{key} comes beside the usual one: did you mean {near[0]}?')
+            yield Problem(
+                f'default_hooks.{key} comes beside the usual one: did you mean {near[0]}?'
+            )
 
 
 def types_and_keys(cfg: dict) -> Iterator[Problem]:
@@ -112,7 +122,9 @@ def types_and_keys(cfg: dict) -> Iterator[Problem]:
                 known = {n for registry in _registries(scope) for n in _names(registry)}
                 if name.rpartition('.')[2] not in known:  # else it is of a host that is not there
                     yield Problem(f'{path}.type={name!r} is registered nowhere{_near(name, known)}')
-            elif all(found.__module__.partition('.')[0] in CHECKED for found in classes) and not path.endswith('_cfg'):
+            elif all(
+                found.__module__.partition('.')[0] in CHECKED for found in classes
+            ) and not path.endswith('_cfg'):
                 taken = [accepted(found) for found in classes]
                 if None not in taken:
                     yield from _unknown(path, set(node), set().union(TAKEN, *taken), name)
@@ -125,11 +137,20 @@ def optimizer_keys(cfg: dict) -> Iterator[Problem]:
     optim = cfg.get('optim_wrapper') or {}
     name = optim.get('constructor', 'DefaultOptimWrapperConstructor')
     layer_decay = OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayConstructor').DEFAULTS
-    known = dict(LayerDecayConstructor=layer_decay, DefaultOptimWrapperConstructor=DEFAULT_PARAMWISE)
+    known = dict(
+        LayerDecayConstructor=layer_decay, DefaultOptimWrapperConstructor=DEFAULT_PARAMWISE
+    )
     if keys := known.get(name.rpartition('.')[2] if isinstance(name, str) else name.__name__):
-        yield from _unknown('optim_wrapper.paramwise_cfg', set(optim.get('paramwise_cfg') or {}), set(keys), str(name))
+        yield from _unknown(
+            'optim_wrapper.paramwise_cfg',
+            set(optim.get('paramwise_cfg') or {}),
+            set(keys),
+            str(name),
+        )
     clip = {'type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value'}
-    yield from _unknown('optim_wrapper.clip_grad', set(optim.get('clip_grad') or {}), clip, 'clipping')
+    yield from _unknown(
+        'optim_wrapper.clip_grad', set(optim.get('clip_grad') or {}), clip, 'clipping'
+    )
 
 
 def _unknown(path: str, given: set[str], known: set[str], what: str) -> Iterator[Problem]:
@@ -161,7 +182,9 @@ def _registries(scope: str) -> list[Registry]:
     except ModuleNotFoundError as error:
         if not own.startswith(error.name):
             raise  # it has registries, and lacks what it needs itself
-    found = dict.fromkeys(each for module in modules for each in vars(module).values() if isinstance(each, Registry))
+    found = dict.fromkeys(
+        each for module in modules for each in vars(module).values() if isinstance(each, Registry)
+    )
     return [each for each in found if each.parent is None]
 
 
@@ -188,7 +211,11 @@ def _registered(registry: Registry | None, name: str) -> object:
     if registry is None:
         return None
     registry.import_from_location()
-    return registry.module_dict[name] if name in registry.module_dict else _registered(registry.parent, name)
+    return (
+        registry.module_dict[name]
+        if name in registry.module_dict
+        else _registered(registry.parent, name)
+    )
 
 
 def accepted(thing: Callable) -> set[str] | None:

@@ -25,7 +25,10 @@ class Row:
     slips: dict[str, str] = field(default_factory=dict)
 
 
-DECAYED = ('relative position tables', 'mask_token')  # all other special tensors, biases and vectors are not
+DECAYED = (
+    'relative position tables',
+    'mask_token',
+)  # all other special tensors, biases and vectors are not
 ADAMW = dict(optimizer='AdamW', betas=(0.9, 0.999), eps=1e-8)
 SELF, AFTER_IN1K, AFTER_IN22K = ('self-supervised',), ('IN1k',), ('IN22k',)
 
@@ -65,9 +68,16 @@ _IMAGENET = ADAMW | dict(
 _MIXED, _PLAIN = dict(mixup=0.8, cutmix=1.0), dict(mixup=OFF, cutmix=OFF)
 
 
-def _classify(title: str, arch: str, start: tuple, px: int, data: str = 'IN1k', **values: object) -> Row:
+def _classify(
+    title: str, arch: str, start: tuple, px: int, data: str = 'IN1k', **values: object
+) -> Row:
     identity = dict(
-        task=('classification',), arch=(arch,), variant=_variants(arch), frozen=(False,), start=start, px=(px,)
+        task=('classification',),
+        arch=(arch,),
+        variant=_variants(arch),
+        frozen=(False,),
+        start=start,
+        px=(px,),
     )
     test_crop = {} if data == 'IN22k' else dict(test_crop=224 / 256 if px == 224 else 1.0)
     return Row(title, identity | dict(data=(data,)), _IMAGENET | test_crop | values)
@@ -102,26 +112,49 @@ def _further(arch: str) -> Row:
     title = f'ImageNet-1k at 384 px, {arch}, 10 further epochs after 224 px (rate, decay and batch are not stated)'
     row = _classify(title, arch, AFTER_IN1K, 384, length=10, mean_std=IMAGENET)
     silent = ('head_std', 'min_lr', 'clip', 'test_crop')
-    return Row(title, row.identity, {fact: value for fact, value in row.values.items() if fact not in silent})
+    return Row(
+        title,
+        row.identity,
+        {fact: value for fact, value in row.values.items() if fact not in silent},
+    )
 
 
 def _probe(arch: str) -> Row:
     title = f'linear probe on ImageNet-1k, {arch} (app. D)'
     identity = _finetune(arch, 224, SELF).identity | dict(frozen=(True,))
-    values = dict(batch=1024, lr=4e-3, unit='epochs', length=50, weight_decay=1e-4, optimizer='AdamW')
-    return Row(title, identity, values | dict(taps=8 if arch == 'base' else 13, mean_std=IMAGENET, layer_decay=OFF))
+    values = dict(
+        batch=1024, lr=4e-3, unit='epochs', length=50, weight_decay=1e-4, optimizer='AdamW'
+    )
+    return Row(
+        title,
+        identity,
+        values | dict(taps=8 if arch == 'base' else 13, mean_std=IMAGENET, layer_decay=OFF),
+    )
 
 
-def _segment(head: str, arch: str, start: tuple, variant: tuple, title: str, **values: object) -> Row:
+def _segment(
+    head: str, arch: str, start: tuple, variant: tuple, title: str, **values: object
+) -> Row:
     shared = ADAMW | dict(
         batch=16, unit='iterations', length=160000, warmup=1500, min_lr=0.0, weight_decay=0.05, clip=OFF, flip=0.5,
         drop_path=0.1, mean_std=IMAGENET, resize_range=(0.5, 2.0), cat_max_ratio=0.75,
     )  # fmt: skip
-    identity = dict(task=('segmentation',), head=(head,), arch=(arch,), variant=variant, start=start, data=('ADE20K',))
+    identity = dict(
+        task=('segmentation',),
+        head=(head,),
+        arch=(arch,),
+        variant=variant,
+        start=start,
+        data=('ADE20K',),
+    )
     slips = {}
     if head == 'UPerNet':
-        slips['cls_token'] = 'a slip of the official segmentation code, with which the published figures were made'
-        slips['mean_std'] = 'as in the official segmentation code, with which the published figures were made'
+        slips['cls_token'] = (
+            'a slip of the official segmentation code, with which the published figures were made'
+        )
+        slips['mean_std'] = (
+            'as in the official segmentation code, with which the published figures were made'
+        )
     return Row(f'ADE20K with {head}, {arch}, {title}', identity, shared | values, slips)
 
 
@@ -175,13 +208,19 @@ def nearest(facts: Facts) -> tuple[Row, list[str]]:
 
     def misses(row: Row) -> list[str]:
         known = {fact: getattr(facts, fact) for fact in row.identity}
-        return [fact for fact, value in known.items() if value is not None and value not in row.identity[fact]]
+        return [
+            fact
+            for fact, value in known.items()
+            if value is not None and value not in row.identity[fact]
+        ]
 
     def agreement(row: Row) -> int:
         return sum(agrees(facts, row, fact) for fact in row.values)
 
     rows = [row for row in ROWS if facts.task in row.identity['task']]
-    row = min(rows, key=lambda row: (sum(_WEIGHT.get(fact, 1) for fact in misses(row)), -agreement(row)))
+    row = min(
+        rows, key=lambda row: (sum(_WEIGHT.get(fact, 1) for fact in misses(row)), -agreement(row))
+    )
     return row, misses(row)
 
 

@@ -16,7 +16,16 @@ from .comparison import CONTRADICTIONS, show
 from .images import channel_order, channels, image_sizes, sizes_when_testing
 from .labels import labels
 from .metrics import best_checkpoint_can_be_chosen, topk_is_within_the_classes
-from .names import Problem, accepted, find_classes, forms, names_of_the_runner, optimizer_keys, types_and_keys, walk
+from .names import (
+    Problem,
+    accepted,
+    find_classes,
+    forms,
+    names_of_the_runner,
+    optimizer_keys,
+    types_and_keys,
+    walk,
+)
 from .paper import nearest
 from .run import anneals_end_with_the_run, batches, palettes, work_dir_can_be_written, workers
 from .summary import facts
@@ -48,7 +57,12 @@ def report(cfg: Config, problems: list[Problem]) -> str:
     """The problems in words, a line each; ✗ marks those that stop."""
     name = Path(cfg.filename).name if cfg.filename else 'this config'
     lines = [f'  {"✗" if problem.stops else "!"} {problem.words}' for problem in problems]
-    return '\n'.join([f'{name}: {sum(p.stops for p in problems)} mistakes (✗), {len(problems)} remarks in all', *lines])
+    return '\n'.join(
+        [
+            f'{name}: {sum(p.stops for p in problems)} mistakes (✗), {len(problems)} remarks in all',
+            *lines,
+        ]
+    )
 
 
 def judged(rule: Callable, cfg: dict, *more: object) -> list[Problem]:
@@ -58,7 +72,9 @@ def judged(rule: Callable, cfg: dict, *more: object) -> list[Problem]:
         found.extend(rule(cfg, *more))
     except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
         words = rule.__name__.replace('_', ' ')
-        found.append(Problem(f'{words}: not all could be read, {type(error).__name__}: {error}', stops=False))
+        found.append(
+            Problem(f'{words}: not all could be read, {type(error).__name__}: {error}', stops=False)
+        )
     return found
 
 
@@ -69,7 +85,9 @@ def data_sets(cfg: dict) -> Iterator[tuple[str, dict]]:
     """What training reads from: (place in the config, the data set that names files)."""
     for loader in ('train_dataloader', 'val_dataloader'):
         for path, node in walk(get(cfg, loader, 'dataset'), f'{loader}.dataset'):
-            if isinstance(node.get('type'), str) and {'data_root', 'data_prefix', 'ann_file'} & set(node):
+            if isinstance(node.get('type'), str) and {'data_root', 'data_prefix', 'ann_file'} & set(
+                node
+            ):
                 yield path, node
 
 
@@ -81,16 +99,31 @@ def files(cfg: dict) -> Iterator[Problem]:
                 break  # what lies in it is not found either
             if os.path.isdir(place) and not any(os.scandir(place)):
                 yield Problem(f'{path}: {place} is empty')
-    for path, node in [*walk(cfg.get('model'), 'model'), *walk(cfg.get('val_evaluator'), 'val_evaluator')]:
-        named = node.get('ann_file') or (kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint')) or ''
+    for path, node in [
+        *walk(cfg.get('model'), 'model'),
+        *walk(cfg.get('val_evaluator'), 'val_evaluator'),
+    ]:
+        named = (
+            node.get('ann_file')
+            or (kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint'))
+            or ''
+        )
         if named and is_missing(named):
             yield Problem(f'{path}: {named} not found')
-        if kind(node) == 'TokenTarget' and not node.get('checkpoint') and not _tokens_are_cached(cfg):
-            yield Problem(f'{path}: no tokenizer is given; train one, then set model.target.checkpoint to its file')
+        if (
+            kind(node) == 'TokenTarget'
+            and not node.get('checkpoint')
+            and not _tokens_are_cached(cfg)
+        ):
+            yield Problem(
+                f'{path}: no tokenizer is given; train one, then set model.target.checkpoint to its file'
+            )
     for name in ('train_dataloader', 'val_dataloader'):
         cache = get(cfg, name, 'dataset', 'token_cache')
         if cache and not Path(cache, 'about.json').exists():
-            yield Problem(f'{name}.dataset.token_cache: {cache} is no token cache; make it by tools/tokenize.py')
+            yield Problem(
+                f'{name}.dataset.token_cache: {cache} is no token cache; make it by tools/tokenize.py'
+            )
     load = cfg.get('load_from')
     if load and is_missing(load):
         yield Problem(f'load_from: {load} not found')
@@ -113,7 +146,9 @@ def _places(node: dict, scope: str | None) -> Iterator[str]:
     if kind(node) in ('ImageNet', 'ImageNet21k'):
         prefix = prefix or node.get('split') or ''
     inside = [*(prefix.values() if isinstance(prefix, dict) else [prefix]), node.get('ann_file')]
-    yield from filter(None, [base, *(os.path.join(base, each) for each in inside if each and '://' not in each)])
+    yield from filter(
+        None, [base, *(os.path.join(base, each) for each in inside if each and '://' not in each)]
+    )
 
 
 def _classes(node: dict, scope: str | None) -> list[type]:
@@ -126,16 +161,21 @@ def classes_of_the_head(cfg: dict) -> Iterator[Problem]:
         path: node['num_classes']
         for name in ('head', 'decode_head', 'auxiliary_head', 'bbox_head')
         for path, node in walk(model.get(name), f'model.{name}')
-        if isinstance(node.get('num_classes'), int) and kind(node) != 'STDCHead'  # which may predict edges
+        if isinstance(node.get('num_classes'), int)
+        and kind(node) != 'STDCHead'  # which may predict edges
     }
     for path, node in data_sets(cfg):
         number = _number_of_classes(node, cfg.get('default_scope'))
         for head, width in heads.items():
             if number and width != number:
                 yield Problem(f'{head}.num_classes={width}, but {path} has {number} classes')
-    given = get(cfg, 'data_preprocessor', 'num_classes') or get(model, 'data_preprocessor', 'num_classes')
+    given = get(cfg, 'data_preprocessor', 'num_classes') or get(
+        model, 'data_preprocessor', 'num_classes'
+    )
     if given and heads and given not in heads.values():
-        yield Problem(f'data_preprocessor.num_classes={given}, but the head has {next(iter(heads.values()))}')
+        yield Problem(
+            f'data_preprocessor.num_classes={given}, but the head has {next(iter(heads.values()))}'
+        )
 
 
 def _number_of_classes(node: dict, scope: str | None) -> int | None:
@@ -144,11 +184,20 @@ def _number_of_classes(node: dict, scope: str | None) -> int | None:
         return None
     named = node.get('classes') or get(node, 'metainfo', 'classes')
     named = named or next(
-        (c.METAINFO['classes'] for c in _classes(node, scope) if get(getattr(c, 'METAINFO', 0), 'classes')), None
+        (
+            c.METAINFO['classes']
+            for c in _classes(node, scope)
+            if get(getattr(c, 'METAINFO', 0), 'classes')
+        ),
+        None,
     )
     if isinstance(named, list | tuple):
         return len(named)
-    if kind(node) == 'CustomDataset' and not node.get('ann_file') and isinstance(node.get('data_prefix', ''), str):
+    if (
+        kind(node) == 'CustomDataset'
+        and not node.get('ann_file')
+        and isinstance(node.get('data_prefix', ''), str)
+    ):
         folder = Path(node.get('data_root') or '', node.get('data_prefix') or '')
         return sum(each.is_dir() for each in os.scandir(folder)) if folder.is_dir() else None
     return None
@@ -165,14 +214,20 @@ def loop_and_hooks_count_alike(cfg: dict) -> Iterator[Problem]:
         words = 'the run counts iterations and its checkpoints epochs: one is written, at its end'
         yield Problem(f'{words}. Set default_hooks.checkpoint.by_epoch=False', stops=False)
     if by_epoch and get(cfg, 'train_dataloader', 'sampler', 'infinite'):
-        yield Problem('the sampler is infinite, so an epoch never ends: set train_dataloader.sampler.infinite=False')
+        yield Problem(
+            'the sampler is infinite, so an epoch never ends: set train_dataloader.sampler.infinite=False'
+        )
     interval = train.get('val_interval', 1 if by_epoch else 1000)
     if cfg.get('val_dataloader') and interval < 1:
         words = 'expected at least 1. For no validation set val_dataloader, val_cfg and val_evaluator to None'
         yield Problem(f'train_cfg.val_interval={interval}: {words}')
     if cfg.get('val_dataloader') and length and interval > length:
-        yield Problem(f'train_cfg.val_interval={interval} is beyond the run of {length}', stops=False)
-    together = [name for name in ('val_dataloader', 'val_cfg', 'val_evaluator') if cfg.get(name) is not None]
+        yield Problem(
+            f'train_cfg.val_interval={interval} is beyond the run of {length}', stops=False
+        )
+    together = [
+        name for name in ('val_dataloader', 'val_cfg', 'val_evaluator') if cfg.get(name) is not None
+    ]
     if len(together) in (1, 2):
         yield Problem(
             f'of val_dataloader, val_cfg and val_evaluator there is only {" and ".join(together)}: give all or none'
@@ -181,9 +236,15 @@ def loop_and_hooks_count_alike(cfg: dict) -> Iterator[Problem]:
 
 def vocabularies(cfg: dict) -> Iterator[Problem]:
     model, metric = cfg.get('model') or {}, find(cfg.get('val_evaluator'), 'TokenizerMetric')
-    if metric and kind(model) == 'DiscreteVAE' and metric.get('vocab_size') != model.get('vocab_size'):
+    if (
+        metric
+        and kind(model) == 'DiscreteVAE'
+        and metric.get('vocab_size') != model.get('vocab_size')
+    ):
         given = metric.get('vocab_size')
-        yield Problem(f'val_evaluator.vocab_size={given}, but the tokenizer has {model.get("vocab_size")} codes')
+        yield Problem(
+            f'val_evaluator.vocab_size={given}, but the tokenizer has {model.get("vocab_size")} codes'
+        )
 
 
 def contradictions(cfg: dict, ranks: int) -> Iterator[Problem]:
@@ -204,7 +265,8 @@ def contradictions(cfg: dict, ranks: int) -> Iterator[Problem]:
 def weights(cfg: dict, stopped: bool) -> Iterator[Problem]:
     """What the run starts from, held against a model without memory, which is built for that alone."""
     starts = any(
-        kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint') for node in nodes(cfg.get('model'))
+        kind(node) in ('Pretrained', 'TokenTarget') and node.get('checkpoint')
+        for node in nodes(cfg.get('model'))
     )
     if not starts and (not cfg.get('load_from') or cfg.get('resume')):
         return

@@ -9,7 +9,12 @@ from ..data.reading import SUFFIXES
 from ..utils.config_tree import get, kind
 from .names import Problem, walk
 
-POOLED = 'UPerHead', 'PSPHead', 'ASPPHead', 'DepthwiseSeparableASPPHead'  # pool to 1×1 before a norm
+POOLED = (
+    'UPerHead',
+    'PSPHead',
+    'ASPPHead',
+    'DepthwiseSeparableASPPHead',
+)  # pool to 1×1 before a norm
 MAX_FOLDERS = 1000  # that are read to count images
 LOADERS = 'train_dataloader', 'val_dataloader'
 
@@ -33,9 +38,13 @@ def work_dir_can_be_written(cfg: dict) -> Iterator[Problem]:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        yield Problem(f'work_dir={cfg["work_dir"]}: {folder} is a file, expected a folder: set another work_dir')
+        yield Problem(
+            f'work_dir={cfg["work_dir"]}: {folder} is a file, expected a folder: set another work_dir'
+        )
     elif not os.access(folder, os.W_OK | os.X_OK):
-        yield Problem(f'work_dir={cfg["work_dir"]}: {folder} cannot be written to: set another work_dir')
+        yield Problem(
+            f'work_dir={cfg["work_dir"]}: {folder} cannot be written to: set another work_dir'
+        )
 
 
 def anneals_end_with_the_run(cfg: dict) -> Iterator[Problem]:
@@ -74,7 +83,11 @@ def batches(cfg: dict, ranks: int) -> Iterator[Problem]:
             )
     for path, head in walk(cfg.get('model'), 'model') if batch == 1 else ():
         norm = kind(head.get('norm_cfg'))
-        if kind(head) in POOLED and 1 in head.get('pool_scales', (1,)) and norm in ('BN',) + ('SyncBN',) * (ranks == 1):
+        if (
+            kind(head) in POOLED
+            and 1 in head.get('pool_scales', (1,))
+            and norm in ('BN',) + ('SyncBN',) * (ranks == 1)
+        ):
             yield Problem(
                 f'train_dataloader.batch_size=1, but {path} pools to 1×1 and {norm} needs more than one value per channel: '
                 "set batch_size=2, or norm_cfg=dict(type='GN', num_groups=32)"
@@ -96,7 +109,9 @@ def image_paths(node: dict) -> Iterator[str]:
     folder = os.path.join(root, prefix)
     if not listed:
         for parent, _, names in islice(os.walk(folder, followlinks=True), MAX_FOLDERS):
-            yield from (os.path.join(parent, name) for name in names if name.lower().endswith(SUFFIXES))
+            yield from (
+                os.path.join(parent, name) for name in names if name.lower().endswith(SUFFIXES)
+            )
     elif os.path.isfile(path := os.path.join(root, listed)):
         with open(path, encoding='utf-8', errors='surrogateescape') as lines:
             for line in filter(str.strip, lines):

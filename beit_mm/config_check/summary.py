@@ -18,7 +18,9 @@ from . import summary_schedule as optimization
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean and std, 0 … 255
 HALF = ((127.5,) * 3, (127.5,) * 3)
 IMAGES = dict(IN1k=1_281_167, IN22k=14_197_122, ADE20K=20_210)  # to train on
-PUBLIC = re.compile(r'pt22k|ft22k|in2[12]k')  # in the names of all weights that were pre-trained on ImageNet-22k
+PUBLIC = re.compile(
+    r'pt22k|ft22k|in2[12]k'
+)  # in the names of all weights that were pre-trained on ImageNet-22k
 BACKBONES = ('BEiT', 'BEiTViT', 'BEiTPretrainViT')
 
 
@@ -29,7 +31,9 @@ class Facts:
     arch: str | None = None  # base, large, other
     variant: str | None = None  # vanilla, LayerScale (vanilla with it), BEiT+, mixed
     frozen: bool = False  # the whole backbone, as in a linear probe
-    start: str | None = None  # self-supervised, IN1k, IN22k: what made the weights that it starts from
+    start: str | None = (
+        None  # self-supervised, IN1k, IN22k: what made the weights that it starts from
+    )
     px: int | None = None
     head: str | None = None
     data: str | None = None  # a key of IMAGES
@@ -110,10 +114,14 @@ class Facts:
     @property
     def factors(self) -> str:
         """Of `batch`: processes × images, × accumulation where there is any."""
-        return f'{self.ranks} × {self.per_rank}' + (f' × {self.accumulation}' if self.accumulation > 1 else '')
+        return f'{self.ranks} × {self.per_rank}' + (
+            f' × {self.accumulation}' if self.accumulation > 1 else ''
+        )
 
 
-def read(path: str, options: dict | None = None, gpus: int | None = None, auto_scale: bool = False) -> Facts:
+def read(
+    path: str, options: dict | None = None, gpus: int | None = None, auto_scale: bool = False
+) -> Facts:
     """The facts of a config file under `--cfg-options`; `gpus` None takes the file name's (8xb256), or 1.
 
     Raises FileNotFoundError for a missing file, ValueError for a config of another kind.
@@ -139,14 +147,18 @@ def _config_of(checkpoint: str | None, folder: Path) -> Path | None:
     No other file beside a checkpoint is read: reading a config runs it.
     """
     run = Path(checkpoint or '').parent
-    if not run.name or '://' in checkpoint:  # a bare name is a published model or a file here, in no run's folder
+    if (
+        not run.name or '://' in checkpoint
+    ):  # a bare name is a published model or a file here, in no run's folder
         return None
     name = f'{run.name}.py'
     places = run / name, folder / name, *sorted(folder.parent.glob(f'*/{name}'))
     return next((path for path in places if path.is_file()), None)
 
 
-def facts(cfg: dict, ranks: int = 1, auto_scale: bool = False, source: Facts | None = None) -> Facts:
+def facts(
+    cfg: dict, ranks: int = 1, auto_scale: bool = False, source: Facts | None = None
+) -> Facts:
     """The facts of a config as nested dicts, on `ranks` processes; `source`: those of the run that it starts from.
 
     Raises ValueError for a model that is none of BEiT's, or a rate to be scaled without auto_scale_lr.base_batch_size.
@@ -155,16 +167,25 @@ def facts(cfg: dict, ranks: int = 1, auto_scale: bool = False, source: Facts | N
     model = model.get('module', model)  # of a test at several scales
     scale = auto_scale or bool(get(cfg, 'auto_scale_lr', 'enable'))
     if scale and not get(cfg, 'auto_scale_lr', 'base_batch_size'):
-        raise ValueError('no auto_scale_lr.base_batch_size (the batch that the learning rate is for): add it')
+        raise ValueError(
+            'no auto_scale_lr.base_batch_size (the batch that the learning rate is for): add it'
+        )
     task = _task(model)
     data, found = _data(cfg), dict(task=task, ranks=ranks, auto_scale=scale, start=None)
-    found |= dict(data=data, per_rank=get(cfg, 'train_dataloader', 'batch_size'), mean_std=_mean_std(cfg, model, task))
+    found |= dict(
+        data=data,
+        per_rank=get(cfg, 'train_dataloader', 'batch_size'),
+        mean_std=_mean_std(cfg, model, task),
+    )
     found |= _start(_checkpoint(cfg), source) if task != 'tokenizer' else {}
     found |= optimization.optimizer(cfg, ranks, scale)
     found |= optimization.schedule(
         cfg, found['lr'], found['per_rank'] and IMAGES.get(data, 0) / (ranks * found['per_rank'])
     )
-    train = get(next((n for n in nodes(get(cfg, 'train_dataloader', 'dataset')) if 'pipeline' in n), {}), 'pipeline')
+    train = get(
+        next((n for n in nodes(get(cfg, 'train_dataloader', 'dataset')) if 'pipeline' in n), {}),
+        'pipeline',
+    )
     if task == 'tokenizer':
         return Facts(**found | parts.tokenizer_facts(cfg, model))
     found |= parts.backbone_facts(model['backbone'], cfg.get('default_scope'))
@@ -200,7 +221,9 @@ def _data(cfg: dict) -> str | None:
     if found := find(train, *known):
         return known[kind(found)]
     roots = [str(node['data_root']).rstrip('/') for node in nodes(train) if node.get('data_root')]
-    return dict([('data/imagenet', 'IN1k'), ('data/imagenet22k', 'IN22k')]).get(roots[0] if roots else None)
+    return dict([('data/imagenet', 'IN1k'), ('data/imagenet22k', 'IN22k')]).get(
+        roots[0] if roots else None
+    )
 
 
 def _mean_std(cfg: dict, model: dict, task: str) -> tuple | None:

@@ -35,7 +35,10 @@ def decayed(cfg: dict, found: dict) -> dict[str, bool]:
     if 'absolute' in found['positions']:
         tensors['pos_embed'] = ('backbone.pos_embed', 3)
     if 'relative' in found['positions']:
-        tensors['relative position tables'] = ('backbone.layers.0.attn.relative_position_bias_table', 2)
+        tensors['relative position tables'] = (
+            'backbone.layers.0.attn.relative_position_bias_table',
+            2,
+        )
     if found['task'] == 'pretrain':
         tensors['mask_token'] = ('backbone.mask_token', 3)
     wrapper = cfg.get('optim_wrapper') or {}
@@ -56,8 +59,19 @@ def _multiplier(paramwise: dict, name: str, dims: int) -> float:
     keys = sorted(sorted(paramwise.get('custom_keys') or {}), key=len, reverse=True)
     if key := next((key for key in keys if key in name), None):
         return paramwise['custom_keys'][key].get('decay_mult', 1.0)
-    rules = dict(norm_decay_mult='.ln' in name, bias_decay_mult=name.endswith('bias'), flat_decay_mult=dims == 1)
-    return next((paramwise[rule] for rule, holds in rules.items() if holds and paramwise.get(rule) is not None), 1.0)
+    rules = dict(
+        norm_decay_mult='.ln' in name,
+        bias_decay_mult=name.endswith('bias'),
+        flat_decay_mult=dims == 1,
+    )
+    return next(
+        (
+            paramwise[rule]
+            for rule, holds in rules.items()
+            if holds and paramwise.get(rule) is not None
+        ),
+        1.0,
+    )
 
 
 def schedule(cfg: dict, lr: float | None, steps: float | None) -> dict:
@@ -65,10 +79,15 @@ def schedule(cfg: dict, lr: float | None, steps: float | None) -> dict:
     loop, given = cfg.get('train_cfg') or {}, cfg.get('param_scheduler') or []
     unit = 'iterations' if 'max_iters' in loop else 'epochs'
     length = loop.get('max_iters', loop.get('max_epochs'))
-    schedulers = [s for s in (given if isinstance(given, list | tuple) else [given]) if kind(s).endswith('LR')]
+    schedulers = [
+        s for s in (given if isinstance(given, list | tuple) else [given]) if kind(s).endswith('LR')
+    ]
 
     def at(scheduler: dict, key: str, default: float | None) -> float | None:
-        theirs, value = 'epochs' if scheduler.get('by_epoch', True) else 'iterations', scheduler.get(key)
+        theirs, value = (
+            'epochs' if scheduler.get('by_epoch', True) else 'iterations',
+            scheduler.get(key),
+        )
         if value is None or theirs == unit:
             return default if value is None else value
         return None if not steps else value * steps if unit == 'iterations' else value / steps
@@ -77,8 +96,15 @@ def schedule(cfg: dict, lr: float | None, steps: float | None) -> dict:
     if not schedulers:
         return found
     first, main = schedulers[0], schedulers[-1]
-    rising = kind(first) in ('LinearLR', 'ConstantLR') and first is not main and first.get('begin', 0) == 0
-    least = main.get('eta_min', lr * main['eta_min_ratio'] if main.get('eta_min_ratio') is not None and lr else 0.0)
+    rising = (
+        kind(first) in ('LinearLR', 'ConstantLR')
+        and first is not main
+        and first.get('begin', 0) == 0
+    )
+    least = main.get(
+        'eta_min',
+        lr * main['eta_min_ratio'] if main.get('eta_min_ratio') is not None and lr else 0.0,
+    )
     falls = kind(main) in ('CosineAnnealingLR', 'PolyLR')
     never = unit == 'iterations' and any(
         s.get('by_epoch', True) and not s.get('convert_to_iter_based') for s in schedulers

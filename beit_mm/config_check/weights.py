@@ -21,7 +21,9 @@ class _WithoutMemory(TorchFunctionMode):
     """Weights (torch.empty) have shapes alone; what models compute numbers from, such as torch.linspace, is real."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return function(*args, **(kwargs or {}) | (dict(device='meta') if function is torch.empty else {}))
+        return function(
+            *args, **(kwargs or {}) | (dict(device='meta') if function is torch.empty else {})
+        )
 
 
 def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
@@ -32,24 +34,41 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     given, config = cfg.get('data_preprocessor'), _without_lora(cfg['model'])
     adapted = config != cfg['model']
-    model = config if not given or 'data_preprocessor' in config else config | dict(data_preprocessor=given)
+    model = (
+        config
+        if not given or 'data_preprocessor' in config
+        else config | dict(data_preprocessor=given)
+    )
     try:
         with _WithoutMemory():
             model = MODELS.build(model)
     except (NotImplementedError, RuntimeError) as error:
-        yield f'weights were not compared: this model needs memory to be built ({str(error).splitlines()[0]})', False
+        yield (
+            f'weights were not compared: this model needs memory to be built ({str(error).splitlines()[0]})',
+            False,
+        )
         return
     for name, module in model.named_modules():
         init = getattr(module, 'init_cfg', None)
-        source = init.get('checkpoint') if isinstance(init, dict) and init.get('type') == 'Pretrained' else None
+        source = (
+            init.get('checkpoint')
+            if isinstance(init, dict) and init.get('type') == 'Pretrained'
+            else None
+        )
         try:
             if isinstance(module, BEiT) and _is_here(source):
                 state, _ = checkpoint.load(source)
-                _backbone(state, module, source, init.get('grid'), init.get('adapt_patch_embed', False))
+                _backbone(
+                    state, module, source, init.get('grid'), init.get('adapt_patch_embed', False)
+                )
             elif _is_here(source):
-                prefix = WRAPPERS.sub('', f'{init["prefix"].rstrip(".")}.') if init.get('prefix') else ''
+                prefix = (
+                    WRAPPERS.sub('', f'{init["prefix"].rstrip(".")}.') if init.get('prefix') else ''
+                )
                 state, _ = state_of(read_file(source), source)
-                state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+                state = {
+                    k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
+                }
                 yield from _by_name(state, module, f'model.{name}.init_cfg: {source}')
         except ValueError as error:
             yield str(error), True
@@ -91,11 +110,21 @@ def _is_here(source: str | None) -> bool:
 
 
 def _backbone(
-    state: dict[str, Tensor], model: BEiT, source: str, grid: tuple | None = None, adapt: bool = False
+    state: dict[str, Tensor],
+    model: BEiT,
+    source: str,
+    grid: tuple | None = None,
+    adapt: bool = False,
 ) -> None:
     """As `load_backbone`: ValueError that names what is missing, unexpected or of another shape."""
     state = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
-    check(model, fit_backbone(state, model, Report(source), grid, adapt), source, 'BEiT', ('fc_norm.', 'norm.'))
+    check(
+        model,
+        fit_backbone(state, model, Report(source), grid, adapt),
+        source,
+        'BEiT',
+        ('fc_norm.', 'norm.'),
+    )
 
 
 def _tokenizer(model: nn.Module, source: str) -> None:
@@ -105,9 +134,19 @@ def _tokenizer(model: nn.Module, source: str) -> None:
 
 
 def _by_name(state: dict[str, Tensor], model: nn.Module, where: str) -> Iterator[tuple[str, bool]]:
-    own = {WRAPPERS.sub('', k): v for k, v in model.state_dict().items() if not k.startswith('data_preprocessor.')}
+    own = {
+        WRAPPERS.sub('', k): v
+        for k, v in model.state_dict().items()
+        if not k.startswith('data_preprocessor.')
+    }
     fits = {k for k, v in own.items() if k in state and state[k].shape == v.shape}
     if not fits:
-        yield f'{where} has nothing that this model has: {few(sorted(state))}; the model has {few(sorted(own))}', True
+        yield (
+            f'{where} has nothing that this model has: {few(sorted(state))}; the model has {few(sorted(own))}',
+            True,
+        )
     elif missing := sorted(own.keys() - fits):
-        yield f'{where} lacks {few(missing)}, or has them of another shape: they start from scratch', False
+        yield (
+            f'{where} lacks {few(missing)}, or has them of another shape: they start from scratch',
+            False,
+        )

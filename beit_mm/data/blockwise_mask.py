@@ -14,7 +14,9 @@ ASPECTS = (0.3, 1 / 0.3)  # height / width of a block, log-uniform
 HALF_LOG = math.log(ASPECTS[1] / ASPECTS[0]) / 2
 
 
-def blockwise_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int, min_block: int = 16) -> np.ndarray:
+def blockwise_mask(
+    rng: np.random.Generator, grid: tuple[int, int], budget: int, min_block: int = 16
+) -> np.ndarray:
     """Bool [h, w], True where hidden: at most `budget` patches, in blocks.
 
     A block's area is uniform between `min_block` and what remains of the budget (in either order: the last blocks are
@@ -77,7 +79,9 @@ def _check(grid: int | tuple[int, int], budget: int) -> tuple[int, int]:
     whole(1, budget=budget)
     grid = pair(grid)
     if budget > grid[0] * grid[1]:
-        raise ValueError(f'a mask of budget={budget} patches does not fit grid={grid}: give 1 … {grid[0] * grid[1]}')
+        raise ValueError(
+            f'a mask of budget={budget} patches does not fit grid={grid}: give 1 … {grid[0] * grid[1]}'
+        )
     return grid
 
 
@@ -94,13 +98,23 @@ class BlockwiseMask(BaseTransform):
     Raises ValueError for a budget larger than the grid or smaller than a block, or a grid that has no smaller block.
     """
 
-    def __init__(self, grid: int | tuple[int, int] = 14, budget: int = 75, min_block: int = 16, exact: bool = False):
+    def __init__(
+        self,
+        grid: int | tuple[int, int] = 14,
+        budget: int = 75,
+        min_block: int = 16,
+        exact: bool = False,
+    ):
         self.grid, self.budget, self.min_block = _check(grid, budget), budget, min_block
         whole(1, min_block=min_block)
         if min_block > budget:
-            raise ValueError(f'a budget of {budget} is smaller than a block of min_block={min_block}: lower min_block')
+            raise ValueError(
+                f'a budget of {budget} is smaller than a block of min_block={min_block}: lower min_block'
+            )
         if min(self.grid) < 2:
-            raise ValueError(f'grid={grid} has no block smaller than itself both ways: take beit_mm.RandomMask')
+            raise ValueError(
+                f'grid={grid} has no block smaller than itself both ways: take beit_mm.RandomMask'
+            )
         self.sample = exact_blockwise_mask if exact else blockwise_mask
 
     def transform(self, results: dict) -> dict:

@@ -33,22 +33,34 @@ class Numbering:
         if self.fault:
             yield self.fault, True
         if high := sorted(label for label in self.labels if label >= classes):
-            hint = '. Subtract 1 from all labels' if min(self.labels) == 1 and high == [classes] else ''
+            hint = (
+                '. Subtract 1 from all labels'
+                if min(self.labels) == 1 and high == [classes]
+                else ''
+            )
             words = f'{self.listed} has the labels {few([*map(repr, high)])}, but the classes are numbered 0 … {classes - 1}'
             yield words + hint, True
-        moved = [n for n, label in self.folders.items() if n in self.names and self.names[label : label + 1] != (n,)]
+        moved = [
+            n
+            for n, label in self.folders.items()
+            if n in self.names and self.names[label : label + 1] != (n,)
+        ]
         if moved:
             label = self.folders[moved[0]]
             words = f'{self.place}: the folder {moved[0]!r} has the label {label}, but classes[{label}] is another'
             yield f'{words}. Sort `classes` by label', False
 
 
-def read_numbering(place: str, folder: str | Path, listed: str | Path | None, names: Iterable[str] = ()) -> Numbering:
+def read_numbering(
+    place: str, folder: str | Path, listed: str | Path | None, names: Iterable[str] = ()
+) -> Numbering:
     """Return how the images in `folder` are numbered: by a list of `path label` lines, or else by its sorted sub-folders."""
     found = Numbering(place, tuple(names), listed=str(listed) if listed else None)
     if not listed:
         with os.scandir(folder) as entries:  # the data sets do not list hidden folders either
-            inside = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.'))
+            inside = sorted(
+                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.')
+            )
         found.folders = {name: label for label, name in enumerate(inside)}
         return found
     pairs = set()
@@ -77,20 +89,33 @@ def compare_classes(first: Numbering, other: Numbering) -> Iterator[tuple[str, b
     # A list need not have all classes, and folders need not be called as the classes.
     numbers = [each.folders or names for each, names in zip((first, other), by_name, strict=True)]
     shared = numbers[0].keys() & numbers[1].keys()
-    pairs.append(tuple({name: label for name, label in each.items() if name in shared} for each in numbers))
+    pairs.append(
+        tuple({name: label for name, label in each.items() if name in shared} for each in numbers)
+    )
     for mine, theirs in pairs:
         if words := difference(first.place, mine, other.place, theirs):
-            yield f'the classes differ: {words}. Give all splits the same classes in the same order', True
+            yield (
+                f'the classes differ: {words}. Give all splits the same classes in the same order',
+                True,
+            )
             return
     if first.labels and (unseen := sorted(other.labels - first.labels)):
-        yield f'{other.listed} has the labels {few([*map(repr, unseen)])}, which no image of {first.listed} has', False
+        yield (
+            f'{other.listed} has the labels {few([*map(repr, unseen)])}, which no image of {first.listed} has',
+            False,
+        )
 
 
 def difference(place: str, mine: dict[str, int], other: str, theirs: dict[str, int]) -> str | None:
     """Say which classes two numberings do not share, or one that has two numbers; None if they are equal."""
-    only = [name for name in mine if name not in theirs], [name for name in theirs if name not in mine]
+    only = (
+        [name for name in mine if name not in theirs],
+        [name for name in theirs if name not in mine],
+    )
     words = [
-        f'{where} has {few([*map(repr, names)])}' for where, names in zip((place, other), only, strict=True) if names
+        f'{where} has {few([*map(repr, names)])}'
+        for where, names in zip((place, other), only, strict=True)
+        if names
     ]
     if words:
         return ', '.join(words) + ('' if all(only) else f', {other if only[0] else place} does not')

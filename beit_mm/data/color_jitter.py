@@ -15,7 +15,9 @@ BRIGHTNESS, CONTRAST, SATURATION = range(3)
 CUT = 0.49  # PIL cuts off fractions behind each step: half a level on average; less, so that a whole number stays what it is
 
 
-def color_matrix(mean: Sequence[float], order: Sequence[int], factors: dict[int, float]) -> np.ndarray:
+def color_matrix(
+    mean: Sequence[float], order: Sequence[int], factors: dict[int, float]
+) -> np.ndarray:
     """[3, 4] of BGR: brightness, contrast and saturation by their `factors` (torchvision's meaning), one after the other.
 
     `mean`: colour of the whole image, BGR; contrast is changed around its gray.

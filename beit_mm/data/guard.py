@@ -22,7 +22,16 @@ from torch.utils.data import Dataset
 
 from ..registry import HOOKS
 from .class_numbers import difference
-from .reading import MAX_PIXELS, SUFFIXES, BadSample, decode_bands, decode_image, decode_labels, read_bytes, to_classes
+from .reading import (
+    MAX_PIXELS,
+    SUFFIXES,
+    BadSample,
+    decode_bands,
+    decode_image,
+    decode_labels,
+    read_bytes,
+    to_classes,
+)
 
 SHARED = 500  # iterations
 
@@ -38,7 +47,9 @@ class CheckLabel(BaseTransform):
         for one in label if isinstance(label, (list, tuple)) else () if label is None else (label,):
             if not 0 <= one < (self.classes or one + 1):
                 end = '' if self.classes is None else f' to {self.classes - 1}'
-                raise BadSample(f'{results.get("img_path")} has the label {one}: classes are numbered 0{end}')
+                raise BadSample(
+                    f'{results.get("img_path")} has the label {one}: classes are numbered 0{end}'
+                )
         return results
 
 
@@ -51,7 +62,9 @@ class ReadImage(BaseTransform):
     `img` is uint8: with `color_type='color'` BGR [H, W, 3], with 'unchanged' the bands that are stored (`decode_bands`).
     """
 
-    channels: int | None = None  # of the data preprocessor's mean: hosts repeat a single channel without a word
+    channels: int | None = (
+        None  # of the data preprocessor's mean: hosts repeat a single channel without a word
+    )
 
     def __init__(self, host: mmcv.transforms.LoadImageFromFile, max_pixels: int):
         self.host, self.max_pixels = host, max_pixels
@@ -59,7 +72,9 @@ class ReadImage(BaseTransform):
     def transform(self, results: dict) -> dict:
         path = results['img_path']
         content = read_bytes(path, self.host.backend_args)
-        image, results['exif_orientation'] = DECODERS[self.host.color_type](path, content, self.max_pixels)
+        image, results['exif_orientation'] = DECODERS[self.host.color_type](
+            path, content, self.max_pixels
+        )
         found = image.shape[2] if image.ndim == 3 else 1
         if self.channels not in (None, found):
             raise BadSample(
@@ -90,12 +105,16 @@ class ReadLabels(BaseTransform):
             results.get('exif_orientation', 1),
             self.max_pixels,
         )
-        results['gt_seg_map'] = to_classes(path, ids, self.classes, reduce, results.get('label_map'))
+        results['gt_seg_map'] = to_classes(
+            path, ids, self.classes, reduce, results.get('label_map')
+        )
         results['seg_fields'].append('gt_seg_map')
         return results
 
 
-def guard(dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = None, skip: bool = False) -> Dataset:
+def guard(
+    dataset: Dataset, max_pixels: int = MAX_PIXELS, classes: int | None = None, skip: bool = False
+) -> Dataset:
     """The same data set, whose files are read rightly or raise BadSample; again, or of another kind, nothing changes.
 
     Wrappers and test-time augmentation are entered. Loaders that are not the hosts' plain ones stay as they are.
@@ -123,7 +142,11 @@ def expect_channels(dataset: Dataset, mean: object) -> None:
     for leaf in leaves(dataset):
         steps = list(leaf.pipeline.transforms)
         steps += [
-            inner for step in steps if isinstance(step, TestTimeAug) for b in step.subroutines for inner in b.transforms
+            inner
+            for step in steps
+            if isinstance(step, TestTimeAug)
+            for b in step.subroutines
+            for inner in b.transforms
         ]
         for step in steps:
             if isinstance(step, ReadImage):
@@ -147,7 +170,12 @@ def read_only(leaf: BaseDataset, index: int) -> dict:
     """
     results = leaf.get_data_info(index)
     steps = list(leaf.pipeline.transforms)
-    steps += [inner for step in steps if isinstance(step, TestTimeAug) for inner in step.subroutines[0].transforms]
+    steps += [
+        inner
+        for step in steps
+        if isinstance(step, TestTimeAug)
+        for inner in step.subroutines[0].transforms
+    ]
     for step in steps:
         if isinstance(step, mmcv.transforms.LoadImageFromFile):
             try:
@@ -166,10 +194,17 @@ def replace_loaders(steps: list, classes: int | None = None, max_pixels: int = M
             for branch in step.subroutines:
                 replace_loaders(branch.transforms, classes, max_pixels)
         elif type(step) is mmcv.transforms.LoadImageFromFile:
-            own = step.imdecode_backend != 'cv2' or step.file_client_args is not None or step.ignore_empty
+            own = (
+                step.imdecode_backend != 'cv2'
+                or step.file_client_args is not None
+                or step.ignore_empty
+            )
             if step.color_type in DECODERS and not own:  # what the user chose otherwise stays
                 steps[place] = ReadImage(step, max_pixels)
-        elif f'{type(step).__module__}.{type(step).__name__}' == 'mmseg.datasets.transforms.loading.LoadAnnotations':
+        elif (
+            f'{type(step).__module__}.{type(step).__name__}'
+            == 'mmseg.datasets.transforms.loading.LoadAnnotations'
+        ):
             steps[place] = ReadLabels(step, classes, max_pixels)
 
 
@@ -182,7 +217,9 @@ def list_readable(node: object) -> object:
         return type(node)(map(list_readable, node))
     if not isinstance(node, dict):
         return node
-    node = type(node)({key: value if key == 'pipeline' else list_readable(value) for key, value in node.items()})
+    node = type(node)(
+        {key: value if key == 'pipeline' else list_readable(value) for key, value in node.items()}
+    )
     if str(node.get('type')).rpartition('.')[2] == 'CustomDataset' and not node.get('ann_file'):
         node.setdefault('extensions', SUFFIXES)
     return node
@@ -253,7 +290,9 @@ def _judge_broken_link(leaf: BaseDataset, path: str, skip: bool) -> None:
             raise BadSample(words)
         print_log(f'skipped: {words}', 'current', logging.WARNING)
     elif not os.path.splitext(path)[1]:
-        print_log(f'{words}. If it was a folder, its images are missing', 'current', logging.WARNING)
+        print_log(
+            f'{words}. If it was a folder, its images are missing', 'current', logging.WARNING
+        )
 
 
 def _is_image(leaf: BaseDataset, path: str) -> bool:
@@ -279,7 +318,11 @@ class GuardData(Hook):
     priority = 'VERY_HIGH'
 
     def before_run(self, runner) -> None:
-        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):  # a loop of no use here is still a dict
+        for loop in (
+            runner._train_loop,
+            runner._val_loop,
+            runner._test_loop,
+        ):  # a loop of no use here is still a dict
             if hasattr(loop, 'dataloader'):
                 expect_channels(guard(loop.dataloader.dataset), _mean_of(runner.model))
 
@@ -297,8 +340,13 @@ class GuardData(Hook):
         )
         if not learned or not own:
             return
-        shared = [{name: each[name] for name in each if name in learned and name in own} for each in (learned, own)]
+        shared = [
+            {name: each[name] for name in each if name in learned and name in own}
+            for each in (learned, own)
+        ]
         if words := difference(places[0], shared[0], places[1], shared[1]):
-            raise ValueError(f'{words}: test it on data with the classes in the order that it was trained with')
+            raise ValueError(
+                f'{words}: test it on data with the classes in the order that it was trained with'
+            )
         if words := difference(places[0], learned, places[1], own):
             runner.logger.warning(f'the classes differ: {words}')

@@ -21,7 +21,9 @@ class ImageList(BaseDataset):
     Raises FileNotFoundError without the list, ValueError for an empty list or a line without a label.
     """
 
-    def __init__(self, ann_file: str, data_prefix: str | dict = '', with_label: bool = True, **kwargs):
+    def __init__(
+        self, ann_file: str, data_prefix: str | dict = '', with_label: bool = True, **kwargs
+    ):
         self.with_label = with_label
         prefix = dict(img_path=data_prefix) if isinstance(data_prefix, str) else data_prefix
         super().__init__(ann_file=ann_file, data_prefix=prefix, **kwargs)
@@ -30,7 +32,9 @@ class ImageList(BaseDataset):
         if self._fully_initialized:
             return
         if not os.path.isfile(self.ann_file):
-            raise FileNotFoundError(f'{self.ann_file} is not there: a list of images, a path a line')
+            raise FileNotFoundError(
+                f'{self.ann_file} is not there: a list of images, a path a line'
+            )
         if not os.path.getsize(self.ann_file):
             raise ValueError(f'{self.ann_file} is empty: it needs a path a line')
         self.data_bytes = np.memmap(self.ann_file, np.uint8, 'r')
@@ -40,7 +44,9 @@ class ImageList(BaseDataset):
         starts = np.concatenate([[0], ends[:-1] + 1])
         ends = ends - ((ends > starts) & (self.data_bytes[ends - 1] == RETURN))
         kept = ends > starts
-        self._starts, self.data_address = (starts, ends) if kept.all() else (starts[kept], ends[kept])
+        self._starts, self.data_address = (
+            (starts, ends) if kept.all() else (starts[kept], ends[kept])
+        )
         if self._indices is not None:
             chosen = self._indices
             if isinstance(chosen, int):
@@ -68,7 +74,9 @@ class ImageList(BaseDataset):
                     'with_label=False'
                 )
             info['gt_label'] = int(label)
-        return dict(img_path=os.path.join(self.data_prefix['img_path'], name), **info, sample_idx=index)
+        return dict(
+            img_path=os.path.join(self.data_prefix['img_path'], name), **info, sample_idx=index
+        )
 
     def __getstate__(self) -> dict:
         return self.__dict__ | dict(data_bytes=None)  # as a copy it would be as large as the file

@@ -42,7 +42,9 @@ class LabelMaps:
         return f'{self.total} label map{"s" if self.total > 1 else ""}'
 
 
-def read_label_maps(pairs: Iterable[tuple[str | Path, str | Path]], total: int, seconds: float = inf) -> LabelMaps:
+def read_label_maps(
+    pairs: Iterable[tuple[str | Path, str | Path]], total: int, seconds: float = inf
+) -> LabelMaps:
     """Read the label maps of pairs (image, label map) until the time is up."""
     found, end = LabelMaps(total), time.monotonic() + seconds
     for image, path in pairs:
@@ -51,7 +53,9 @@ def read_label_maps(pairs: Iterable[tuple[str | Path, str | Path]], total: int, 
             shown, orientation = _shown(image) or _shown(BytesIO(content)) or ((0, 0), 1)
             ids = decode_labels(str(path), content, shown, orientation)
             if not 0 <= ids.min() <= ids.max() <= IGNORE:
-                raise BadSample(f'{path} has the value {ids.max()}: values from 0 to {IGNORE} are expected')
+                raise BadSample(
+                    f'{path} has the value {ids.max()}: values from 0 to {IGNORE} are expected'
+                )
         except BadSample as error:
             found.bad.append((str(path), str(error)))
         else:
@@ -68,7 +72,9 @@ def _shown(source: str | Path | BytesIO) -> tuple[tuple[int, int], int] | None:
     try:
         with Image.open(source) as image:
             turned = image.getexif().get(0x0112, 1)
-            return (image.size if turned in range(5, 9) else image.size[::-1]), turned if turned in range(1, 9) else 1
+            return (
+                image.size if turned in range(5, 9) else image.size[::-1]
+            ), turned if turned in range(1, 9) else 1
     except Exception:  # whatever is wrong with an image is said when it is read
         return None
 
@@ -94,7 +100,9 @@ def problems(
     values = np.flatnonzero(maps.pixels).tolist()
     if not values:
         return
-    meaning = {value: _class_of(value, len(classes), reduce_zero_label, label_map) for value in values}
+    meaning = {
+        value: _class_of(value, len(classes), reduce_zero_label, label_map) for value in values
+    }
     strange = [value for value in values if meaning[value] is None]
     found = {one for one in meaning.values() if one not in (None, IGNORE)}
     ignored = [value for value in values if meaning[value] == IGNORE]
@@ -104,9 +112,16 @@ def problems(
     elif len(found) < 2:
         what, effect = 'no pixel has a class in', 'the loss is exactly 0'
         if found:
-            what, effect = f'{classes[found.pop()]!r} is the only class in', 'there is nothing to tell apart'
+            what, effect = (
+                f'{classes[found.pop()]!r} is the only class in',
+                'there is nothing to tell apart',
+            )
         fix = _fix(values, reduce_zero_label)
-        named = f', of which {spans(ignored)} {"are" if ignored[1:] else "is"} ignored' if ignored else ''
+        named = (
+            f', of which {spans(ignored)} {"are" if ignored[1:] else "is"} ignored'
+            if ignored
+            else ''
+        )
         zero = ' (reduce_zero_label=True)' if reduce_zero_label and 0 in values else ''
         yield (
             f'{what} {maps.words}, so {effect}. The values are {spans(values)}{named}{zero}{fix}',
@@ -127,15 +142,24 @@ def problems(
         )
     share = maps.pixels[ignored].sum() / maps.pixels.sum()
     if share > 0.95:
-        yield f'{share:.1%} of the pixels of {maps.words} are ignored (the values {spans(ignored)})', False
+        yield (
+            f'{share:.1%} of the pixels of {maps.words} are ignored (the values {spans(ignored)})',
+            False,
+        )
     if empty := sorted(path for path, own in maps.values if own <= set(ignored)):
         yield f'{len(empty)} of {maps.words} have no pixel with a class, e.g. {empty[0]}', False
 
 
-def _class_of(value: int, classes: int, reduce_zero_label: bool, label_map: dict[int, int] | None) -> int | None:
+def _class_of(
+    value: int, classes: int, reduce_zero_label: bool, label_map: dict[int, int] | None
+) -> int | None:
     """The class of a value in a label map, 255 if it is ignored, None if it has none."""
     try:
-        return int(to_classes('', np.full((1, 1), value, np.uint8), classes, reduce_zero_label, label_map)[0, 0])
+        return int(
+            to_classes('', np.full((1, 1), value, np.uint8), classes, reduce_zero_label, label_map)[
+                0, 0
+            ]
+        )
     except BadSample:
         return None
 
@@ -156,11 +180,15 @@ def _fix(values: list[int], reduce_zero_label: bool) -> str:
     steps, which = [], []
     if reduce_zero_label and 0 in values:
         which.append('0')
-        steps.append('set reduce_zero_label=False in the data set (and in LoadAnnotations, if set there)')
+        steps.append(
+            'set reduce_zero_label=False in the data set (and in LoadAnnotations, if set there)'
+        )
         steps.append('name the class of 0 first')
     if IGNORE in values:
         which.append('255')
-        steps.append(f'write {max((v for v in values if v != IGNORE), default=0) + 1} in place of 255')
+        steps.append(
+            f'write {max((v for v in values if v != IGNORE), default=0) + 1} in place of 255'
+        )
     if not which:
         return ''
     steps = ' and '.join(filter(None, [', '.join(steps[:-1]), steps[-1]]))
@@ -169,7 +197,9 @@ def _fix(values: list[int], reduce_zero_label: bool) -> str:
 
 def spans(values: list[int]) -> str:
     """[0, 6, 7, 8] → '0, 6–8'."""
-    runs = [[v for _, v in run] for _, run in groupby(enumerate(values), lambda pair: pair[1] - pair[0])]
+    runs = [
+        [v for _, v in run] for _, run in groupby(enumerate(values), lambda pair: pair[1] - pair[0])
+    ]
     return ', '.join(f'{run[0]}–{run[-1]}' if run[2:] else ', '.join(map(str, run)) for run in runs)
 
 
@@ -178,4 +208,7 @@ def grouped(faults: list[tuple[str, str]]) -> list[str]:
     kinds = {}
     for path, words in sorted(faults):
         kinds.setdefault(re.sub(r'\d+', '0', words.replace(path, '')), []).append(words)
-    return [words[0] + (f' (and {len(words) - 1} more like it)' if words[1:] else '') for words in kinds.values()]
+    return [
+        words[0] + (f' (and {len(words) - 1} more like it)' if words[1:] else '')
+        for words in kinds.values()
+    ]

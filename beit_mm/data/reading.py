@@ -20,7 +20,9 @@ from PIL import Image
 
 # Files that data sets of folders list. Pillow reads more formats; files of those are named before training.
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.npy')
-MAX_PIXELS = 89_478_485  # Pillow's own limit, `Image.MAX_IMAGE_PIXELS`: a quarter of a gigabyte as RGB
+MAX_PIXELS = (
+    89_478_485  # Pillow's own limit, `Image.MAX_IMAGE_PIXELS`: a quarter of a gigabyte as RGB
+)
 MAX_ASPECT = 100  # resized until its short side has 256 pixels, one of 6000×1 takes gigabytes
 IGNORE = 255  # the hosts' id of what is not labelled
 # What a whole file ends with; a few bytes may follow it.
@@ -28,7 +30,9 @@ _ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND\xaeB`\x82')
 _NPY, _TIFF = b'\x93NUMPY', (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # how such files begin
 _SCALE = 'Scale all files alike to 0 … 255 and save them as uint8'
 MAX_BANDS = 512  # of OpenCV's arrays
-OTHER_CHANNELS = "Images with other bands need LoadImageFromFile(color_type='unchanged'), see docs/datasets.md"
+OTHER_CHANNELS = (
+    "Images with other bands need LoadImageFromFile(color_type='unchanged'), see docs/datasets.md"
+)
 _LABEL_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'I;16L')  # one number a pixel
 
 
@@ -64,7 +68,9 @@ def _opened(path: str, content: bytes, max_pixels: int) -> Iterator[Image.Image]
         raise
     except Image.UnidentifiedImageError as error:
         raise BadSample(f'{path} is no image: it begins with {content[:16]!r}') from error
-    except Exception as error:  # OSError, SyntaxError, struct.error, …: of whatever the decoder stumbles over
+    except (
+        Exception
+    ) as error:  # OSError, SyntaxError, struct.error, …: of whatever the decoder stumbles over
         raise BadSample(f'{path} cannot be decoded ({error}): fetch it again') from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -72,7 +78,9 @@ def _opened(path: str, content: bytes, max_pixels: int) -> Iterator[Image.Image]
 
 def _refuse_strip(path: str, width: int, height: int) -> None:
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadSample(f'{path} is {width}×{height}, one side more than {MAX_ASPECT} times the other: cut it')
+        raise BadSample(
+            f'{path} is {width}×{height}, one side more than {MAX_ASPECT} times the other: cut it'
+        )
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -106,7 +114,10 @@ def _plain_jpeg(content: bytes) -> int:
     while content[place : place + 1] == b'\xff' and len(content) > place + 9:
         marker = content[place + 1]
         if marker in (0xC0, 0xC1, 0xC2):  # the frame: precision, height, width, components
-            height, width = content[place + 5] << 8 | content[place + 6], content[place + 7] << 8 | content[place + 8]
+            height, width = (
+                content[place + 5] << 8 | content[place + 6],
+                content[place + 7] << 8 | content[place + 8],
+            )
             return height * width if content[place + 4] == 8 and content[place + 9] in (1, 3) else 0
         if marker not in (0xDB, 0xC4, 0xDD, 0xE0, 0xFE):  # tables, restart interval, JFIF, comment
             return 0
@@ -116,7 +127,9 @@ def _plain_jpeg(content: bytes) -> int:
 
 def _by_opencv(content: bytes) -> np.ndarray | None:
     """BGR uint8 [H, W, 3] as stored; None where it cannot."""
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.imdecode(
+        np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    )
 
 
 def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
@@ -128,7 +141,9 @@ def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tup
     if content.startswith(_NPY):
         array = _decode_npy(path, content, max_pixels)
         if array.ndim != 3 or array.shape[2] != 3:
-            raise BadSample(f'{path} has the shape {array.shape}, expected [H, W, 3]. {OTHER_CHANNELS}')
+            raise BadSample(
+                f'{path} has the shape {array.shape}, expected [H, W, 3]. {OTHER_CHANNELS}'
+            )
         return array[..., ::-1], 1
     if 0 < _plain_jpeg(content) <= max_pixels and (array := _by_opencv(content)) is not None:
         _refuse_strip(path, array.shape[1], array.shape[0])
@@ -148,14 +163,18 @@ def decode_image(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tup
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             array = np.asarray(image.convert('RGB'))[..., ::-1]
     if deep and not array.any():
-        raise BadSample(f'{path} has 16 bits, none of them in the upper 8, so it would be black: scale it to 8 bits')
+        raise BadSample(
+            f'{path} has 16 bits, none of them in the upper 8, so it would be black: scale it to 8 bits'
+        )
     return oriented(array, orientation), orientation
 
 
 @cache
 def _warn_of_pages() -> None:
     print_log(
-        'Some TIFF files have several pages; only the first page is read. ' + OTHER_CHANNELS, 'current', logging.WARNING
+        'Some TIFF files have several pages; only the first page is read. ' + OTHER_CHANNELS,
+        'current',
+        logging.WARNING,
     )
 
 
@@ -177,11 +196,15 @@ def decode_bands(path: str, content: bytes, max_pixels: int = MAX_PIXELS) -> tup
             deep, orientation = _is_deep(image), _orientation(image)
             if deep:
                 raise BadSample(f'{path} has 16 bits per channel, expected 8. {_SCALE}')
-            mode = {'1': 'L', 'P': None, 'PA': 'RGBA'}.get(image.mode, image.mode)  # None: what its palette has
+            mode = {'1': 'L', 'P': None, 'PA': 'RGBA'}.get(
+                image.mode, image.mode
+            )  # None: what its palette has
             array = np.asarray(image.convert(mode))
     _check_bands(path, array, max_pixels)
     array = array[..., 0] if array.shape[2:] == (1,) else array
-    return oriented(array[..., ::-1] if array.shape[2:] == (3,) else array, orientation), orientation
+    return oriented(
+        array[..., ::-1] if array.shape[2:] == (3,) else array, orientation
+    ), orientation
 
 
 def _decode_npy(path: str, content: bytes, max_pixels: int) -> np.ndarray:
@@ -197,7 +220,9 @@ def _is_plain(tiff: bytes) -> bool:
     """Return whether Pillow reads all of a TIFF file: one page of at most four bands."""
     try:
         with Image.open(io.BytesIO(tiff)) as image:
-            return image.n_frames == 1 and image.tag_v2.get(277, 1) == len(image.getbands())  # samples per pixel
+            return image.n_frames == 1 and image.tag_v2.get(277, 1) == len(
+                image.getbands()
+            )  # samples per pixel
     except (OSError, SyntaxError):
         return False
 
@@ -206,7 +231,9 @@ def _decode_tiff(path: str, content: bytes, max_pixels: int) -> tuple[np.ndarray
     try:
         import tifffile
     except ImportError:
-        raise ImportError(f'{path}: TIFF files of any number of bands need tifffile: pip install tifffile') from None
+        raise ImportError(
+            f'{path}: TIFF files of any number of bands need tifffile: pip install tifffile'
+        ) from None
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             series = file.series[0]
@@ -215,21 +242,29 @@ def _decode_tiff(path: str, content: bytes, max_pixels: int) -> tuple[np.ndarray
                     f'{path} holds {len(file.series)} images of different sizes, expected one: save it as one'
                 )
             if series.size > max_pixels * MAX_BANDS:
-                raise BadSample(f'{path} is {series.shape}, over the limit of {max_pixels} pixels: make it smaller')
+                raise BadSample(
+                    f'{path} is {series.shape}, over the limit of {max_pixels} pixels: make it smaller'
+                )
             array, axes, tag = series.asarray(), series.axes, file.pages[0].tags.get('Orientation')
     except BadSample:
         raise
     except Exception as error:  # of whatever the decoder stumbles over
         advice = 'pip install imagecodecs' if 'imagecodecs' in str(error) else 'fetch it again'
         raise BadSample(f'{path} cannot be decoded ({error}): {advice}') from error
-    order = sorted(range(array.ndim), key=lambda axis: ('YX'.find(axes[axis]) % 3, axis))  # pages and samples come last
+    order = sorted(
+        range(array.ndim), key=lambda axis: ('YX'.find(axes[axis]) % 3, axis)
+    )  # pages and samples come last
     return array.transpose(order), int(tag.value) if tag else 1
 
 
 def _check_bands(path: str, array: np.ndarray, max_pixels: int) -> None:
     if array.dtype != np.uint8:
         raise BadSample(f'{path} has values of {array.dtype}, expected uint8. {_SCALE}')
-    if array.ndim not in (2, 3) or not array.size or (array.ndim == 3 and array.shape[2] > MAX_BANDS):
+    if (
+        array.ndim not in (2, 3)
+        or not array.size
+        or (array.ndim == 3 and array.shape[2] > MAX_BANDS)
+    ):
         raise BadSample(
             f'{path} has the shape {array.shape}, expected [H, W] or [H, W, bands], at most {MAX_BANDS} bands'
         )
@@ -241,7 +276,11 @@ def _check_bands(path: str, array: np.ndarray, max_pixels: int) -> None:
 
 
 def decode_labels(
-    path: str, content: bytes, shown: tuple[int, int], orientation: int = 1, max_pixels: int = MAX_PIXELS
+    path: str,
+    content: bytes,
+    shown: tuple[int, int],
+    orientation: int = 1,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """A label map in the orientation in which its image is shown → the ids as they are in the file, [H, W].
 
@@ -278,7 +317,11 @@ def decode_labels(
 
 
 def to_classes(
-    path: str, ids: np.ndarray, classes: int | None, reduce_zero_label: bool, label_map: dict[int, int] | None = None
+    path: str,
+    ids: np.ndarray,
+    classes: int | None,
+    reduce_zero_label: bool,
+    label_map: dict[int, int] | None = None,
 ) -> np.ndarray:
     """Ids as in the file → uint8 [H, W], 0 … classes − 1 or 255, as mmseg's LoadAnnotations makes them.
 

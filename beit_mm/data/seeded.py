@@ -22,7 +22,9 @@ from .reading import MAX_PIXELS, BadSample
 from .token_cache import TokenCache
 from .two_views import TwoViews
 
-MASK = 2  # a fourth number in the key of what follows the crop, where that crop has been made before
+MASK = (
+    2  # a fourth number in the key of what follows the crop, where that crop has been made before
+)
 
 
 def seed_all(*key: int) -> int:
@@ -96,7 +98,9 @@ class SeededDataset(Dataset):
         one_of(('raise', 'skip'), on_bad_sample=on_bad_sample)
         finite(0, max_bad_share=max_bad_share)
         if max_bad_share >= 1:
-            raise ValueError(f'max_bad_share={max_bad_share}: a share of 0 up to, not including, 1 is possible')
+            raise ValueError(
+                f'max_bad_share={max_bad_share}: a share of 0 up to, not including, 1 is possible'
+            )
         if views is not None:
             whole(1, views=views)
         self.seed, self.skip, self.max_bad_share = seed, on_bad_sample == 'skip', max_bad_share
@@ -104,13 +108,24 @@ class SeededDataset(Dataset):
         try:
             self.dataset = DATASETS.build(list_readable(dataset))
             empty = not len(self.dataset)
-        except (RuntimeError, ValueError) as error:  # how the hosts' data sets say it, without the place
-            empty = any(words in str(error) for words in ('Found 0 files', 'need at least one array'))
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # how the hosts' data sets say it, without the place
+            empty = any(
+                words in str(error) for words in ('Found 0 files', 'need at least one array')
+            )
             if not empty:
                 raise
         if empty:
-            place = {key: dataset[key] for key in ('data_root', 'data_prefix', 'ann_file') if dataset.get(key)}
-            raise ValueError(f'no sample was found in {place or dataset}: check the paths, and that images are there')
+            place = {
+                key: dataset[key]
+                for key in ('data_root', 'data_prefix', 'ann_file')
+                if dataset.get(key)
+            }
+            raise ValueError(
+                f'no sample was found in {place or dataset}: check the paths, and that images are there'
+            )
         guard(self.dataset, max_pixels, skip=self.skip)
         self.bad = torch.zeros(
             len(self.dataset) if self.skip else 0, dtype=torch.bool
@@ -156,7 +171,10 @@ class SeededDataset(Dataset):
         subset.dataset = self.dataset.get_subset(indices)
         subset.bad = self.bad.new_zeros(len(subset.dataset) if self.skip else 0).share_memory_()
         subset.rekeys = [
-            step for leaf in leaves(subset.dataset) for step in leaf.pipeline.transforms if isinstance(step, Rekey)
+            step
+            for leaf in leaves(subset.dataset)
+            for step in leaf.pipeline.transforms
+            if isinstance(step, Rekey)
         ]
         return subset
 
@@ -175,12 +193,16 @@ class SeededDataset(Dataset):
         """uint8 [n, 3, H, W]. Raises ValueError where the pipeline makes none."""
         inputs = [self[key]['inputs'] for key in keys]
         if any('token_view' not in each for each in inputs):
-            raise ValueError('the pipeline makes no token views to compute ids of: set TwoViews.token_size')
+            raise ValueError(
+                'the pipeline makes no token views to compute ids of: set TwoViews.token_size'
+            )
         return torch.stack([each['token_view'] for each in inputs]).numpy()
 
     def _open(self, cache: TokenCache) -> None:
         if self.views not in (None, cache.views):
-            raise ValueError(f'views={self.views}, but the token cache {cache.path} has {cache.views}: leave views out')
+            raise ValueError(
+                f'views={self.views}, but the token cache {cache.path} has {cache.views}: leave views out'
+            )
         cache.check(self.about, self.paths)
         cache.check_finished()
         cache.check_views(self.token_views(cache.probe_keys()))
@@ -275,11 +297,31 @@ def _up_to_the_views(tree: object) -> list:
     """The pipelines of a data set's config as far as they make the views, as JSON."""
     if isinstance(tree, dict):
         steps = list(tree.get('pipeline') or ())
-        kinds = [str(step.get('type')).rpartition('.')[2] if isinstance(step, dict) else '' for step in steps]
+        kinds = [
+            str(step.get('type')).rpartition('.')[2] if isinstance(step, dict) else ''
+            for step in steps
+        ]
         own = steps[: kinds.index('TwoViews') + 1] if 'TwoViews' in kinds else []
-        found = [json.loads(json.dumps(own, sort_keys=True, default=lambda thing: type(thing).__name__))] if own else []
-        return found + [each for key, child in tree.items() if key != 'pipeline' for each in _up_to_the_views(child)]
-    return [each for child in tree for each in _up_to_the_views(child)] if isinstance(tree, (list, tuple)) else []
+        found = (
+            [
+                json.loads(
+                    json.dumps(own, sort_keys=True, default=lambda thing: type(thing).__name__)
+                )
+            ]
+            if own
+            else []
+        )
+        return found + [
+            each
+            for key, child in tree.items()
+            if key != 'pipeline'
+            for each in _up_to_the_views(child)
+        ]
+    return (
+        [each for child in tree for each in _up_to_the_views(child)]
+        if isinstance(tree, (list, tuple))
+        else []
+    )
 
 
 @DATA_SAMPLERS.register_module()
@@ -291,7 +333,13 @@ class KeyedSampler(Sampler):
             the last indices are repeated until ranks have equally many.
     """
 
-    def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int | None = None, infinite: bool = False):
+    def __init__(
+        self,
+        dataset: Dataset,
+        shuffle: bool = True,
+        seed: int | None = None,
+        infinite: bool = False,
+    ):
         if seed is not None:
             whole(0, seed=seed)
         self.rank, self.world_size = get_dist_info()
@@ -314,7 +362,9 @@ class KeyedSampler(Sampler):
         end = None if self.infinite else len(self) * self.world_size
         order, order_of = None, None
         while end is None or draw < end:
-            epoch, place = (divmod(draw, self.size)) if self.infinite else (self.epoch, draw % self.size)
+            epoch, place = (
+                (divmod(draw, self.size)) if self.infinite else (self.epoch, draw % self.size)
+            )
             if order_of != epoch:
                 order, order_of = self._order(epoch), epoch
             yield epoch, int(order[place])
@@ -322,5 +372,7 @@ class KeyedSampler(Sampler):
 
     def _order(self, epoch: int) -> np.ndarray:
         return (
-            np.random.default_rng((self.seed, epoch)).permutation(self.size) if self.shuffle else np.arange(self.size)
+            np.random.default_rng((self.seed, epoch)).permutation(self.size)
+            if self.shuffle
+            else np.arange(self.size)
         )

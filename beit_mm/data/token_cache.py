@@ -39,7 +39,12 @@ class TokenCache:
 
     @classmethod
     def create(
-        cls, path: str | Path, shape: Sequence[int], about: dict, paths: Sequence[str], probe: np.ndarray
+        cls,
+        path: str | Path,
+        shape: Sequence[int],
+        about: dict,
+        paths: Sequence[str],
+        probe: np.ndarray,
     ) -> 'TokenCache':
         """An empty one of `shape` [views, images, h, w], or the one that another process has made meanwhile.
 
@@ -55,7 +60,9 @@ class TokenCache:
                     file.truncate(size)  # takes no room until it is written
             np.fromiter(map(_name, paths), '<u4', images).tofile(draft / 'names')
             np.save(draft / 'probe.npy', probe)
-            (draft / 'about.json').write_text(json.dumps(dict(shape=[views, images, *grid], **about), indent=1))
+            (draft / 'about.json').write_text(
+                json.dumps(dict(shape=[views, images, *grid], **about), indent=1)
+            )
             draft.chmod(0o777 & ~_umask())
             draft.rename(path)
         except OSError:
@@ -137,10 +144,14 @@ class TokenCache:
     def _map(self, name: str) -> np.ndarray:
         """Opened by each process itself, at its first use: a pickled memory map would be a copy of the file."""
         if name not in self._maps:
-            kind, shape = dict(ids=('<u2', tuple(self.about['shape'])), names=('<u4', (self.images,)))[name]
+            kind, shape = dict(
+                ids=('<u2', tuple(self.about['shape'])), names=('<u4', (self.images,))
+            )[name]
             self._maps[name] = np.memmap(self.path / name, kind, 'r', shape=shape)
             if name == 'ids' and hasattr(mmap, 'MADV_RANDOM'):
-                self._maps[name]._mmap.madvise(mmap.MADV_RANDOM)  # the order is shuffled: do not read ahead
+                self._maps[name]._mmap.madvise(
+                    mmap.MADV_RANDOM
+                )  # the order is shuffled: do not read ahead
         return self._maps[name]
 
     def __getstate__(self) -> dict:
@@ -149,7 +160,9 @@ class TokenCache:
 
 def probe_keys(views: int, images: int, number: int = 4) -> list[tuple[int, int]]:
     """(view, index) of a few crops, spread over all."""
-    return [(k * (views - 1) // (number - 1), k * (images - 1) // (number - 1)) for k in range(number)]
+    return [
+        (k * (views - 1) // (number - 1), k * (images - 1) // (number - 1)) for k in range(number)
+    ]
 
 
 def _blocks(images: int) -> int:

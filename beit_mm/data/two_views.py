@@ -17,7 +17,10 @@ from ..utils.arguments import one_of, span, whole
 
 
 def random_crop(
-    rng: np.random.RandomState, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+    rng: np.random.RandomState,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
     """(top, left, height, width) of torchvision's RandomResizedCrop: area share and log-uniform width / height.
 
@@ -40,20 +43,32 @@ def resize(image: np.ndarray, side: int, interpolation: str, backend: str = 'pil
     if image.shape[:2] == (side, side):
         return image
     if backend == 'torch' and torch_resizes(interpolation):
-        planes = torch.from_numpy(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)[None]
+        planes = torch.from_numpy(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)[
+            None
+        ]
         found = F.interpolate(planes, size=(side, side), mode=interpolation, antialias=True)
         return cv2.merge(list(found[0].numpy()))  # channels last, in a tenth of numpy's time
     method = Image.Resampling[interpolation.upper()]
     if image.ndim == 2 or image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize((side, side), method))
-    return cv2.merge([np.asarray(Image.fromarray(band).resize((side, side), method)) for band in cv2.split(image)])
+    return cv2.merge(
+        [
+            np.asarray(Image.fromarray(band).resize((side, side), method))
+            for band in cv2.split(image)
+        ]
+    )
 
 
 @cache
 def torch_resizes(interpolation: str) -> bool:
     """Whether this version of torch resizes bytes so."""
     try:
-        F.interpolate(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), size=(2, 2), mode=interpolation, antialias=True)
+        F.interpolate(
+            torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
+            size=(2, 2),
+            mode=interpolation,
+            antialias=True,
+        )
     except (NotImplementedError, RuntimeError, ValueError):
         return False
     return True
@@ -90,7 +105,11 @@ class TwoViews(BaseTransform):
         if scale is not None:
             span(1, scale=scale)
         span(ratio=ratio)
-        one_of(pillow_interp_codes, interpolation=interpolation, token_interpolation=token_interpolation)
+        one_of(
+            pillow_interp_codes,
+            interpolation=interpolation,
+            token_interpolation=token_interpolation,
+        )
         one_of(('pillow', 'torch'), backend=backend)
         self.views = [('patch_view', size, interpolation)]
         if token_size is not None:
@@ -105,9 +124,13 @@ class TwoViews(BaseTransform):
                 'read images without to_float32, and normalize in the data preprocessor'
             )
         if self.scale:
-            top, left, height, width = random_crop(np.random, image.shape[:2], self.scale, self.ratio)
+            top, left, height, width = random_crop(
+                np.random, image.shape[:2], self.scale, self.ratio
+            )
             image = image[top : top + height, left : left + width]
-        if image.strides[1] < 0:  # mmcv flips by a view, which numpy copies twenty times as slowly as this
+        if (
+            image.strides[1] < 0
+        ):  # mmcv flips by a view, which numpy copies twenty times as slowly as this
             image = cv2.flip(image[:, ::-1], 1)
         image = np.ascontiguousarray(image)
         for name, side, interpolation in self.views:
@@ -119,7 +142,9 @@ class TwoViews(BaseTransform):
 def channels_first(view: np.ndarray) -> np.ndarray:
     """Return uint8 [C, H, W] of [H, W] or [H, W, C]; three channels are turned from BGR to RGB."""
     planes = cv2.split(view)
-    return np.stack(planes[::-1] if len(planes) == 3 else planes)  # faster than to reverse and transpose
+    return np.stack(
+        planes[::-1] if len(planes) == 3 else planes
+    )  # faster than to reverse and transpose
 
 
 @TRANSFORMS.register_module()
@@ -128,7 +153,9 @@ class PackViews(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         if 'color_matrix' in results:
-            raise ValueError('nobody has done what ColorJitter drew: put beit_mm.ColorJitter before beit_mm.TwoViews')
+            raise ValueError(
+                'nobody has done what ColorJitter drew: put beit_mm.ColorJitter before beit_mm.TwoViews'
+            )
         inputs = {
             name: torch.from_numpy(channels_first(results[name]))
             for name in ('patch_view', 'token_view')
@@ -138,5 +165,7 @@ class PackViews(BaseTransform):
             inputs['mask'] = torch.from_numpy(results['mask'])
         meta = {key: results[key] for key in ('img_path', 'sample_idx') if key in results}
         if 'gt_label' in results:
-            meta['gt_label'] = np.array([results['gt_label']])  # mmpretrain's browse_dataset.py reads an array
+            meta['gt_label'] = np.array(
+                [results['gt_label']]
+            )  # mmpretrain's browse_dataset.py reads an array
         return dict(inputs=inputs, data_samples=BaseDataElement(metainfo=meta))

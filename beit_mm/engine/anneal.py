@@ -37,4 +37,8 @@ class Anneal(Hook):
             raise ValueError(f'{type(model).__name__} has no number {self.attribute!r} to anneal')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        setattr(unwrap_model(runner), self.attribute, cosine(self.start, self.end, self.iters, runner.iter))
+        setattr(
+            unwrap_model(runner),
+            self.attribute,
+            cosine(self.start, self.end, self.iters, runner.iter),
+        )

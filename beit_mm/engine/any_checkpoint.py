@@ -33,7 +33,9 @@ class AnyCheckpoint(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = unwrap_model(runner)
-        if not isinstance(model, DiscreteVAE) and not isinstance(getattr(model, 'backbone', None), BEiT):
+        if not isinstance(model, DiscreteVAE) and not isinstance(
+            getattr(model, 'backbone', None), BEiT
+        ):
             return
         source = f'load_from={runner.cfg.get("load_from")}'
         state = state_of(checkpoint, source)[0]
@@ -53,11 +55,11 @@ class AnyCheckpoint(Hook):
     def _keep_fingerprint(self, runner: Runner, own: Tensor, state: dict[str, Tensor]) -> None:
         """Weights that a run begins with may have learned any tokenizer's ids; one that goes on has to learn the same."""
         theirs = state.get('target_fingerprint', own)
-        if not (own and theirs) or own.item() == theirs.item():  # 0: pixels, or a model that is tested only
+        if (
+            not (own and theirs) or own.item() == theirs.item()
+        ):  # 0: pixels, or a model that is tested only
             return
-        words = (
-            f'{runner._load_from or runner.work_dir} learned the tokens of another tokenizer than the one of this run'
-        )
+        words = f'{runner._load_from or runner.work_dir} learned the tokens of another tokenizer than the one of this run'
         if runner._resume:
             raise ValueError(
                 f'resume: {words}: set model.target.checkpoint, or the cache, to what it began with, or begin a new run from '
@@ -68,11 +70,19 @@ class AnyCheckpoint(Hook):
 
     def before_train(self, runner: Runner) -> None:
         model = unwrap_model(runner)
-        learned = self.normalization or getattr(getattr(model, 'backbone', None), 'pretrained_normalization', None)
+        learned = self.normalization or getattr(
+            getattr(model, 'backbone', None), 'pretrained_normalization', None
+        )
         own = _normalization(model)
-        if not learned or not own or len(own['mean']) != len(learned['mean']):  # other channels are not comparable
+        if (
+            not learned or not own or len(own['mean']) != len(learned['mean'])
+        ):  # other channels are not comparable
             return
-        if any(abs(a - b) > 0.5 for k in ('mean', 'std') for a, b in zip(own[k], learned[k], strict=True)):
+        if any(
+            abs(a - b) > 0.5
+            for k in ('mean', 'std')
+            for a, b in zip(own[k], learned[k], strict=True)
+        ):
             runner.logger.warning(
                 f'the weights were trained on images normalized by {_words(learned)}, this run normalizes by {_words(own)}: set '
                 'data_preprocessor.mean and .std to those of the weights'
@@ -104,8 +114,12 @@ def _normalization(model: nn.Module) -> dict[str, list[float] | str] | None:
     found = {name: [round(v, 4) for v in part.flatten().tolist()] for name, part in parts.items()}
     # mmpretrain's, then those of onedl's and of OpenMMLab's mmseg.
     settings = ('to_rgb', '_channel_conversion', 'channel_conversion')
-    to_rgb = next((getattr(preprocessor, name) for name in settings if hasattr(preprocessor, name)), True)
-    return found | (dict(channel_order='rgb' if to_rgb else 'bgr') if len(found['mean']) == 3 else {})
+    to_rgb = next(
+        (getattr(preprocessor, name) for name in settings if hasattr(preprocessor, name)), True
+    )
+    return found | (
+        dict(channel_order='rgb' if to_rgb else 'bgr') if len(found['mean']) == 3 else {}
+    )
 
 
 def _words(normalization: dict[str, list[float]]) -> str:

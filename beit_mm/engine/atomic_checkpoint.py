@@ -30,7 +30,9 @@ def earlier_checkpoints(cfg: Config) -> list[Path]:
     return sorted(path for path in folder.glob('*') if re.fullmatch(names, path.name))
 
 
-def newest_checkpoint(work_dir: Path, folder: Path, template: str | None) -> tuple[Path | None, list[str]]:
+def newest_checkpoint(
+    work_dir: Path, folder: Path, template: str | None
+) -> tuple[Path | None, list[str]]:
     """Return the last written of the intact checkpoints to resume from, and one line for each newer one that is damaged.
 
     Searches `folder` for names of `template`, of mmengine, and like the name in `last_checkpoint`, so for any template; then
@@ -50,7 +52,9 @@ def newest_checkpoint(work_dir: Path, folder: Path, template: str | None) -> tup
             + '\n'
             'Pass another one as --resume PATH, or start a new run without --resume in another --work-dir'
         )
-    if not path and (others := [file.name for file in sorted(folder.glob('*')) if _was_trained(file)]):
+    if not path and (
+        others := [file.name for file in sorted(folder.glob('*')) if _was_trained(file)]
+    ):
         raise ValueError(
             f'--resume: {folder} holds checkpoints ({few(others)}), but none has a name of filename_tmpl={template!r} or is '
             'named by last_checkpoint. Pass the one to continue from as --resume PATH, or start a new run without --resume'
@@ -149,7 +153,11 @@ class AtomicCheckpointHook(CheckpointHook):
         for line in damaged:
             runner.logger.warning(f'skipped: {line}')
         runner._load_from, runner._resume = path and str(path), path is not None
-        runner.logger.info(f'resuming from {path}' if path else f'{folder} has no checkpoint to resume from: a new run')
+        runner.logger.info(
+            f'resuming from {path}'
+            if path
+            else f'{folder} has no checkpoint to resume from: a new run'
+        )
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -160,12 +168,16 @@ class AtomicCheckpointHook(CheckpointHook):
         self.file_backend = _Later(self.superseded)
         if last := hub.get_info('last_ckpt'):
             self.last_ckpt = str(folder / Path(last).name)  # which a better validation writes anew
-        if getattr(self, 'best_ckpt_path', None):  # where it was before the folder was moved, or another run's
+        if getattr(
+            self, 'best_ckpt_path', None
+        ):  # where it was before the folder was moved, or another run's
             self.best_ckpt_path = str(folder / Path(self.best_ckpt_path).name)
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
             self.best_ckpt_path_dict[key] = path and str(folder / Path(path).name)
         if is_main_process():
-            for left in {path for place in {folder, Path(runner.work_dir)} for path in store.sweep(place)}:
+            for left in {
+                path for place in {folder, Path(runner.work_dir)} for path in store.sweep(place)
+            }:
                 runner.logger.info(f'removed {left}, which a killed run left half written')
             self._remove_superseded(runner)
         if not runner.iter:
@@ -182,7 +194,9 @@ class AtomicCheckpointHook(CheckpointHook):
             return
         loop._decide_current_val_interval()
         if done >= loop.val_begin and (done % loop.val_interval == 0 or done == end):
-            runner.logger.info('validating first, since the checkpoint is from before its validation')
+            runner.logger.info(
+                'validating first, since the checkpoint is from before its validation'
+            )
             runner.val_loop.run()
 
     # -- saving
@@ -227,7 +241,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self._remove_superseded(runner)
 
     def _remove_superseded(self, runner: Runner) -> None:
-        best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
+        best = [
+            getattr(self, 'best_ckpt_path', None),
+            *getattr(self, 'best_ckpt_path_dict', {}).values(),
+        ]
         in_use = {*self.kept, *(Path(path).name for path in (*best, self.last_ckpt) if path)}
         left = []
         for name in filter(lambda name: name not in in_use, self.superseded):
@@ -235,6 +252,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 if is_main_process():
                     store.remove(Path(self.out_dir, name))
             except OSError as error:
-                runner.logger.warning(f'{name} is no longer needed and could not be removed, next time again: {error}')
+                runner.logger.warning(
+                    f'{name} is no longer needed and could not be removed, next time again: {error}'
+                )
                 left.append(name)
         self.superseded[:] = left

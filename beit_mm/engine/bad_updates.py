@@ -33,7 +33,9 @@ def leave_out_bad_updates(wrapper: OptimWrapper, model: nn.Module) -> list[Updat
     wrapper.statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     wrapper.before = wrapper.loss_finite = None
     wrapper.updates, wrapper.on_backward = [], lambda: None
-    if vars(wrapper).pop('step', None):  # a scheduler has bound the former class's method, to count its calls
+    if vars(wrapper).pop(
+        'step', None
+    ):  # a scheduler has bound the former class's method, to count its calls
         _count_steps(wrapper)
     return wrapper.updates
 
@@ -70,21 +72,27 @@ class _Guarded:
     def _clip_grad(self) -> None:
         """mmengine's, which takes `float()` of the norm and so waits for the device; `DeferredLog` does not."""
         groups = self.optimizer.param_groups
-        parameters = [p for group in groups for p in group['params'] if p.requires_grad and p.grad is not None]
+        parameters = [
+            p for group in groups for p in group['params'] if p.requires_grad and p.grad is not None
+        ]
         norm = self.clip_func(parameters, **self.clip_grad_kwargs) if parameters else None
         if norm is not None:
             self.message_hub.update_scalar(f'train/{self.grad_name}', norm)
 
     def step(self, **kwargs) -> None:
         groups = self.optimizer.param_groups
-        parameters = [p for group in groups for p in group['params'] if p.grad is not None and p.grad.numel()]
+        parameters = [
+            p for group in groups for p in group['params'] if p.grad is not None and p.grad.numel()
+        ]
         if not parameters:
             return super().step(**kwargs)
         finite = torch.stack(torch._foreach_norm([p.grad for p in parameters], math.inf)).isfinite()
         left_out = counts = ~finite.all()
         scaler = getattr(self, 'loss_scaler', None)
         if scaler is not None and scaler.is_enabled():
-            if self.loss_finite is not None:  # above 1 the scale may be too high, which the scaler mends
+            if (
+                self.loss_finite is not None
+            ):  # above 1 the scale may be too high, which the scaler mends
                 counts = left_out & (~self.loss_finite | (scaler._get_scale_async() <= 1))
             super().step(**kwargs)
         elif all(group.get('fused') for group in groups):
@@ -98,5 +106,7 @@ class _Guarded:
         with torch.no_grad():
             for buffer, before in zip(self.statistics, self.before or self.statistics, strict=True):
                 buffer.copy_(torch.where(left_out, before, buffer))
-        self.updates.append(Update(left_out, counts, finite, [self.names.get(id(p), '?') for p in parameters]))
+        self.updates.append(
+            Update(left_out, counts, finite, [self.names.get(id(p), '?') for p in parameters])
+        )
         self.before = self.loss_finite = None

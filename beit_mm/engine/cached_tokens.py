@@ -23,7 +23,9 @@ class CachedTokens(Hook):
         for cache in _caches(runner):
             target = getattr(unwrap_model(runner), 'target', None)
             if not hasattr(target, 'cached'):
-                raise ValueError(f'{cache.path} holds visual tokens, but the model predicts none: remove token_cache')
+                raise ValueError(
+                    f'{cache.path} holds visual tokens, but the model predicts none: remove token_cache'
+                )
             target.cached = cache.about['tokenizer']
             if cache.about['dtype'] != str(target.half):
                 words = f'{cache.path} holds tokens read in {cache.about["dtype"]}, this run would read them in {target.half}'
@@ -44,7 +46,11 @@ class CachedTokens(Hook):
 
 
 def _caches(runner: Runner) -> Iterator[TokenCache]:
-    for loop in (runner._train_loop, runner._val_loop, runner._test_loop):  # a loop of no use here is still a dict
+    for loop in (
+        runner._train_loop,
+        runner._val_loop,
+        runner._test_loop,
+    ):  # a loop of no use here is still a dict
         cache = getattr(getattr(getattr(loop, 'dataloader', None), 'dataset', None), 'tokens', None)
         if cache is not None:
             yield cache

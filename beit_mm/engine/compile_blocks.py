@@ -32,7 +32,9 @@ class CompileBlocks(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if not self.cpu and next(runner.model.parameters()).device.type == 'cpu':
-            runner.logger.info('nothing is compiled on a CPU: CompileBlocks with cpu=True does that')
+            runner.logger.info(
+                'nothing is compiled on a CPU: CompileBlocks with cpu=True does that'
+            )
             return
         if self.backend == 'inductor' and (fault := no_compiler()):
             runner.logger.warning(f'nothing is compiled, and all runs more slowly: {fault}')

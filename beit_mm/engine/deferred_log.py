@@ -21,11 +21,15 @@ class DeferredHub(MessageHub):
     A tensor is cloned on its device: the caller may overwrite it (CUDA graphs and in-place updates do).
     """
 
-    def update_scalar(self, key: str, value: Tensor | float, count: int = 1, resumed: bool = True) -> None:
+    def update_scalar(
+        self, key: str, value: Tensor | float, count: int = 1, resumed: bool = True
+    ) -> None:
         self._set_resumed_keys(key, resumed)
         if isinstance(value, Tensor):
             if value.numel() != 1:
-                raise ValueError(f'{key} has {value.numel()} values, a logged one has to be a single number')
+                raise ValueError(
+                    f'{key} has {value.numel()} values, a logged one has to be a single number'
+                )
             self.pending.append((key, value.detach().reshape(()).clone(), count))
             self.tensors.add(key)
             if len(self.pending) >= MOST:
@@ -40,7 +44,9 @@ class DeferredHub(MessageHub):
         if any(key == waiting for waiting, _, _ in self.pending):
             self.flush()
         if key not in self.__dict__['_log_scalars']:
-            raise KeyError(f'{key} is not found in Messagehub.log_buffers: instance name is: {self.instance_name}')
+            raise KeyError(
+                f'{key} is not found in Messagehub.log_buffers: instance name is: {self.instance_name}'
+            )
         return self.__dict__['_log_scalars'][key]
 
     @property
@@ -60,7 +66,11 @@ class DeferredHub(MessageHub):
             places[value.device, value.dtype].append(place)
         numbers = {}
         for group in places.values():
-            numbers.update(zip(group, torch.stack([pending[place][1] for place in group]).tolist(), strict=True))
+            numbers.update(
+                zip(
+                    group, torch.stack([pending[place][1] for place in group]).tolist(), strict=True
+                )
+            )
         for place, (key, _, count) in enumerate(pending):
             self._note(key, numbers[place], count)
 
@@ -74,13 +84,19 @@ class DeferredHub(MessageHub):
         self.since = Counter()
         if get_world_size() == 1:
             return
-        own = {key: scalars[key].data[0][-count:] for key, count in since.items() if key in self.tensors}
+        own = {
+            key: scalars[key].data[0][-count:]
+            for key, count in since.items()
+            if key in self.tensors
+        }
         everyone = all_gather_object(own)
         for key, values in own.items():
             found = [other[key] for other in everyone if len(other.get(key, ())) == len(values)]
             if len(found) == len(everyone):
                 (history, counts), longest = scalars[key].data, scalars[key].max_length
-                scalars[key] = HistoryBuffer(np.append(history[: -len(values)], np.mean(found, 0)), counts, longest)
+                scalars[key] = HistoryBuffer(
+                    np.append(history[: -len(values)], np.mean(found, 0)), counts, longest
+                )
 
     def _note(self, key: str, value: float, count: int) -> None:
         scalars = self.__dict__['_log_scalars']
@@ -102,12 +118,18 @@ class DeferredLog(Hook):
     priority = 'NORMAL'  # after RuntimeInfoHook, which gives the values, and before LoggerHook, which reads them
 
     def before_run(self, runner: Runner) -> None:
-        self.interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50)
+        self.interval = next(
+            (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50
+        )
         defer(runner.message_hub)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
         # LoggerHook logs at these iterations on rank 0; all ranks reach them.
-        if self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        if self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(
+            runner.train_dataloader, batch_idx
+        ):
             runner.message_hub.average()
 
 

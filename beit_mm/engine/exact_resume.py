@@ -55,7 +55,10 @@ class ExactResume(Hook):
         save = runner.save_checkpoint
 
         def save_checkpoint(*args, **kwargs) -> None:
-            between = isinstance(runner.optim_wrapper, OptimWrapper) and not runner.optim_wrapper.should_update()
+            between = (
+                isinstance(runner.optim_wrapper, OptimWrapper)
+                and not runner.optim_wrapper.should_update()
+            )
             self.gradients = _mean_gradients(unwrap_model(runner)) if between else {}
             save(*args, **kwargs)
 
@@ -71,7 +74,12 @@ class ExactResume(Hook):
     @staticmethod
     def _refuse_incomplete(runner: Runner, checkpoint: dict) -> None:
         """mmengine would begin with a new optimizer, and its schedules at step 0, without a word."""
-        needed = ['meta', 'message_hub', 'optimizer', *(['param_schedulers'] if runner.param_schedulers else [])]
+        needed = [
+            'meta',
+            'message_hub',
+            'optimizer',
+            *(['param_schedulers'] if runner.param_schedulers else []),
+        ]
         if missing := [key for key in needed if not checkpoint.get(key)]:
             raise ValueError(
                 f'--resume: {runner._load_from} has no {", ".join(missing)}, so a run cannot continue from it (best_*.pth and '

@@ -25,18 +25,28 @@ class InitCodebook(Hook):
     def before_train(self, runner: Runner) -> None:
         model = unwrap_model(runner)
         if not hasattr(model, 'init_codebook'):
-            raise ValueError(f'{type(model).__name__} has no codebook: InitCodebook is for beit_mm.DiscreteVAE')
+            raise ValueError(
+                f'{type(model).__name__} has no codebook: InitCodebook is for beit_mm.DiscreteVAE'
+            )
         if (
-            runner.iter or runner.cfg.get('load_from') or checkpoint_of(model.init_cfg, type(model).__name__)
+            runner.iter
+            or runner.cfg.get('load_from')
+            or checkpoint_of(model.init_cfg, type(model).__name__)
         ):  # it has one
             return
         loader, views = runner.train_dataloader, []
         # A loader of its own: workers that persist would go on behind these images when training begins.
-        same = dict(batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn, generator=loader.generator)
+        same = dict(
+            batch_sampler=loader.batch_sampler,
+            collate_fn=loader.collate_fn,
+            generator=loader.generator,
+        )
         first = DataLoader(loader.dataset, **same)
         for batch in first:
             views.append(model.data_preprocessor(batch)['inputs'])
             if sum(map(len, views)) >= self.images:
                 break
         model.init_codebook(torch.cat(views), self.sharpness)
-        runner.logger.info(f'{model.vocab_size} codes start from the patches of {sum(map(len, views))} images')
+        runner.logger.info(
+            f'{model.vocab_size} codes start from the patches of {sum(map(len, views))} images'
+        )

@@ -39,10 +39,13 @@ _NAMES = dict(
     pytorch=dict(RANK='RANK', LOCAL_RANK='LOCAL_RANK', WORLD_SIZE='WORLD_SIZE'),
     slurm=dict(RANK='SLURM_PROCID', LOCAL_RANK='SLURM_LOCALID', WORLD_SIZE='SLURM_NTASKS'),
     mpi={
-        name: f'OMPI_COMM_WORLD_{name.replace("WORLD_SIZE", "SIZE")}' for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')
+        name: f'OMPI_COMM_WORLD_{name.replace("WORLD_SIZE", "SIZE")}'
+        for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')
     },
 )
-_STARTED_BY = dict(pytorch='bash tools/dist_train.sh CONFIG N', slurm='bash tools/slurm_train.sh', mpi='mpirun')
+_STARTED_BY = dict(
+    pytorch='bash tools/dist_train.sh CONFIG N', slurm='bash tools/slurm_train.sh', mpi='mpirun'
+)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -59,15 +62,24 @@ def parser(description: str) -> ArgumentParser:
     """The arguments that training and testing share; `read_config` takes what they parse to."""
     parser = ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/NAME OF THE CONFIG)')
     parser.add_argument(
-        '--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU that has it'
+        '--work-dir', help='where logs and checkpoints go (default: work_dirs/NAME OF THE CONFIG)'
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 on a GPU, bfloat16 on a CPU that has it',
     )
     parser.add_argument('--launcher', choices=['none', *_NAMES], default='none')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config, e.g. train_cfg.max_iters=9'
+        '--cfg-options',
+        nargs='+',
+        action=Options,
+        help='KEY=VALUE … over the config, e.g. train_cfg.max_iters=9',
     )
-    parser.add_argument('--local_rank', '--local-rank', type=int, help='ignored: the environment tells')
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, help='ignored: the environment tells'
+    )
     return parser
 
 
@@ -80,7 +92,9 @@ def read_config(args: Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.work_dir = (
+        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    )
     return cfg
 
 
@@ -104,16 +118,29 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     resume_after_restart(cfg)
     on_cpu = get_device() == 'cpu'
     if cfg.get('launcher', 'none') != 'none':
-        join(cfg.launcher, 'gloo' if on_cpu else None, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800))
+        join(
+            cfg.launcher,
+            'gloo' if on_cpu else None,
+            cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800),
+        )
     changes = for_cpu(cfg) if on_cpu else []
     keep_whole(cfg)
     log_locally(cfg)
     seed_data(cfg)
-    for loader in filter(None, map(cfg.get, ('train_dataloader', 'val_dataloader', 'test_dataloader'))):
+    for loader in filter(
+        None, map(cfg.get, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
+    ):
         loader['dataset'] = list_readable(loader['dataset'])
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AnyCheckpoint(strict=every_key))
-    for hook in (KeyedRandomness(), ExactResume(), GuardData(), CachedTokens(), Watchdog(), DeferredLog()):
+    for hook in (
+        KeyedRandomness(),
+        ExactResume(),
+        GuardData(),
+        CachedTokens(),
+        Watchdog(),
+        DeferredLog(),
+    ):
         if not any(isinstance(known, type(hook)) for known in runner.hooks):
             runner.register_hook(hook)
     for change in changes:
@@ -138,8 +165,14 @@ def keep_whole(cfg: Config) -> None:
     hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1)) | (
         cfg.get('default_hooks') or {}
     )  # mmengine's default
-    if hooks['checkpoint'] and 'runner_type' not in cfg and hooks['checkpoint'].get('type') == 'CheckpointHook':
-        cfg.default_hooks = hooks | dict(checkpoint=dict(hooks['checkpoint'], type='beit_mm.AtomicCheckpointHook'))
+    if (
+        hooks['checkpoint']
+        and 'runner_type' not in cfg
+        and hooks['checkpoint'].get('type') == 'CheckpointHook'
+    ):
+        cfg.default_hooks = hooks | dict(
+            checkpoint=dict(hooks['checkpoint'], type='beit_mm.AtomicCheckpointHook')
+        )
 
 
 def log_locally(cfg: Config) -> None:
@@ -153,7 +186,10 @@ def log_locally(cfg: Config) -> None:
     if visualizer.get('name') == 'visualizer':
         del visualizer['name']
     if 'LocalVisBackend' not in str(visualizer.get('vis_backends')):
-        visualizer['vis_backends'] = [dict(type='LocalVisBackend'), *(visualizer.get('vis_backends') or ())]
+        visualizer['vis_backends'] = [
+            dict(type='LocalVisBackend'),
+            *(visualizer.get('vis_backends') or ()),
+        ]
 
 
 def seed_data(cfg: Config) -> None:
@@ -161,7 +197,10 @@ def seed_data(cfg: Config) -> None:
 
     Validation keeps seed 0: its crops and masks are the same for all runs.
     """
-    seed, dataset = (cfg.get('randomness') or {}).get('seed'), (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    seed, dataset = (
+        (cfg.get('randomness') or {}).get('seed'),
+        (cfg.get('train_dataloader') or {}).get('dataset') or {},
+    )
     if seed is not None and str(dataset.get('type')).rpartition('.')[2] == 'SeededDataset':
         dataset.setdefault('seed', seed)
 
@@ -175,10 +214,14 @@ def set_ranks(launcher: str) -> None:
     slurm = launcher == 'slurm'
     if slurm and 'SLURM_NODELIST' in os.environ and 'MASTER_ADDR' not in os.environ:
         nodes = subprocess.run(
-            ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], check=True, capture_output=True
+            ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']],
+            check=True,
+            capture_output=True,
         )
         os.environ['MASTER_ADDR'] = nodes.stdout.decode().split()[0]
-    missing = [theirs for theirs in (*_NAMES[launcher].values(), 'MASTER_ADDR') if theirs not in os.environ]
+    missing = [
+        theirs for theirs in (*_NAMES[launcher].values(), 'MASTER_ADDR') if theirs not in os.environ
+    ]
     if missing:
         raise ValueError(
             f'--launcher {launcher} needs {", ".join(missing)} in the environment: start with '
@@ -186,7 +229,9 @@ def set_ranks(launcher: str) -> None:
         )
     os.environ.update({ours: os.environ[theirs] for ours, theirs in _NAMES[launcher].items()})
     job, step = (int(os.environ.get(name, 0)) for name in ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
-    os.environ.setdefault('MASTER_PORT', str(29_500 - (16 * job + step) % 9_000 if slurm else 29_500))
+    os.environ.setdefault(
+        'MASTER_PORT', str(29_500 - (16 * job + step) % 9_000 if slurm else 29_500)
+    )
 
 
 def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> None:
@@ -194,10 +239,14 @@ def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> No
     die_with_parent()
     set_ranks(launcher)
     if restarted_store() and not backend:
-        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))  # as mmengine does, which finds the group made
+        torch.cuda.set_device(
+            int(os.environ['LOCAL_RANK'])
+        )  # as mmengine does, which finds the group made
         backend = 'nccl'
     if backend and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout), **restarted_store())
+        torch.distributed.init_process_group(
+            backend, timeout=timedelta(seconds=timeout), **restarted_store()
+        )
 
 
 def leave() -> None:
@@ -221,12 +270,16 @@ def for_cpu(cfg: Config) -> list[str]:
             optim.pop(key, None)
         optim.type = 'beit_mm.CPUAmpOptimWrapper' if has_bfloat16() else 'OptimWrapper'
         slow = 'full precision, since this CPU has no bfloat16 and would take many times as long'
-        changes.append('mixed precision is bfloat16 without a loss scale' if has_bfloat16() else slow)
+        changes.append(
+            'mixed precision is bfloat16 without a loss scale' if has_bfloat16() else slow
+        )
     if get(cfg.get('model'), 'target', 'dtype') == 'float16':
         cfg.model.target.dtype = 'bfloat16' if has_bfloat16() else 'float32'
         changes.append(f'visual tokens are read in {cfg.model.target.dtype}')
     if cfg.get('launcher', 'none') != 'none':
-        stock = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
+        stock = dict(
+            broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False)
+        )
         cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or stock, device_ids=None)
         changes.append(f'{os.environ.get("WORLD_SIZE")} processes talk through gloo')
         if any([cfg.pop('sync_bn', None), _replace_sync_bn(cfg.get('model'))]):

@@ -44,11 +44,17 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(defaults)}'
             raise ValueError(f'paramwise_cfg has an unknown key {key!r}: {hint}')
         self.paramwise_cfg = {**defaults, **self.paramwise_cfg}
-        finite(0, **{name: self.paramwise_cfg[name] for name in ('layer_decay_rate', 'head_lr_mult')})
+        finite(
+            0, **{name: self.paramwise_cfg[name] for name in ('layer_decay_rate', 'head_lr_mult')}
+        )
         if not 0 < self.paramwise_cfg['layer_decay_rate'] <= 1:
-            raise ValueError(f'layer_decay_rate={self.paramwise_cfg["layer_decay_rate"]} has to be in (0, 1]')
+            raise ValueError(
+                f'layer_decay_rate={self.paramwise_cfg["layer_decay_rate"]} has to be in (0, 1]'
+            )
         if self.base_lr is None or self.base_wd is None:
-            raise ValueError(f'the optimizer needs lr and weight_decay, given was {self.optimizer_cfg}')
+            raise ValueError(
+                f'the optimizer needs lr and weight_decay, given was {self.optimizer_cfg}'
+            )
 
     def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
         """Append the parameter groups of the whole model, one a (learning rate, weight decay), and log them."""
@@ -64,8 +70,13 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
                 f'the backbone of {type(module).__name__}, {type(backbone).__name__}, has no get_layer_depth: use beit_mm.BEiT, a '
                 "Vision Transformer of mmpretrain, or mmengine's DefaultOptimWrapperConstructor"
             )
-        rate, head_lr_mult = self.paramwise_cfg['layer_decay_rate'], self.paramwise_cfg['head_lr_mult']
-        no_decay = {'pos_embed'} if self.paramwise_cfg['decay_cls_token'] else {'pos_embed', 'cls_token'}
+        rate, head_lr_mult = (
+            self.paramwise_cfg['layer_decay_rate'],
+            self.paramwise_cfg['head_lr_mult'],
+        )
+        no_decay = (
+            {'pos_embed'} if self.paramwise_cfg['decay_cls_token'] else {'pos_embed', 'cls_token'}
+        )
         groups: dict[tuple, dict] = {}
         for name, param in module.named_parameters():  # a shared parameter is yielded once
             if not param.requires_grad:
@@ -82,9 +93,14 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
 
 def _table(groups: list[dict]) -> str:
-    lines = ['Optimizer groups:', f'{"lr":>12} {"lr scale":>10} {"weight decay":>12} {"tensors":>8} {"parameters":>12}']
+    lines = [
+        'Optimizer groups:',
+        f'{"lr":>12} {"lr scale":>10} {"weight decay":>12} {"tensors":>8} {"parameters":>12}',
+    ]
     for g in groups:
         count = sum(p.numel() for p in g['params'])
         decay = f'{g["weight_decay"]:g}'
-        lines.append(f'{g["lr"]:12.3e} {g["lr_scale"]:10.5f} {decay:>12} {len(g["params"]):8d} {count:12,d}')
+        lines.append(
+            f'{g["lr"]:12.3e} {g["lr_scale"]:10.5f} {decay:>12} {len(g["params"]):8d} {count:12,d}'
+        )
     return '\n'.join(lines)

@@ -40,7 +40,9 @@ def linear_probe(features: Tensor, labels: Tensor, ridge: float = 0.1) -> float:
         known, asked, share = (known - mean) / std, (asked - mean) / std, classes[fold::2].mean(0)
         gram = known @ known.T
         gram.diagonal().add_(ridge * x.size(1))
-        found[1 - fold :: 2] = (asked @ known.T @ torch.linalg.solve(gram, classes[fold::2] - share) + share).argmax(1)
+        found[1 - fold :: 2] = (
+            asked @ known.T @ torch.linalg.solve(gram, classes[fold::2] - share) + share
+        ).argmax(1)
     return _percent(found, labels)
 
 
@@ -64,7 +66,9 @@ def attention_distance(attention: Tensor, grid: Grid, patch_size: int) -> Tensor
 
     [S] is left out on both sides (https://arxiv.org/abs/2010.11929, fig. 7).
     """
-    y, x = torch.meshgrid(*(torch.arange(side, device=attention.device) for side in grid), indexing='ij')
+    y, x = torch.meshgrid(
+        *(torch.arange(side, device=attention.device) for side in grid), indexing='ij'
+    )
     place = patch_size * torch.stack([y.flatten(), x.flatten()], 1).to(attention.dtype)
     among = attention[..., 1:, 1:]
     distance = torch.cdist(place, place, compute_mode='donot_use_mm_for_euclid_dist')

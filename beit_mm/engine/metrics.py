@@ -57,7 +57,9 @@ class TokenizerMetric(BaseMetric):
                 'say nothing of the images. Train longer, and check that the Anneal hooks are no longer than the run; or change '
                 'the learning rate'
             )
-        return dict(**means, codes=self.vocab_size, codes_used=used, perplexity=perplexity(counts).item())
+        return dict(
+            **means, codes=self.vocab_size, codes_used=used, perplexity=perplexity(counts).item()
+        )
 
 
 @METRICS.register_module()
@@ -80,7 +82,11 @@ class MIMMetric(BaseMetric):
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
             valid = sample['valid']
-            fields = ('hidden', 'mse') if 'mse' in sample else ('hidden', 'target', 'prediction', 'log_p_tokens')
+            fields = (
+                ('hidden', 'mse')
+                if 'mse' in sample
+                else ('hidden', 'target', 'prediction', 'log_p_tokens')
+            )
             entry = {name: sample[name][valid].cpu() for name in fields}
             if 'log_likelihood' in sample:
                 entry['pixel'] = sample['log_likelihood'].item()
@@ -88,7 +94,9 @@ class MIMMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         places = (
-            {name: torch.cat([r[name] for r in results]) for name in results[0] if name != 'pixel'} if results else {}
+            {name: torch.cat([r[name] for r in results]) for name in results[0] if name != 'pixel'}
+            if results
+            else {}
         )
         hidden = places.pop('hidden', torch.zeros(0))
         if not len(hidden):
@@ -97,11 +105,17 @@ class MIMMetric(BaseMetric):
             )
         metrics: dict[str, float] = {}
         if hidden.any():
-            metrics |= _figures({name: values[hidden] for name, values in places.items()}, 'masked_accuracy')
+            metrics |= _figures(
+                {name: values[hidden] for name, values in places.items()}, 'masked_accuracy'
+            )
         if not hidden.all():
-            metrics |= {f'{name}_all': value for name, value in _figures(places, 'accuracy').items()}
+            metrics |= {
+                f'{name}_all': value for name, value in _figures(places, 'accuracy').items()
+            }
         if hidden.any() and 'target' in places:
-            metrics['token_term'] = places['log_p_tokens'][hidden].double().sum().item() / len(results)
+            metrics['token_term'] = places['log_p_tokens'][hidden].double().sum().item() / len(
+                results
+            )
         if 'pixel' in results[0]:
             metrics['pixel_term'] = sum(r['pixel'] for r in results) / len(results)
             if 'token_term' in metrics:

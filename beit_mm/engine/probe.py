@@ -24,7 +24,14 @@ from ..utils.unwrap_model import unwrap_model
 from .measures import attention_distance, code_usage, effective_rank, knn_top1, linear_probe
 from .metrics import MIMMetric, TokenizerMetric
 
-MEASURES = ('knn_top1', 'linear_top1', 'effective_rank', 'attention_distance', 'code_usage', 'masked_tokens')
+MEASURES = (
+    'knn_top1',
+    'linear_top1',
+    'effective_rank',
+    'attention_distance',
+    'code_usage',
+    'masked_tokens',
+)
 CLASSES = 20  # at most: a class needs some images among a few hundred
 
 
@@ -61,13 +68,19 @@ class Probe(Hook):
         dataloader: str | dict = 'val_dataloader',
         measures: list[str] | None = None,
     ):
-        if not isinstance(measures, list | tuple | None) or any(name not in MEASURES for name in measures or ()):
-            raise ValueError(f'measures={measures!r}: give None, or a list of {", ".join(MEASURES)}')
+        if not isinstance(measures, list | tuple | None) or any(
+            name not in MEASURES for name in measures or ()
+        ):
+            raise ValueError(
+                f'measures={measures!r}: give None, or a list of {", ".join(MEASURES)}'
+            )
         whole(2, images=images)
         if interval is not None or by_epoch:
             whole(1, interval=interval)
         if not isinstance(dataloader, str | dict):
-            raise TypeError(f'dataloader={dataloader!r}: give a key of the config, or the config of a data loader')
+            raise TypeError(
+                f'dataloader={dataloader!r}: give a key of the config, or the config of a data loader'
+            )
         self.interval, self.by_epoch, self.images = interval, by_epoch, images
         self.dataloader, self.measures = dataloader, measures
         self.begins = True  # every model is at the marginal then
@@ -78,7 +91,9 @@ class Probe(Hook):
         loader = self.dataloader
         if isinstance(loader, str):
             if not runner.cfg.get(loader):
-                raise ValueError(f'Probe: the config has no {loader}: name another with dataloader=…')
+                raise ValueError(
+                    f'Probe: the config has no {loader}: name another with dataloader=…'
+                )
             loader = runner.cfg[loader]
         with seeded(0):
             dataset = DATASETS.build(loader['dataset'])
@@ -104,7 +119,9 @@ class Probe(Hook):
             batch = runner.train_dataloader.batch_sampler.batch_size * get_world_size()
             self.interval = max(runner.max_iters // 100, -(-100 * len(picks) // batch))
         unit = 'epochs' if self.by_epoch else 'iterations'
-        runner.logger.info(f'probe: {", ".join(self.chosen)} of {len(picks)} images every {self.interval} {unit}')
+        runner.logger.info(
+            f'probe: {", ".join(self.chosen)} of {len(picks)} images every {self.interval} {unit}'
+        )
 
     def _allowed(self, model: nn.Module) -> list[str]:
         if isinstance(model, DiscreteVAE):
@@ -115,21 +132,31 @@ class Probe(Hook):
         left_out = (() if self.labels.any() else MEASURES[:2]) + (() if tokens else MEASURES[4:])
         return [name for name in MEASURES if name not in left_out]
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if not self.by_epoch and (self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)):
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        if not self.by_epoch and (
+            self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)
+        ):
             self._probe(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if self.by_epoch and (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+        if self.by_epoch and (
+            self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)
+        ):
             self._probe(runner, runner.iter)
 
     def _probe(self, runner: Runner, iterations: int) -> None:
         begun = time.perf_counter()
         self.begins = self.begins and iterations < runner.max_iters
-        values, alarms = self.measure(unwrap_model(runner), isinstance(runner.optim_wrapper, AmpOptimWrapper))
+        values, alarms = self.measure(
+            unwrap_model(runner), isinstance(runner.optim_wrapper, AmpOptimWrapper)
+        )
         self.begins = False
         values['seconds'] = time.perf_counter() - begun
-        runner.visualizer.add_scalars({f'probe/{name}': value for name, value in values.items()}, step=iterations)
+        runner.visualizer.add_scalars(
+            {f'probe/{name}': value for name, value in values.items()}, step=iterations
+        )
         runner.logger.info(f'probe: {in_words(values)}')
         for alarm in alarms:
             runner.logger.log(logging.WARNING, f'probe: {alarm}')
@@ -161,17 +188,26 @@ class Probe(Hook):
         if not isinstance(model, DiscreteVAE) and set(self.chosen) & set(MEASURES[4:]):
             # With ids in place of the view, nothing is decoded.
             ids = model.target(inputs)
-            inputs = {key: value for key, value in inputs.items() if key != 'token_view'} | dict(token_ids=ids)
+            inputs = {key: value for key, value in inputs.items() if key != 'token_view'} | dict(
+                token_ids=ids
+            )
             samples = model.predict(inputs)
             found['metric'] = _results(MIMMetric(), samples)
             found['predicted'] = [sample.prediction[sample.valid].cpu() for sample in samples]
         return found
 
-    def _read_blocks(self, backbone: BEiT, inputs: Tensor | dict[str, Tensor]) -> dict[str, list[Tensor]]:
+    def _read_blocks(
+        self, backbone: BEiT, inputs: Tensor | dict[str, Tensor]
+    ) -> dict[str, list[Tensor]]:
         """Of each image, `features`: the mean patch behind each block [L, D], `distances`: each head's [L, H]."""
-        images, patch = inputs['patch_view'] if isinstance(inputs, dict) else inputs, backbone.patch_size
+        images, patch = (
+            inputs['patch_view'] if isinstance(inputs, dict) else inputs,
+            backbone.patch_size,
+        )
         grid = tuple(side // patch for side in images.shape[-2:])
-        images = images[..., : grid[0] * patch, : grid[1] * patch]  # segmentation cuts its windows elsewhere
+        images = images[
+            ..., : grid[0] * patch, : grid[1] * patch
+        ]  # segmentation cuts its windows elsewhere
         means, distances = [], []
 
         def attend(module: nn.Module, inputs: tuple) -> None:
@@ -179,7 +215,9 @@ class Probe(Hook):
             distances.append(found.cpu())
 
         hooks = [
-            block.register_forward_hook(lambda module, inputs, x: means.append(x[:, 1:].mean(1).float().cpu()))
+            block.register_forward_hook(
+                lambda module, inputs, x: means.append(x[:, 1:].mean(1).float().cpu())
+            )
             for block in backbone.blocks
         ]
         if 'attention_distance' in self.chosen:
@@ -201,23 +239,33 @@ class Probe(Hook):
             effective_rank=effective_rank,
         )
         for name in (name for name in one_layer if name in self.chosen):
-            values |= {f'{name}/layer_{i}': one_layer[name](features) for i, features in enumerate(by_layer, 1)}
+            values |= {
+                f'{name}/layer_{i}': one_layer[name](features)
+                for i, features in enumerate(by_layer, 1)
+            }
         if 'attention_distance' in self.chosen:
             for i, heads in enumerate(torch.stack(rows['distances']).mean(0).tolist(), 1):
-                values |= {f'attention_distance/layer_{i}/head_{j}': pixels for j, pixels in enumerate(heads, 1)}
+                values |= {
+                    f'attention_distance/layer_{i}/head_{j}': pixels
+                    for j, pixels in enumerate(heads, 1)
+                }
         if (rank := values.get(f'effective_rank/layer_{len(by_layer)}', 2)) < 2:
             alarms.append(
                 f'features collapse: images look the same to the last block (effective rank {rank:.2f}). Mends: a lower '
                 'learning rate, longer warm-up, in short runs a larger patch_embed_std'
             )
         if isinstance(model, DiscreteVAE):
-            return values | TokenizerMetric(model.vocab_size).compute_metrics(rows['metric']), alarms
+            return values | TokenizerMetric(model.vocab_size).compute_metrics(
+                rows['metric']
+            ), alarms
         if 'code_usage' in self.chosen:
             used, spread = code_usage(torch.cat(rows['predicted']), model.target.channels)
             values |= dict(predicted_codes_used=used, predicted_perplexity=spread)
         if 'masked_tokens' in self.chosen:
             values |= MIMMetric().compute_metrics(rows['metric'])
-            alarms += self._at_the_marginal(values, sum(len(result['target']) for result in rows['metric']))
+            alarms += self._at_the_marginal(
+                values, sum(len(result['target']) for result in rows['metric'])
+            )
         return values, alarms
 
     def _at_the_marginal(self, values: dict[str, float], tokens: int) -> list[str]:
@@ -270,7 +318,9 @@ def in_words(values: dict[str, float]) -> str:
     for name, value in values.items():
         rows.setdefault(name.split('/layer_')[0], []).append(value)
     shown = {name: row if len(row) <= 24 else [min(row), max(row)] for name, row in rows.items()}
-    return ', '.join(f'{name} {" ".join(f"{value:.4g}" for value in row)}' for name, row in shown.items())
+    return ', '.join(
+        f'{name} {" ".join(f"{value:.4g}" for value in row)}' for name, row in shown.items()
+    )
 
 
 def _results(metric, samples: list) -> list[dict]:

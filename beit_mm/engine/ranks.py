@@ -23,7 +23,9 @@ from .atomic_checkpoint import earlier_checkpoints
 
 _PARENT = os.getppid()  # as early as can be: torchrun may die while this process starts
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_UNKNOWN = dict(ticks=0, place='its start', line='nothing was heard of it', host=None, pid=0, finished=False)
+_UNKNOWN = dict(
+    ticks=0, place='its start', line='nothing was heard of it', host=None, pid=0, finished=False
+)
 _GRACE = 3.0  # seconds in which the others may raise an error of their own, with a traceback
 
 
@@ -49,7 +51,11 @@ def resume_after_restart(cfg: Config) -> None:
     if earlier_checkpoints(cfg):
         cfg.resume, cfg.load_from = True, None
     else:
-        print_log(f'restart {restart}: {cfg.work_dir} has no checkpoint yet, so the run starts again', 'current', 30)
+        print_log(
+            f'restart {restart}: {cfg.work_dir} has no checkpoint yet, so the run starts again',
+            'current',
+            30,
+        )
 
 
 def restarted_store() -> dict:
@@ -61,8 +67,14 @@ def restarted_store() -> dict:
     if not restart or os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
         return {}
     rank, world_size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
-    store = torch.distributed.TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False)
-    return dict(store=torch.distributed.PrefixStore(f'restart {restart}', store), rank=rank, world_size=world_size)
+    store = torch.distributed.TCPStore(
+        os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False
+    )
+    return dict(
+        store=torch.distributed.PrefixStore(f'restart {restart}', store),
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 # -- weights apart -----------------------------------------------------------------------------------------------------
@@ -70,7 +82,12 @@ def restarted_store() -> dict:
 
 def checksums(tensors: list[Tensor]) -> Tensor:
     """int64 [N]: the sum of each tensor's bit patterns, exact in any order, on the device."""
-    return torch.stack([t.detach().contiguous().view(_BITS[t.element_size()]).sum(dtype=torch.int64) for t in tensors])
+    return torch.stack(
+        [
+            t.detach().contiguous().view(_BITS[t.element_size()]).sum(dtype=torch.int64)
+            for t in tensors
+        ]
+    )
 
 
 def apart(names: list[str], sums: list[list[int]]) -> str | None:
@@ -81,7 +98,9 @@ def apart(names: list[str], sums: list[list[int]]) -> str | None:
     alike: dict[int, list[int]] = {}
     for rank, row in enumerate(sums):
         alike.setdefault(row[differ[0]], []).append(rank)
-    groups = ' ≠ '.join(f'rank{"s" * (len(ranks) > 1)} {", ".join(map(str, ranks))}' for ranks in alike.values())
+    groups = ' ≠ '.join(
+        f'rank{"s" * (len(ranks) > 1)} {", ".join(map(str, ranks))}' for ranks in alike.values()
+    )
     return f'{len(differ)} of {len(names)} parameters, {names[differ[0]]} first: {groups}'
 
 
@@ -96,11 +115,16 @@ class Peers(threading.Thread):
 
     def __init__(self, timeout: float):
         super().__init__(name='peers', daemon=True)
-        self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.rank, self.world_size = (
+            torch.distributed.get_rank(),
+            torch.distributed.get_world_size(),
+        )
         # A connection of its own: the main thread may hold the other one while it waits.
         self.store = torch.distributed.distributed_c10d._get_default_store().clone()
         self.prefix = f'beit_mm/{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}'
-        self.deadline = timeout - min(5.0, timeout / 10)  # before a collective's own timeout, whose error names no rank
+        self.deadline = timeout - min(
+            5.0, timeout / 10
+        )  # before a collective's own timeout, whose error names no rank
         self.main, self.host = threading.main_thread().ident, _machine()
         self.ticks, self.lost_at, self.finished, self.stopped = 0, None, False, threading.Event()
         self.tick('start')
@@ -137,10 +161,18 @@ class Peers(threading.Thread):
     def _standing(self, others: dict[int, dict]) -> str:
         everyone = others | {self.rank: self._state()}
         behind = [
-            rank for rank, state in everyone.items() if state['ticks'] == min(s['ticks'] for s in everyone.values())
+            rank
+            for rank, state in everyone.items()
+            if state['ticks'] == min(s['ticks'] for s in everyone.values())
         ]
-        who = 'all ranks are' if len(behind) == len(everyone) else f'{_ranks(behind)} behind the others'
-        return f'no progress for {time.monotonic() - self.since:.0f} s, {who}: {self._where(everyone)}'
+        who = (
+            'all ranks are'
+            if len(behind) == len(everyone)
+            else f'{_ranks(behind)} behind the others'
+        )
+        return (
+            f'no progress for {time.monotonic() - self.since:.0f} s, {who}: {self._where(everyone)}'
+        )
 
     def _end(self, words: str, others: dict[int, dict] | None = None) -> None:
         sys.stderr.write(f'beit_mm, rank {self.rank}: {words}\n')
@@ -153,7 +185,11 @@ class Peers(threading.Thread):
 
     def _state(self) -> dict:
         frame = sys._current_frames().get(self.main)
-        line = f'{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}' if frame else '?'
+        line = (
+            f'{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}'
+            if frame
+            else '?'
+        )
         found = dict(ticks=self.ticks, place=self.place, line=line, host=self.host, pid=os.getpid())
         return found | dict(finished=self.finished)
 
@@ -162,9 +198,14 @@ class Peers(threading.Thread):
             self.store.set(f'{self.prefix}/{self.rank}', json.dumps(self._state()))
 
     def _others(self) -> dict[int, dict]:
-        keys = {rank: f'{self.prefix}/{rank}' for rank in range(self.world_size) if rank != self.rank}
+        keys = {
+            rank: f'{self.prefix}/{rank}' for rank in range(self.world_size) if rank != self.rank
+        }
         try:
-            told = {rank: self.store.get(key) if self.store.check([key]) else '{}' for rank, key in keys.items()}
+            told = {
+                rank: self.store.get(key) if self.store.check([key]) else '{}'
+                for rank, key in keys.items()
+            }
             return {rank: _UNKNOWN | json.loads(state) for rank, state in told.items()}
         except RuntimeError:
             return {}
@@ -174,19 +215,27 @@ class Peers(threading.Thread):
             return False
         try:
             os.kill(state['pid'], 0)
-        except (ProcessLookupError, PermissionError):  # the latter: its number went to another user's process
+        except (
+            ProcessLookupError,
+            PermissionError,
+        ):  # the latter: its number went to another user's process
             return True
         return False
 
     @staticmethod
     def _where(states: dict[int, dict]) -> str:
-        return '; '.join(f'rank {rank} at {state["place"]} ({state["line"]})' for rank, state in sorted(states.items()))
+        return '; '.join(
+            f'rank {rank} at {state["place"]} ({state["line"]})'
+            for rank, state in sorted(states.items())
+        )
 
 
 def _machine() -> str:
     """Where a process number means the same process; hosts of one name may be different machines, or containers."""
     try:
-        return Path('/proc/sys/kernel/random/boot_id').read_text().strip() + os.readlink('/proc/self/ns/pid')
+        return Path('/proc/sys/kernel/random/boot_id').read_text().strip() + os.readlink(
+            '/proc/self/ns/pid'
+        )
     except OSError:
         return f'{socket.gethostname()} {uuid.getnode()}'
 

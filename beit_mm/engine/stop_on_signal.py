@@ -40,17 +40,23 @@ class StopOnSignal(Hook):
 
     def before_run(self, runner: Runner) -> None:
         if threading.current_thread() is not threading.main_thread():
-            runner.logger.warning('a Runner outside the main thread does not save when it is told to stop')
+            runner.logger.warning(
+                'a Runner outside the main thread does not save when it is told to stop'
+            )
             return
         if get_world_size() > 1 and self.group is None:
             seconds = (runner.cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout', 1800)
-            self.group = torch.distributed.new_group(backend='gloo', timeout=timedelta(seconds=seconds))
+            self.group = torch.distributed.new_group(
+                backend='gloo', timeout=timedelta(seconds=seconds)
+            )
         if not self.before:
             os.register_at_fork(after_in_child=self._shield)
             multiprocessing.util.Finalize(None, _end_workers, exitpriority=100)
             reader, self.writer = os.pipe()
             os.set_blocking(self.writer, False)
-            threading.Thread(target=_end_at_the_second, args=(reader,), name='signals', daemon=True).start()
+            threading.Thread(
+                target=_end_at_the_second, args=(reader,), name='signals', daemon=True
+            ).start()
             self.wakeup = signal.set_wakeup_fd(self.writer)
             self.before = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
@@ -62,7 +68,9 @@ class StopOnSignal(Hook):
             os.close(self.writer)
         self.before = {}
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         if not (
             _epochs(runner) and self.end_of_epoch(runner.train_dataloader, batch_idx)
         ):  # or else the epoch ends first
@@ -84,7 +92,12 @@ class StopOnSignal(Hook):
             self._stop_if_told(runner, runner.epoch, runner.iter, _epochs(runner), validating=True)
 
     def _stop_if_told(
-        self, runner: Runner, epoch: int, iteration: int, epoch_ended: bool = False, validating: bool = False
+        self,
+        runner: Runner,
+        epoch: int,
+        iteration: int,
+        epoch_ended: bool = False,
+        validating: bool = False,
     ) -> None:
         number = self.received
         if self.group is not None:
@@ -94,7 +107,9 @@ class StopOnSignal(Hook):
         if not number:
             return
         name = signal.Signals(number).name
-        runner.logger.info(f'{name}: saving behind iteration {iteration}, then exit with {128 + number}')
+        runner.logger.info(
+            f'{name}: saving behind iteration {iteration}, then exit with {128 + number}'
+        )
         if validating:  # an average stands in the model's place
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
@@ -103,7 +118,9 @@ class StopOnSignal(Hook):
         for hook in savers:
             hook.save_now(runner, epoch, iteration, epoch_ended)
         if not savers:
-            runner.logger.warning('nothing was saved: default_hooks.checkpoint is no AtomicCheckpointHook')
+            runner.logger.warning(
+                'nothing was saved: default_hooks.checkpoint is no AtomicCheckpointHook'
+            )
         if self.group is not None:
             torch.distributed.barrier(group=self.group)
         for other in self.before:  # torchrun ends the others when one has ended
@@ -127,7 +144,9 @@ def _end_at_the_second(reader: int) -> None:
             now = time.monotonic()
             if since is None:
                 since = now
-                with suppress(OSError):  # no logger here: the main thread may be in the middle of its writing
+                with suppress(
+                    OSError
+                ):  # no logger here: the main thread may be in the middle of its writing
                     os.write(2, b'told to stop: after this iteration; once more: at once\n')
             elif now - since > _SAME:
                 os._exit(128 + number)

@@ -58,7 +58,9 @@ class Throughput(Hook):
         self.waited += time.perf_counter() - self.ready
         self.images += images_of(data_batch)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
         if self.every_n_train_iters(runner, self.interval):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # the logger is about to wait in any case
@@ -105,4 +107,6 @@ def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def peak_rss() -> float:
     """Most memory that this process has had, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == 'darwin' else 2**10
+    )

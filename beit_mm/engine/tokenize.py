@@ -34,14 +34,21 @@ def dataset_of(cfg: ConfigDict, split: str, views: int) -> SeededDataset:
     """Of crops that a run with a cache of so many views will make. ValueError where the config has no such data set."""
     node = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
     if str(node.get('type')).rpartition('.')[2] != 'SeededDataset':
-        raise ValueError(f'{split}_dataloader.dataset is no beit_mm.SeededDataset, whose crops can be made again')
-    return DATASETS.build({key: node[key] for key in node if key != 'token_cache'} | dict(views=views))
+        raise ValueError(
+            f'{split}_dataloader.dataset is no beit_mm.SeededDataset, whose crops can be made again'
+        )
+    return DATASETS.build(
+        {key: node[key] for key in node if key != 'token_cache'} | dict(views=views)
+    )
 
 
 def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> TokenCache:
     """The cache at `path`, begun if there is none. ValueError where it is of something else."""
     # A run does not ask for the precision, which is its device's; one cache has one.
-    about = dict(tokenizer=target.fingerprint(), dtype=str(getattr(target, 'half', None))) | dataset.about
+    about = (
+        dict(tokenizer=target.fingerprint(), dtype=str(getattr(target, 'half', None)))
+        | dataset.about
+    )
     probe = dataset.token_views(probe_keys(dataset.views, len(dataset)))
     if not (path / 'about.json').exists() and get_dist_info()[0] == 0:
         if target.channels > 1 << 16:
@@ -51,7 +58,9 @@ def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> Token
     barrier()
     cache = TokenCache(path)
     if cache.views != dataset.views:
-        raise ValueError(f'{path} has {cache.views} views, not {dataset.views}: make another cache in another folder')
+        raise ValueError(
+            f'{path} has {cache.views} views, not {dataset.views}: make another cache in another folder'
+        )
     cache.check(about, dataset.paths)
     cache.check_views(probe)
     return cache
@@ -62,7 +71,9 @@ def ids_of(target: TokenTarget, views: np.ndarray, batch_size: int = 32) -> np.n
     device = get_device()
     with torch.no_grad():
         parts = torch.from_numpy(views).split(batch_size)
-        return torch.cat([target(dict(token_view=part.to(device).float() / 255)).cpu() for part in parts]).numpy()
+        return torch.cat(
+            [target(dict(token_view=part.to(device).float() / 255)).cpu() for part in parts]
+        ).numpy()
 
 
 class Views(torch.utils.data.Dataset):
@@ -92,16 +103,32 @@ def tokenize(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file of a pre-training')
     parser.add_argument('--out', type=Path, required=True, help='folder of the cache')
-    parser.add_argument('--views', type=int, help='crops of each image (default: as many as the run has epochs)')
-    parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='of which data loader')
-    parser.add_argument('--jobs', type=int, help="processes that read images (default: the data loader's num_workers)")
-    parser.add_argument('--batch-size', type=int, default=32, help='images that the tokenizer sees at once')
+    parser.add_argument(
+        '--views', type=int, help='crops of each image (default: as many as the run has epochs)'
+    )
+    parser.add_argument(
+        '--split', choices=('train', 'val', 'test'), default='train', help='of which data loader'
+    )
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        help="processes that read images (default: the data loader's num_workers)",
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=32, help='images that the tokenizer sees at once'
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, help='ignored: the environment tells')
-    parser.add_argument('--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config')
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, help='ignored: the environment tells'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config'
+    )
     args = parser.parse_args(arguments)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
@@ -115,18 +142,28 @@ def main(arguments: list[str] | None = None) -> None:
         launch.for_cpu(cfg)  # as a run here would do
     first = get_dist_info()[0] == 0
     try:
-        views = args.views or (1 if args.split != 'train' else (cfg.get('train_cfg') or {}).get('max_epochs'))
+        views = args.views or (
+            1 if args.split != 'train' else (cfg.get('train_cfg') or {}).get('max_epochs')
+        )
         if not views:
-            raise ValueError('the run counts iterations, not epochs: say how many crops of each image, --views N')
+            raise ValueError(
+                'the run counts iterations, not epochs: say how many crops of each image, --views N'
+            )
         dataset, target = dataset_of(cfg, args.split, views), MODELS.build(cfg.model.target)
         if not isinstance(target, TokenTarget):
             raise ValueError(f'model.target is a {type(target).__name__}, which has no tokens')
         dataset.keep_views('token_view')
         cache = open_cache(args.out, dataset, target)
-        jobs = cfg[f'{args.split}_dataloader'].get('num_workers', 0) if args.jobs is None else args.jobs
+        jobs = (
+            cfg[f'{args.split}_dataloader'].get('num_workers', 0)
+            if args.jobs is None
+            else args.jobs
+        )
         for left in tokenize(cache, dataset, target, jobs, args.batch_size):
             if first:
-                print(f'\r{left} blocks of {BLOCK} images left ', end='', file=sys.stderr, flush=True)
+                print(
+                    f'\r{left} blocks of {BLOCK} images left ', end='', file=sys.stderr, flush=True
+                )
         launch.leave()
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f'error: {error}')

@@ -62,7 +62,9 @@ class Watchdog(Hook):
 
     priority = 'ABOVE_NORMAL'  # before logs, checkpoints and averages
 
-    def __init__(self, patience: int = 3, interval: int | None = None, checksum_interval: int = 200):
+    def __init__(
+        self, patience: int = 3, interval: int | None = None, checksum_interval: int = 200
+    ):
         whole(1, patience=patience, checksum_interval=checksum_interval)
         if interval is not None:
             whole(1, interval=interval)
@@ -74,12 +76,16 @@ class Watchdog(Hook):
         self.dead: set[str] = set()  # logged numbers that a warning has named
 
     def before_train(self, runner: Runner) -> None:
-        self.interval = self.interval or next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 50)
+        self.interval = self.interval or next(
+            (h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 50
+        )
         self.names, self.parameters = zip(*unwrap_model(runner).named_parameters(), strict=True)
         if isinstance(runner.optim_wrapper, OptimWrapper):
             self.updates = leave_out_bad_updates(runner.optim_wrapper, unwrap_model(runner))
         else:
-            runner.logger.warning('several optimizers: updates that are not finite are not left out')
+            runner.logger.warning(
+                'several optimizers: updates that are not finite are not left out'
+            )
         if get_world_size() > 1:
             timeout = runner.cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
             self.peers = Peers(timeout)
@@ -94,7 +100,9 @@ class Watchdog(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self._tick(runner, 'forward')
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
         self._tick(runner, 'data')
         if self.updates is not None:
             self._keep(runner.iter + 1, data_batch, outputs or {})
@@ -110,14 +118,22 @@ class Watchdog(Hook):
         """Warn, once in a run of each, if a logged number had its value of `DEAD` in each iteration of the interval."""
         scalars = runner.message_hub.log_scalars
         for name, (value, words) in DEAD.items():
-            found = scalars[f'train/{name}'].data[0][-self.interval :] if f'train/{name}' in scalars else ()
+            found = (
+                scalars[f'train/{name}'].data[0][-self.interval :]
+                if f'train/{name}' in scalars
+                else ()
+            )
             if name not in self.dead and len(found) == self.interval and all(found == value):
                 self.dead.add(name)
-                runner.logger.warning(f'iterations {runner.iter + 2 - self.interval} … {runner.iter + 1}: {words}')
+                runner.logger.warning(
+                    f'iterations {runner.iter + 2 - self.interval} … {runner.iter + 1}: {words}'
+                )
 
     def _keep(self, iteration: int, batch: object, outputs: dict) -> None:
         losses = {k: v for k, v in outputs.items() if 'loss' in k and isinstance(v, Tensor)}
-        finite = torch.stack([v.detach().isfinite().all() for v in losses.values()]) if losses else None
+        finite = (
+            torch.stack([v.detach().isfinite().all() for v in losses.values()]) if losses else None
+        )
         self.batches[-1].append(Batch(iteration, files_of(batch), list(losses), finite))
         if len(self.updates) == len(self.batches):
             self.batches.append([])
@@ -140,11 +156,15 @@ class Watchdog(Hook):
         """The one wait for the device an interval: what was left out since the last look."""
         if not self.updates:
             return
-        flags = torch.stack([torch.stack([u.left_out, u.counts]) for u in self.updates]).to(torch.uint8)
+        flags = torch.stack([torch.stack([u.left_out, u.counts]) for u in self.updates]).to(
+            torch.uint8
+        )
         if get_world_size() > 1:  # a bad loss of one rank counts on all
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         bad, longest = [], []
-        for update, batches, (left_out, counts) in zip(self.updates, self.batches, flags.tolist(), strict=False):
+        for update, batches, (left_out, counts) in zip(
+            self.updates, self.batches, flags.tolist(), strict=False
+        ):
             if left_out and counts:
                 bad.append((update, batches))
                 self.streak.append(batches[-1].iteration)
@@ -159,9 +179,16 @@ class Watchdog(Hook):
         if not bad:
             return
         found = [_details(*each) for each in bad[:5]]
-        lines = [_line(batches, ranks) for (_, batches), *ranks in zip(bad, *all_gather_object(found), strict=False)]
+        lines = [
+            _line(batches, ranks)
+            for (_, batches), *ranks in zip(bad, *all_gather_object(found), strict=False)
+        ]
         more = f'\n  … and {len(bad) - len(found)} more' if len(bad) > len(found) else ''
-        words = f'{len(bad)} updates left out, since they were not finite:\n  ' + '\n  '.join(lines) + more
+        words = (
+            f'{len(bad)} updates left out, since they were not finite:\n  '
+            + '\n  '.join(lines)
+            + more
+        )
         if len(longest) < self.patience:
             runner.logger.warning(words)
             return
@@ -181,7 +208,10 @@ class Watchdog(Hook):
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        own, states = set(dict(unwrap_model(runner).named_parameters())), [checkpoint.get('state_dict') or {}]
+        own, states = (
+            set(dict(unwrap_model(runner).named_parameters())),
+            [checkpoint.get('state_dict') or {}],
+        )
         states.append({k: v for k, v in (checkpoint.get('ema_state_dict') or {}).items()})
         bad = [
             key
@@ -189,7 +219,9 @@ class Watchdog(Hook):
             for key, value in state.items()
             if isinstance(value, Tensor) and value.is_floating_point()
             # a buffer may hold −inf on purpose, such as a mask
-            if not (value.isfinite() if key.removeprefix('module.') in own else ~value.isnan()).all()
+            if not (
+                value.isfinite() if key.removeprefix('module.') in own else ~value.isnan()
+            ).all()
         ]
         if bad:
             raise FloatingPointError(
@@ -201,9 +233,15 @@ class Watchdog(Hook):
 def files_of(batch: object) -> list[str]:
     """What the samples of a batch say of themselves: the path of the image, else its index; [] where they say nothing."""
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
-    known = [getattr(sample, 'metainfo', {}) for sample in samples] if isinstance(samples, list | tuple) else []
+    known = (
+        [getattr(sample, 'metainfo', {}) for sample in samples]
+        if isinstance(samples, list | tuple)
+        else []
+    )
     return [
-        str(meta.get('img_path', meta.get('sample_idx'))) for meta in known if {'img_path', 'sample_idx'} & set(meta)
+        str(meta.get('img_path', meta.get('sample_idx')))
+        for meta in known
+        if {'img_path', 'sample_idx'} & set(meta)
     ]
 
 
@@ -216,9 +254,15 @@ def _details(update: Update, batches: list[Batch]) -> dict:
         for name, finite in zip(batch.names, batch.finite.tolist(), strict=True)
         if not finite
     ]
-    tensors = [name for name, finite in zip(update.names, update.finite.tolist(), strict=True) if not finite]
+    tensors = [
+        name
+        for name, finite in zip(update.names, update.finite.tolist(), strict=True)
+        if not finite
+    ]
     return dict(
-        losses=list(dict.fromkeys(losses)), tensors=tensors, files=[f for batch in batches for f in batch.files]
+        losses=list(dict.fromkeys(losses)),
+        tensors=tensors,
+        files=[f for batch in batches for f in batch.files],
     )
 
 
@@ -227,12 +271,22 @@ def _line(batches: list[Batch], ranks: list[dict]) -> str:
     guilty = [rank for rank, found in enumerate(ranks) if found['losses']]
     words = []
     for rank in guilty or range(len(ranks)):
-        what = f'losses {few(ranks[rank]["losses"])}' if guilty else f'gradients of {few(ranks[rank]["tensors"])}'
-        words.append(f'{f"rank {rank}: " if len(ranks) > 1 else ""}{what}; samples: {few(ranks[rank]["files"])}')
+        what = (
+            f'losses {few(ranks[rank]["losses"])}'
+            if guilty
+            else f'gradients of {few(ranks[rank]["tensors"])}'
+        )
+        words.append(
+            f'{f"rank {rank}: " if len(ranks) > 1 else ""}{what}; samples: {few(ranks[rank]["files"])}'
+        )
     span = f'{batches[0].iteration} … ' if len(batches) > 1 else ''
     return f'iteration {span}{batches[-1].iteration}: {" | ".join(words)}'
 
 
 def _last_good(runner: Runner) -> str:
     path = find_latest_checkpoint(runner.work_dir)
-    return f'the last good checkpoint is {path}' if path else f'there is no checkpoint in {runner.work_dir} yet'
+    return (
+        f'the last good checkpoint is {path}'
+        if path
+        else f'there is no checkpoint in {runner.work_dir} yet'
+    )

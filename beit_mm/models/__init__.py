@@ -1,6 +1,8 @@
 from .. import compat
 
-compat.require('torch', 'mmengine', 'mmcv')  # here, since the registries swallow what beit_mm.registry raises
+compat.require(
+    'torch', 'mmengine', 'mmcv'
+)  # here, since the registries swallow what beit_mm.registry raises
 
 from .beit import BEiT
 from .dvae import DiscreteVAE

@@ -17,7 +17,11 @@ Kept = TypeVar('Kept')
 
 
 def weights(
-    module: Attention, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None
+    module: Attention,
+    x: Tensor,
+    grid: Grid,
+    bias: Tensor | None = None,
+    index: Tensor | None = None,
 ) -> Tensor:
     """Of `Attention.forward`'s arguments, the softmax that it multiplies its values by: [B, H, M, 1 + N], rows sum to 1."""
     q, k, _, bias = module.qkv_bias(x, grid, bias, index)
@@ -35,7 +39,9 @@ def of_blocks(
     """
     kept: list[Kept] = []
     hooks = [
-        block.attn.register_forward_pre_hook(lambda module, inputs: kept.append(keep(weights(module, *inputs))))
+        block.attn.register_forward_pre_hook(
+            lambda module, inputs: kept.append(keep(weights(module, *inputs)))
+        )
         for block in backbone.blocks
     ]
     try:

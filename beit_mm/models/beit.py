@@ -90,9 +90,13 @@ class BEiT(BaseModule):
         super().__init__(init_cfg)
         arch = check_arch(arch)
         if out_type not in OUT_TYPES:
-            raise ValueError(f'out_type={out_type!r} is unknown: choose one of {", ".join(OUT_TYPES)}')
+            raise ValueError(
+                f'out_type={out_type!r} is unknown: choose one of {", ".join(OUT_TYPES)}'
+            )
         if rel_pos_bias not in RELATIVE:
-            raise ValueError(f"rel_pos_bias={rel_pos_bias!r} is unknown: choose 'shared', 'per_layer' or None")
+            raise ValueError(
+                f"rel_pos_bias={rel_pos_bias!r} is unknown: choose 'shared', 'per_layer' or None"
+            )
         whole(1, patch_size=patch_size, in_channels=in_channels)
         whole(-1, frozen_stages=frozen_stages)
         height_and_width(1, img_size=img_size)
@@ -101,20 +105,32 @@ class BEiT(BaseModule):
             finite(0, layer_scale=layer_scale)
         if drop_path_rate >= 1:
             raise ValueError(f'drop_path_rate={drop_path_rate}: give a share, in [0, 1)')
-        self.embed_dims, depth, self.num_heads = arch['embed_dims'], arch['num_layers'], arch['num_heads']
+        self.embed_dims, depth, self.num_heads = (
+            arch['embed_dims'],
+            arch['num_layers'],
+            arch['num_heads'],
+        )
         self.patch_size, self.out_type, self.with_cp = int(patch_size), out_type, with_cp
-        self.frozen_stages, self.patch_embed_std, self.layer_scale = frozen_stages, patch_embed_std, layer_scale
+        self.frozen_stages, self.patch_embed_std, self.layer_scale = (
+            frozen_stages,
+            patch_embed_std,
+            layer_scale,
+        )
         self.grid = self._grid_of(pair(img_size))
         self.out_indices = _resolve_indices(out_indices, depth)
         if not -1 <= frozen_stages <= depth:
-            raise ValueError(f'frozen_stages={frozen_stages}: give −1 (train all) to {depth} (the number of blocks)')
+            raise ValueError(
+                f'frozen_stages={frozen_stages}: give −1 (train all) to {depth} (the number of blocks)'
+            )
 
         dims, n = self.embed_dims, self.grid[0] * self.grid[1]
         self.patch_embed = PatchEmbed(int(in_channels), dims, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dims)) if mask_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, n + 1, dims)) if abs_pos_embed else None
-        self.rel_pos_bias = RelativePositionBias(self.grid, self.num_heads) if rel_pos_bias == 'shared' else None
+        self.rel_pos_bias = (
+            RelativePositionBias(self.grid, self.num_heads) if rel_pos_bias == 'shared' else None
+        )
         own_grid = self.grid if rel_pos_bias == 'per_layer' else None
         self.blocks = nn.ModuleList(
             Block(dims, self.num_heads, arch['feedforward_channels'], rate, layer_scale, own_grid)
@@ -128,7 +144,9 @@ class BEiT(BaseModule):
 
     # -- forward -------------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, index: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, index: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Features of images, one a block of `out_indices`, as `out_type` says.
 
         Args:
@@ -148,7 +166,9 @@ class BEiT(BaseModule):
         grid = self._grid_of(x.shape[-2:])
         x = self._embed(x, mask, grid)
         bias = self.rel_pos_bias(grid) if self.rel_pos_bias else None
-        if index is not None and (self.out_type != 'raw' or self.out_indices != (len(self.blocks) - 1,)):
+        if index is not None and (
+            self.out_type != 'raw' or self.out_indices != (len(self.blocks) - 1,)
+        ):
             raise ValueError("index is for out_type='raw' and the last block's output alone")
         if index is not None:
             _check_index(index, x.size(0), grid)
@@ -167,17 +187,27 @@ class BEiT(BaseModule):
         x = self.patch_embed(x)
         if mask is not None:
             if self.mask_token is None:
-                raise ValueError('a mask was given to a backbone without mask token: build it with mask_token=True')
+                raise ValueError(
+                    'a mask was given to a backbone without mask token: build it with mask_token=True'
+                )
             if tuple(mask.shape) != (len(x), *grid):
-                raise ValueError(f'mask is {tuple(mask.shape)}, the patch grid needs (B, h, w) = {(len(x), *grid)}')
+                raise ValueError(
+                    f'mask is {tuple(mask.shape)}, the patch grid needs (B, h, w) = {(len(x), *grid)}'
+                )
             if mask.dtype != torch.bool:
                 raise ValueError(
                     f'mask is {mask.dtype}, expected torch.bool, True where a patch is hidden: mask.bool()'
                 )
             x = torch.where(mask.flatten(1)[..., None], self.mask_token.to(x.dtype), x)
-        cls = self.cls_token.to(x.dtype).expand(x.size(0), -1, -1)  # len() would fix the batch of an export
+        cls = self.cls_token.to(x.dtype).expand(
+            x.size(0), -1, -1
+        )  # len() would fix the batch of an export
         x = torch.cat([cls, x], 1)
-        return x if self.pos_embed is None else x + resize_pos_embed(self.pos_embed, self.grid, grid).to(x.dtype)
+        return (
+            x
+            if self.pos_embed is None
+            else x + resize_pos_embed(self.pos_embed, self.grid, grid).to(x.dtype)
+        )
 
     def _format(self, x: Tensor, grid: Grid) -> Tensor:
         if self.out_type == 'featmap':
@@ -224,7 +254,12 @@ class BEiT(BaseModule):
                 block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
         if (source := checkpoint_of(self.init_cfg, 'BEiT')) is not None:
             load = WEIGHT_INITIALIZERS.get('load_backbone')
-            load(self, source, self.init_cfg.get('grid'), self.init_cfg.get('adapt_patch_embed', False))
+            load(
+                self,
+                source,
+                self.init_cfg.get('grid'),
+                self.init_cfg.get('adapt_patch_embed', False),
+            )
         self._is_init = True
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
@@ -261,7 +296,11 @@ class BEiT(BaseModule):
 
     def train(self, mode: bool = True) -> 'BEiT':
         super().train(mode)
-        for module in (self.patch_embed, *self.blocks[: max(self.frozen_stages, 0)]) if self.frozen_stages >= 0 else ():
+        for module in (
+            (self.patch_embed, *self.blocks[: max(self.frozen_stages, 0)])
+            if self.frozen_stages >= 0
+            else ()
+        ):
             module.eval()
         return self
 
@@ -280,13 +319,19 @@ def check_arch(arch: str | dict) -> dict:
     """The arch as a dict; ValueError names an unknown arch, or the keys that are missing or too many."""
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ValueError(f'arch={arch!r} is unknown: choose one of {", ".join(ARCHS)}, or give a dict')
+            raise ValueError(
+                f'arch={arch!r} is unknown: choose one of {", ".join(ARCHS)}, or give a dict'
+            )
         return ARCHS[arch]
     if not isinstance(arch, dict) or set(arch) != set(ARCHS['base']):
-        raise ValueError(f'arch needs exactly the keys {sorted(ARCHS["base"])}, given was arch={arch!r}')
+        raise ValueError(
+            f'arch needs exactly the keys {sorted(ARCHS["base"])}, given was arch={arch!r}'
+        )
     whole(1, **arch)
     if arch['embed_dims'] % arch['num_heads']:
-        raise ValueError(f'embed_dims={arch["embed_dims"]} is no multiple of num_heads={arch["num_heads"]}')
+        raise ValueError(
+            f'embed_dims={arch["embed_dims"]} is no multiple of num_heads={arch["num_heads"]}'
+        )
     return {key: int(value) for key, value in arch.items()}
 
 
@@ -295,8 +340,14 @@ def _resolve_indices(out_indices: int | Sequence[int], depth: int) -> tuple[int,
     if not all(isinstance(i, Integral) for i in given):
         raise ValueError(f'out_indices={out_indices!r}: give the number of a block, or several')
     resolved = tuple(int(i) + depth if i < 0 else int(i) for i in given)
-    if not resolved or sorted(set(resolved)) != list(resolved) or not 0 <= resolved[0] <= resolved[-1] < depth:
-        raise ValueError(f'out_indices={out_indices}: give rising block numbers between {-depth} and {depth - 1}')
+    if (
+        not resolved
+        or sorted(set(resolved)) != list(resolved)
+        or not 0 <= resolved[0] <= resolved[-1] < depth
+    ):
+        raise ValueError(
+            f'out_indices={out_indices}: give rising block numbers between {-depth} and {depth - 1}'
+        )
     return resolved
 
 

@@ -19,12 +19,21 @@ def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
     False for subclasses and adapters (LoRA, quantized layers, parametrizations), replaced weights or `forward`, and any hook
     (pruning, old-style weight and spectral norm, FLOP counters): such a layer must be called.
     """
-    return type(layer) is kind and type(layer.weight) in (nn.Parameter, Tensor) and not is_hooked(layer)
+    return (
+        type(layer) is kind
+        and type(layer.weight) in (nn.Parameter, Tensor)
+        and not is_hooked(layer)
+    )
 
 
 def is_hooked(layer: nn.Module) -> bool:
     """Return whether a call of `layer` runs hooks, its own or those for all modules, or another `forward` than its class's."""
-    own = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    own = (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+    )
     return bool(own or 'forward' in vars(layer) or _has_any_global_hook())
 
 
@@ -43,17 +52,23 @@ class Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def qkv_bias(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> tuple:
+    def qkv_bias(
+        self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None
+    ) -> tuple:
         """Return the inputs of `attend`: q [B, H, M, D/H], k and v [B, H, 1 + N, D/H], bias [H or B, H, M, 1 + N] or None."""
         if self.grid:
             bias = position_bias(self.relative_position_bias_table, self.grid, grid)
         no_bias = torch.zeros_like(self.q_bias)
         if not is_plain(self.qkv) or self.qkv.bias is not None:
             out = self.qkv(x)
-            q, k, v = (out + torch.cat([self.q_bias, no_bias, self.v_bias]).to(out.dtype)).chunk(3, -1)
+            q, k, v = (out + torch.cat([self.q_bias, no_bias, self.v_bias]).to(out.dtype)).chunk(
+                3, -1
+            )
             q = q if index is None else take(q, index)
         elif index is None:
-            q, k, v = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, no_bias, self.v_bias])).chunk(3, -1)
+            q, k, v = F.linear(
+                x, self.qkv.weight, torch.cat([self.q_bias, no_bias, self.v_bias])
+            ).chunk(3, -1)
         else:
             wq, wk, wv = self.qkv.weight.chunk(3)
             q = F.linear(take(x, index), wq, self.q_bias)
@@ -79,7 +94,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     bias = None if bias is None else bias.to(q.dtype)
     # On a CPU torch's function has no kernel which gives a bias its gradient: it would take these steps, but bfloat16 in f32.
     # FLOP counters that trace a model by torch.jit know the products, not the function.
-    by_steps = torch.jit.is_tracing() or (bias is not None and bias.requires_grad and q.device.type == 'cpu')
+    by_steps = torch.jit.is_tracing() or (
+        bias is not None and bias.requires_grad and q.device.type == 'cpu'
+    )
     if not by_steps:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     logits = q * q.size(-1) ** -0.5 @ k.transpose(-2, -1)
@@ -105,7 +122,12 @@ def scaled(linear: nn.Module, x: Tensor, gamma: Tensor | None) -> Tensor:
     """
     if gamma is None:
         return linear(x)
-    if x.device.type != 'cpu' or not torch.is_grad_enabled() or not is_plain(linear) or linear.bias is None:
+    if (
+        x.device.type != 'cpu'
+        or not torch.is_grad_enabled()
+        or not is_plain(linear)
+        or linear.bias is None
+    ):
         return gamma * linear(x)
     return F.linear(x, gamma[:, None] * linear.weight, gamma * linear.bias)
 
@@ -114,7 +136,13 @@ class Block(nn.Module):
     """Pre-norm Transformer block, each branch scaled (LayerScale) and dropped for whole images (stochastic depth)."""
 
     def __init__(
-        self, dims: int, num_heads: int, hidden: int, drop_path: float, layer_scale: float | None, grid: Grid | None
+        self,
+        dims: int,
+        num_heads: int,
+        hidden: int,
+        drop_path: float,
+        layer_scale: float | None,
+        grid: Grid | None,
     ):
         super().__init__()
         self.drop_path = drop_path
@@ -124,7 +152,9 @@ class Block(nn.Module):
         self.gamma_1 = None if scale is None else nn.Parameter(scale)
         self.gamma_2 = None if scale is None else nn.Parameter(scale.clone())
 
-    def forward(self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None
+    ) -> Tensor:
         """[B, 1 + N, D] → the same; with `index` [B, M] only those rows are made: [B, M, D]. Keys and values stay whole."""
         return self.branches(x, grid, bias, index, self._kept(x), self._kept(x))
 
@@ -148,7 +178,9 @@ class Block(nn.Module):
         return (torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path) / (1 - self.drop_path)
 
 
-def add_branch(branch: Callable, x: Tensor, kept: Tensor | None, index: Tensor | None = None) -> Tensor:
+def add_branch(
+    branch: Callable, x: Tensor, kept: Tensor | None, index: Tensor | None = None
+) -> Tensor:
     """Return x + kept · branch(x, index) for the rows `index`; `kept` [B, 1, 1] is zero for images whose branch is dropped.
 
     On a CPU the branch is not computed for dropped images.
@@ -163,7 +195,9 @@ def add_branch(branch: Callable, x: Tensor, kept: Tensor | None, index: Tensor |
     share = kept.amax().item()  # 1 / (1 − rate), or 0 if all are dropped
     if len(images) == len(x):
         return rest.add(branch(x, index), alpha=share)
-    out = branch(x.index_select(0, images), None if index is None else index.index_select(0, images))
+    out = branch(
+        x.index_select(0, images), None if index is None else index.index_select(0, images)
+    )
     return rest.index_add(0, images, out.to(rest.dtype), alpha=share)
 
 

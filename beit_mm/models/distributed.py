@@ -41,4 +41,6 @@ def broadcast_(x: Tensor) -> Tensor:
 def histogram(ids: Tensor, size: int) -> Tensor:
     """How often each of 0 … size − 1 occurs: f32 [size]. Unlike `bincount` it does not wait for the device."""
     ids = ids.flatten()
-    return torch.zeros(size, device=ids.device).scatter_add_(0, ids, torch.ones_like(ids, dtype=torch.float))
+    return torch.zeros(size, device=ids.device).scatter_add_(
+        0, ids, torch.ones_like(ids, dtype=torch.float)
+    )

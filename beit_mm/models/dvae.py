@@ -40,19 +40,26 @@ def logit_laplace(out: Tensor, image: Tensor) -> Tensor:
     """DALL-E app. A.3: the density on (0, 1) of the sigmoid of a Laplace variable, at the mapped pixels."""
     mu, log_b = at_least_f32(out).chunk(2, 1)
     x = map_pixels(image)
-    return -(torch.logit(x) - mu).abs() * torch.exp(-log_b) - log_b - math.log(2) - torch.log(x * (1 - x))
+    return (
+        -(torch.logit(x) - mu).abs() * torch.exp(-log_b)
+        - log_b
+        - math.log(2)
+        - torch.log(x * (1 - x))
+    )
 
 
 def gaussian(out: Tensor, image: Tensor) -> Tensor:
     """Unit variance: the squared error up to a constant."""
-    return -0.5 * (torch.sigmoid(at_least_f32(out).chunk(2, 1)[0]) - map_pixels(image)) ** 2 - 0.5 * math.log(
-        2 * math.pi
-    )
+    return -0.5 * (
+        torch.sigmoid(at_least_f32(out).chunk(2, 1)[0]) - map_pixels(image)
+    ) ** 2 - 0.5 * math.log(2 * math.pi)
 
 
 def laplace(out: Tensor, image: Tensor) -> Tensor:
     """Unit scale: the absolute error up to a constant."""
-    return -(torch.sigmoid(at_least_f32(out).chunk(2, 1)[0]) - map_pixels(image)).abs() - math.log(2)
+    return -(torch.sigmoid(at_least_f32(out).chunk(2, 1)[0]) - map_pixels(image)).abs() - math.log(
+        2
+    )
 
 
 LIKELIHOODS = dict(logit_laplace=logit_laplace, mse=gaussian, l1=laplace)
@@ -67,7 +74,9 @@ def kl_to_uniform(log_q: Tensor) -> tuple[Tensor, Tensor]:
     negative_entropy = (q * log_q).sum(1).mean()
     marginal = mean_over_ranks(q.mean((0, 2, 3)))
     negative_marginal_entropy = torch.special.xlogy(marginal, marginal.clamp_min(1e-30)).sum()
-    return negative_entropy - negative_marginal_entropy, negative_marginal_entropy + math.log(log_q.size(1))
+    return negative_entropy - negative_marginal_entropy, negative_marginal_entropy + math.log(
+        log_q.size(1)
+    )
 
 
 @MODELS.register_module()
@@ -109,14 +118,22 @@ class DiscreteVAE(BaseModel):
     ):
         super().__init__(data_preprocessor, init_cfg)
         if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
-            raise ValueError(f'likelihood={likelihood!r} is unknown: choose one of {", ".join(LIKELIHOODS)}')
+            raise ValueError(
+                f'likelihood={likelihood!r} is unknown: choose one of {", ".join(LIKELIHOODS)}'
+            )
         whole(2, vocab_size=vocab_size)
         whole(4, width=width)
         whole(1, groups=groups, blocks=blocks, width_in=width_in, in_channels=in_channels)
         finite(beta=beta, information_weight=information_weight, marginal_weight=marginal_weight)
         finite(1e-6, temperature=temperature)
-        vocab_size, width, groups, blocks, width_in = map(int, (vocab_size, width, groups, blocks, width_in))
-        self.vocab_size, self.stride, self.log_likelihood = vocab_size, 2 ** (groups - 1), LIKELIHOODS[likelihood]
+        vocab_size, width, groups, blocks, width_in = map(
+            int, (vocab_size, width, groups, blocks, width_in)
+        )
+        self.vocab_size, self.stride, self.log_likelihood = (
+            vocab_size,
+            2 ** (groups - 1),
+            LIKELIHOODS[likelihood],
+        )
         self.beta, self.temperature = beta, temperature
         self.information_weight, self.marginal_weight = information_weight, marginal_weight
         self.straight_through = straight_through
@@ -170,14 +187,18 @@ class DiscreteVAE(BaseModel):
 
     def decode(self, ids: Tensor) -> Tensor:
         """Ids int64 [B, h, w] → image [B, C, H, W] in [0, 1]."""
-        return unmap_pixels(torch.sigmoid(at_least_f32(self.decode_maps(ids)[:, : self.in_channels])))
+        return unmap_pixels(
+            torch.sigmoid(at_least_f32(self.decode_maps(ids)[:, : self.in_channels]))
+        )
 
     # -- training --------------------------------------------------------------------------------------------------
 
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):
         if mode not in ('loss', 'predict', 'tensor'):
             raise ValueError(f"mode={mode!r} is unknown: choose 'loss', 'predict' or 'tensor'")
-        return dict(loss=self.loss, predict=self.predict, tensor=self._tensor)[mode](inputs, data_samples)
+        return dict(loss=self.loss, predict=self.predict, tensor=self._tensor)[mode](
+            inputs, data_samples
+        )
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """−ELBO a subpixel of images [B, C, H, W] in [0, 1], and what to watch: KL parts, code usage, perplexity."""
@@ -210,9 +231,16 @@ class DiscreteVAE(BaseModel):
         log_likelihood = self.log_likelihood(out, inputs).sum((1, 2, 3))
         kl = ((log_q.exp() * log_q).sum(1) + math.log(self.vocab_size)).sum((1, 2))
         for i, sample in enumerate(samples):
-            sample.set_data(dict(ids=ids[i], reconstruction=image[i], log_likelihood=log_likelihood[i], kl=kl[i]))
             sample.set_data(
-                dict(psnr=psnr(image[i], inputs[i]), psnr_mean_color=psnr(mean_color(inputs[i]), inputs[i]))
+                dict(
+                    ids=ids[i], reconstruction=image[i], log_likelihood=log_likelihood[i], kl=kl[i]
+                )
+            )
+            sample.set_data(
+                dict(
+                    psnr=psnr(image[i], inputs[i]),
+                    psnr_mean_color=psnr(mean_color(inputs[i]), inputs[i]),
+                )
             )
         return samples
 
@@ -244,8 +272,14 @@ class DiscreteVAE(BaseModel):
         Codes that are nearly the same are never told apart later on, and what tells them apart cannot be predicted.
         Raises ValueError when there are no more different patches than codes.
         """
-        some = map_pixels(images).split(16)  # all at once would need a large part of a GPU at the paper's width
-        features = torch.cat([self.encoder[:-1](part).relu() for part in some]).permute(0, 2, 3, 1).flatten(0, 2)
+        some = map_pixels(images).split(
+            16
+        )  # all at once would need a large part of a GPU at the paper's width
+        features = (
+            torch.cat([self.encoder[:-1](part).relu() for part in some])
+            .permute(0, 2, 3, 1)
+            .flatten(0, 2)
+        )
         codes, distance = spread_out(features, self.vocab_size)
         if not distance.any():
             raise ValueError(
@@ -263,7 +297,11 @@ def spread_out(features: Tensor, number: int) -> tuple[Tensor, Tensor]:
     chosen, distance = [], torch.ones(len(features), device=features.device)
     for _ in range(number):
         chosen.append(features[torch.multinomial(distance + 1e-12, 1)])
-        to_last = torch.cdist(features, chosen[-1], compute_mode='donot_use_mm_for_euclid_dist').squeeze(1).square()
+        to_last = (
+            torch.cdist(features, chosen[-1], compute_mode='donot_use_mm_for_euclid_dist')
+            .squeeze(1)
+            .square()
+        )
         distance = to_last if len(chosen) == 1 else torch.minimum(distance, to_last)
     return torch.cat(chosen), distance
 
@@ -290,7 +328,9 @@ def check_image(image: Tensor, stride: int, channels: int) -> None:
     The range is checked only where the values can be read (`can_read`): on a CPU, outside of tracers.
     """
     if not image.is_floating_point():
-        raise TypeError(f'the tokenizer needs a float image in [0, 1], got {image.dtype}: divide uint8 pixels by 255')
+        raise TypeError(
+            f'the tokenizer needs a float image in [0, 1], got {image.dtype}: divide uint8 pixels by 255'
+        )
     if image.ndim != 4 or not len(image):
         raise ValueError(
             f'images of shape {tuple(image.shape)}: expected a batch [B, C, H, W] of at least one; pass image[None] for one image'

@@ -15,11 +15,17 @@ class ResidualBlock(nn.Module):
         hidden = channels_out // 4
         widths = [channels_in, hidden, hidden, hidden, channels_out]
         self.gain = gain
-        self.id_path = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        self.id_path = (
+            nn.Conv2d(channels_in, channels_out, 1)
+            if channels_in != channels_out
+            else nn.Identity()
+        )
         layers = OrderedDict()
         for i, kernel in enumerate(kernels):
             layers[f'relu_{i + 1}'] = nn.ReLU()
-            layers[f'conv_{i + 1}'] = nn.Conv2d(widths[i], widths[i + 1], kernel, padding=kernel // 2)
+            layers[f'conv_{i + 1}'] = nn.Conv2d(
+                widths[i], widths[i + 1], kernel, padding=kernel // 2
+            )
         self.res_path = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,28 +55,43 @@ class MaxPool(nn.MaxPool2d):
         return super().forward(x)
 
 
-def _group(channels_in: int, channels_out: int, blocks: int, kernels: tuple, gain: float, resize: nn.Module | None):
+def _group(
+    channels_in: int,
+    channels_out: int,
+    blocks: int,
+    kernels: tuple,
+    gain: float,
+    resize: nn.Module | None,
+):
     layers = OrderedDict()
     for i in range(blocks):
-        layers[f'block_{i + 1}'] = ResidualBlock(channels_out if i else channels_in, channels_out, kernels, gain)
+        layers[f'block_{i + 1}'] = ResidualBlock(
+            channels_out if i else channels_in, channels_out, kernels, gain
+        )
     if resize:
         layers['pool' if isinstance(resize, nn.MaxPool2d) else 'upsample'] = resize
     return nn.Sequential(layers)
 
 
-def encoder(width: int, groups: int, blocks: int, vocab_size: int, in_channels: int) -> nn.Sequential:
+def encoder(
+    width: int, groups: int, blocks: int, vocab_size: int, in_channels: int
+) -> nn.Sequential:
     """Mapped image [B, C, H, W] → logits [B, K, h, w]. `output.conv` is the codebook: a row of weights a code."""
     gain = 1 / (groups * blocks) ** 2
     layers = OrderedDict(input=InputConv(in_channels, width, 7, padding=3))
     for g in range(groups):
         channels_in = width * 2 ** max(g - 1, 0)
         pool = MaxPool(2) if g < groups - 1 else None
-        layers[f'group_{g + 1}'] = _group(channels_in, width * 2**g, blocks, (3, 3, 3, 1), gain, pool)
+        layers[f'group_{g + 1}'] = _group(
+            channels_in, width * 2**g, blocks, (3, 3, 3, 1), gain, pool
+        )
     head = OrderedDict(relu=nn.ReLU(), conv=nn.Conv2d(width * 2 ** (groups - 1), vocab_size, 1))
     return nn.Sequential(OrderedDict(**layers, output=nn.Sequential(head)))
 
 
-def decoder(width: int, groups: int, blocks: int, vocab_size: int, width_in: int, in_channels: int) -> nn.Sequential:
+def decoder(
+    width: int, groups: int, blocks: int, vocab_size: int, width_in: int, in_channels: int
+) -> nn.Sequential:
     """Codes [B, K, h, w] (one-hot or soft) → [B, 2·C, H, W]: the logit-Laplace's μ and ln b of each channel."""
     gain = 1 / (groups * blocks) ** 2
     layers = OrderedDict(input=nn.Conv2d(vocab_size, width_in, 1))
@@ -78,6 +99,8 @@ def decoder(width: int, groups: int, blocks: int, vocab_size: int, width_in: int
         channels_out = width * 2 ** (groups - 1 - g)
         upsample = nn.Upsample(scale_factor=2, mode='nearest') if g < groups - 1 else None
         channels_in = width_in if g == 0 else channels_out * 2
-        layers[f'group_{g + 1}'] = _group(channels_in, channels_out, blocks, (1, 3, 3, 3), gain, upsample)
+        layers[f'group_{g + 1}'] = _group(
+            channels_in, channels_out, blocks, (1, 3, 3, 3), gain, upsample
+        )
     head = OrderedDict(relu=nn.ReLU(), conv=nn.Conv2d(width, 2 * in_channels, 1))
     return nn.Sequential(OrderedDict(**layers, output=nn.Sequential(head)))

@@ -19,7 +19,9 @@ class MIMHead(BaseModule):
     Raises ValueError for a width that is no whole number, at least 1.
     """
 
-    def __init__(self, in_channels: int = 768, out_channels: int = 8192, init_cfg: dict | None = None):
+    def __init__(
+        self, in_channels: int = 768, out_channels: int = 8192, init_cfg: dict | None = None
+    ):
         super().__init__(init_cfg)
         whole(1, in_channels=in_channels, out_channels=out_channels)
         self.proj = nn.Linear(in_channels, out_channels)
@@ -36,7 +38,11 @@ class MIMHead(BaseModule):
         return self.proj(features)
 
     def loss(
-        self, features: Tensor, target: Tensor, valid: Tensor, places: dict[str, Tensor] | None = None
+        self,
+        features: Tensor,
+        target: Tensor,
+        valid: Tensor,
+        places: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss of features [B, M, D] at the places that count, `valid` bool [B, M], and what is logged beside it.
 
@@ -53,7 +59,9 @@ class MIMHead(BaseModule):
         loss = F.cross_entropy(prediction.flatten(0, 1), labels.flatten(), reduction='sum') * scale
         correct = prediction.detach().argmax(-1) == labels
         accuracies = {
-            name: 100 * (correct & among).sum() * (scale if among is valid else _scale(among, prediction.dtype))
+            name: 100
+            * (correct & among).sum()
+            * (scale if among is valid else _scale(among, prediction.dtype))
             for name, among in (places or dict(masked_accuracy=valid)).items()
         }
         return dict(loss=loss, token_entropy=self._entropy(target, valid), **accuracies)
@@ -61,7 +69,9 @@ class MIMHead(BaseModule):
     @torch.no_grad()
     def _entropy(self, target: Tensor, valid: Tensor) -> Tensor:
         """Entropy of the ids that were targets in about the last hundred iterations."""
-        spare = torch.where(valid, target, self.target_counts.numel())  # unused places fall into one more bin
+        spare = torch.where(
+            valid, target, self.target_counts.numel()
+        )  # unused places fall into one more bin
         counts = histogram(spare, self.target_counts.numel() + 1)[:-1]
         self.target_counts.mul_(0.99).add_(mean_over_ranks(counts))
         share = self.target_counts / self.target_counts.sum().clamp_min(1e-9)

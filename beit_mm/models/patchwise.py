@@ -12,7 +12,9 @@ class PatchwiseBEiT(BEiT):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        for block in self.blocks:  # frozen before the optimizer is built; zero from `init_weights` on
+        for (
+            block
+        ) in self.blocks:  # frozen before the optimizer is built; zero from `init_weights` on
             block.attn.proj.requires_grad_(False)
 
     def init_weights(self) -> None:

@@ -19,7 +19,9 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
     Raises ValueError for unequal numbers of values, values that are not finite, or a std that is not positive.
     """
 
-    def __init__(self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)):
+    def __init__(
+        self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)
+    ):
         super().__init__(non_blocking=True)
         for name, values in dict(mean=mean, std=std).items():
             if not isinstance(values, list | tuple) or not values or len(values) != len(mean):
@@ -61,10 +63,19 @@ class BEiTPretrainer(BaseModel):
     """
 
     def __init__(
-        self, backbone: dict, target: dict, head: dict, num_masked: int = 75, data_preprocessor: dict | None = None
+        self,
+        backbone: dict,
+        target: dict,
+        head: dict,
+        num_masked: int = 75,
+        data_preprocessor: dict | None = None,
     ):
         super().__init__(data_preprocessor or dict(type='beit_mm.MIMDataPreprocessor'))
-        self.backbone, self.target, self.head = MODELS.build(backbone), MODELS.build(target), MODELS.build(head)
+        self.backbone, self.target, self.head = (
+            MODELS.build(backbone),
+            MODELS.build(target),
+            MODELS.build(head),
+        )
         whole(1, num_masked=num_masked)
         self.num_masked = num_masked
         if self.head.proj.out_features != self.target.channels:
@@ -76,24 +87,36 @@ class BEiTPretrainer(BaseModel):
 
     def init_weights(self) -> None:
         super().init_weights()
-        self.target_fingerprint.fill_(self.target.fingerprint())  # a missing tokenizer stops the run here
+        self.target_fingerprint.fill_(
+            self.target.fingerprint()
+        )  # a missing tokenizer stops the run here
 
-    def forward(self, inputs: dict[str, Tensor], data_samples: list | None = None, mode: str = 'tensor'):
+    def forward(
+        self, inputs: dict[str, Tensor], data_samples: list | None = None, mode: str = 'tensor'
+    ):
         if mode not in ('loss', 'predict', 'tensor'):
             raise ValueError(f"mode={mode!r} is unknown: choose 'loss', 'predict' or 'tensor'")
-        return dict(loss=self.loss, predict=self.predict, tensor=self.extract_feat)[mode](inputs, data_samples)
+        return dict(loss=self.loss, predict=self.predict, tensor=self.extract_feat)[mode](
+            inputs, data_samples
+        )
 
-    def extract_feat(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> tuple[Tensor, ...]:
+    def extract_feat(
+        self, inputs: dict[str, Tensor], data_samples: list | None = None
+    ) -> tuple[Tensor, ...]:
         """The backbone's features of `patch_view`, with the patches hidden that `mask`, if there is one, hides."""
         return self.backbone(inputs['patch_view'], inputs.get('mask'))
 
-    def loss(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
+    def loss(
+        self, inputs: dict[str, Tensor], data_samples: list | None = None
+    ) -> dict[str, Tensor]:
         """Predict the target of the hidden patches from the others."""
         features, target, valid, _ = self._read(inputs)
         places = dict(masked_accuracy=valid)
         if self.target.recover == 'all':
             mask = inputs.get('mask')
-            places = dict(accuracy_all=valid) | ({} if mask is None else dict(masked_accuracy=mask.flatten(1)))
+            places = dict(accuracy_all=valid) | (
+                {} if mask is None else dict(masked_accuracy=mask.flatten(1))
+            )
         return self.head.loss(features, target, valid, places)
 
     def _read(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -109,7 +132,9 @@ class BEiTPretrainer(BaseModel):
 
     def _places(self, mask: Tensor | None, target: Tensor) -> tuple[Tensor, Tensor]:
         if self.target.recover == 'all':
-            index = torch.arange(target.shape[1] * target.shape[2], device=target.device).expand(len(target), -1)
+            index = torch.arange(target.shape[1] * target.shape[2], device=target.device).expand(
+                len(target), -1
+            )
             return index, torch.ones_like(index, dtype=torch.bool)
         if mask is None:
             raise ValueError(
@@ -128,7 +153,9 @@ class BEiTPretrainer(BaseModel):
     # -- evaluation: both terms of the paper's eq. 3 ---------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(self, inputs: dict[str, Tensor], data_samples: list | None = None) -> list[BaseDataElement]:
+    def predict(
+        self, inputs: dict[str, Tensor], data_samples: list | None = None
+    ) -> list[BaseDataElement]:
         """Return one sample per image, with fields of its M places: `index`, `valid` (they count in the loss) and `hidden`.
 
         Of tokens: `target` and `prediction` (ids) and `log_p_tokens` (of the target, nats); with a token view, and a
@@ -145,7 +172,9 @@ class BEiTPretrainer(BaseModel):
             fields['mse'] = (prediction - target).square().mean(-1)
         else:
             fields |= dict(target=target, prediction=prediction.argmax(-1))
-            fields['log_p_tokens'] = prediction.log_softmax(-1).gather(-1, target[..., None])[..., 0]
+            fields['log_p_tokens'] = prediction.log_softmax(-1).gather(-1, target[..., None])[
+                ..., 0
+            ]
             if 'token_view' in inputs and self.target.tokenizer.decoder is not None:
                 dvae, view = self.target.tokenizer, inputs['token_view']
                 likelihood = dvae.log_likelihood(dvae.decode_maps(dvae.tokens(view)), view)

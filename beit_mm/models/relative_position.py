@@ -29,14 +29,19 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(make)
     def cached(*arguments: Hashable) -> Tensor:
-        key = tuple(int(value) if isinstance(value, int | torch.SymInt) else value for value in arguments)
+        key = tuple(
+            int(value) if isinstance(value, int | torch.SymInt) else value for value in arguments
+        )
         with lock:
             found = kept.pop(key, None)
             if found is None:
                 with ThreadPoolExecutor(1) as pool:
                     found = pool.submit(make, *key).result()
             kept[key] = found
-            while len(kept) > 1 and sum(tensor.nbytes for tensor in kept.values()) > MAX_CACHE_MB << 20:
+            while (
+                len(kept) > 1
+                and sum(tensor.nbytes for tensor in kept.values()) > MAX_CACHE_MB << 20
+            ):
                 del kept[next(iter(kept))]
         return torch.ops.aten.lift_fresh(found)  # for a tracer, which knows it as a constant then
 
@@ -60,7 +65,9 @@ def _index(h: int, w: int, device: torch.device) -> Tensor:
     rows, offset_y, offset_x = table_rows((h, w)), y[:, None] - y + h - 1, x[:, None] - x + w - 1
     index = np.full((h * w + 1, h * w + 1), rows - 1)
     index[0, 1:], index[1:, 0] = rows - 3, rows - 2
-    index[1:, 1:] = (offset_y[:, None, :, None] * (2 * w - 1) + offset_x[:, None, :]).reshape(h * w, h * w)
+    index[1:, 1:] = (offset_y[:, None, :, None] * (2 * w - 1) + offset_x[:, None, :]).reshape(
+        h * w, h * w
+    )
     return torch.from_numpy(index).to(device)
 
 
@@ -90,9 +97,13 @@ def _spline_matrix(source: int, target: int, device: torch.device, dtype: torch.
         known = _geometric_offsets(source, target)
     else:
         wanted = _geometric_offsets(target, source)
-    degree = min(3, len(known) - 1)  # 0 for one row or column of patches: there is nothing to interpolate between
+    degree = min(
+        3, len(known) - 1
+    )  # 0 for one row or column of patches: there is nothing to interpolate between
     spline = make_interp_spline(known, np.eye(len(known)), k=degree)
-    return torch.from_numpy(spline(wanted.clip(known[0], known[-1]))).to(device, dtype)  # nothing is extrapolated
+    return torch.from_numpy(spline(wanted.clip(known[0], known[-1]))).to(
+        device, dtype
+    )  # nothing is extrapolated
 
 
 def resize_bias_table(table: Tensor, source: Grid, target: Grid) -> Tensor:
@@ -101,10 +112,15 @@ def resize_bias_table(table: Tensor, source: Grid, target: Grid) -> Tensor:
     Gradients flow back to `table`. Raises ValueError when the table's rows are not those of the source grid.
     """
     if len(table) != table_rows(source):
-        raise ValueError(f'a bias table of grid {source} has {table_rows(source)} rows, this one has {len(table)}')
+        raise ValueError(
+            f'a bias table of grid {source} has {table_rows(source)} rows, this one has {len(table)}'
+        )
     if source == target:
         return table
-    splines = [_spline_matrix(*sides, table.device, table.dtype) for sides in zip(source, target, strict=True)]
+    splines = [
+        _spline_matrix(*sides, table.device, table.dtype)
+        for sides in zip(source, target, strict=True)
+    ]
     offsets = table[:-3].unflatten(0, (2 * source[0] - 1, -1))
     device = table.device.type
     with nullcontext() if device == 'meta' else torch.autocast(device, enabled=False):
@@ -120,7 +136,9 @@ def position_bias(table: Tensor, grid: Grid, target: Grid) -> Tensor:
     """Return the bias added to the attention logits: [heads, 1 + N, 1 + N] for the target grid's N patches."""
     target = int(target[0]), int(target[1])  # a tracer has symbols here
     index, table = _index(*target, table.device), resize_bias_table(table, grid, target)
-    if table.device.type == 'cpu':  # three times as fast there; on a GPU its gradient would be summed in any order
+    if (
+        table.device.type == 'cpu'
+    ):  # three times as fast there; on a GPU its gradient would be summed in any order
         return table.t().index_select(1, index.flatten()).unflatten(1, index.shape)
     return table[index].permute(2, 0, 1).contiguous()
 

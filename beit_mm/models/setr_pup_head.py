@@ -53,25 +53,45 @@ class SETRPUPHead(BaseDecodeHead):
         if upsample not in ('bilinear', 'deconv'):
             raise ValueError(f"upsample={upsample!r} is unknown: choose 'bilinear' or 'deconv'")
         levels = (in_channels, kwargs.get('in_index', -1))
-        if not all(isinstance(i, Integral) for i in levels) or kwargs.get('input_transform') is not None:
+        if (
+            not all(isinstance(i, Integral) for i in levels)
+            or kwargs.get('input_transform') is not None
+        ):
             raise ValueError(
                 f'in_channels={in_channels}, in_index={levels[1]}, input_transform={kwargs.get("input_transform")}: '
                 'SETRPUPHead reads one level, so the first two have to be an int and the third None'
             )
         if not isinstance(num_stages, Integral) or num_stages < 1:
-            raise ValueError(f'num_stages={num_stages!r}: give 4 for patch 16, 3 for patch 8, at least 1')
+            raise ValueError(
+                f'num_stages={num_stages!r}: give 4 for patch 16, 3 for patch 8, at least 1'
+            )
         whole(1, in_channels=in_channels, channels=channels)
         if 'num_classes' in kwargs:
             whole(1, num_classes=kwargs['num_classes'])
         finite(0, dropout_ratio=dropout_ratio)
         in_channels, channels, kwargs['in_index'] = int(in_channels), int(channels), int(levels[1])
-        super().__init__(in_channels=in_channels, channels=channels, dropout_ratio=dropout_ratio, **kwargs)
+        super().__init__(
+            in_channels=in_channels, channels=channels, dropout_ratio=dropout_ratio, **kwargs
+        )
         self.bilinear = upsample == 'bilinear'
-        conv = dict(kernel_size=3, padding=1) if self.bilinear else dict(kernel_size=4, stride=2, padding=1)
+        conv = (
+            dict(kernel_size=3, padding=1)
+            if self.bilinear
+            else dict(kernel_size=4, stride=2, padding=1)
+        )
         conv_cfg = self.conv_cfg if self.bilinear else dict(type='deconv')
-        self.norm = nn.LayerNorm(in_channels, eps=1e-6)  # a BEiT feature map is a block's output, not normalised yet
+        self.norm = nn.LayerNorm(
+            in_channels, eps=1e-6
+        )  # a BEiT feature map is a block's output, not normalised yet
         self.stages = nn.ModuleList(
-            ConvModule(in_c, channels, **conv, conv_cfg=conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+            ConvModule(
+                in_c,
+                channels,
+                **conv,
+                conv_cfg=conv_cfg,
+                norm_cfg=self.norm_cfg,
+                act_cfg=self.act_cfg,
+            )
             for in_c in [in_channels] + [channels] * (num_stages - 1)
         )
 

@@ -24,8 +24,14 @@ class EncoderDecoder(Stock):
         """Image [B, C, H, W] → logits [B, classes, H, W]."""
         batch, _, height, width = inputs.shape
         (high, wide), (down, right) = self.test_cfg.crop_size, self.test_cfg.stride
-        places = [(top, left) for top in starts(height, high, down) for left in starts(width, wide, right)]
-        windows = [(i, slice(top, top + high), slice(left, left + wide)) for top, left in places for i in range(batch)]
+        places = [
+            (top, left) for top in starts(height, high, down) for left in starts(width, wide, right)
+        ]
+        windows = [
+            (i, slice(top, top + high), slice(left, left + wide))
+            for top, left in places
+            for i in range(batch)
+        ]
         logits = inputs.new_zeros(batch, self.out_channels, height, width)
         count = inputs.new_zeros(height, width)
         for top, left in places:
@@ -35,6 +41,8 @@ class EncoderDecoder(Stock):
             part = windows[first : first + together]
             crops = torch.stack([inputs[i, :, rows, columns] for i, rows, columns in part])
             batch_img_metas[0]['img_shape'] = crops.shape[2:]  # the head resizes its logits to this
-            for (i, rows, columns), window in zip(part, self.encode_decode(crops, batch_img_metas), strict=True):
+            for (i, rows, columns), window in zip(
+                part, self.encode_decode(crops, batch_img_metas), strict=True
+            ):
                 logits[i, :, rows, columns] += window
         return logits.div_(count)

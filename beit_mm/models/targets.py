@@ -36,13 +36,27 @@ class TokenTarget(Target):
             official code has float16 on a GPU. A few ids in a thousand differ then, in bfloat16 one or two in a hundred.
     """
 
-    def __init__(self, tokenizer: dict, checkpoint: str | None = None, recover: str = 'masked', dtype: str = 'float32'):
-        if not isinstance(tokenizer, dict) or 'type' not in tokenizer or not isinstance(checkpoint, str | None):
-            raise TypeError(f'tokenizer={tokenizer!r}, checkpoint={checkpoint!r}: give a config, and a path or None')
+    def __init__(
+        self,
+        tokenizer: dict,
+        checkpoint: str | None = None,
+        recover: str = 'masked',
+        dtype: str = 'float32',
+    ):
+        if (
+            not isinstance(tokenizer, dict)
+            or 'type' not in tokenizer
+            or not isinstance(checkpoint, str | None)
+        ):
+            raise TypeError(
+                f'tokenizer={tokenizer!r}, checkpoint={checkpoint!r}: give a config, and a path or None'
+            )
         one_of(DTYPES, dtype=dtype)
         self.half = DTYPES[dtype]
         self._tokenizer, self._loaded, self.checkpoint = MODELS.build(tokenizer), False, checkpoint
-        self.cached: int | None = None  # fingerprint of the ids in a token cache; `engine.CachedTokens` tells
+        self.cached: int | None = (
+            None  # fingerprint of the ids in a token cache; `engine.CachedTokens` tells
+        )
         self._tokenizer.eval().requires_grad_(False)
         super().__init__(self._tokenizer.vocab_size, recover)
 
@@ -81,7 +95,9 @@ class TokenTarget(Target):
         if 'token_ids' in inputs:
             return inputs['token_ids']
         if 'token_view' not in inputs:
-            raise ValueError('the batch has neither a token_view nor cached token_ids: set TwoViews.token_size')
+            raise ValueError(
+                'the batch has neither a token_view nor cached token_ids: set TwoViews.token_size'
+            )
         view = inputs['token_view']
         with torch.autocast(view.device.type, enabled=False):  # whatever the model's precision
             return self.tokenizer.to(view.device).tokens(view, self.half)

@@ -29,7 +29,9 @@ def convolve_resized(levels: list[Tensor], weight: Tensor, align_corners: bool =
     out = F.conv2d(first, own, padding=1)
     height, width = out.shape[2:]
     for level, kernel in zip(coarse, weights, strict=True):
-        taps = F.conv2d(level, kernel.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]).unflatten(1, (3, 3, -1))
+        taps = F.conv2d(level, kernel.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]).unflatten(
+            1, (3, 3, -1)
+        )
         for dy in range(3):
             rows = taps.new_zeros(*taps.shape[:1], *taps.shape[3:5], width)
             for dx in range(3):
@@ -67,7 +69,12 @@ class UPerHead(_UPerHead):
         plain = is_plain(last.conv, nn.Conv2d) and not is_hooked(last) and last.with_norm
         device = inputs[0].device.type
         in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if self.training or not plain or in_graph or (device != 'meta' and torch.is_autocast_enabled(device)):
+        if (
+            self.training
+            or not plain
+            or in_graph
+            or (device != 'meta' and torch.is_autocast_enabled(device))
+        ):
             return super()._forward_feature(inputs)
         inputs = self._transform_inputs(inputs)
         laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, inputs[:-1], strict=True)]
@@ -75,6 +82,8 @@ class UPerHead(_UPerHead):
         for i in range(len(laterals) - 1, 0, -1):
             finer = laterals[i - 1]
             laterals[i - 1] = finer + _resized(laterals[i], finer.shape[2:], self.align_corners)
-        levels = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals[:-1], strict=True)]
+        levels = [
+            conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals[:-1], strict=True)
+        ]
         out = convolve_resized([*levels, laterals[-1]], last.conv.weight, self.align_corners)
         return last.activate(last.norm(out))

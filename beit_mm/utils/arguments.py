@@ -7,13 +7,18 @@ from numbers import Integral, Real
 
 def whole(least: int, **given: object) -> None:
     """Raises ValueError for settings that are no whole numbers, or below `least`."""
-    _refuse({k: v for k, v in given.items() if not _is(v, Integral) or v < least}, f'whole numbers, at least {least}')
+    _refuse(
+        {k: v for k, v in given.items() if not _is(v, Integral) or v < least},
+        f'whole numbers, at least {least}',
+    )
 
 
 def finite(least: float = -math.inf, **given: object) -> None:
     """Raises ValueError for settings that are no finite numbers, or below `least`."""
     end = '' if least == -math.inf else f', at least {least}'
-    wrong = {k: v for k, v in given.items() if not _is(v, Real) or not math.isfinite(v) or v < least}
+    wrong = {
+        k: v for k, v in given.items() if not _is(v, Real) or not math.isfinite(v) or v < least
+    }
     _refuse(wrong, f'finite numbers{end}')
 
 
@@ -41,7 +46,9 @@ def checkpoint_of(init_cfg: dict | None, model: str) -> str | None:
     if not init_cfg:
         return None
     if init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg:
-        raise ValueError(f"init_cfg={init_cfg}: {model} takes dict(type='Pretrained', checkpoint=…) or None")
+        raise ValueError(
+            f"init_cfg={init_cfg}: {model} takes dict(type='Pretrained', checkpoint=…) or None"
+        )
     return init_cfg['checkpoint']
 
 
@@ -49,7 +56,11 @@ def span(highest: float = math.inf, **given: object) -> None:
     """Raises ValueError for settings that are not (low, high), 0 < low ≤ high ≤ `highest`."""
     wrong = {}
     for name, value in given.items():
-        two = isinstance(value, list | tuple) and len(value) == 2 and all(_is(end, Real) for end in value)
+        two = (
+            isinstance(value, list | tuple)
+            and len(value) == 2
+            and all(_is(end, Real) for end in value)
+        )
         if not two or not 0 < value[0] <= value[1] <= highest or value[1] == math.inf:
             wrong[name] = value
     _refuse(wrong, f'(low, high), 0 < low ≤ high{"" if highest == math.inf else f" ≤ {highest:g}"}')
@@ -67,9 +78,13 @@ def _is(value: object, kind: type) -> bool:
 
 def _refuse(wrong: dict[str, object], needed: str) -> None:
     if wrong:
-        raise ValueError(f'{", ".join(f"{name}={value!r}" for name, value in wrong.items())}: give {needed}')
+        raise ValueError(
+            f'{", ".join(f"{name}={value!r}" for name, value in wrong.items())}: give {needed}'
+        )
 
 
 def few(names: list[str]) -> str:
     """Return at most eight names, and how many there are if there are more, for a message."""
-    return ', '.join(names[:8]) + (f' … ({len(names)})' if len(names) > 8 else '') if names else 'none'
+    return (
+        ', '.join(names[:8]) + (f' … ({len(names)})' if len(names) > 8 else '') if names else 'none'
+    )

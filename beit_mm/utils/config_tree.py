@@ -9,7 +9,9 @@ def nodes(tree: object) -> Iterator[dict]:
     """Every dict in a nested config."""
     if isinstance(tree, dict):
         yield tree
-    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ():
+    for child in (
+        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    ):
         yield from nodes(child)
 
 

@@ -15,7 +15,10 @@ from types import ModuleType
 
 SCHEME = 'beit_mm://'  # before the name of a checkpoint, for loaders of mmengine: keys get this project's names
 _HUB = 'mmpretrain.apis.model'
-_TASKS = ('pretrain', 'classification')  # mmpretrain's; mmseg looks a name up in its own package only
+_TASKS = (
+    'pretrain',
+    'classification',
+)  # mmpretrain's; mmseg looks a name up in its own package only
 
 
 def root() -> Path:
@@ -37,7 +40,9 @@ def _register(hub: ModuleType) -> None:
     for metafile in (root() / 'configs' / task / 'metafile.yml' for task in _TASKS):
         if metafile.is_file():  # not where the package's folder alone was copied
             hub.ModelHub.register_model_index(metafile, config_prefix=root())
-    for model in hub.ModelHub._models_dict.values():  # `get_model(NAME, pretrained=True)` renames no keys
+    for (
+        model
+    ) in hub.ModelHub._models_dict.values():  # `get_model(NAME, pretrained=True)` renames no keys
         if Path(model.filepath).is_relative_to(root()):
             model.weights = f'{SCHEME}{model.name}'
 

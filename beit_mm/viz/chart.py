@@ -8,10 +8,14 @@ from .draw import COLOURS, text, ticks
 _WIDTH, _HEIGHT = 520, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 508, 34, 284  # of the plane; the legend lies above its top
 
-Series = dict[str, list[tuple[float, float, float]]]  # name → (x, y, half the height of the error bar, NaN for none)
+Series = dict[
+    str, list[tuple[float, float, float]]
+]  # name → (x, y, half the height of the error bar, NaN for none)
 
 
-def chart(series: Series, title: str, x_label: str, log: bool = False, level: float | None = None) -> str:
+def chart(
+    series: Series, title: str, x_label: str, log: bool = False, level: float | None = None
+) -> str:
     """The SVG. `log`: x in powers, with the points' own x as ticks; `level`: a dashed line at that y.
 
     Raises ValueError when there is no point.
@@ -20,7 +24,9 @@ def chart(series: Series, title: str, x_label: str, log: bool = False, level: fl
     if not points:
         raise ValueError(f'the chart {title!r} has no point')
     xs = sorted({x for x, _, _ in points})
-    reach = [y + s * e for _, y, e in points for s in (-1, 1) if not math.isnan(e)] + [y for _, y, _ in points]
+    reach = [y + s * e for _, y, e in points for s in (-1, 1) if not math.isnan(e)] + [
+        y for _, y, _ in points
+    ]
     if level is not None:
         reach.append(level)
     margin = 0.06 * (max(reach) - min(reach)) or 1.0
@@ -45,9 +51,13 @@ def chart(series: Series, title: str, x_label: str, log: bool = False, level: fl
         parts.append(f'<text x="{_LEFT - 6}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
     for x in xs if log else ticks(first, last):
         parts.append(f'<text x="{px(x):.1f}" y="{_BOTTOM + 16}" text-anchor="middle">{x:g}</text>')
-    parts.append(f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 36}" text-anchor="middle">{text(x_label)}</text>')
+    parts.append(
+        f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 36}" text-anchor="middle">{text(x_label)}</text>'
+    )
     if level is not None:
-        parts.append(f'<path d="M{_LEFT} {py(level):.1f}H{_RIGHT}" stroke="#000" stroke-dasharray="5 4"/>')
+        parts.append(
+            f'<path d="M{_LEFT} {py(level):.1f}H{_RIGHT}" stroke="#000" stroke-dasharray="5 4"/>'
+        )
     x = _LEFT
     for (name, line), colour in zip(series.items(), cycle(COLOURS)):
         path = 'L'.join(f'{px(at):.1f} {py(y):.1f}' for at, y, _ in line)

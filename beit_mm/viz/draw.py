@@ -14,7 +14,15 @@ HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_I
     :, 0, ::-1
 ].copy()  # RGB [256, 3]
 OPACITY = 0.6  # of a map over its image
-MARKS = ((255, 140, 0), (255, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0), (0, 0, 255))
+MARKS = (
+    (255, 140, 0),
+    (255, 0, 255),
+    (0, 255, 255),
+    (0, 255, 0),
+    (255, 255, 0),
+    (255, 0, 0),
+    (0, 0, 255),
+)
 # Readable on white and on black, and told apart by those who see red and green alike.
 COLOURS = ('#0b84c6', '#e07b00', '#1a9a6c', '#c9529d', '#8c7ae6', '#a08a00')
 
@@ -34,7 +42,9 @@ def text(words: str) -> str:
 
 def png(image: np.ndarray) -> str:
     """An image as a data URI."""
-    encoded = cv2.imencode('.png', np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
+    encoded = cv2.imencode(
+        '.png', np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    )[1]
     return 'data:image/png;base64,' + base64.b64encode(encoded).decode()
 
 
@@ -50,7 +60,9 @@ def hide(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(hidden[..., None], np.uint8(128), image)
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence, share: float = 0.6) -> np.ndarray:
+def overlay(
+    image: np.ndarray, labels: np.ndarray, palette: Sequence, share: float = 0.6
+) -> np.ndarray:
     """Labels [H, W] in the colours of a palette [K, 3] over the image; those beyond the palette leave it as it is."""
     known = labels < len(palette)
     colours = np.asarray(palette, float)[np.where(known, labels, 0)]
@@ -69,7 +81,9 @@ def heat(image: np.ndarray, shares: np.ndarray, brightest: float | None = None) 
     `brightest`: the share that has the brightest color, and those above it; None: the largest.
     """
     levels = (255 * shares / (brightest or shares.max() or 1)).round().clip(0, 255).astype(np.uint8)
-    rows, columns = (np.arange(n) * cells // n for n, cells in zip(image.shape[:2], shares.shape, strict=True))
+    rows, columns = (
+        np.arange(n) * cells // n for n, cells in zip(image.shape[:2], shares.shape, strict=True)
+    )
     colours = HEAT[levels][rows[:, None], columns]
     return ((1 - OPACITY) * grey(image) + OPACITY * colours).round().astype(np.uint8)
 
@@ -98,11 +112,15 @@ def outline_hidden(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def color_apart(palette: Sequence) -> tuple[int, int, int]:
     """Return the one of `MARKS` that is farthest from all colors of a palette [K, 3]."""
-    distance = np.linalg.norm(np.asarray(MARKS, float)[:, None] - np.asarray(palette, float), axis=2)
+    distance = np.linalg.norm(
+        np.asarray(MARKS, float)[:, None] - np.asarray(palette, float), axis=2
+    )
     return MARKS[distance.min(1).argmax()]
 
 
-def errors(image: np.ndarray, wrong: np.ndarray, labelled: np.ndarray, color: Sequence) -> np.ndarray:
+def errors(
+    image: np.ndarray, wrong: np.ndarray, labelled: np.ndarray, color: Sequence
+) -> np.ndarray:
     """Return the grey image, in `color` where `wrong` [H, W], and black where it is not `labelled`."""
     drawn = overlay(grey(image) // 2 + 64, np.where(wrong, 0, 1), [color], share=0.8)
     return np.where(labelled[..., None], drawn, 0).astype(np.uint8)
@@ -125,12 +143,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, float], x_label: str) -> str:
+def line_chart(
+    lines: dict[str, list[tuple[float, float]]], levels: dict[str, float], x_label: str
+) -> str:
     """An SVG of named lines, points (x, y) each with x ≥ 0, and of dashed horizontal levels; several have a legend.
 
     What is not finite is left out; '' when nothing is left.
     """
-    lines = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in lines.items()}
+    lines = {
+        name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in lines.items()
+    }
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return ''
@@ -153,9 +175,13 @@ def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, fl
         parts.append(f'<text x="{left - 6}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
     for x in ticks(0, x_high):
         parts.append(f'<text x="{px(x):.1f}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>')
-    parts.append(f'<text x="{(left + right) / 2}" y="258" text-anchor="middle">{text(x_label)}</text>')
+    parts.append(
+        f'<text x="{(left + right) / 2}" y="258" text-anchor="middle">{text(x_label)}</text>'
+    )
     for name, y in levels.items():
-        parts.append(f'<path d="M{left} {py(y):.1f}H{right}" stroke="currentColor" stroke-dasharray="5 4"/>')
+        parts.append(
+            f'<path d="M{left} {py(y):.1f}H{right}" stroke="currentColor" stroke-dasharray="5 4"/>'
+        )
         parts.append(f'<text x="{right}" y="{py(y) - 5:.1f}" text-anchor="end">{text(name)}</text>')
     shades = [f'hsl({250 - 220 * i // max(len(lines) - 1, 1)} 75% 50%)' for i in range(len(lines))]
     colours = dict(zip(lines, COLOURS if len(lines) <= len(COLOURS) else shades, strict=False))
@@ -167,13 +193,18 @@ def line_chart(lines: dict[str, list[tuple[float, float]]], levels: dict[str, fl
 
 def legend(colours: dict[str, str]) -> str:
     """Names beside patches of their colours (CSS)."""
-    chips = [f'<span><i style="background:{text(colour)}"></i>{text(name)}</span>' for name, colour in colours.items()]
+    chips = [
+        f'<span><i style="background:{text(colour)}"></i>{text(name)}</span>'
+        for name, colour in colours.items()
+    ]
     return f'<p class="legend">{"".join(chips)}</p>'
 
 
 def picture_table(columns: list[str], rows: list[list[np.ndarray]]) -> str:
     """Images in columns, one scene or more a row."""
-    cells = [[_img(image, column) for column, image in zip(columns, row, strict=True)] for row in rows]
+    cells = [
+        [_img(image, column) for column, image in zip(columns, row, strict=True)] for row in rows
+    ]
     # More than six do not fit beside each other on a phone: they scroll.
     wide = f' style="min-width:{6 * len(columns)}rem"' if len(columns) > 6 else ''
     return _table(f' class="pictures"{wide}', columns, cells)
@@ -202,4 +233,8 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _table(attributes: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [''.join(f'<th>{text(cell)}</th>' for cell in head)]
     lines += [''.join(f'<td>{cell}</td>' for cell in row) for row in rows]
-    return f'<div class="wide"><table{attributes}><tr>' + '</tr><tr>'.join(lines) + '</tr></table></div>'
+    return (
+        f'<div class="wide"><table{attributes}><tr>'
+        + '</tr><tr>'.join(lines)
+        + '</tr></table></div>'
+    )

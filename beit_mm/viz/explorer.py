@@ -46,7 +46,10 @@ def read(backbone: BEiT, image: Tensor, limit: int = LIMIT) -> Maps:
 
     heads = attention.of_blocks(backbone, image, keep)
     through = [_small(each[None], grid, factor) for each in attention.rollout(means)]
-    parts = [[np.concatenate(pair) for pair in zip(*block, strict=True)] for block in zip(heads, through, strict=True)]
+    parts = [
+        [np.concatenate(pair) for pair in zip(*block, strict=True)]
+        for block in zip(heads, through, strict=True)
+    ]
     levels, top, to_cls = (np.stack(part) for part in zip(*parts, strict=True))
     return Maps(levels, top, to_cls, tuple(-(-side // factor) for side in grid), factor)
 
@@ -72,15 +75,29 @@ def _small(found: Tensor, grid: Grid, factor: int) -> tuple[np.ndarray, np.ndarr
     return levels, top, (1 - patches.sum(-1)).clamp(0, 1).cpu().numpy()
 
 
-def write(path: Path, images: dict[str, tuple[np.ndarray, Maps]], source: str, notes: list[str]) -> None:
+def write(
+    path: Path, images: dict[str, tuple[np.ndarray, Maps]], source: str, notes: list[str]
+) -> None:
     """Write the page for images (name → uint8 RGB [H, W, 3] and maps); `source` names the checkpoint, `notes` are said below."""
     palette = base64.b64encode(draw.HEAT.tobytes()).decode()
-    data = dict(palette=palette, opacity=draw.OPACITY, images=[_image(name, *found) for name, found in images.items()])
+    data = dict(
+        palette=palette,
+        opacity=draw.OPACITY,
+        images=[_image(name, *found) for name, found in images.items()],
+    )
     # A `<` in a name must not end the script that holds the data.
     data = json.dumps(data).replace('<', '\\u003c')
     options = ''.join(f'<option value="{i}">{text(name)}</option>' for i, name in enumerate(images))
-    chooser = f'<label for="image">Image</label><select id="image">{options}</select>' if len(images) > 1 else ''
-    body = _BODY.format(source=text(source), chooser=chooser, notes=''.join(f'<li>{text(note)}</li>' for note in notes))
+    chooser = (
+        f'<label for="image">Image</label><select id="image">{options}</select>'
+        if len(images) > 1
+        else ''
+    )
+    body = _BODY.format(
+        source=text(source),
+        chooser=chooser,
+        notes=''.join(f'<li>{text(note)}</li>' for note in notes),
+    )
     sections = [body, f'<script type="application/json" id="data">{data}</script>']
     page.write(path, 'What a patch attends to', sections, STYLE, SCRIPT)
 
@@ -88,12 +105,19 @@ def write(path: Path, images: dict[str, tuple[np.ndarray, Maps]], source: str, n
 def _image(name: str, image: np.ndarray, maps: Maps) -> dict:
     longer = max(image.shape[:2])
     if longer > SHOWN:
-        image = resized(image, tuple(max(round(side * SHOWN / longer), 1) for side in image.shape[:2]))
+        image = resized(
+            image, tuple(max(round(side * SHOWN / longer), 1) for side in image.shape[:2])
+        )
     packed = {
         key: base64.b64encode(np.ascontiguousarray(getattr(maps, key)).tobytes()).decode()
         for key in ('levels', 'top', 'to_cls')
     }
-    shape = dict(grid=maps.grid, layers=maps.levels.shape[0], heads=maps.levels.shape[1] - 1, factor=maps.factor)
+    shape = dict(
+        grid=maps.grid,
+        layers=maps.levels.shape[0],
+        heads=maps.levels.shape[1] - 1,
+        factor=maps.factor,
+    )
     return dict(name=name, picture=draw.png(image), **shape, **packed)
 
 
@@ -103,11 +127,16 @@ def unpack(page_text: str) -> list[tuple[str, Maps]]:
     found = []
     for entry in json.loads(page_text[start : page_text.index('</script>', start)])['images']:
         cells, rows = entry['grid'][0] * entry['grid'][1], (entry['layers'], entry['heads'] + 1)
-        levels = np.frombuffer(base64.b64decode(entry['levels']), np.uint8).reshape(*rows, cells, cells)
-        top, to_cls = (
-            np.frombuffer(base64.b64decode(entry[key]), '<f4').reshape(*rows, cells) for key in ('top', 'to_cls')
+        levels = np.frombuffer(base64.b64decode(entry['levels']), np.uint8).reshape(
+            *rows, cells, cells
         )
-        found.append((entry['name'], Maps(levels, top, to_cls, tuple(entry['grid']), entry['factor'])))
+        top, to_cls = (
+            np.frombuffer(base64.b64decode(entry[key]), '<f4').reshape(*rows, cells)
+            for key in ('top', 'to_cls')
+        )
+        found.append(
+            (entry['name'], Maps(levels, top, to_cls, tuple(entry['grid']), entry['factor']))
+        )
     return found
 
 

@@ -24,11 +24,15 @@ class Filled(NamedTuple):
     def right(self, mask: int) -> float:
         """The share of the hidden tokens that were guessed; 0 where none is hidden."""
         hidden = torch.from_numpy(self.masks[mask])
-        return (self.guessed[mask] == self.true)[hidden].float().sum().item() / max(hidden.sum().item(), 1)
+        return (self.guessed[mask] == self.true)[hidden].float().sum().item() / max(
+            hidden.sum().item(), 1
+        )
 
 
 @torch.no_grad()
-def fill(backbone: BEiT, head: nn.Module, patch_view: Tensor, true: Tensor, masks: np.ndarray) -> Filled:
+def fill(
+    backbone: BEiT, head: nn.Module, patch_view: Tensor, true: Tensor, masks: np.ndarray
+) -> Filled:
     """Guess hidden tokens. `patch_view` f32 [1, 3, H, W] as the backbone takes it, `true` ids [h, w], `masks` bool [M, h, w]."""
     hidden = torch.from_numpy(masks)
     features = backbone(patch_view.expand(len(masks), -1, -1, -1), hidden)[0][:, 1:]
@@ -73,11 +77,14 @@ def table(
     true = tokenizer.tokens(to_tensor(views[1])[None] / 255)[0]
     found = fill(backbone, head, normalised(views[0], normalization), true, masks)
     drawn = [
-        shown(draw.to_uint8(each.numpy()), bands) for each in _decode(tokenizer, torch.cat([true[None], found.guessed]))
+        shown(draw.to_uint8(each.numpy()), bands)
+        for each in _decode(tokenizer, torch.cat([true[None], found.guessed]))
     ]
     drawn[1:] = map(draw.outline_hidden, drawn[1:], masks)
     columns = ['image; its tokens']
-    columns += [f'{mask.mean():.0%} hidden; {found.right(i):.0%} right' for i, mask in enumerate(masks)]
+    columns += [
+        f'{mask.mean():.0%} hidden; {found.right(i):.0%} right' for i, mask in enumerate(masks)
+    ]
     visible = shown(views[0], bands)
     seen = [visible, *(draw.hide(visible, mask) for mask in masks)]
     return draw.picture_table(columns, [seen, drawn])

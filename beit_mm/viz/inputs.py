@@ -28,16 +28,24 @@ class Weights:
         self.facts: Facts = describe(self.state, meta.get('num_heads'))
         other = IMAGENET if self.facts.kind == 'segmentor' and self.origin != 'hf' else PUBLISHED
         if 'normalization' not in meta and self.facts.in_channels != 3:
-            other = {name: values[:1] * self.facts.in_channels for name, values in PUBLISHED.items()}
+            other = {
+                name: values[:1] * self.facts.in_channels for name, values in PUBLISHED.items()
+            }
         self.normalization: dict[str, list[float]] = meta.get('normalization', other)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in self.state.items() if key.startswith(prefix)}
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.state.items()
+            if key.startswith(prefix)
+        }
 
     def need(self, *kinds: str) -> None:
         """ValueError where the checkpoint is none of these kinds (`facts.Facts`)."""
         if self.facts.kind not in kinds:
-            raise ValueError(f'{self.source} holds a {self.facts.kind}, needed is a {" or ".join(kinds)}')
+            raise ValueError(
+                f'{self.source} holds a {self.facts.kind}, needed is a {" or ".join(kinds)}'
+            )
 
     def backbone(self, heads: int | None = None) -> BEiT:
         """The backbone, to its last block. `heads`: how many, where no relative position tells it."""
@@ -57,13 +65,19 @@ class Weights:
         """Both halves of the tokenizer."""
         self.need('tokenizer')
         if 'decoder.input.weight' not in self.state:
-            raise ValueError(f'{self.source} is an encoder alone, which has ids and no pictures: give both halves')
-        return _loaded(DiscreteVAE(**self._tokenizer_settings()), self.state, self.source, 'tokenizer')
+            raise ValueError(
+                f'{self.source} is an encoder alone, which has ids and no pictures: give both halves'
+            )
+        return _loaded(
+            DiscreteVAE(**self._tokenizer_settings()), self.state, self.source, 'tokenizer'
+        )
 
     def token_target(self) -> TokenTarget:
         """The tokenizer as pre-training takes it: it knows its fingerprint."""
         self.need('tokenizer')
-        return TokenTarget(dict(type='beit_mm.DiscreteVAE', **self._tokenizer_settings()), self.source)
+        return TokenTarget(
+            dict(type='beit_mm.DiscreteVAE', **self._tokenizer_settings()), self.source
+        )
 
     def _tokenizer_settings(self) -> dict[str, int]:
         keys = [key.split('.') for key in self.state if key.startswith('encoder.group_')]
@@ -71,7 +85,9 @@ class Weights:
             vocab_size=self.facts.channels,
             width=len(self.state['encoder.input.weight']),
             groups=max(int(key[1].removeprefix('group_')) for key in keys),
-            blocks=max(int(key[2].removeprefix('block_')) for key in keys if key[2].startswith('block_')),
+            blocks=max(
+                int(key[2].removeprefix('block_')) for key in keys if key[2].startswith('block_')
+            ),
             width_in=len(self.state['decoder.input.weight']),
             in_channels=self.facts.in_channels,
         )
@@ -112,7 +128,9 @@ def shown(image: np.ndarray, bands: list[int] | None = None) -> np.ndarray:
     channels = image.shape[2]
     chosen = bands or ([1, 2, 3] if channels >= 3 else [1, 1, 1])
     if len(chosen) != 3 or not all(1 <= band <= channels for band in chosen):
-        raise ValueError(f'--bands {" ".join(map(str, chosen))}: expected three numbers, 1 … {channels}')
+        raise ValueError(
+            f'--bands {" ".join(map(str, chosen))}: expected three numbers, 1 … {channels}'
+        )
     return np.ascontiguousarray(image[..., [band - 1 for band in chosen]])
 
 
@@ -127,7 +145,9 @@ def resized(image: np.ndarray, size: tuple[int, int], interpolation: str = 'bicu
     if image.shape[:2] == tuple(size):
         return image
     bands = (np.ascontiguousarray(image[..., band]) for band in range(image.shape[2]))
-    resize = partial(mmcv.imresize, size=tuple(size)[::-1], interpolation=interpolation, backend='pillow')
+    resize = partial(
+        mmcv.imresize, size=tuple(size)[::-1], interpolation=interpolation, backend='pillow'
+    )
     return np.stack([resize(band) for band in bands], -1)
 
 

@@ -26,7 +26,9 @@ class Segmentor:
 
     def __init__(self, cfg: Config, checkpoint: str):
         if not str(cfg.model.get('type')).endswith('EncoderDecoder'):
-            raise ValueError(f'{cfg.filename} is the config of a {cfg.model.get("type")}, needed is an EncoderDecoder')
+            raise ValueError(
+                f'{cfg.filename} is the config of a {cfg.model.get("type")}, needed is an EncoderDecoder'
+            )
         dataset = cfg.test_dataloader.dataset
         while 'pipeline' not in dataset and 'dataset' in dataset:
             dataset = dataset.dataset
@@ -35,8 +37,12 @@ class Segmentor:
             with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
                 kind = registry.get(dataset.type)
             known = kind.METAINFO | dict(dataset.get('metainfo') or {})
-            labels = [step for step in dataset.pipeline if str(step.type).endswith('LoadAnnotations')]
-            self.pipeline = Compose([TRANSFORMS.build(step) for step in dataset.pipeline if step not in labels])
+            labels = [
+                step for step in dataset.pipeline if str(step.type).endswith('LoadAnnotations')
+            ]
+            self.pipeline = Compose(
+                [TRANSFORMS.build(step) for step in dataset.pipeline if step not in labels]
+            )
         replace_loaders(self.pipeline.transforms)
         self.classes: list[str] = list(known['classes'])
         self.palette: list = known.get('palette') or colours(len(self.classes)).tolist()
@@ -99,7 +105,10 @@ def scene(model: Segmentor, path: str, image: np.ndarray, labels: Path | None) -
     """Draw the prediction over an image uint8 RGB and, if given, the truth of its label map and the errors."""
     truth = None if labels is None else model.truth(str(labels), path)
     predicted = model.predict(path)
-    columns, pictures = ['image', 'predicted'], [image, draw.overlay(image, predicted, model.palette)]
+    columns, pictures = (
+        ['image', 'predicted'],
+        [image, draw.overlay(image, predicted, model.palette)],
+    )
     seen = set(np.unique(predicted).tolist())
     if truth is None:
         return Scene(columns, pictures, Path(path).name, seen, None)

@@ -34,7 +34,9 @@ def examples(
     found = []
     for image, each in zip(images, ids, strict=True):
         for row, column in np.argwhere(each == code)[: count - len(found)]:
-            found.append(image[row * stride : (row + 1) * stride, column * stride : (column + 1) * stride])
+            found.append(
+                image[row * stride : (row + 1) * stride, column * stride : (column + 1) * stride]
+            )
     return found
 
 
@@ -42,12 +44,15 @@ def colours(vocab_size: int) -> np.ndarray:
     """A colour a code, uint8 RGB [K, 3]: neighbours in number are far apart."""
     hues = np.arange(vocab_size) * 0.61803398875 % 1
     values = [
-        colorsys.hsv_to_rgb(hue, 0.45 + 0.5 * (i % 3) / 2, 0.95 - 0.4 * (i % 5) / 4) for i, hue in enumerate(hues)
+        colorsys.hsv_to_rgb(hue, 0.45 + 0.5 * (i % 3) / 2, 0.95 - 0.4 * (i % 5) / 4)
+        for i, hue in enumerate(hues)
     ]
     return (np.array(values) * 255).round().astype(np.uint8)
 
 
-def sections(tokenizer: DiscreteVAE, images: dict[str, np.ndarray], bands: list[int] | None = None) -> list[str]:
+def sections(
+    tokenizer: DiscreteVAE, images: dict[str, np.ndarray], bands: list[int] | None = None
+) -> list[str]:
     """Draw images (path → uint8 [H, W, C], sides multiples of the stride), the histogram of codes, the most frequent ones.
 
     `bands`: those that are drawn, as `shown` takes them.
@@ -58,15 +63,22 @@ def sections(tokenizer: DiscreteVAE, images: dict[str, np.ndarray], bands: list[
         ids, drawn = read(tokenizer, image)
         all_ids.append(ids)
         error = ((image.astype(float) - drawn) ** 2).mean() / 255**2
-        caption = (
-            f'{Path(name).name}: {ids.shape[1]}×{ids.shape[0]} tokens, PSNR {-10 * np.log10(max(error, 1e-10)):.1f} dB'
-        )
-        row = [shown(image, bands), palette[ids].repeat(stride, 0).repeat(stride, 1), shown(drawn, bands)]
-        pictures += [f'<h3>{text(caption)}</h3>', draw.picture_table(['image', 'tokens', 'from its tokens'], [row])]
+        caption = f'{Path(name).name}: {ids.shape[1]}×{ids.shape[0]} tokens, PSNR {-10 * np.log10(max(error, 1e-10)):.1f} dB'
+        row = [
+            shown(image, bands),
+            palette[ids].repeat(stride, 0).repeat(stride, 1),
+            shown(drawn, bands),
+        ]
+        pictures += [
+            f'<h3>{text(caption)}</h3>',
+            draw.picture_table(['image', 'tokens', 'from its tokens'], [row]),
+        ]
     counts = usage(all_ids, size)
     order, total = np.argsort(-counts, kind='stable'), counts.sum()
     used = int((counts > 0).sum())
-    shares = [(float(rank), 100 * counts[code] / total) for rank, code in enumerate(order[:used], 1)]
+    shares = [
+        (float(rank), 100 * counts[code] / total) for rank, code in enumerate(order[:used], 1)
+    ]
     often = [code for code in order[:OFTEN] if counts[code]]
     drawn = [shown(image, bands) for image in images.values()]
     tiles = [draw.tile(examples(drawn, all_ids, code, stride), 3) for code in often]
@@ -76,7 +88,9 @@ def sections(tokenizer: DiscreteVAE, images: dict[str, np.ndarray], bands: list[
         *pictures,
         f'<h2>Use of the codebook</h2><p>{used} of {size} codes in {total} tokens, '
         f'perplexity {perplexity(torch.from_numpy(counts).double()):.0f}. Codes by rank, % of the tokens:</p>',
-        draw.line_chart({'these images': shares}, {'all codes alike': 100 / size}, 'rank of the code'),
+        draw.line_chart(
+            {'these images': shares}, {'all codes alike': 100 / size}, 'rank of the code'
+        ),
         f'<h2>The most frequent codes</h2><p>Each with up to {EXAMPLES} of its patches.</p>',
         draw.gallery(tiles, captions),
     ]

@@ -27,8 +27,15 @@ MORE = [
     'segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512',
     'segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512',
 ]
-EITHER = [pytest.param(name, marks=pytest.mark.long) if name in MORE else name for name in CHOSEN + MORE]
-KINDS = dict(tokenizer='tokenizer', classification='classifier', segmentation='segmentor', pretrain='backbone')
+EITHER = [
+    pytest.param(name, marks=pytest.mark.long) if name in MORE else name for name in CHOSEN + MORE
+]
+KINDS = dict(
+    tokenizer='tokenizer',
+    classification='classifier',
+    segmentation='segmentor',
+    pretrain='backbone',
+)
 
 tool_spec = importlib.util.spec_from_file_location('export_tool', ROOT / 'tools/export.py')
 tool = importlib.util.module_from_spec(tool_spec)
@@ -58,7 +65,10 @@ def test_both_formats_compute_what_the_model_does_for_any_batch(name, tmp_path):
         deploy.export(deployed, path, fmt, size)
         for shape in (size, *others):
             assert deploy.difference(deployed, path, fmt, shape) <= 1e-4
-    assert sorted(path.name for path in tmp_path.glob('a.*')) == ['a.onnx', 'a.pt2']  # weights inside
+    assert sorted(path.name for path in tmp_path.glob('a.*')) == [
+        'a.onnx',
+        'a.pt2',
+    ]  # weights inside
     outputs = onnxruntime.InferenceSession(tmp_path / 'a.onnx').run(
         None, dict(image=deploy.example(5, 3, size).numpy())
     )
@@ -84,13 +94,25 @@ def test_a_segmentor_gives_the_logits_of_its_own_whole_image_inference(tmp_path)
         torch.testing.assert_close(deployed(image)[0], wanted)
 
 
-def test_the_tool_writes_a_backbone_at_another_size_and_says_what_it_is(tmp_path, capsys, unformatted):
+def test_the_tool_writes_a_backbone_at_another_size_and_says_what_it_is(
+    tmp_path, capsys, unformatted
+):
     cfg, checkpoint = made('quickstart/classification', tmp_path)
     cfg.model.backbone.out_type = 'featmap'
     cfg.dump(tmp_path / 'a.py')
     state = torch.load(checkpoint)['state_dict']
     torch.save(dict(state_dict={k: v for k, v in state.items() if 'fc_norm' not in k}), checkpoint)
-    words = [tmp_path / 'a.py', checkpoint, tmp_path / 'a.pt2', '--format', 'torch', '--backbone', '--size', 32, 96]
+    words = [
+        tmp_path / 'a.py',
+        checkpoint,
+        tmp_path / 'a.pt2',
+        '--format',
+        'torch',
+        '--backbone',
+        '--size',
+        32,
+        96,
+    ]
     tool.main(list(map(str, words)))
     said = capsys.readouterr().out
     assert 'a backbone, image float32 [B, 3, H, W] RGB 0 … 255 of 32×96 → features' in said
@@ -109,7 +131,9 @@ def test_wrong_words_are_errors_that_say_the_mend(tmp_path, capsys, unformatted)
         tool.main([str(tmp_path / 'a.py'), str(checkpoint), str(tmp_path / 'a.onnx'), '--backbone'])
 
 
-def test_without_onnx_the_package_works_and_the_tool_says_what_to_install(tmp_path, monkeypatch, unformatted):
+def test_without_onnx_the_package_works_and_the_tool_says_what_to_install(
+    tmp_path, monkeypatch, unformatted
+):
     cfg, checkpoint = made('quickstart/tokenizer', tmp_path)
     cfg.dump(tmp_path / 'a.py')
     for name in [*sys.modules]:

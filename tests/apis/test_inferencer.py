@@ -42,7 +42,11 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-CASES = [(TokenizerInferencer, 'tokenizer'), (FillInInferencer, 'pretrain'), (AttentionInferencer, 'classification')]
+CASES = [
+    (TokenizerInferencer, 'tokenizer'),
+    (FillInInferencer, 'pretrain'),
+    (AttentionInferencer, 'classification'),
+]
 
 
 @pytest.mark.parametrize('kind, name', CASES)
@@ -58,38 +62,63 @@ def test_files_folders_arrays_and_batches_give_the_same(kind, name, photos, tmp_
         again = inferencer(inputs, batch_size=batch)['predictions']
         assert len(again) == len(files)
         for a, b in zip(one_by_one, again, strict=True):
-            assert all(np.allclose(a[key], b[key], rtol=1e-4, atol=1e-5) for key in a.keys() | b.keys())
+            assert all(
+                np.allclose(a[key], b[key], rtol=1e-4, atol=1e-5) for key in a.keys() | b.keys()
+            )
     assert one_by_one[0] != one_by_one[1]
 
 
 def test_tokens_are_the_models_and_go_to_json_and_pictures(photos, tmp_path, capsys):
     inferencer = TokenizerInferencer(*made('tokenizer', tmp_path), device='cpu')
     result = inferencer(
-        str(photos), batch_size=4, img_out_dir=tmp_path / 'seen', pred_out_dir=tmp_path / 'ids', return_vis=True
+        str(photos),
+        batch_size=4,
+        img_out_dir=tmp_path / 'seen',
+        pred_out_dir=tmp_path / 'ids',
+        return_vis=True,
     )
     assert 'Inference' in capsys.readouterr().out  # the progress bar
-    view = mmcv.imresize(mmcv.imread(photos / '1.png'), (32, 32), interpolation='lanczos', backend='pillow')
+    view = mmcv.imresize(
+        mmcv.imread(photos / '1.png'), (32, 32), interpolation='lanczos', backend='pillow'
+    )
     rgb = torch.from_numpy(view[..., ::-1].transpose(2, 0, 1).copy())[None] / 255
     ids = inferencer.model.tokens(rgb)
     assert result['predictions'][1]['ids'] == ids[0].tolist()
     assert json.loads((tmp_path / 'ids/1.json').read_text()) == result['predictions'][1]
-    drawn = (255 * inferencer.model.decode(ids)[0].detach()).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    drawn = (
+        (255 * inferencer.model.decode(ids)[0].detach())
+        .round()
+        .to(torch.uint8)
+        .permute(1, 2, 0)
+        .numpy()
+    )
     wanted = np.concatenate([view[..., ::-1], drawn], 1)
     assert (result['visualization'][1] == wanted).all()
     assert (mmcv.imread(tmp_path / 'seen/1.png')[..., ::-1] == wanted).all()
-    assert sorted(path.name for path in (tmp_path / 'seen').iterdir()) == [f'{i}.png' for i in range(5)]
+    assert sorted(path.name for path in (tmp_path / 'seen').iterdir()) == [
+        f'{i}.png' for i in range(5)
+    ]
 
 
 def test_sub_folders_are_read_and_their_names_kept(photos, tmp_path):
     for name in ('cats/2020/1.PNG', 'dogs/1.png'):
         (photos / name).parent.mkdir(parents=True)
         shutil.copy(photos / '0.png', photos / name)
-    inferencer = TokenizerInferencer(*made('tokenizer', tmp_path), device='cpu', show_progress=False)
-    found = inferencer(photos, batch_size=7, img_out_dir=tmp_path / 'seen', pred_out_dir=tmp_path / 'ids')
+    inferencer = TokenizerInferencer(
+        *made('tokenizer', tmp_path), device='cpu', show_progress=False
+    )
+    found = inferencer(
+        photos, batch_size=7, img_out_dir=tmp_path / 'seen', pred_out_dir=tmp_path / 'ids'
+    )
     assert len(found['predictions']) == len(SIZES) + 2
     for folder, suffix in (('seen', 'png'), ('ids', 'json')):
-        written = {str(path.relative_to(tmp_path / folder)) for path in (tmp_path / folder).rglob(f'*.{suffix}')}
-        assert written == {f'{name}.{suffix}' for name in (*range(len(SIZES)), 'cats/2020/1', 'dogs/1')}
+        written = {
+            str(path.relative_to(tmp_path / folder))
+            for path in (tmp_path / folder).rglob(f'*.{suffix}')
+        }
+        assert written == {
+            f'{name}.{suffix}' for name in (*range(len(SIZES)), 'cats/2020/1', 'dogs/1')
+        }
 
 
 @pytest.mark.parametrize('inputs, names', [
@@ -110,7 +139,9 @@ def test_nothing_is_drawn_that_nobody_asked_for(photos, tmp_path):
 
 def test_guesses_stand_where_the_image_is_hidden_and_follow_the_seed(photos, tmp_path):
     inferencer = FillInInferencer(*made('pretrain', tmp_path), device='cpu', show_progress=False)
-    first, other = (inferencer(photos, seed=seed, return_datasamples=True, return_vis=True) for seed in (0, 1))
+    first, other = (
+        inferencer(photos, seed=seed, return_datasamples=True, return_vis=True) for seed in (0, 1)
+    )
     for sample in first['predictions']:
         assert 0 < sample.mask.sum() <= 25
         assert (sample.guessed == sample.ids)[~sample.mask].all()
@@ -122,26 +153,36 @@ def test_guesses_stand_where_the_image_is_hidden_and_follow_the_seed(photos, tmp
             )[0][0, 1:]
         )
         assert (logits.argmax(-1).view(8, 8) == sample.guessed)[sample.mask].all()
-    assert any((a.mask != b.mask).any() for a, b in zip(first['predictions'], other['predictions'], strict=True))
+    assert any(
+        (a.mask != b.mask).any()
+        for a, b in zip(first['predictions'], other['predictions'], strict=True)
+    )
     assert first['visualization'][0].shape == (64, 3 * 64, 3)
 
 
 def test_attention_is_a_share_of_each_patch(photos, tmp_path):
-    inferencer = AttentionInferencer(*made('classification', tmp_path), device='cpu', show_progress=False)
+    inferencer = AttentionInferencer(
+        *made('classification', tmp_path), device='cpu', show_progress=False
+    )
     attention = np.array(inferencer(str(photos / '0.png'))['predictions'][0]['attention'])
     assert attention.shape == (2, 8, 8) and (attention >= 0).all()
-    assert (attention.sum((1, 2)) < 1).all() and (attention.sum((1, 2)) > 0.5).all()  # the rest goes to [S]
+    assert (attention.sum((1, 2)) < 1).all() and (
+        attention.sum((1, 2)) > 0.5
+    ).all()  # the rest goes to [S]
 
 
 def test_what_is_no_image_or_no_such_model_is_an_error_that_says_so(tmp_path, photos):
-    inferencer = TokenizerInferencer(*made('tokenizer', tmp_path), device='cpu', show_progress=False)
+    inferencer = TokenizerInferencer(
+        *made('tokenizer', tmp_path), device='cpu', show_progress=False
+    )
     with pytest.raises(TypeError, match='array of float64 was given: uint8 is needed'):
         inferencer(np.zeros((8, 8, 3)))
     with pytest.raises(ValueError, match=r'shape \(8, 8\) was given'):
         inferencer(np.zeros((8, 8), np.uint8))
     (tmp_path / 'empty').mkdir()
     with pytest.raises(
-        FileNotFoundError, match='empty and its sub-folders have no images: expected files that end with .jpg'
+        FileNotFoundError,
+        match='empty and its sub-folders have no images: expected files that end with .jpg',
     ):
         inferencer(tmp_path / 'empty')
     with pytest.raises(ValueError, match='this is a DiscreteVAE'):

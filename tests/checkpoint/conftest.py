@@ -47,7 +47,9 @@ def make_state(randomize) -> Callable[..., dict[str, Tensor]]:
 
     def make(kind: str, arch: dict = ARCH, img_size: int = 64, seed: int = 0) -> dict[str, Tensor]:
         if kind == 'tokenizer':
-            return dict(randomize(DiscreteVAE(vocab_size=16, width=8, width_in=8), seed).state_dict())
+            return dict(
+                randomize(DiscreteVAE(vocab_size=16, width=8, width_in=8), seed).state_dict()
+            )
         settings = KINDS['mim' if kind == 'backbone' else kind]
         parts = {'backbone.': BEiT(arch=arch, img_size=img_size, **settings)}
         dims = arch['embed_dims']
@@ -59,11 +61,19 @@ def make_state(randomize) -> Callable[..., dict[str, Tensor]]:
             shared = dict(num_classes=5, norm_cfg=dict(type='BN'), align_corners=False)
             parts['neck.'] = Feature2Pyramid(dims, norm_cfg=dict(type='BN'))
             # Hugging Face's decoder is as wide as the backbone.
-            parts['decode_head.'] = UPerHead(in_channels=[dims] * 4, in_index=[0, 1, 2, 3], channels=dims, **shared)
+            parts['decode_head.'] = UPerHead(
+                in_channels=[dims] * 4, in_index=[0, 1, 2, 3], channels=dims, **shared
+            )
             parts['auxiliary_head.'] = FCNHead(
                 in_channels=dims, in_index=2, channels=16, num_convs=1, concat_input=False, **shared
             )
-        modules = {prefix: randomize(module, seed + i) for i, (prefix, module) in enumerate(parts.items())}
-        return {prefix + k: v for prefix, module in modules.items() for k, v in module.state_dict().items()}
+        modules = {
+            prefix: randomize(module, seed + i) for i, (prefix, module) in enumerate(parts.items())
+        }
+        return {
+            prefix + k: v
+            for prefix, module in modules.items()
+            for k, v in module.state_dict().items()
+        }
 
     return make

@@ -20,7 +20,15 @@ ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location('convert', ROOT / 'tools/convert.py')
 convert = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(convert)
-KINDS = ['mim', 'vanilla_mim', 'classifier', 'vanilla_classifier', 'cls_token_classifier', 'segmentor', 'tokenizer']
+KINDS = [
+    'mim',
+    'vanilla_mim',
+    'classifier',
+    'vanilla_classifier',
+    'cls_token_classifier',
+    'segmentor',
+    'tokenizer',
+]
 
 
 @pytest.fixture
@@ -39,7 +47,9 @@ def same(a: dict, b: dict) -> bool:
 
 
 def has_model(target: str, kind: str) -> bool:
-    return kind.rpartition('_')[2] in TARGETS[target] and not (target == 'mmseg' and 'vanilla' in kind)
+    return kind.rpartition('_')[2] in TARGETS[target] and not (
+        target == 'mmseg' and 'vanilla' in kind
+    )
 
 
 @pytest.mark.parametrize('target', TARGETS)
@@ -47,7 +57,9 @@ def has_model(target: str, kind: str) -> bool:
 def test_there_verified_and_back_bit_by_bit(write, tmp_path, capsys, kind, target):
     source, there = write(kind), str(tmp_path / ('out' if target == 'hf' else 'out.pth'))
     if not has_model(target, kind):
-        with pytest.raises(SystemExit, match=rf'error: {target} has no model for a {kind.rpartition("_")[2]}'):
+        with pytest.raises(
+            SystemExit, match=rf'error: {target} has no model for a {kind.rpartition("_")[2]}'
+        ):
             convert.main([source, there, '--to', target])
         return
     convert.main([source, there, '--to', target, '--verify'])
@@ -69,24 +81,34 @@ def test_of_a_pre_training_the_backbone_alone_goes_everywhere(write, tmp_path, c
 
 
 @pytest.mark.parametrize('target', ['beit_mm', 'unilm', 'mmpretrain'])
-def test_verify_runs_the_model_of_the_source_not_what_was_read_of_it(write, tmp_path, monkeypatch, target):
+def test_verify_runs_the_model_of_the_source_not_what_was_read_of_it(
+    write, tmp_path, monkeypatch, target
+):
     """Here reading exchanges two norms; the library of the source knows better."""
     convert.main([write('classifier'), str(tmp_path / 'hf'), '--to', 'hf'])
     norms = {'layernorm_before': 'layernorm_after', 'layernorm_after': 'layernorm_before'}
-    names = [(re.sub('layernorm_(before|after)', lambda m: norms[m[0]], old), new) for old, new in origins.NAMES['hf']]
+    names = [
+        (re.sub('layernorm_(before|after)', lambda m: norms[m[0]], old), new)
+        for old, new in origins.NAMES['hf']
+    ]
     monkeypatch.setitem(origins.NAMES, 'hf', names)
     with pytest.raises(
-        SystemExit, match=r'error: the outputs of .*hf and .*out\.pth differ by .*, more than 0\.0001 of the'
+        SystemExit,
+        match=r'error: the outputs of .*hf and .*out\.pth differ by .*, more than 0\.0001 of the',
     ):
         convert.main([str(tmp_path / 'hf'), str(tmp_path / 'out.pth'), '--to', target, '--verify'])
 
 
 def test_verify_finds_what_was_written_wrong(write, tmp_path, monkeypatch):
     def spoiled(state, *args):
-        return export({k: v * 1.01 if k.endswith('fc1.weight') else v for k, v in state.items()}, *args)
+        return export(
+            {k: v * 1.01 if k.endswith('fc1.weight') else v for k, v in state.items()}, *args
+        )
 
     monkeypatch.setattr(convert, 'export', spoiled)
-    with pytest.raises(SystemExit, match=r'error: the outputs of .* differ by .*: do not use .*out\.pth'):
+    with pytest.raises(
+        SystemExit, match=r'error: the outputs of .* differ by .*: do not use .*out\.pth'
+    ):
         convert.main([write('classifier'), str(tmp_path / 'out.pth'), '--to', 'unilm', '--verify'])
 
 
@@ -103,12 +125,20 @@ def test_the_backbone_within_an_adapter_is_taken_alone(tmp_path, make_state, cap
     state = {k: v for k, v in make_state('segmentor').items() if k.startswith('backbone.')}
     torch.save(state | {'backbone.spm.stem.0.weight': torch.zeros(1)}, tmp_path / 'adapter.pth')
     convert.main(
-        [str(tmp_path / 'adapter.pth'), str(tmp_path / 'out.pth'), '--to', 'beit_mm', '--backbone', '--verify']
+        [
+            str(tmp_path / 'adapter.pth'),
+            str(tmp_path / 'out.pth'),
+            '--to',
+            'beit_mm',
+            '--backbone',
+            '--verify',
+        ]
     )
     assert 'left out: backbone.spm.* (BEiT has no such part)' in capsys.readouterr().out
     assert same(load(str(tmp_path / 'out.pth'))[0], state)
     with pytest.raises(
-        SystemExit, match=r'BEiT has no spm, which an adapter adds: --backbone takes the backbone without it'
+        SystemExit,
+        match=r'BEiT has no spm, which an adapter adds: --backbone takes the backbone without it',
     ):
         convert.main([str(tmp_path / 'adapter.pth'), str(tmp_path / 'out.pth'), '--to', 'hf'])
 
@@ -127,15 +157,23 @@ def test_both_formats_hold_the_same(write, tmp_path, target, form):
 def test_hugging_faces_folder_states_size_and_normalisation(write, tmp_path):
     transformers = pytest.importorskip('transformers')
     normalization = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
-    convert.main([write('classifier', normalization=normalization), str(tmp_path / 'out'), '--to', 'hf'])
+    convert.main(
+        [write('classifier', normalization=normalization), str(tmp_path / 'out'), '--to', 'hf']
+    )
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / 'out')
     assert processor.image_mean == pytest.approx([0.485, 0.456, 0.406])
     assert (processor.size['height'], processor.size['width']) == (64, 64)
     config = json.loads((tmp_path / 'out/config.json').read_text())
-    assert (config['num_hidden_layers'], config['image_size'], len(config['id2label'])) == (4, 64, 7)
+    assert (config['num_hidden_layers'], config['image_size'], len(config['id2label'])) == (
+        4,
+        64,
+        7,
+    )
     convert.main([str(tmp_path / 'out'), str(tmp_path / 'back.pth'), '--to', 'beit_mm'])
     back = torch.load(tmp_path / 'back.pth')['meta']['normalization']
-    assert back['mean'] == pytest.approx(normalization['mean']) and back['std'] == pytest.approx(normalization['std'])
+    assert back['mean'] == pytest.approx(normalization['mean']) and back['std'] == pytest.approx(
+        normalization['std']
+    )
 
 
 def test_taps_of_a_hugging_face_segmentor_are_told(write, tmp_path, capsys):
@@ -151,7 +189,11 @@ def test_taps_of_a_hugging_face_segmentor_are_told(write, tmp_path, capsys):
     ('name', 'arguments', 'message'),
     [
         ('gone.pth', ['out.pth', '--to', 'hf'], r'error: no checkpoint at .*gone\.pth: give'),
-        ('mim.pth', ['out.pth', '--to', 'hf'], r'error: .*out\.pth is a file, Hugging Face needs a folder'),
+        (
+            'mim.pth',
+            ['out.pth', '--to', 'hf'],
+            r'error: .*out\.pth is a file, Hugging Face needs a folder',
+        ),
         ('mim.pth', ['.', '--to', 'unilm'], r'error: .* is a folder: name the file to write'),
         (
             'decoder.pth',
@@ -173,11 +215,15 @@ def test_what_cannot_be_converted_is_said(write, tmp_path, name, arguments, mess
 
 
 def test_a_refused_file_is_one_line_on_stderr_and_exit_code_1(tmp_path):
-    evil = type('Evil', (), {'__reduce__': lambda self: (os.system, (f'touch {tmp_path / "ran"}',))})()
+    evil = type(
+        'Evil', (), {'__reduce__': lambda self: (os.system, (f'touch {tmp_path / "ran"}',))}
+    )()
     torch.save(dict(model=evil), tmp_path / 'evil.pth')
     command = [sys.executable, str(ROOT / 'tools/convert.py'), 'evil.pth', 'out', '--to', 'hf']
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     environment = os.environ | dict(PYTHONPATH=path, PYTHONWARNINGS='ignore')
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 1 and not done.stdout and not (tmp_path / 'ran').exists()
-    assert re.fullmatch(r'error: evil\.pth was not loaded, because .*posix\.system.*\n', done.stderr), done.stderr
+    assert re.fullmatch(
+        r'error: evil\.pth was not loaded, because .*posix\.system.*\n', done.stderr
+    ), done.stderr

@@ -31,7 +31,9 @@ def served(files: dict[str, bytes], announced: int = 0):
             asked[path] += self.command == 'GET'
             self.send_response(404 if content is None else 200)
             if content is None:
-                self.send_header('X-Error-Code', 'RepoNotFound' if 'gone' in path else 'EntryNotFound')
+                self.send_header(
+                    'X-Error-Code', 'RepoNotFound' if 'gone' in path else 'EntryNotFound'
+                )
             content = content or b''
             self.send_header('Content-Length', str(len(content) + announced))
             self.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
@@ -66,7 +68,9 @@ def value(source: str) -> float:
 
 
 def files_in(folder) -> list[str]:
-    return sorted(path.name for path in folder.rglob('*') if path.is_file() and path.name != '.lock')
+    return sorted(
+        path.name for path in folder.rglob('*') if path.is_file() and path.name != '.lock'
+    )
 
 
 def test_files_of_one_name_are_told_apart_by_their_address_and_kept(cache):
@@ -89,14 +93,18 @@ def test_an_interrupted_download_is_named_and_leaves_nothing(cache):
 
 @pytest.mark.parametrize('name', ['{hash}', '20221114', '20221128-{hash}'])
 def test_a_hash_in_the_name_is_checked_and_a_date_is_none(name, cache):
-    content = next(weights(i) for i in range(99) if not hashlib.sha256(weights(i)).hexdigest()[:8].isdecimal())
+    content = next(
+        weights(i) for i in range(99) if not hashlib.sha256(weights(i)).hexdigest()[:8].isdecimal()
+    )
     path = f'/beit-{name.format(hash=hashlib.sha256(content).hexdigest()[:8])}.pth'
     with served({path: content}) as (address, _):
         assert value(address + path) >= 0
     other = {path: weights(-1.0)}
     with served(other) as (address, _):
         if '{hash}' in name:
-            with pytest.raises(ValueError, match=f'{address}{path}: its SHA-256 is .*, its name says .*save it as'):
+            with pytest.raises(
+                ValueError, match=f'{address}{path}: its SHA-256 is .*, its name says .*save it as'
+            ):
                 value(address + path)
         else:
             assert value(address + path) == -1
@@ -130,7 +138,10 @@ def test_a_published_name_is_an_address_unless_there_is_such_a_file(cache, tmp_p
 
 def repository(name: str, content: dict[str, bytes], revision: str = 'main') -> dict[str, bytes]:
     """What a server has of a repository: its description and its files."""
-    listed = [dict(type='file', path=file, rfilename=file, size=len(data), oid='0') for file, data in content.items()]
+    listed = [
+        dict(type='file', path=file, rfilename=file, size=len(data), oid='0')
+        for file, data in content.items()
+    ]
     about = dict(id=name, sha=COMMIT, siblings=listed, private=False, tags=[], downloads=0, likes=0)
     pages = {f'/api/models/{name}/revision/{revision}': about}
     for at in (revision, COMMIT):
@@ -156,7 +167,11 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('revision', ['main', 'v2'])
 def test_a_repository_of_hugging_face_is_read_and_found_again_offline(hub, monkeypatch, revision):
-    content = {'model.safetensors': weights(7), 'config.json': b'{}', 'pytorch_model.bin': b'not needed'}
+    content = {
+        'model.safetensors': weights(7),
+        'config.json': b'{}',
+        'pytorch_model.bin': b'not needed',
+    }
     source = f'hf://{REPOSITORY}' + ('' if revision == 'main' else f'@{revision}')
     with served(repository(REPOSITORY, content, revision)) as (address, asked):
         hub(address)
@@ -168,13 +183,16 @@ def test_a_repository_of_hugging_face_is_read_and_found_again_offline(hub, monke
 
 def test_a_repository_with_pickled_weights_alone_is_read(hub, tmp_path):
     torch.save(dict(weight=torch.ones(2)), tmp_path / 'a.bin')
-    with served(repository(REPOSITORY, {'pytorch_model.bin': (tmp_path / 'a.bin').read_bytes()})) as (address, _):
+    with served(
+        repository(REPOSITORY, {'pytorch_model.bin': (tmp_path / 'a.bin').read_bytes()})
+    ) as (address, _):
         hub(address)
         assert read_file(f'hf://{REPOSITORY}')['state_dict']['weight'][0] == 1
 
 
 @pytest.mark.parametrize(
-    'source, reason', [('hf://org/gone', 'could not be downloaded'), ('hf://org/beit', 'holds no weights')]
+    'source, reason',
+    [('hf://org/gone', 'could not be downloaded'), ('hf://org/beit', 'holds no weights')],
 )
 def test_a_repository_that_is_missing_or_without_weights_is_named(hub, source, reason):
     with served(repository(REPOSITORY, {'config.json': b'{}'})) as (address, _):

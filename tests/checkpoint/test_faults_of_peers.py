@@ -26,7 +26,9 @@ def test_mmpretrain_never_hides_the_last_row_and_column():
     assert ours[-1].mean() > 0.08 and ours[:, -1].mean() > 0.08
 
 
-def test_mmpretrain_leaves_the_bias_at_zero_where_the_shared_table_has_a_prefix(make_state, tmp_path):
+def test_mmpretrain_leaves_the_bias_at_zero_where_the_shared_table_has_a_prefix(
+    make_state, tmp_path
+):
     """It looks for 'rel_pos_bias.…', whatever the prefix that it loads with."""
     state = make_state('mim')
     theirs = BEiTViT(arch=ARCH, img_size=64, patch_cfg=dict(padding=0))
@@ -35,7 +37,9 @@ def test_mmpretrain_leaves_the_bias_at_zero_where_the_shared_table_has_a_prefix(
     assert not any(layer.attn.relative_position_bias_table.any() for layer in theirs.layers)
 
     torch.save(state, tmp_path / 'a.pth')
-    ours = BEiT(arch=ARCH, img_size=64, rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap')
+    ours = BEiT(
+        arch=ARCH, img_size=64, rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap'
+    )
     load_backbone(ours, str(tmp_path / 'a.pth'))
     assert all(block.attn.relative_position_bias_table.any() for block in ours.blocks)
 
@@ -46,12 +50,20 @@ def test_mmseg_refuses_a_shared_table_and_other_grids(make_state, tmp_path):
     backbone = {k: v for k, v in make_state('segmentor').items() if k.startswith('backbone.')}
     torch.save(dict(state_dict=from_ours(backbone, 'mmseg')), tmp_path / 'bare.pth')
     settings = dict(embed_dims=64, num_layers=4, num_heads=1, mlp_ratio=2)
-    for size, path, error in ((64, 'shared.pth', KeyError), (96, 'bare.pth', (NotImplementedError, AttributeError))):
+    for size, path, error in (
+        (64, 'shared.pth', KeyError),
+        (96, 'bare.pth', (NotImplementedError, AttributeError)),
+    ):
         init = dict(type='Pretrained', checkpoint=str(tmp_path / path))
         with pytest.raises(error):
             MMSegBEiT(img_size=size, init_cfg=init, **settings).init_weights()
         ours = BEiT(
-            arch=ARCH, img_size=size, rel_pos_bias='per_layer', layer_scale=0.1, out_type='featmap', init_cfg=init
+            arch=ARCH,
+            img_size=size,
+            rel_pos_bias='per_layer',
+            layer_scale=0.1,
+            out_type='featmap',
+            init_cfg=init,
         )
         ours.init_weights()
 
@@ -77,7 +89,9 @@ def test_mmpretrain_drops_the_feed_forward_branch_twice():
     assert block(x, (2, 2))[:, 0, 0].ne(0).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
-def test_hugging_face_reads_features_two_blocks_earlier_than_the_official_code_with_the_same_numbers(make_state):
+def test_hugging_face_reads_features_two_blocks_earlier_than_the_official_code_with_the_same_numbers(
+    make_state,
+):
     """Its `out_indices` i is `hidden_states[i − 1]`, of which the first is the embedding; the last block is out of reach."""
     transformers = pytest.importorskip('transformers')
     config = transformers.BeitConfig(

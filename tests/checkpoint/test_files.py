@@ -51,14 +51,17 @@ def test_every_wrapping_is_read(tmp_path, make_state, wrapper):
 
 
 @pytest.mark.parametrize('prefix', ['module.', 'model.', 'model._orig_mod.'])
-def test_prefixes_of_wrappers_are_removed_and_none_of_two_keys_is_lost(tmp_path, make_state, prefix):
+def test_prefixes_of_wrappers_are_removed_and_none_of_two_keys_is_lost(
+    tmp_path, make_state, prefix
+):
     """Those of DistributedDataParallel, Lightning and torch.compile."""
     state = make_state('mim')
     torch.save(dict(state_dict={prefix + k: v for k, v in state.items()}), tmp_path / 'a.pth')
     assert same(load(str(tmp_path / 'a.pth'))[0], state)
     torch.save(state | {f'{prefix}backbone.cls_token': torch.zeros(1)}, tmp_path / 'b.pth')
     with pytest.raises(
-        ValueError, match=rf'b\.pth: its keys backbone\.cls_token and {prefix}backbone\.cls_token are both'
+        ValueError,
+        match=rf'b\.pth: its keys backbone\.cls_token and {prefix}backbone\.cls_token are both',
     ):
         load(str(tmp_path / 'b.pth'))
 
@@ -66,23 +69,34 @@ def test_prefixes_of_wrappers_are_removed_and_none_of_two_keys_is_lost(tmp_path,
 @pytest.mark.parametrize('ema', ['model_ema', 'state_dict_ema', 'ema_state_dict'])
 @pytest.mark.parametrize('meta', [{}, dict(meta={})], ids=['', 'meta'])
 @pytest.mark.parametrize('plain', ['model', 'state_dict', None])
-def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(tmp_path, make_state, ema, plain, meta):
+def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(
+    tmp_path, make_state, ema, plain, meta
+):
     first, second = make_state('mim', seed=1), make_state('mim', seed=2)
     inside = {f'module.{k}': v for k, v in second.items()} | dict(steps=torch.tensor(3))
     torch.save({ema: inside} | ({plain: first} if plain else {}) | meta, tmp_path / 'a.pth')
     found, _, left, _ = load_with_meta(str(tmp_path / 'a.pth'))
     assert same(found, first if plain else second)
     averaged, _, other, _ = load_with_meta(f'{tmp_path}/a.pth#ema')
-    swapped = (ema, plain, bool(meta)) == ('ema_state_dict', 'state_dict', True)  # by mmengine's EMAHook
+    swapped = (ema, plain, bool(meta)) == (
+        'ema_state_dict',
+        'state_dict',
+        True,
+    )  # by mmengine's EMAHook
     assert same(averaged, first if swapped else second) and f'{ema}.*' not in other
     if plain:
-        why = 'the weights without averaging' if swapped else 'the averaged weights: to load them, add #ema'
+        why = (
+            'the weights without averaging'
+            if swapped
+            else 'the averaged weights: to load them, add #ema'
+        )
         assert left[f'{ema}.*'].startswith(why)
 
 
 def test_mmengines_loaders_take_the_average_too(tmp_path):
     torch.save(
-        dict(state_dict=nn.Linear(2, 2).state_dict(), state_dict_ema=dict(weight=torch.ones(2, 2))), tmp_path / 'a.pth'
+        dict(state_dict=nn.Linear(2, 2).state_dict(), state_dict_ema=dict(weight=torch.ones(2, 2))),
+        tmp_path / 'a.pth',
     )
     model = nn.Linear(2, 2)
     load_checkpoint(model, f'{tmp_path}/a.pth#ema')
@@ -93,12 +107,15 @@ def test_a_tensor_in_two_files_of_a_folder_is_an_error(tmp_path, make_state):
     for name in ('model', 'other'):
         save_file(make_state('classifier'), tmp_path / f'{name}.safetensors')
     with pytest.raises(
-        ValueError, match=r'model\.safetensors and other\.safetensors both hold .*: name the file to load'
+        ValueError,
+        match=r'model\.safetensors and other\.safetensors both hold .*: name the file to load',
     ):
         load(str(tmp_path))
 
 
-@pytest.mark.parametrize('name', ['a.pth', 'a.bin', 'model.safetensors', 'a.safetensors', 'a.weights'])
+@pytest.mark.parametrize(
+    'name', ['a.pth', 'a.bin', 'model.safetensors', 'a.safetensors', 'a.weights']
+)
 @pytest.mark.parametrize('kind', ['torch', 'old torch', 'safetensors'])
 def test_what_is_inside_decides_not_the_name(tmp_path, make_state, name, kind):
     state, path = make_state('classifier'), tmp_path / name
@@ -113,24 +130,33 @@ def test_what_is_inside_decides_not_the_name(tmp_path, make_state, name, kind):
 
 @pytest.mark.parametrize('shards', [1, 3])
 @pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
-def test_a_hugging_face_folder_with_its_shards_and_its_normalisation(tmp_path, make_state, shards, suffix):
+def test_a_hugging_face_folder_with_its_shards_and_its_normalisation(
+    tmp_path, make_state, shards, suffix
+):
     state = make_state('mim')
     written, stem = from_ours(state, 'hf'), 'model' if suffix == 'safetensors' else 'pytorch_model'
     for i in range(shards):
         part = {k: written[k] for k in sorted(written)[i::shards]}
         name = f'{stem}-{i + 1:05d}-of-{shards:05d}.{suffix}' if shards > 1 else f'{stem}.{suffix}'
-        save_file(part, tmp_path / name) if suffix == 'safetensors' else torch.save(part, tmp_path / name)
+        save_file(part, tmp_path / name) if suffix == 'safetensors' else torch.save(
+            part, tmp_path / name
+        )
     (tmp_path / 'config.json').write_text(json.dumps(hf_config(describe(state), state)))
     settings = dict(do_normalize=True, image_mean=[0.5, 0.4, 0.3], image_std=[0.2] * 3)
     (tmp_path / 'preprocessor_config.json').write_text(json.dumps(settings))
     found, origin = load(str(tmp_path))
     assert origin == 'hf' and same(found, state)
-    assert read_file(tmp_path)['meta']['normalization'] == dict(mean=[127.5, 102.0, 76.5], std=[51.0] * 3)
+    assert read_file(tmp_path)['meta']['normalization'] == dict(
+        mean=[127.5, 102.0, 76.5], std=[51.0] * 3
+    )
 
 
 def test_the_arguments_that_the_official_code_keeps_are_no_obstacle(tmp_path, make_state):
     state, arguments = make_state('classifier'), argparse.Namespace(lr=1e-3, data_path='/data')
-    torch.save(dict(model=from_ours(state, 'unilm'), args=arguments, epoch=3), tmp_path / 'checkpoint-3.pth')
+    torch.save(
+        dict(model=from_ours(state, 'unilm'), args=arguments, epoch=3),
+        tmp_path / 'checkpoint-3.pth',
+    )
     found, origin = load(str(tmp_path / 'checkpoint-3.pth'))
     assert origin == 'unilm' and same(found, state)
 
@@ -163,7 +189,9 @@ def test_the_averaged_weights_of_a_run_are_read(tmp_path):
     runner = Runner(
         model=Toy(),
         work_dir=str(tmp_path),
-        train_dataloader=torch.utils.data.DataLoader([dict(inputs=torch.zeros(1))] * 2, batch_size=1),
+        train_dataloader=torch.utils.data.DataLoader(
+            [dict(inputs=torch.zeros(1))] * 2, batch_size=1
+        ),
         train_cfg=dict(by_epoch=False, max_iters=2),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
         custom_hooks=[EMAHook(momentum=0.5)],
@@ -172,11 +200,17 @@ def test_the_averaged_weights_of_a_run_are_read(tmp_path):
     )
     runner.train()
     assert runner.model.weight.item() == -2
-    assert state_of(read_file(tmp_path / 'iter_2.pth'), 'it')[0]['weight'].item() == pytest.approx(-1.5)
+    assert state_of(read_file(tmp_path / 'iter_2.pth'), 'it')[0]['weight'].item() == pytest.approx(
+        -1.5
+    )
 
 
-@pytest.mark.parametrize('named', ['/elsewhere/iter_8.pth', 'iter_8.pth', '{}/iter_8.pth', '{}/checkpoints/iter_8.pth'])
-def test_of_a_runs_folder_the_last_checkpoint_is_read_also_if_it_was_moved(tmp_path, make_state, named):
+@pytest.mark.parametrize(
+    'named', ['/elsewhere/iter_8.pth', 'iter_8.pth', '{}/iter_8.pth', '{}/checkpoints/iter_8.pth']
+)
+def test_of_a_runs_folder_the_last_checkpoint_is_read_also_if_it_was_moved(
+    tmp_path, make_state, named
+):
     state, run = make_state('tokenizer'), tmp_path / 'run'
     path = run / ('checkpoints' if 'checkpoints' in named else '') / 'iter_8.pth'
     path.parent.mkdir(parents=True)
@@ -198,16 +232,25 @@ def dalle(tmp_path, make_state) -> tuple[Path, dict]:
     class Conv2d(nn.Module):
         def __init__(self, weight, bias):
             super().__init__()
-            self.w, self.b, self.device = nn.Parameter(weight), nn.Parameter(bias), torch.device('cpu')
+            self.w, self.b, self.device = (
+                nn.Parameter(weight),
+                nn.Parameter(bias),
+                torch.device('cpu'),
+            )
 
     def nest(tensors: dict) -> nn.Module:
         if 'weight' in tensors:
             return Conv2d(tensors['weight'], tensors['bias'])
         heads = OrderedDict.fromkeys(key.split('.')[0] for key in tensors)
-        parts = {h: {k.partition('.')[2]: v for k, v in tensors.items() if k.split('.')[0] == h} for h in heads}
+        parts = {
+            h: {k.partition('.')[2]: v for k, v in tensors.items() if k.split('.')[0] == h}
+            for h in heads
+        }
         layers = OrderedDict((name, nest(part)) for name, part in parts.items())
         return nn.Sequential(
-            OrderedDict(**layers, relu=nn.ReLU(), pool=nn.MaxPool2d(2), up=nn.Upsample(scale_factor=2))
+            OrderedDict(
+                **layers, relu=nn.ReLU(), pool=nn.MaxPool2d(2), up=nn.Upsample(scale_factor=2)
+            )
         )
 
     class Half(nn.Module):
@@ -234,7 +277,9 @@ def test_a_module_of_dalle_gives_its_tensors_though_its_code_is_not_there(dalle)
     found, origin = load(str(folder))
     assert origin == 'dall-e' and same(found, state)
     found, origin = load(str(folder / 'decoder.pkl'))
-    assert origin == 'dall-e' and same(found, {k: v for k, v in state.items() if k.startswith('decoder.')})
+    assert origin == 'dall-e' and same(
+        found, {k: v for k, v in state.items() if k.startswith('decoder.')}
+    )
 
 
 def test_a_tokenizer_of_both_halves_decodes_one_of_the_encoder_alone_has_ids(dalle):
@@ -278,13 +323,18 @@ ATTACKS = dict(
     ),  # mmengine's own, tamed, is on the list
     # of modules whose classes are stood in for, or whose functions build tensors
     nn=(lambda mark: calls(nn.modules.module.torch.hub.load, str(mark)), r'torch\.hub'),
-    utils=(lambda mark: calls(torch._utils._import_dotted_name, 'os.system'), r'_import_dotted_name'),
+    utils=(
+        lambda mark: calls(torch._utils._import_dotted_name, 'os.system'),
+        r'_import_dotted_name',
+    ),
 )
 
 
 @pytest.mark.parametrize('where', ['beside the weights', 'in a pickled module', 'in an old file'])
 @pytest.mark.parametrize('attack', ATTACKS)
-def test_a_pickle_that_would_run_code_is_refused_with_the_name_of_what_it_wanted(tmp_path, make_state, attack, where):
+def test_a_pickle_that_would_run_code_is_refused_with_the_name_of_what_it_wanted(
+    tmp_path, make_state, attack, where
+):
     mark, path = tmp_path / 'ran', tmp_path / 'evil.pth'
     make, name = ATTACKS[attack]
     inside = make(mark)
@@ -292,10 +342,19 @@ def test_a_pickle_that_would_run_code_is_refused_with_the_name_of_what_it_wanted
         torch.save(a_module(inside), path)
     else:
         old = where == 'in an old file'
-        torch.save(dict(model=make_state('mim'), meta=inside), path, _use_new_zipfile_serialization=not old)
-    loads = [read_file, load, partial(load_backbone, BEiT()), partial(load_tokenizer, DiscreteVAE(width=8))]
+        torch.save(
+            dict(model=make_state('mim'), meta=inside), path, _use_new_zipfile_serialization=not old
+        )
+    loads = [
+        read_file,
+        load,
+        partial(load_backbone, BEiT()),
+        partial(load_tokenizer, DiscreteVAE(width=8)),
+    ]
     for call in [*loads, partial(load_checkpoint, nn.Linear(1, 1))]:
-        with pytest.raises(ValueError, match=r'(?s)evil\.pth was not loaded.*Nothing of it was run') as raised:
+        with pytest.raises(
+            ValueError, match=r'(?s)evil\.pth was not loaded.*Nothing of it was run'
+        ) as raised:
             call(str(path))
         if where != 'in a pickled module':  # there the module's own class is what is named first
             assert re.search(name, str(raised.value))
@@ -304,16 +363,25 @@ def test_a_pickle_that_would_run_code_is_refused_with_the_name_of_what_it_wanted
 
 def test_what_a_pickle_sets_on_what_it_got_does_not_outlive_the_file(tmp_path, dalle):
     """BUILD sets attributes of any object: of a class that stands in for another, of a function that builds tensors."""
-    before = torch._utils._rebuild_tensor_v2.__dict__.copy(), torch._utils._rebuild_tensor_v2.__defaults__
+    before = (
+        torch._utils._rebuild_tensor_v2.__dict__.copy(),
+        torch._utils._rebuild_tensor_v2.__defaults__,
+    )
     # GLOBAL torch._utils _rebuild_tensor_v2, an empty tuple of state and a slot state {'__defaults__': ()}, BUILD
     program = b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__)s\x86b.'
     torch.save(a_module(None), tmp_path / 'a.pth')
-    with zipfile.ZipFile(tmp_path / 'a.pth') as good, zipfile.ZipFile(tmp_path / 'bad.pth', 'w') as bad:
+    with (
+        zipfile.ZipFile(tmp_path / 'a.pth') as good,
+        zipfile.ZipFile(tmp_path / 'bad.pth', 'w') as bad,
+    ):
         for name in good.namelist():
             bad.writestr(name, program if name.endswith('data.pkl') else good.read(name))
     with pytest.raises(ValueError, match=r'bad\.pth was not loaded'):
         read_file(tmp_path / 'bad.pth')
-    assert before == (torch._utils._rebuild_tensor_v2.__dict__, torch._utils._rebuild_tensor_v2.__defaults__)
+    assert before == (
+        torch._utils._rebuild_tensor_v2.__dict__,
+        torch._utils._rebuild_tensor_v2.__defaults__,
+    )
     assert load(str(dalle[0]))[1] == 'dall-e'
 
 
@@ -341,14 +409,18 @@ def test_a_torchscript_archive_is_refused_unopened(tmp_path):
             return x + 1
 
     torch.jit.script(Script()).save(tmp_path / 'script.pt')
-    with pytest.raises(ValueError, match=r'script\.pt is a TorchScript archive, which is a program'):
+    with pytest.raises(
+        ValueError, match=r'script\.pt is a TorchScript archive, which is a program'
+    ):
         load(str(tmp_path / 'script.pt'))
 
 
 # -- what is no checkpoint ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('content', [[1, 2], dict(epoch=3), dict(state_dict=dict(a=torch.zeros(1), b='text')), {}])
+@pytest.mark.parametrize(
+    'content', [[1, 2], dict(epoch=3), dict(state_dict=dict(a=torch.zeros(1), b='text')), {}]
+)
 def test_a_file_without_a_state_dict_is_an_error(tmp_path, content):
     torch.save(content, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=r'a\.pth holds no state dict'):
@@ -362,7 +434,11 @@ def test_a_file_without_a_state_dict_is_an_error(tmp_path, content):
         (lambda p: p.mkdir(), FileNotFoundError, r'x is a folder without weights'),
         (lambda p: p.write_bytes(b''), ValueError, r'x could not be read as a checkpoint'),
         (lambda p: p.write_text('<html>not found</html>'), ValueError, r'x was not loaded'),
-        (lambda p: p.write_bytes((2).to_bytes(8, 'little') + b'{}'), ValueError, r'x holds no state dict'),
+        (
+            lambda p: p.write_bytes((2).to_bytes(8, 'little') + b'{}'),
+            ValueError,
+            r'x holds no state dict',
+        ),
         (
             lambda p: p.write_bytes((20).to_bytes(8, 'little') + b'{"a": 1}' + b' ' * 20),
             ValueError,
@@ -385,6 +461,8 @@ def test_a_tensor_that_a_flipped_bit_marks_as_a_folder_is_damage(tmp_path):
     content[name - 46 + 38] ^= 0x10
     (tmp_path / 'a.pth').write_bytes(content)
     assert torch.load(tmp_path / 'a.pth')['weight'].shape == (16,)
-    with pytest.raises(ValueError, match=r'a\.pth is damaged: a/data/0 in it is not what was written'):
+    with pytest.raises(
+        ValueError, match=r'a\.pth is damaged: a/data/0 in it is not what was written'
+    ):
         read_file(tmp_path / 'a.pth')
     assert 'a/data/0' in store.unreadable(tmp_path / 'a.pth')

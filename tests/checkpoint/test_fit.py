@@ -18,7 +18,9 @@ CLASSIFY = dict(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap
 SEGMENT = dict(rel_pos_bias='per_layer', layer_scale=0.1, out_type='featmap', out_indices=(1, 3))
 VANILLA = dict(abs_pos_embed=True)
 HEADS = dict(
-    pretrain=('head.proj.weight', 'target_fingerprint'), classify=('head.fc.weight',), segment=('decode_head.x',)
+    pretrain=('head.proj.weight', 'target_fingerprint'),
+    classify=('head.fc.weight',),
+    segment=('decode_head.x',),
 )
 TABLE = 'relative_position_bias_table'
 
@@ -33,15 +35,23 @@ def make(seed: int = 1, **kwargs) -> BEiT:
 
 
 def save(
-    path, model: torch.nn.Module, prefix: str = 'backbone.', others: tuple = (), wrapper: str = 'state_dict'
+    path,
+    model: torch.nn.Module,
+    prefix: str = 'backbone.',
+    others: tuple = (),
+    wrapper: str = 'state_dict',
 ) -> str:
-    state = {prefix + k: v for k, v in model.state_dict().items()} | {k: torch.zeros(2) for k in others}
+    state = {prefix + k: v for k, v in model.state_dict().items()} | {
+        k: torch.zeros(2) for k in others
+    }
     torch.save({wrapper: state, 'meta': dict(epoch=3)} if wrapper else state, path)
     return str(path)
 
 
 def image(side: int = 32) -> torch.Tensor:
-    return torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return torch.randn(
+        2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
 
 
 def last_block(model: BEiT, x: torch.Tensor) -> torch.Tensor:
@@ -71,14 +81,25 @@ def test_what_pre_training_wrote_each_task_computes(tmp_path, log, task, prefix)
     others = HEADS['pretrain'] if prefix else ()
     path = save(tmp_path / 'pretrain.pth', source, prefix, others)
     load_backbone(target, path)
-    torch.testing.assert_close(last_block(target, image()), last_block(source, image()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        last_block(target, image()), last_block(source, image()), rtol=1e-12, atol=1e-12
+    )
     for block in target.blocks:
-        assert torch.equal(block.attn.relative_position_bias_table, source.rel_pos_bias.relative_position_bias_table)
-    assert '1  expanded   rel_pos_bias.relative_position_bias_table (copied into 4 layers)' in log.text
+        assert torch.equal(
+            block.attn.relative_position_bias_table,
+            source.rel_pos_bias.relative_position_bias_table,
+        )
+    assert (
+        '1  expanded   rel_pos_bias.relative_position_bias_table (copied into 4 layers)' in log.text
+    )
     assert '1  left out   mask_token (hides patches in pre-training only)' in log.text
-    assert '1  left out   norm.weight (mean pooling and feature maps are taken before it)' in log.text
+    assert (
+        '1  left out   norm.weight (mean pooling and feature maps are taken before it)' in log.text
+    )
     assert ('left out   head.* (no part of the backbone)' in log.text) is bool(others)
-    assert ("left out   target_fingerprint (a record of the run's targets)" in log.text) is bool(others)
+    assert ("left out   target_fingerprint (a record of the run's targets)" in log.text) is bool(
+        others
+    )
     assert ('1  new        fc_norm.weight (this task adds it)' in log.text) is (task is CLASSIFY)
     assert f'{len(target.state_dict()) - (2 if task is CLASSIFY else 0)}  loaded' in log.text
 
@@ -86,12 +107,16 @@ def test_what_pre_training_wrote_each_task_computes(tmp_path, log, task, prefix)
 def test_what_classification_wrote_segmentation_computes(tmp_path, log):
     source, target = make(**CLASSIFY), make(2, **SEGMENT)
     load_backbone(target, save(tmp_path / 'c.pth', source, others=HEADS['classify']))
-    torch.testing.assert_close(last_block(target, image()), last_block(source, image()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        last_block(target, image()), last_block(source, image()), rtol=1e-12, atol=1e-12
+    )
     assert 'left out   fc_norm.bias (belongs to the pooled feature)' in log.text
     assert 'left out   head.* (no part of the backbone)' in log.text
 
 
-@pytest.mark.parametrize('kwargs', [PRETRAIN, CLASSIFY, SEGMENT, VANILLA, PRETRAIN | dict(img_size=(16, 64))])
+@pytest.mark.parametrize(
+    'kwargs', [PRETRAIN, CLASSIFY, SEGMENT, VANILLA, PRETRAIN | dict(img_size=(16, 64))]
+)
 def test_a_model_reads_what_it_wrote(tmp_path, kwargs, log):
     """Also on a grid of 2×8, which has as many patches as 4×4."""
     source, target = make(**kwargs), make(2, **kwargs)
@@ -112,26 +137,37 @@ def test_positions_are_resized_to_the_models_grid(tmp_path, size, grid):
     source, target = make(**PRETRAIN), make(2, img_size=size, **SEGMENT)
     load_backbone(target, save(tmp_path / 'a.pth', source))
     expected = resize_bias_table(source.rel_pos_bias.relative_position_bias_table, (4, 4), grid)
-    assert all(torch.equal(block.attn.relative_position_bias_table, expected) for block in target.blocks)
+    assert all(
+        torch.equal(block.attn.relative_position_bias_table, expected) for block in target.blocks
+    )
 
     source, target = make(**VANILLA), make(2, img_size=size, **VANILLA)
     load_backbone(target, save(tmp_path / 'b.pth', source))
     assert torch.equal(target.pos_embed, resize_pos_embed(source.pos_embed, (4, 4), grid))
 
 
-@pytest.mark.parametrize('kwargs', [dict(rel_pos_bias='shared'), dict(abs_pos_embed=True)], ids=['table', 'absolute'])
+@pytest.mark.parametrize(
+    'kwargs', [dict(rel_pos_bias='shared'), dict(abs_pos_embed=True)], ids=['table', 'absolute']
+)
 def test_positions_of_a_grid_that_is_not_square_need_it_said_and_come_back(tmp_path, kwargs):
     """A table of 2×6 patches has as many rows as one of 6×2, and 12 positions are of no square grid."""
     source, target = make(img_size=(16, 48), **kwargs), make(2, img_size=(32, 64), **kwargs)
     path = save(tmp_path / 'a.pth', source)
-    with pytest.raises(ValueError, match=r'of another shape: (pos_embed|rel_pos_bias).*grid=\(h, w\)'):
+    with pytest.raises(
+        ValueError, match=r'of another shape: (pos_embed|rel_pos_bias).*grid=\(h, w\)'
+    ):
         load_backbone(target, path)
     load_backbone(target, path, grid=(2, 6))
     key = 'pos_embed' if 'abs_pos_embed' in kwargs else SHARED
     wanted = resize_pos_embed if key == 'pos_embed' else resize_bias_table
     assert torch.equal(target.state_dict()[key], wanted(source.state_dict()[key], (2, 6), (4, 8)))
 
-    same = make(3, img_size=(16, 48), init_cfg=dict(type='Pretrained', checkpoint=path, grid=(2, 6)), **kwargs)
+    same = make(
+        3,
+        img_size=(16, 48),
+        init_cfg=dict(type='Pretrained', checkpoint=path, grid=(2, 6)),
+        **kwargs,
+    )
     same.init_weights()
     assert torch.equal(same.state_dict()[key], source.state_dict()[key])
 
@@ -139,7 +175,9 @@ def test_positions_of_a_grid_that_is_not_square_need_it_said_and_come_back(tmp_p
 def test_resizing_when_loading_is_resizing_at_run_time(tmp_path):
     source, target = make(**PRETRAIN), make(2, img_size=48, **SEGMENT)
     load_backbone(target, save(tmp_path / 'a.pth', source))
-    torch.testing.assert_close(last_block(target, image(48)), last_block(source, image(48)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        last_block(target, image(48)), last_block(source, image(48)), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_init_cfg_loads_last_and_none_leaves_the_initial_weights(tmp_path):
@@ -175,7 +213,9 @@ def deeper() -> dict:
         (SEGMENT, PRETRAIN, r'Missing: mask_token'),
     ],
 )  # fmt: skip
-def test_another_arch_is_an_error_that_names_the_keys_and_loads_nothing(tmp_path, source, target, message):
+def test_another_arch_is_an_error_that_names_the_keys_and_loads_nothing(
+    tmp_path, source, target, message
+):
     path, model = save(tmp_path / 'a.pth', make(**source)), make(2, **target)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(ValueError, match=rf'a\.pth does not fit this BEiT.*{message}'):
@@ -186,7 +226,9 @@ def test_another_arch_is_an_error_that_names_the_keys_and_loads_nothing(tmp_path
 @pytest.mark.parametrize('prefix', ['backbone.', ''])
 def test_a_key_that_nobody_knows_is_an_error(tmp_path, prefix):
     path = save(tmp_path / 'a.pth', make(**PRETRAIN), prefix, (f'{prefix}blocks.0.surprise',))
-    with pytest.raises(ValueError, match=r'unexpected: blocks\.0\.surprise; of another shape: none'):
+    with pytest.raises(
+        ValueError, match=r'unexpected: blocks\.0\.surprise; of another shape: none'
+    ):
         load_backbone(make(**SEGMENT), path)
 
 
@@ -207,7 +249,10 @@ def test_a_tokenizer_goes_through(tmp_path):
     torch.manual_seed(0)
     source = DiscreteVAE(**VAE)
     path = save(tmp_path / 'vae.pth', source, prefix='', others=('data_preprocessor.mean',))
-    for target in (DiscreteVAE(**VAE), DiscreteVAE(**VAE, init_cfg=dict(type='Pretrained', checkpoint=path))):
+    for target in (
+        DiscreteVAE(**VAE),
+        DiscreteVAE(**VAE, init_cfg=dict(type='Pretrained', checkpoint=path)),
+    ):
         load_tokenizer(target, path) if target.init_cfg is None else target.init_weights()
         assert all(torch.equal(v, source.state_dict()[k]) for k, v in target.state_dict().items())
 
@@ -215,14 +260,18 @@ def test_a_tokenizer_goes_through(tmp_path):
 # -- other channels, another patch size ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(('channels', 'patch_size'), [(1, 8), (2, 8), (4, 8), (13, 8), (3, 4), (3, 16), (4, 5), (3, 8)])
+@pytest.mark.parametrize(
+    ('channels', 'patch_size'), [(1, 8), (2, 8), (4, 8), (13, 8), (3, 4), (3, 16), (4, 5), (3, 8)]
+)
 def test_an_adapted_patch_embedding_is_timms(channels, patch_size):
     from timm.layers import resample_patch_embed
     from timm.models._manipulate import adapt_input_conv
 
     weight = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = adapt_input_conv(channels, resample_patch_embed(weight, [patch_size] * 2))
-    torch.testing.assert_close(adapted_patch_embed(weight, channels, patch_size), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        adapted_patch_embed(weight, channels, patch_size), expected, rtol=0, atol=1e-6
+    )
 
 
 def test_weights_of_rgb_are_adapted_if_asked_for(tmp_path, log):
@@ -233,7 +282,9 @@ def test_weights_of_rgb_are_adapted_if_asked_for(tmp_path, log):
     target = make(2, in_channels=1, init_cfg=init, **VANILLA)
     target.init_weights()
     grey = image()[:, :1]
-    torch.testing.assert_close(target(grey)[0], source(grey.expand(-1, 3, -1, -1))[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        target(grey)[0], source(grey.expand(-1, 3, -1, -1))[0], rtol=1e-5, atol=1e-5
+    )
     assert '1  adapted    patch_embed.proj.weight (3 → 1 channels, patch 8 → 8 pixels)' in log.text
     make(2, in_channels=4, patch_size=4, init_cfg=init, **VANILLA).init_weights()
     assert 'adapted    patch_embed.proj.weight (3 → 4 channels, patch 8 → 4 pixels)' in log.text

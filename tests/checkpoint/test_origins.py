@@ -9,11 +9,22 @@ from beit_mm.checkpoint.origins import _HF_IN_MEMORY, from_ours, identify, renam
 
 pytestmark = pytest.mark.any_stack
 
-KINDS = ['mim', 'vanilla_mim', 'classifier', 'vanilla_classifier', 'cls_token_classifier', 'segmentor', 'backbone']
+KINDS = [
+    'mim',
+    'vanilla_mim',
+    'classifier',
+    'vanilla_classifier',
+    'cls_token_classifier',
+    'segmentor',
+    'backbone',
+]
 # (who, kind) of which two origins have the same keys: what it is taken for.
 SAME_KEYS = {
     ('timm', 'backbone'): 'beit_mm',
-    ('unilm', 'vanilla_classifier'): 'timm',  # without the wrapper 'model' that the official code writes
+    (
+        'unilm',
+        'vanilla_classifier',
+    ): 'timm',  # without the wrapper 'model' that the official code writes
     ('mmseg', 'backbone'): 'mmpretrain',
 }
 
@@ -57,7 +68,9 @@ def test_the_tokenizer_of_dalle(make_state):
     state = make_state('tokenizer')
     encoder = to_dalle(state)
     assert 'blocks.group_2.block_1.id_path.w' in encoder and identify(encoder) == 'dall-e'
-    assert same(to_ours(encoder, 'dall-e')[0], {k: v for k, v in state.items() if k.startswith('encoder.')})
+    assert same(
+        to_ours(encoder, 'dall-e')[0], {k: v for k, v in state.items() if k.startswith('encoder.')}
+    )
     both = {f'encoder.{k}': v for k, v in encoder.items()}
     both |= {
         f'decoder.blocks.{k.removeprefix("decoder.").replace(".weight", ".w").replace(".bias", ".b")}': v
@@ -82,15 +95,24 @@ def test_a_whole_pre_training_of_mmpretrain_is_read_and_its_tokenizer_left_out(m
 def test_names_of_transformers_5_in_memory_are_known(make_state):
     state = make_state('segmentor')
     on_disk = from_ours(state, 'hf')
-    theirs = {rename(key, [(old, new) for new, old in _HF_IN_MEMORY]): value for key, value in on_disk.items()}
-    assert 'beit.layers.0.attention.q_proj.weight' in theirs and 'fpn.fpn1.conv_transpose1.weight' in theirs
+    theirs = {
+        rename(key, [(old, new) for new, old in _HF_IN_MEMORY]): value
+        for key, value in on_disk.items()
+    }
+    assert (
+        'beit.layers.0.attention.q_proj.weight' in theirs
+        and 'fpn.fpn1.conv_transpose1.weight' in theirs
+    )
     assert identify(theirs) == 'hf' and same(to_ours(theirs, 'hf')[0], state)
 
 
-@pytest.mark.parametrize('keys', [['layer1.0.conv1.weight'], ['encoder.layers.encoder_layer_0.mlp.0.weight'], ['a']])
+@pytest.mark.parametrize(
+    'keys', [['layer1.0.conv1.weight'], ['encoder.layers.encoder_layer_0.mlp.0.weight'], ['a']]
+)
 def test_another_network_is_an_error_that_shows_its_keys(keys):
     with pytest.raises(
-        ValueError, match=rf'weights of no BEiT that is known: the keys are {keys[0]}.*known are those of'
+        ValueError,
+        match=rf'weights of no BEiT that is known: the keys are {keys[0]}.*known are those of',
     ):
         identify(keys)
 

@@ -20,7 +20,11 @@ from beit_mm.models import BEiT
 
 BASE = dict(embed_dims=768, num_layers=2, num_heads=12, feedforward_channels=3072)
 LARGE = dict(embed_dims=1024, num_layers=2, num_heads=16, feedforward_channels=4096)
-BLOCKS = ('Block', 'BeitLayer', 'BEiTTransformerEncoderLayer')  # ours and timm's, Hugging Face's, OpenMMLab's
+BLOCKS = (
+    'Block',
+    'BeitLayer',
+    'BEiTTransformerEncoderLayer',
+)  # ours and timm's, Hugging Face's, OpenMMLab's
 # Hugging Face's decoder is as wide as its backbone, and at 768 takes all the time.
 SMALL = dict(hidden_size=128, num_hidden_layers=5, num_attention_heads=2, intermediate_size=256)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -44,19 +48,25 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def compare(case: str, make_ours, make_theirs, img_size: int, dtypes=(torch.float32, torch.float64)) -> None:
+def compare(
+    case: str, make_ours, make_theirs, img_size: int, dtypes=(torch.float32, torch.float64)
+) -> None:
     """`make_…(dtype)` → a Peer. Both see the same two images and masks."""
     found = {}
     for dtype in dtypes:
         generator = torch.Generator().manual_seed(1)
-        image = torch.randn(2, 3, img_size, img_size, generator=generator, dtype=torch.float64).to(dtype)
+        image = torch.randn(2, 3, img_size, img_size, generator=generator, dtype=torch.float64).to(
+            dtype
+        )
         mask = torch.rand(2, img_size // 16, img_size // 16, generator=generator) < 0.4
         with outputs_of_blocks() as own:
             a = make_ours(dtype)(image, mask)
         with outputs_of_blocks() as other:
             b = make_theirs(dtype)(image, mask)
         assert a.shape == b.shape and b.std() > 1e-3
-        blocks = [relative(x, y) for x, y in zip(own, other, strict=False)]  # Hugging Face may have one more, idle
+        blocks = [
+            relative(x, y) for x, y in zip(own, other, strict=False)
+        ]  # Hugging Face may have one more, idle
         assert len(blocks) == len(own) > 1
         found[dtype] = relative(a, b)
         if max(found[dtype], *blocks) > TOLERANCE[dtype]:
@@ -68,7 +78,9 @@ def compare(case: str, make_ours, make_theirs, img_size: int, dtypes=(torch.floa
 def resized(state: dict, img_size: int) -> dict:
     """The state dict with the positions that our loader gives it for another image size."""
     model = BEiT(**describe(state).backbone() | dict(img_size=img_size))
-    backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
+    backbone = {
+        k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')
+    }
     fitted = fit_backbone(backbone, model, Report(''))
     return state | {f'backbone.{k}': v for k, v in fitted.items()}
 
@@ -79,8 +91,12 @@ def resized(state: dict, img_size: int) -> dict:
 def hugging_face(kind: str, randomize, tmp_path, img_size=224, **settings):
     import transformers
 
-    size = dict(hidden_size=768, num_hidden_layers=2, num_attention_heads=12, intermediate_size=3072)
-    config = transformers.BeitConfig(**size | settings, image_size=img_size, layer_norm_eps=1e-6, vocab_size=50)
+    size = dict(
+        hidden_size=768, num_hidden_layers=2, num_attention_heads=12, intermediate_size=3072
+    )
+    config = transformers.BeitConfig(
+        **size | settings, image_size=img_size, layer_norm_eps=1e-6, vocab_size=50
+    )
     model = randomize(getattr(transformers, kind)(config)).eval()
     model.save_pretrained(tmp_path)
     return model
@@ -119,7 +135,12 @@ def test_hugging_face(case, randomize, tmp_path):
         224,
     )
     if kind == 'BeitForSemanticSegmentation':
-        assert meta['taps'] == [0, 1, 2, 3]  # not 1, 2, 3, 4 as the official code would take these numbers for
+        assert meta['taps'] == [
+            0,
+            1,
+            2,
+            3,
+        ]  # not 1, 2, 3, 4 as the official code would take these numbers for
 
 
 @pytest.mark.any_stack
@@ -150,7 +171,9 @@ def test_gradients_of_masked_image_modeling_are_hugging_faces(randomize, tmp_pat
     state = load(str(tmp_path))[0]
     backbone, head = BEiT(**describe(state).backbone()).double(), MIMHead(768, 50).double()
     backbone.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith('backbone.')})
-    head.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith('head.')}, strict=False)
+    head.load_state_dict(
+        {k[5:]: v for k, v in state.items() if k.startswith('head.')}, strict=False
+    )
     generator = torch.Generator().manual_seed(1)
     image = torch.randn(2, 3, 224, 224, generator=generator, dtype=torch.float64)
     mask = torch.rand(2, 14, 14, generator=generator) < 0.35
@@ -168,7 +191,9 @@ def test_gradients_of_masked_image_modeling_are_hugging_faces(randomize, tmp_pat
     assert own.keys() == expected.keys()
     worst = max(relative(own[k], expected[k]) for k in own)
     assert worst < 1e-5
-    print(f'\nHF gradients of {len(own)} parameters, largest difference float64 {worst:.1e}', end='')
+    print(
+        f'\nHF gradients of {len(own)} parameters, largest difference float64 {worst:.1e}', end=''
+    )
 
 
 @pytest.mark.any_stack
@@ -208,7 +233,9 @@ def test_timm(name, arch, img_size, head, randomize, tmp_path):
     )
 
 
-@pytest.mark.parametrize('kind', ['mim', 'vanilla_mim', 'classifier', 'cls_token_classifier', 'backbone'])
+@pytest.mark.parametrize(
+    'kind', ['mim', 'vanilla_mim', 'classifier', 'cls_token_classifier', 'backbone']
+)
 def test_mmpretrain(kind, make_state, tmp_path):
     """Drop path differs in training, see test_faults_of_peers.py."""
     state = make_state(kind, arch=BASE, img_size=224)

@@ -17,7 +17,9 @@ from beit_mm.models import BEiT
 
 pytestmark = pytest.mark.any_stack
 
-spec = importlib.util.spec_from_file_location('convert', Path(__file__).parents[2] / 'tools/convert.py')
+spec = importlib.util.spec_from_file_location(
+    'convert', Path(__file__).parents[2] / 'tools/convert.py'
+)
 convert = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(convert)
 
@@ -32,11 +34,23 @@ SMALL = dict(
 SHARED, OWN = dict(use_shared_relative_position_bias=True), dict(use_relative_position_bias=True)
 DIT = dict(use_absolute_position_embeddings=True, use_mask_token=True)
 MODELS = {
-    'data2vec pre-trained': ('Data2VecVisionModel', SHARED | dict(use_mask_token=True, use_mean_pooling=False)),
-    'data2vec without a norm': ('Data2VecVisionModel', SHARED | dict(use_mask_token=True, use_mean_pooling=True)),
+    'data2vec pre-trained': (
+        'Data2VecVisionModel',
+        SHARED | dict(use_mask_token=True, use_mean_pooling=False),
+    ),
+    'data2vec without a norm': (
+        'Data2VecVisionModel',
+        SHARED | dict(use_mask_token=True, use_mean_pooling=True),
+    ),
     'data2vec classifier': ('Data2VecVisionForImageClassification', OWN | dict(num_labels=7)),
-    'data2vec with both tables': ('Data2VecVisionForImageClassification', OWN | SHARED | dict(num_labels=7)),
-    'data2vec UPerNet': ('Data2VecVisionForSemanticSegmentation', OWN | dict(num_labels=5, out_indices=[2, 3, 4, 5])),
+    'data2vec with both tables': (
+        'Data2VecVisionForImageClassification',
+        OWN | SHARED | dict(num_labels=7),
+    ),
+    'data2vec UPerNet': (
+        'Data2VecVisionForSemanticSegmentation',
+        OWN | dict(num_labels=5, out_indices=[2, 3, 4, 5]),
+    ),
     'DiT pre-trained': ('BeitForMaskedImageModeling', DIT | dict(vocab_size=20)),
     'DiT classifier': ('BeitForImageClassification', DIT | dict(num_labels=7)),
 }
@@ -49,7 +63,9 @@ def test_the_outputs_are_those_of_transformers(name, tmp_path, randomize):
 
     kind, settings = MODELS[name]
     settings = SMALL | settings | (dict(num_hidden_layers=5) if 'UPerNet' in name else {})
-    config = (transformers.Data2VecVisionConfig if 'Data2Vec' in kind else transformers.BeitConfig)(**settings)
+    config = (transformers.Data2VecVisionConfig if 'Data2Vec' in kind else transformers.BeitConfig)(
+        **settings
+    )
     randomize(getattr(transformers, kind)(config)).save_pretrained(tmp_path)
     state, origin, _, meta = load_with_meta(str(tmp_path))
     assert origin == 'hf'
@@ -71,11 +87,15 @@ def test_the_outputs_are_those_of_timm(name, tmp_path, randomize):
     state, origin, _, _ = load_with_meta(str(tmp_path / 'a.pth'))
     assert origin == 'timm'
     image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    torch.testing.assert_close(ours(state, torch.float64)(image, None), model.double()(image), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        ours(state, torch.float64)(image, None), model.double()(image), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize('target', ['hf', 'beit_mm', 'timm'])
-def test_the_number_of_heads_that_absolute_positions_do_not_tell_is_that_of_the_folder(target, tmp_path, randomize):
+def test_the_number_of_heads_that_absolute_positions_do_not_tell_is_that_of_the_folder(
+    target, tmp_path, randomize
+):
     import transformers
 
     config = transformers.BeitConfig(**SMALL | dict(num_attention_heads=8, num_labels=5) | DIT)
@@ -83,7 +103,9 @@ def test_the_number_of_heads_that_absolute_positions_do_not_tell_is_that_of_the_
     convert.main([str(tmp_path / 'a'), str(tmp_path / 'b'), '--to', target, '--verify'])
     arch = dict(embed_dims=128, num_layers=4, num_heads=2, feedforward_channels=64)
     model = BEiT(arch, img_size=64, abs_pos_embed=True, layer_scale=0.1, out_type='avg_featmap')
-    with pytest.raises(ValueError, match=r'a was trained with 8 heads, this BEiT has 2: set arch\.num_heads=8'):
+    with pytest.raises(
+        ValueError, match=r'a was trained with 8 heads, this BEiT has 2: set arch\.num_heads=8'
+    ):
         load_backbone(model, str(tmp_path / 'a'))
 
 
@@ -118,13 +140,23 @@ def beit_v2(arch: str, **keys: str) -> dict[str, Tensor]:
         model = BEiT(arch, rel_pos_bias='shared', layer_scale=0.1, mask_token=True)
     backbone = full_size(model)
     head = dict(weight=torch.zeros(()).expand(8192, model.embed_dims), bias=torch.zeros(8192))
-    state = {f'backbone.{k}': v for k, v in backbone.items()} | {f'head.proj.{k}': v for k, v in head.items()}
-    layers = {k.removeprefix('blocks.'): v for k, v in backbone.items() if k.startswith(('blocks.0.', 'blocks.1.'))}
+    state = {f'backbone.{k}': v for k, v in backbone.items()} | {
+        f'head.proj.{k}': v for k, v in head.items()
+    }
+    layers = {
+        k.removeprefix('blocks.'): v
+        for k, v in backbone.items()
+        if k.startswith(('blocks.0.', 'blocks.1.'))
+    }
     if keys.get('origin') == 'mmpretrain':
         written = from_ours(state, 'mmpretrain')
         written = {k.replace('backbone.ln1.', 'neck.norm.'): v for k, v in written.items()}
-        return dict(state_dict=written | {f'neck.patch_aggregation.{k}': v for k, v in layers.items()})
-    return dict(model=from_ours(state, 'unilm') | {f'cls_pt_layers.{k}': v for k, v in layers.items()})
+        return dict(
+            state_dict=written | {f'neck.patch_aggregation.{k}': v for k, v in layers.items()}
+        )
+    return dict(
+        model=from_ours(state, 'unilm') | {f'cls_pt_layers.{k}': v for k, v in layers.items()}
+    )
 
 
 FILES = {
@@ -157,14 +189,18 @@ def test_every_key_of_a_full_sized_file_is_accounted_for(name, task):
     assert origin == written_by
     patches = [key for key in left if 'relative_position_index' not in key]
     assert len(patches) == (2 * 15 if 'v2' in name and 'pre-trained' in name else 0)
-    assert {left[key] for key in patches} <= {"BEiT v2's patch aggregation, used in its pre-training only"}
+    assert {left[key] for key in patches} <= {
+        "BEiT v2's patch aggregation, used in its pre-training only"
+    }
     dit, fine_tuned = 'DiT' in name, 'fine-tuned' in name
     positions = dict(abs_pos_embed=True) if dit else dict(rel_pos_bias='shared')
     if not dit and (fine_tuned or task in ('classifier', 'segmentor')):
         positions = dict(rel_pos_bias='per_layer')
     with torch.device('meta'):
         model = BEiT(arch, layer_scale=0.1, **positions, **TASKS[task])
-    backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
+    backbone = {
+        k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')
+    }
     may_be_new = ('norm.', 'fc_norm.', 'mask_token') if fine_tuned else ('fc_norm.',)
     check(model, fit_backbone(backbone, model, Report(name)), name, 'BEiT', may_be_new)
     head = {k: tuple(v.shape) for k, v in state.items() if not k.startswith('backbone.')}
@@ -182,12 +218,15 @@ def test_every_key_of_a_full_sized_file_is_accounted_for(name, task):
     ],
 )
 def test_the_normalization_of_published_weights_is_known_by_their_names(name, mean):
-    normalization = parse(timm_model('beitv2_base_patch16_224'), name)[3].get('normalization', dict(mean=[None]))
+    normalization = parse(timm_model('beitv2_base_patch16_224'), name)[3].get(
+        'normalization', dict(mean=[None])
+    )
     assert normalization['mean'][0] == mean
 
 
 def test_the_tokenizer_of_beit_v2_is_refused_by_its_name():
     with pytest.raises(
-        ValueError, match=r'this is VQ-KD, the tokenizer of BEiT v2, of which there is no model here: use'
+        ValueError,
+        match=r'this is VQ-KD, the tokenizer of BEiT v2, of which there is no model here: use',
     ):
         identify(['encoder.blocks.0.attn.qkv.weight', 'quantize.embedding.weight'])

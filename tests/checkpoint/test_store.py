@@ -46,7 +46,9 @@ def test_a_sealed_file_is_still_a_pth_for_everybody(tmp_path):
 
 
 @pytest.mark.parametrize('fault', ['flip', 'cut'])
-def test_a_hundred_flipped_bits_and_a_hundred_lost_ends_are_found_and_the_one_before_is_taken(tmp_path, fault):
+def test_a_hundred_flipped_bits_and_a_hundred_lost_ends_are_found_and_the_one_before_is_taken(
+    tmp_path, fault
+):
     before, path = save(tmp_path, 1), save(tmp_path, 2)
     whole, chance = path.read_bytes(), random.Random(0)
     seal = 8 * (len(whole) - store._LENGTH - 22)
@@ -90,7 +92,9 @@ def test_files_of_the_stock_hook_count_too_and_their_weights_are_checked(tmp_pat
     assert torch.load(path, weights_only=True)  # torch itself says nothing
 
 
-def test_the_newest_is_the_last_written_also_in_a_copied_folder_and_beside_an_older_longer_run(tmp_path):
+def test_the_newest_is_the_last_written_also_in_a_copied_folder_and_beside_an_older_longer_run(
+    tmp_path,
+):
     save(tmp_path, 1000)
     last = save(tmp_path, 20)
     os.utime(last, (0, 0))
@@ -105,7 +109,9 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize('name', CALLS)
 @pytest.mark.parametrize('fault', ['error', 'crash'])
-def test_at_a_fault_in_any_call_there_is_a_whole_checkpoint_and_no_half_one(tmp_path, monkeypatch, name, fault):
+def test_at_a_fault_in_any_call_there_is_a_whole_checkpoint_and_no_half_one(
+    tmp_path, monkeypatch, name, fault
+):
     """Save, save, remove the older, over and over: the n-th call fails (EIO), or is the last thing that the process does."""
     real, seen = getattr(os, name), [0]
 
@@ -158,10 +164,14 @@ def test_a_write_that_the_system_cuts_short_goes_on(tmp_path, monkeypatch):
     assert store.unreadable(save(tmp_path, 1)) is None
 
 
-def test_a_disk_that_gives_back_other_bytes_is_found_before_the_older_file_is_replaced(tmp_path, monkeypatch):
+def test_a_disk_that_gives_back_other_bytes_is_found_before_the_older_file_is_replaced(
+    tmp_path, monkeypatch
+):
     save(tmp_path, 1)
     real = os.read
-    monkeypatch.setattr(os, 'read', lambda descriptor, size: real(descriptor, size).replace(b'\2', b'\3'))
+    monkeypatch.setattr(
+        os, 'read', lambda descriptor, size: real(descriptor, size).replace(b'\2', b'\3')
+    )
     with pytest.raises(OSError, match='iter_2.pth of .* gave back other bytes'):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ['iter_1.pth']
@@ -189,7 +199,8 @@ print((folder / 'iter_1.pth').exists(), not list(folder.glob('.*')), store.newes
 
 
 @pytest.mark.skipif(
-    subprocess.run(['unshare', '-rm', 'true'], capture_output=True).returncode != 0, reason='needs a mount of its own'
+    subprocess.run(['unshare', '-rm', 'true'], capture_output=True).returncode != 0,
+    reason='needs a mount of its own',
 )
 def test_a_full_and_a_read_only_disk_are_named_with_the_bytes_and_leave_what_was_there(tmp_path):
     here, root = str(Path(__file__).parent), str(Path(__file__).parents[2])
@@ -198,6 +209,7 @@ def test_a_full_and_a_read_only_disk_are_named_with_the_bytes_and_leave_what_was
     full, read_only, left = done.stdout.splitlines()
     for line, words in ((full, 'No space left on device'), (read_only, 'Read-only file system')):
         assert re.search(
-            f'{tmp_path}/iter_\\d+.pth of \\d+ bytes could not be written .{words}; \\d+ are free', line
+            f'{tmp_path}/iter_\\d+.pth of \\d+ bytes could not be written .{words}; \\d+ are free',
+            line,
         ), line
     assert left == 'True True []', done.stderr

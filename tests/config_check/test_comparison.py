@@ -44,7 +44,9 @@ def test_a_config_of_ours_is_a_recipe_of_the_paper_and_differs_only_where_that_i
     found = facts.read(str(path))
     row, misses = nearest(found)
     findings = check(found, row)
-    assert named(findings, True) == set() and None not in (getattr(found, fact) for fact in row.identity)
+    assert named(findings, True) == set() and None not in (
+        getattr(found, fact) for fact in row.identity
+    )
     if path.parent.name == 'ablations' or any(part in path.stem for part in UNPUBLISHED):
         return
     assert misses == []
@@ -64,11 +66,23 @@ def test_every_recipe_of_the_paper_is_a_config_of_ours():
     'name, title',
     [
         (PRETRAIN, 'pre-training on ImageNet-1k, base, 800 epochs'),
-        ('pretrain/beit_beit-large-p16_8xb256-amp-coslr-300e_in1k', 'pre-training on ImageNet-1k, large, 300 epochs'),
+        (
+            'pretrain/beit_beit-large-p16_8xb256-amp-coslr-300e_in1k',
+            'pre-training on ImageNet-1k, large, 300 epochs',
+        ),
         (FINETUNE, 'ImageNet-1k fine-tuning, base, after self-supervision, 224 px'),
-        ('classification/vit-large-p16_8xb64-amp-coslr-10e_in1k-384px', 'ImageNet-1k at 384 px, large'),
-        ('classification/beit-base-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-384px', 'on ImageNet-22k, 384 px'),
-        ('segmentation/vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512', 'SETR-PUP, base, after intermediate'),
+        (
+            'classification/vit-large-p16_8xb64-amp-coslr-10e_in1k-384px',
+            'ImageNet-1k at 384 px, large',
+        ),
+        (
+            'classification/beit-base-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-384px',
+            'on ImageNet-22k, 384 px',
+        ),
+        (
+            'segmentation/vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512',
+            'SETR-PUP, base, after intermediate',
+        ),
         (f'{LARGE}_ms', 'UPerNet, large, after intermediate fine-tuning on ImageNet-22k'),
     ],
 )
@@ -76,7 +90,9 @@ def test_a_recipe_is_recognised(name, title):
     assert title in nearest(facts.read(str(CONFIGS / f'{name}.py')))[0].title
 
 
-@pytest.mark.parametrize('name', ['pretrain', 'classification', 'segmentation', 'tokenizer', 'pretrain_112'])
+@pytest.mark.parametrize(
+    'name', ['pretrain', 'classification', 'segmentation', 'tokenizer', 'pretrain_112']
+)
 def test_a_small_twin_contradicts_nothing_and_is_compared_with_the_nearest(name):
     found = facts.read(str(CONFIGS / f'quickstart/{name}.py'))
     row, misses = nearest(found)
@@ -87,12 +103,20 @@ def test_a_small_twin_contradicts_nothing_and_is_compared_with_the_nearest(name)
 def test_variants_are_told_apart():
     assert facts.read(str(CONFIGS / f'{PRETRAIN}.py')).variant == 'vanilla'
     assert facts.read(str(CONFIGS / f'{FINETUNE}.py')).variant == 'BEiT+'
-    assert facts.read(str(CONFIGS / f'{FINETUNE}.py'), {'model.backbone.layer_scale': None}).variant == 'mixed'
-    assert facts.read(str(CONFIGS / f'{PRETRAIN}.py'), {'model.backbone.layer_scale': 0.1}).variant == 'LayerScale'
+    assert (
+        facts.read(str(CONFIGS / f'{FINETUNE}.py'), {'model.backbone.layer_scale': None}).variant
+        == 'mixed'
+    )
+    assert (
+        facts.read(str(CONFIGS / f'{PRETRAIN}.py'), {'model.backbone.layer_scale': 0.1}).variant
+        == 'LayerScale'
+    )
 
 
 def test_a_frozen_backbone_is_a_linear_probe():
-    row, misses = nearest(facts.read(str(CONFIGS / f'{FINETUNE}.py'), {'model.backbone.frozen_stages': 12}))
+    row, misses = nearest(
+        facts.read(str(CONFIGS / f'{FINETUNE}.py'), {'model.backbone.frozen_stages': 12})
+    )
     assert row.title == 'linear probe on ImageNet-1k, base (app. D)' and misses == []
 
 
@@ -120,13 +144,18 @@ def test_another_mean_than_in_pretraining_and_a_head_of_full_size_are_found():
         'model.head.init_cfg.std': 0.02,
     }
     findings = find(FINETUNE, half)
-    assert named(findings, True) == {'mean and std'} and named(findings, False) == {'std of the first head'}
-    public = half | {'model.backbone.init_cfg.checkpoint': 'checkpoints/beit_base_patch16_224_pt22k.pth'}
+    assert named(findings, True) == {'mean and std'} and named(findings, False) == {
+        'std of the first head'
+    }
+    public = half | {
+        'model.backbone.init_cfg.checkpoint': 'checkpoints/beit_base_patch16_224_pt22k.pth'
+    }
     assert named(find(FINETUNE, public), True) == set()
 
 
 HOSTS = {
-    host: Path(importlib.util.find_spec(host).origin).parent / '.mim/configs/beit' for host in ('mmpretrain', 'mmseg')
+    host: Path(importlib.util.find_spec(host).origin).parent / '.mim/configs/beit'
+    for host in ('mmpretrain', 'mmseg')
 }
 BENCHMARK = 'benchmarks/beit-base-p16_8xb128-coslr-100e_in1k.py'
 MODELS = 'https://models/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k_20221128-ab79e626.pth'
@@ -143,7 +172,9 @@ MODELS = 'https://models/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k_20221128-
 )  # fmt: skip
 def test_the_traps_are_found_in_the_hosts_own_configs(host, name, options, wrong, other):
     findings = find(str(HOSTS[host] / name)[:-3], options)
-    assert named(findings, True) == ({wrong} if wrong else set()) and other in named(findings, False)
+    assert named(findings, True) == ({wrong} if wrong else set()) and other in named(
+        findings, False
+    )
 
 
 # -- contradictions ----------------------------------------------------------------------------------------------------
@@ -159,7 +190,11 @@ def test_the_traps_are_found_in_the_hosts_own_configs(host, name, options, wrong
         (PRETRAIN, {'train_dataloader.batch_size': 64, 'auto_scale_lr': None}, 'lr for this batch'),
         (PRETRAIN, {'model.head.out_channels': 1024}, 'channels of the head'),
         (PRETRAIN, {'model.num_masked': 60}, 'num_masked'),
-        (PRETRAIN, {'train_dataloader.dataset.dataset.pipeline.3.token_size': 224}, 'grid of tokens'),
+        (
+            PRETRAIN,
+            {'train_dataloader.dataset.dataset.pipeline.3.token_size': 224},
+            'grid of tokens',
+        ),
         (PRETRAIN, {'train_dataloader.dataset.dataset.pipeline.4.grid': 12}, 'grid of the mask'),
         (SETR, {'param_scheduler.1.by_epoch': True}, 'unit of the schedule'),
         (TOKENIZER, {'train_cfg.max_iters': 100_000}, 'end of the schedule'),
@@ -172,7 +207,12 @@ def test_a_contradiction_is_found_alone(name, options, what):
 def test_a_cosine_in_iterations_is_compared_with_a_run_in_epochs():
     def ending(at: int) -> dict:
         cosine = dict(type='CosineAnnealingLR', by_epoch=False, begin=5000, end=at, eta_min=1e-5)
-        return {'param_scheduler': [dict(type='LinearLR', by_epoch=False, end=6255, start_factor=1e-3), cosine]}
+        return {
+            'param_scheduler': [
+                dict(type='LinearLR', by_epoch=False, end=6255, start_factor=1e-3),
+                cosine,
+            ]
+        }
 
     assert named(find(PRETRAIN, ending(int(800 * 1281167 / 2048))), True) == set()
     assert named(find(PRETRAIN, ending(100_000)), True) == {'end of the schedule'}
@@ -181,11 +221,17 @@ def test_a_cosine_in_iterations_is_compared_with_a_run_in_epochs():
 def test_a_rate_scaled_with_the_batch_is_a_difference_and_no_contradiction():
     for options, more in [
         ({}, dict(gpus=2, auto_scale=True)),
-        ({'optim_wrapper.optimizer.lr': 1.5e-3 / 4, 'auto_scale_lr.base_batch_size': 512}, dict(gpus=2)),
+        (
+            {'optim_wrapper.optimizer.lr': 1.5e-3 / 4, 'auto_scale_lr.base_batch_size': 512},
+            dict(gpus=2),
+        ),
         ({'auto_scale_lr.enable': True}, dict(gpus=2)),
     ]:
         findings = find(PRETRAIN, options, **more)
-        assert named(findings, True) == set() and named(findings, False) == {'images an update', 'lr'}
+        assert named(findings, True) == set() and named(findings, False) == {
+            'images an update',
+            'lr',
+        }
         assert 'the same step an image' in next(f.effect for f in findings if f.what == 'lr')
     assert named(find(PRETRAIN, gpus=2), True) == {'lr for this batch'}
 
@@ -195,7 +241,10 @@ def test_accumulation_counts_as_batch_and_costs_updates():
     findings = find(SETR, halved)
     assert named(findings, True) == set() and named(findings, False) == {'images in all'}
     assert '80000 updates of 16 images' in findings[0].effect
-    assert find(PRETRAIN, {'train_dataloader.batch_size': 128, 'optim_wrapper.accumulative_counts': 2}) == []
+    assert (
+        find(PRETRAIN, {'train_dataloader.batch_size': 128, 'optim_wrapper.accumulative_counts': 2})
+        == []
+    )
 
 
 # -- differences -------------------------------------------------------------------------------------------------------
@@ -222,20 +271,34 @@ def test_accumulation_counts_as_batch_and_costs_updates():
 )  # fmt: skip
 def test_a_difference_is_found_alone(name, options, what):
     (found,) = find(name, options)
-    assert found.what == what and not found.contradiction and found.paper != found.yours and found.effect
+    assert (
+        found.what == what
+        and not found.contradiction
+        and found.paper != found.yours
+        and found.effect
+    )
 
 
 def test_the_ablations_of_table_4_say_what_they_cost():
     random = find(
-        PRETRAIN, {'train_dataloader.dataset.dataset.pipeline.4': dict(type='RandomMask', grid=14, budget=75)}
+        PRETRAIN,
+        {
+            'train_dataloader.dataset.dataset.pipeline.4': dict(
+                type='RandomMask', grid=14, budget=75
+            )
+        },
     )
     pixels = find(
         PRETRAIN,
         {'model.target': dict(_delete_=True, type='PixelTarget'), 'model.head.out_channels': 768,
          'train_dataloader.dataset.dataset.pipeline.3.token_size': None},
     )  # fmt: skip
-    assert [(f.what, f.yours) for f in random] == [('mask', 'random')] and '42.93' in random[0].effect
-    assert [(f.what, f.yours) for f in pixels] == [('target', 'pixels')] and '81.04' in pixels[0].effect
+    assert [(f.what, f.yours) for f in random] == [('mask', 'random')] and '42.93' in random[
+        0
+    ].effect
+    assert [(f.what, f.yours) for f in pixels] == [('target', 'pixels')] and '81.04' in pixels[
+        0
+    ].effect
 
 
 def test_rules_ask_for_nothing_that_a_config_may_not_show():
@@ -247,7 +310,9 @@ def test_a_rule_that_says_nothing_about_the_paper_holds_against_any_row():
     found = facts.read(str(CONFIGS / f'{PRETRAIN}.py'))
     wrong = replace(found, end=300)
     for row in ROWS:
-        assert [f.what for rule in CONTRADICTIONS[:1] for f in rule(wrong, row)] == ['end of the schedule']
+        assert [f.what for rule in CONTRADICTIONS[:1] for f in rule(wrong, row)] == [
+            'end of the schedule'
+        ]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -258,13 +323,29 @@ def test_a_rule_that_says_nothing_about_the_paper_holds_against_any_row():
     [
         ([f'configs/{UPERNET}.py'], 0, '0 contradictions (✗), 1 difference'),
         ([f'configs/{PRETRAIN}.py', '--gpus', '2'], 1, 'lr for this batch'),
-        ([f'configs/{PRETRAIN}.py', '--gpus', '2', '--auto-scale-lr'], 0, 'scaled by auto_scale_lr'),
-        ([f'configs/{LARGE}.py', '--cfg-options', 'param_scheduler.1.end=160000'], 1, '✗  end of the schedule'),
-        (['configs/quickstart/pretrain.py'], 0, "none of the paper's recipes (size other); compared with the nearest:"),
+        (
+            [f'configs/{PRETRAIN}.py', '--gpus', '2', '--auto-scale-lr'],
+            0,
+            'scaled by auto_scale_lr',
+        ),
+        (
+            [f'configs/{LARGE}.py', '--cfg-options', 'param_scheduler.1.end=160000'],
+            1,
+            '✗  end of the schedule',
+        ),
+        (
+            ['configs/quickstart/pretrain.py'],
+            0,
+            "none of the paper's recipes (size other); compared with the nearest:",
+        ),
         (['nowhere.py'], 2, 'error: no config at nowhere.py'),
         (['configs/_base_/default_runtime.py'], 2, 'the backbone is not there, known are BEiT, '),
         ([f'configs/{PRETRAIN}.py', '--gpus', '0'], 2, 'error: --gpus 0: at least one'),
-        (['configs/quickstart/pretrain.py', '--auto-scale-lr'], 2, 'no auto_scale_lr.base_batch_size'),
+        (
+            ['configs/quickstart/pretrain.py', '--auto-scale-lr'],
+            2,
+            'no auto_scale_lr.base_batch_size',
+        ),
     ],
 )
 def test_the_command_tells_by_its_exit_code(words, code, said, monkeypatch, capsys):
@@ -276,10 +357,15 @@ def test_the_command_tells_by_its_exit_code(words, code, said, monkeypatch, caps
     assert code != 2 or len(out.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize('checkpoint', ['beit_base_patch16_224_pt1k_800ep', 'weights.pth', 'downloads/weights.pth'])
+@pytest.mark.parametrize(
+    'checkpoint', ['beit_base_patch16_224_pt1k_800ep', 'weights.pth', 'downloads/weights.pth']
+)
 def test_no_python_file_is_run_that_lies_beside_a_checkpoint(checkpoint, tmp_path, monkeypatch):
     for folder in (tmp_path, tmp_path / 'downloads'):
         folder.mkdir(exist_ok=True)
         (folder / 'other.py').write_text('raise SystemExit("was run")')
     monkeypatch.chdir(tmp_path)
-    find('classification/vit-base-p16_8xb128-amp-coslr-100e_in1k', {'model.backbone.init_cfg.checkpoint': checkpoint})
+    find(
+        'classification/vit-base-p16_8xb128-amp-coslr-100e_in1k',
+        {'model.backbone.init_cfg.checkpoint': checkpoint},
+    )

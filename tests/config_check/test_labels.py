@@ -30,7 +30,8 @@ def config(root: Path, **splits: dict) -> dict:
     """Classification of what lies in `root`, with changes to each data set."""
     loaders = {
         f'{split}_dataloader': dict(
-            dataset=dict(type='CustomDataset', data_root=str(root), data_prefix=split, pipeline=[]) | changes
+            dataset=dict(type='CustomDataset', data_root=str(root), data_prefix=split, pipeline=[])
+            | changes
         )
         for split, changes in splits.items()
     }
@@ -130,14 +131,20 @@ def scenes(root: Path, train: list[list[int]], val: list[list[int]]) -> None:
             bad_files.write(root / f'maps/{split}/{i}.png', bad_files.grey(ids))
 
 
-def segmentation(root: Path, train: dict | None = None, val: dict | None = None, load: bool | None = None) -> dict:
+def segmentation(
+    root: Path, train: dict | None = None, val: dict | None = None, load: bool | None = None
+) -> dict:
     loaders = {}
     for split, changes in dict(train=train, val=val).items():
         loaders[f'{split}_dataloader'] = dict(dataset=dict(
             type='BaseSegDataset', data_root=str(root), metainfo=dict(classes=['ground', 'object'], palette=[[0] * 3] * 2),
             data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'maps/{split}'),
             pipeline=[dict(type='LoadAnnotations', reduce_zero_label=load)]) | (changes or {}))  # fmt: skip
-    return dict(default_scope='mmseg', model=dict(decode_head=dict(type='FCNHead', num_classes=2)), **loaders)
+    return dict(
+        default_scope='mmseg',
+        model=dict(decode_head=dict(type='FCNHead', num_classes=2)),
+        **loaders,
+    )
 
 
 GOOD, TRUE = [[0, 1], [1, 255]], dict(reduce_zero_label=True)
@@ -162,7 +169,9 @@ def test_label_maps_are_read_before_training(mistake, tmp_path):
     scenes(tmp_path, train, val)
     found = list(labels(segmentation(tmp_path, **changes)))
     assert bool(found) == bool(said), found
-    assert all(problem.stops == stops for problem in found) and (not said or said in found[0].words), found
+    assert all(problem.stops == stops for problem in found) and (
+        not said or said in found[0].words
+    ), found
 
 
 def test_a_bad_training_map_is_no_error_where_bad_samples_are_skipped(tmp_path):
@@ -177,9 +186,14 @@ def test_a_bad_training_map_is_no_error_where_bad_samples_are_skipped(tmp_path):
     assert not found.stops and 'the value 9' in found.words
 
 
-def test_a_validation_set_that_takes_long_is_read_in_part_and_the_remark_says_so(tmp_path, monkeypatch):
+def test_a_validation_set_that_takes_long_is_read_in_part_and_the_remark_says_so(
+    tmp_path, monkeypatch
+):
     scenes(tmp_path, GOOD, GOOD)
     monkeypatch.setattr(label_check, 'SECONDS', -1)
     found = [problem for problem in labels(segmentation(tmp_path)) if problem.words.startswith(VAL)]
-    assert not found[-1].stops and 'To check all: python tools/check_data.py CONFIG --split val' in found[-1].words
+    assert (
+        not found[-1].stops
+        and 'To check all: python tools/check_data.py CONFIG --split val' in found[-1].words
+    )
     assert 'a sample of 1 of 2 label maps was read' in found[-1].words

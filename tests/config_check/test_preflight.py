@@ -42,15 +42,23 @@ def at_home(name: str, data: Path, work_dir: Path) -> Config:
 @pytest.mark.parametrize('name', each(TRAINED))
 def test_no_config_of_ours_is_called_wrong(name, data, tmp_path):
     found = preflight(at_home(name, data, tmp_path))
-    of_the_data = 'lr for this batch', 'in none of 4 label maps', 'pipeline gives 64×64 pixels'  # few and small images
-    assert [p.words for p in found if p.stops or not any(words in p.words for words in of_the_data)] == []
+    of_the_data = (
+        'lr for this batch',
+        'in none of 4 label maps',
+        'pipeline gives 64×64 pixels',
+    )  # few and small images
+    assert [
+        p.words for p in found if p.stops or not any(words in p.words for words in of_the_data)
+    ] == []
 
 
 @pytest.mark.parametrize('name', each(CONFIGS))
 def test_at_its_real_size_a_config_lacks_files_alone(name):
     found = preflight(load(name), ranks=64 if 'dvae' in name else 16 if '16xb' in name else 8)
     lacks = 'not found', 'no tokenizer is given'
-    assert [p.words for p in found if p.stops and not any(words in p.words for words in lacks)] == []
+    assert [
+        p.words for p in found if p.stops and not any(words in p.words for words in lacks)
+    ] == []
     assert 'quickstart' in name or [p.words for p in found if 'lr for this batch' in p.words] == []
 
 
@@ -64,7 +72,13 @@ HOST = dict(
     _delete_=True,
     type='ImageClassifier',
     backbone=dict(
-        type='ResNet', depth=18, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,), base_channels=8
+        type='ResNet',
+        depth=18,
+        num_stages=1,
+        strides=(1,),
+        dilations=(1,),
+        out_indices=(0,),
+        base_channels=8,
     ),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=8),
@@ -72,7 +86,9 @@ HOST = dict(
 
 
 def _pretrained(checkpoint: str) -> dict:
-    return HOST | dict(backbone=HOST['backbone'] | dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint)))
+    return HOST | dict(
+        backbone=HOST['backbone'] | dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint))
+    )
 
 
 # mistake: config, what is set, what is said, whether it stops
@@ -287,12 +303,20 @@ WARNINGS = {
     ),
     'images of different sizes in a test batch': (
         SEGMENT,
-        {'val_dataloader.dataset.pipeline.1': dict(_delete_=True, type='Resize', scale=(96, 64), keep_ratio=True)},
+        {
+            'val_dataloader.dataset.pipeline.1': dict(
+                _delete_=True, type='Resize', scale=(96, 64), keep_ratio=True
+            )
+        },
         'do not fit in one batch. Set val_dataloader.batch_size=1',
     ),
     'sides no multiple of the patch when testing': (
         SEGMENT,
-        {'val_dataloader.dataset.pipeline.1': dict(_delete_=True, type='Resize', scale=(96, 64), keep_ratio=True)},
+        {
+            'val_dataloader.dataset.pipeline.1': dict(
+                _delete_=True, type='Resize', scale=(96, 64), keep_ratio=True
+            )
+        },
         'the sides need not be multiples of patch_size=8. Set data_preprocessor.test_cfg=dict(size_divisor=8)',
     ),
     'red and blue exchanged': (
@@ -311,14 +335,26 @@ WARNINGS = {
         'end of the schedule: 50; the last 60 iterations train at lr 0',
     ),
     'warm-up beyond the run': (CLASSIFY, {'param_scheduler.0.end': 30}, 'warm-up: 30'),
-    'checkpoints in epochs': (CLASSIFY, {'default_hooks.checkpoint.by_epoch': True}, 'one is written, at its end'),
+    'checkpoints in epochs': (
+        CLASSIFY,
+        {'default_hooks.checkpoint.by_epoch': True},
+        'one is written, at its end',
+    ),
     'validation beyond the run': (
         CLASSIFY,
         {'train_cfg.val_interval': 500},
         'val_interval=500 is beyond the run of 30',
     ),
-    'some weights of many': (CLASSIFY, dict(load_from='{some}', model=HOST), 'some.pth lacks backbone.bn1.bias, '),
-    'rate for another batch': (CLASSIFY, dict(auto_scale_lr=dict(base_batch_size=4096)), 'lr for this batch'),
+    'some weights of many': (
+        CLASSIFY,
+        dict(load_from='{some}', model=HOST),
+        'some.pth lacks backbone.bn1.bias, ',
+    ),
+    'rate for another batch': (
+        CLASSIFY,
+        dict(auto_scale_lr=dict(base_batch_size=4096)),
+        'lr for this batch',
+    ),
 }
 
 
@@ -327,13 +363,17 @@ def weights(tmp_path_factory) -> dict[str, str]:
     """Checkpoints that do not fit the small models."""
     folder = tmp_path_factory.mktemp('weights')
     size = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
-    form = dict(img_size=64, patch_size=8, rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap')
+    form = dict(
+        img_size=64, patch_size=8, rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap'
+    )
     states = dict(
         wide=BEiT(arch=size | dict(embed_dims=48, num_heads=3), **form).state_dict(),
         short=BEiT(arch=size | dict(num_layers=3), **form).state_dict(),
     )
     for name, state in states.items():
-        torch.save(dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), folder / f'{name}.pth')
+        torch.save(
+            dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), folder / f'{name}.pth'
+        )
     torch.save(dict(state_dict={'stem.weight': torch.zeros(2)}), folder / 'alien.pth')
     torch.save(dict(state_dict={'head.fc.weight': torch.zeros(10, 8)}), folder / 'some.pth')
     torch.save(dict(numbers=[1, 2]), folder / 'other.pth')
@@ -343,7 +383,9 @@ def weights(tmp_path_factory) -> dict[str, str]:
 def filled(options: object, weights: dict[str, str]) -> object:
     if isinstance(options, dict):
         return {key: filled(value, weights) for key, value in options.items()}
-    return weights.get(options[1:-1], options) if isinstance(options, str) else copy.deepcopy(options)
+    return (
+        weights.get(options[1:-1], options) if isinstance(options, str) else copy.deepcopy(options)
+    )
 
 
 @pytest.mark.parametrize('mistake', MISTAKES | WARNINGS)
@@ -353,7 +395,9 @@ def test_a_mistake_is_found_and_named_with_its_mend(mistake, data, weights, tmp_
     before = {p.words for p in preflight(cfg)}
     cfg.merge_from_dict(filled(options, weights))
     found = [p for p in preflight(cfg) if p.words not in before]
-    assert any(said in p.words and p.stops == (mistake in MISTAKES) for p in found), [p.words for p in found]
+    assert any(said in p.words and p.stops == (mistake in MISTAKES) for p in found), [
+        p.words for p in found
+    ]
     assert len(found) <= 3, [p.words for p in found]  # a mistake may be seen in two places
 
 
@@ -373,11 +417,17 @@ def test_all_mistakes_of_a_config_come_in_one_list_those_that_stop_first(data, t
         'color transform for four channels',
         'mean of three channels for four',
     )
-    fit = {k: v for k, v in MISTAKES.items() if v[0] == CLASSIFY and "'{" not in str(v[1]) and k not in apart}
+    fit = {
+        k: v
+        for k, v in MISTAKES.items()
+        if v[0] == CLASSIFY and "'{" not in str(v[1]) and k not in apart
+    }
     for _, options, _ in [*fit.values(), WARNINGS['rate for another batch']]:
         cfg.merge_from_dict(copy.deepcopy(options))
     found = preflight(cfg)
-    missed = [mistake for mistake, (_, _, said) in fit.items() if not any(said in p.words for p in found)]
+    missed = [
+        mistake for mistake, (_, _, said) in fit.items() if not any(said in p.words for p in found)
+    ]
     assert len(fit) >= 10 and missed == []
     assert [p.stops for p in found] == sorted((p.stops for p in found), reverse=True)
     assert report(cfg, found).count('✗ ') == sum(p.stops for p in found)
@@ -391,7 +441,11 @@ def test_what_a_class_takes_is_read_through_its_parents():
 
 @pytest.mark.any_stack
 def test_the_script_prints_the_list_and_trains_nothing_unless_it_is_forced(tmp_path):
-    words = [sys.executable, str(ROOT / 'tools/train.py'), str(ROOT / 'configs/quickstart/classification.py')]
+    words = [
+        sys.executable,
+        str(ROOT / 'tools/train.py'),
+        str(ROOT / 'configs/quickstart/classification.py'),
+    ]
     words += [
         '--work-dir',
         str(tmp_path / 'run'),
@@ -399,7 +453,9 @@ def test_the_script_prints_the_list_and_trains_nothing_unless_it_is_forced(tmp_p
         'model.head.num_classes=5',
         'param_scheduler.1.end=40',
     ]
-    done = subprocess.run(words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert done.returncode == 1 and not (tmp_path / 'run').exists()
     for said in (
         '✗ model.head.num_classes=5',
@@ -425,7 +481,9 @@ def test_a_name_means_what_the_registries_give_for_it(name, scope):
         with suppress(RuntimeError):  # it has none
             given.append(registry.children.get(scope, registry).get(name))
     config_names.find_classes.cache_clear()
-    assert set(config_names.find_classes(name, scope)) == {each for each in given if each is not None}
+    assert set(config_names.find_classes(name, scope)) == {
+        each for each in given if each is not None
+    }
 
 
 def test_a_host_that_lacks_a_package_is_not_taken_for_one_without_registries(tmp_path, monkeypatch):
@@ -440,7 +498,11 @@ def test_a_host_that_lacks_a_package_is_not_taken_for_one_without_registries(tmp
 def test_the_layers_that_lora_adapts_are_no_types(data, tmp_path):
     cfg = at_home(CLASSIFY, data, tmp_path)
     cfg.model = dict(
-        type='LoRAModel', module=cfg.model, alpha=1, rank=1, targets=[dict(type='qkv'), dict(type='.*fc1')]
+        type='LoRAModel',
+        module=cfg.model,
+        alpha=1,
+        rank=1,
+        targets=[dict(type='qkv'), dict(type='.*fc1')],
     )
     assert [p.words for p in preflight(cfg) if 'targets' in p.words] == []
 
@@ -456,7 +518,10 @@ def test_the_layers_that_lora_adapts_are_no_types(data, tmp_path):
             dict(type='beit_mm.MIMMetric'),
             [
                 dict(hidden=torch.tensor([True, False]), pixel=0.0)
-                | {name: torch.zeros(2, dtype=torch.int64) for name in ('target', 'prediction', 'log_p_tokens')}
+                | {
+                    name: torch.zeros(2, dtype=torch.int64)
+                    for name in ('target', 'prediction', 'log_p_tokens')
+                }
             ],
         ),
         (dict(type='mmseg.IoUMetric', iou_metrics=['mIoU', 'mFscore']), [(torch.ones(2),) * 4]),
@@ -476,11 +541,15 @@ def test_the_keys_that_a_metric_reports_are_known(metric, results):
 def test_a_work_dir_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'access', lambda *_: False)  # root may write everywhere
     (found,) = work_dir_can_be_written(dict(work_dir=f'{tmp_path}/new/run'))
-    assert found.stops and found.words.endswith(f'{tmp_path} cannot be written to: set another work_dir')
+    assert found.stops and found.words.endswith(
+        f'{tmp_path} cannot be written to: set another work_dir'
+    )
 
 
 @pytest.mark.parametrize('ranks', [1, 2])
 def test_a_batch_is_held_against_the_images_of_a_rank(data, ranks, tmp_path):
     cfg = at_home(CLASSIFY, data, tmp_path).to_dict()
-    cfg['train_dataloader'].update(batch_size=3, drop_last=True, sampler=dict(type='KeyedSampler'))  # of four images
+    cfg['train_dataloader'].update(
+        batch_size=3, drop_last=True, sampler=dict(type='KeyedSampler')
+    )  # of four images
     assert len(list(batches(cfg, ranks))) == (ranks == 2)

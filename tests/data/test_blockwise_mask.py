@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from beit_mm.data import blockwise_mask as module
-from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, blockwise_mask, exact_blockwise_mask, random_mask
+from beit_mm.data.blockwise_mask import (
+    BlockwiseMask,
+    RandomMask,
+    blockwise_mask,
+    exact_blockwise_mask,
+    random_mask,
+)
 
 DRAWS = 3000
 
@@ -28,7 +34,9 @@ def test_a_mask_and_its_mirror_images_are_equally_likely(masks):
 # -- every input -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('grid', [(1, 1), (1, 9), (9, 1), (2, 2), (2, 30), (3, 5), (8, 8), (14, 14), (5, 40)])
+@pytest.mark.parametrize(
+    'grid', [(1, 1), (1, 9), (9, 1), (2, 2), (2, 30), (3, 5), (8, 8), (14, 14), (5, 40)]
+)
 @pytest.mark.parametrize('share', [0.0, 0.1, 0.4, 1.0])
 @pytest.mark.parametrize('least', [1, 4, 16])
 def test_any_grid_and_budget_end_with_at_most_the_budget(grid, share, least, monkeypatch):
@@ -53,11 +61,14 @@ def test_a_grid_of_one_row_has_no_strictly_smaller_block():
 
 
 @pytest.mark.parametrize(
-    ('grid', 'budget', 'least'), [((14, 14), 75, 16), ((8, 8), 25, 4), ((7, 10), 30, 9), ((3, 3), 4, 1)]
+    ('grid', 'budget', 'least'),
+    [((14, 14), 75, 16), ((8, 8), 25, 4), ((7, 10), 30, 9), ((3, 3), 4, 1)],
 )
 def test_exact_masks_hide_exactly_the_budget(grid, budget, least):
     rng = np.random.default_rng(0)
-    assert {int(exact_blockwise_mask(rng, grid, budget, least).sum()) for _ in range(100)} == {budget}
+    assert {int(exact_blockwise_mask(rng, grid, budget, least).sum()) for _ in range(100)} == {
+        budget
+    }
 
 
 def test_exact_masks_are_the_masks_that_happen_to_be_exact(masks):
@@ -69,7 +80,9 @@ def test_exact_masks_are_the_masks_that_happen_to_be_exact(masks):
 
 
 def test_an_impossible_exact_mask_is_an_error():
-    with pytest.raises(ValueError, match='no mask of exactly 5 of 1×9 patches .* was found in 1000 draws'):
+    with pytest.raises(
+        ValueError, match='no mask of exactly 5 of 1×9 patches .* was found in 1000 draws'
+    ):
         exact_blockwise_mask(np.random.default_rng(0), (1, 9), 5, 4)
 
 
@@ -102,12 +115,17 @@ def test_transforms_follow_numpys_global_state_alone(transform):
         random.seed(len(found))
         found.append(transform(dict(img='kept')))
     assert found[0]['img'] == 'kept' and found[0]['mask'].shape == (14, 14)
-    assert np.array_equal(found[0]['mask'], found[1]['mask']) and not np.array_equal(found[0]['mask'], found[2]['mask'])
+    assert np.array_equal(found[0]['mask'], found[1]['mask']) and not np.array_equal(
+        found[0]['mask'], found[2]['mask']
+    )
 
 
 def test_the_key_of_a_mask_is_four_draws_of_32_bits():
     np.random.seed(3)
-    expected = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32)).random(), np.random.rand()
+    expected = (
+        np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32)).random(),
+        np.random.rand(),
+    )
     np.random.seed(3)
     assert (module._generator().random(), np.random.rand()) == expected
 

@@ -42,7 +42,9 @@ def tiff(array: np.ndarray) -> bytes:
     ]  # fmt: skip
     entries = [(tag, kind, values) for tag, kind, values in entries if values]
     place, table, extra = 8 + 2 + 12 * len(entries) + 4, b'', b''
-    extra_size = sum(2 * len(values) for _, kind, values in entries if kind == 3 and len(values) > 2)
+    extra_size = sum(
+        2 * len(values) for _, kind, values in entries if kind == 3 and len(values) > 2
+    )
     for tag, kind, values in entries:
         values = (place + extra_size,) if tag == 273 else values
         packed = struct.pack(f'<{len(values)}{"H" if kind == 3 else "I"}', *values)
@@ -72,7 +74,16 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize(
     'channels, suffix',
-    [(1, '.png'), (3, '.png'), (4, '.png'), (2, '.tif'), (4, '.tif'), (13, '.tif'), (1, '.npy'), (13, '.npy')],
+    [
+        (1, '.png'),
+        (3, '.png'),
+        (4, '.png'),
+        (2, '.tif'),
+        (4, '.tif'),
+        (13, '.tif'),
+        (1, '.npy'),
+        (13, '.npy'),
+    ],
 )
 def test_the_bands_of_a_file_are_those_that_were_written(channels, suffix):
     array = noise(6, 7, channels)
@@ -115,15 +126,21 @@ def test_arrays_that_are_no_images_are_named(content, message):
 @pytest.mark.parametrize('channels', [1, 2, 4, 13])
 def test_views_of_any_channels_are_resized_channel_by_channel(backend, channels):
     image = noise(40, 30, channels)
-    own = [resize(np.ascontiguousarray(image[..., i]), 16, 'bicubic', backend) for i in range(channels)]
-    found = channels_first(resize(image[..., 0] if channels == 1 else image, 16, 'bicubic', backend))
+    own = [
+        resize(np.ascontiguousarray(image[..., i]), 16, 'bicubic', backend) for i in range(channels)
+    ]
+    found = channels_first(
+        resize(image[..., 0] if channels == 1 else image, 16, 'bicubic', backend)
+    )
     assert np.array_equal(found, np.stack(own))
 
 
 @pytest.mark.parametrize('backend', ['pillow', 'torch'])
 def test_views_need_bytes(backend):
     image = noise(40, 30, 3).astype(np.float32) / 255
-    with pytest.raises(ValueError, match=r'TwoViews was given float32 of shape .*, expected uint8 \[H, W\]'):
+    with pytest.raises(
+        ValueError, match=r'TwoViews was given float32 of shape .*, expected uint8 \[H, W\]'
+    ):
         TwoViews(size=16, token_size=8, backend=backend).transform(dict(img=image))
 
 
@@ -139,7 +156,11 @@ def channels(request) -> int:
 def data(channels, tmp_path) -> dict:
     for i in range(4):
         for folder, content, suffix in (
-            (f'images/{"ab"[i % 2]}', written(noise(32, 32, channels, seed=i), SUFFIX[channels]), SUFFIX[channels]),
+            (
+                f'images/{"ab"[i % 2]}',
+                written(noise(32, 32, channels, seed=i), SUFFIX[channels]),
+                SUFFIX[channels],
+            ),
             ('maps', cv2.imencode('.png', noise(32, 32, seed=i) % 2)[1].tobytes(), '.png'),
         ):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -150,7 +171,14 @@ def data(channels, tmp_path) -> dict:
 READ = dict(type='LoadImageFromFile', color_type='unchanged')
 
 
-def trained(work: Path, scope: str, model: dict, dataset: dict, collate: str, hooks: list[dict] | None = None):
+def trained(
+    work: Path,
+    scope: str,
+    model: dict,
+    dataset: dict,
+    collate: str,
+    hooks: list[dict] | None = None,
+):
     """The model after two iterations that `tools/train.py` would make."""
     init_default_scope(scope)
     loader = dict(num_workers=0, batch_size=2, collate_fn=dict(type=collate))
@@ -186,7 +214,9 @@ def test_every_part_takes_images_of_any_channels(channels, data, tmp_path):
         data_preprocessor=raw,
     )  # fmt: skip
     steps = [READ, dict(type='mmpretrain.RandomFlip', prob=0.5), resized, pack]
-    tokenizer = trained(tmp_path / 'tokenizer', 'beit_mm', vae, dict(folder, pipeline=steps), 'default_collate')
+    tokenizer = trained(
+        tmp_path / 'tokenizer', 'beit_mm', vae, dict(folder, pipeline=steps), 'default_collate'
+    )
     assert tokenizer.decode(torch.zeros(1, 2, 2, dtype=torch.int64)).shape == (1, channels, 8, 8)
     assert exported(tokenizer, tmp_path / 'tokenizer.pt2') < 1e-5
 
@@ -217,7 +247,13 @@ def test_every_part_takes_images_of_any_channels(channels, data, tmp_path):
         head=dict(type='mmpretrain.LinearClsHead', num_classes=2, in_channels=16, topk=(1,)),
         data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', num_classes=2, **normalize),
     )  # fmt: skip
-    model = trained(tmp_path / 'classify', 'mmpretrain', classifier, dict(folder, pipeline=steps), 'default_collate')
+    model = trained(
+        tmp_path / 'classify',
+        'mmpretrain',
+        classifier,
+        dict(folder, pipeline=steps),
+        'default_collate',
+    )
     assert exported(model, tmp_path / 'classifier.pt2') < 1e-5
 
     scenes = dict(
@@ -241,7 +277,17 @@ def test_every_part_takes_images_of_any_channels(channels, data, tmp_path):
     visualize = runpy.run_path(str(ROOT / 'tools/visualize.py'))['main']
     bands = ['--bands', '1', str(channels), '1']
     visualize(
-        ['tokens', image, '--tokenizer', checkpoint, '--size', '32', '--out', str(tmp_path / 'tokens.html'), *bands]
+        [
+            'tokens',
+            image,
+            '--tokenizer',
+            checkpoint,
+            '--size',
+            '32',
+            '--out',
+            str(tmp_path / 'tokens.html'),
+            *bands,
+        ]
     )
     page = str(tmp_path / 'attention.html')
     visualize(['attention', image, '--checkpoint', init['checkpoint'], '--html', page, *bands])
@@ -260,14 +306,20 @@ def test_three_bands_are_chosen_for_pictures():
 
 
 @pytest.mark.parametrize(
-    'loader', [dict(imdecode_backend='pillow'), dict(color_type='grayscale'), dict(ignore_empty=True)]
+    'loader',
+    [dict(imdecode_backend='pillow'), dict(color_type='grayscale'), dict(ignore_empty=True)],
 )
 def test_a_loader_with_settings_of_its_own_stays(loader, tmp_path):
     (tmp_path / 'a.png').write_bytes(written(noise(4, 5, 3), '.png'))
     init_default_scope('mmpretrain')
     steps = [dict(type='LoadImageFromFile', **loader)]
     dataset = DATASETS.build(
-        dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path), with_label=False, pipeline=steps)
+        dict(
+            type='mmpretrain.CustomDataset',
+            data_root=str(tmp_path),
+            with_label=False,
+            pipeline=steps,
+        )
     )
     before = dataset.pipeline.transforms[-1]
     assert guard(dataset).pipeline.transforms[-1] is before
@@ -286,13 +338,23 @@ def test_files_of_all_readable_suffixes_are_trained_on_and_others_are_named(tmp_
         pipeline=[dict(READ, color_type='color')],
     )
     dataset = DATASETS.build(dict(type='beit_mm.SeededDataset', dataset=node))
-    assert sorted(Path(path).name for path in dataset.paths) == ['a.webp', 'b.TIFF', 'c.JPG', 'd.png']
+    assert sorted(Path(path).name for path in dataset.paths) == [
+        'a.webp',
+        'b.TIFF',
+        'c.JPG',
+        'd.png',
+    ]
     captured = capfd.readouterr()
     log = captured.out + captured.err
     assert (
-        log.count('images that the data set does not list, by suffix: 1 .GIF, 1 .gif, 1 .jp2. Convert or rename') == 1
+        log.count(
+            'images that the data set does not list, by suffix: 1 .GIF, 1 .gif, 1 .jp2. Convert or rename'
+        )
+        == 1
     )
-    own = DATASETS.build(dict(type='beit_mm.SeededDataset', dataset=dict(node, extensions=['.gif'])))
+    own = DATASETS.build(
+        dict(type='beit_mm.SeededDataset', dataset=dict(node, extensions=['.gif']))
+    )
     assert len(own) == 2
 
 
@@ -300,7 +362,9 @@ def test_files_of_all_readable_suffixes_are_trained_on_and_others_are_named(tmp_
 def test_sixteen_bits_are_refused(mode):
     channels = len(mode) if mode != 'L' else 1
     content = cv2.imencode('.png', np.full((4, 5, channels), 200, np.uint16))[1].tobytes()
-    with pytest.raises(BadSample, match='a has 16 bits per channel, expected 8. Scale all files alike'):
+    with pytest.raises(
+        BadSample, match='a has 16 bits per channel, expected 8. Scale all files alike'
+    ):
         decode_bands('a', content)
 
 
@@ -317,9 +381,13 @@ def test_files_with_other_channels_than_the_mean_are_named(tmp_path):
     """mmpretrain's and mmseg's data preprocessors would repeat a single channel."""
     Image.new('L', (8, 8)).save(tmp_path / 'a.png')
     init_default_scope('mmpretrain')
-    node = dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path), with_label=False, pipeline=[READ])
+    node = dict(
+        type='mmpretrain.CustomDataset', data_root=str(tmp_path), with_label=False, pipeline=[READ]
+    )
     dataset = guard(DATASETS.build(node))
     assert dataset[0]['img'].shape == (8, 8)
     expect_channels(dataset, [0.0] * 4)
-    with pytest.raises(BadSample, match=r'a.png has 1 channels, expected 4 as in mean and std of data_preprocessor'):
+    with pytest.raises(
+        BadSample, match=r'a.png has 1 channels, expected 4 as in mean and std of data_preprocessor'
+    ):
         dataset[0]

@@ -16,7 +16,12 @@ def photo(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 30
     waves = np.stack([np.sin(y * a + x * b + c) for a, b, c in rng.normal(0, 2, (3, 3))], -1)
-    image = 120 + 60 * waves + 70 * (np.hypot(y - 2, x - 2) < 1)[..., None] + rng.normal(0, 8, waves.shape)
+    image = (
+        120
+        + 60 * waves
+        + 70 * (np.hypot(y - 2, x - 2) < 1)[..., None]
+        + rng.normal(0, 8, waves.shape)
+    )
     return image.clip(0, 255).astype(np.uint8)
 
 
@@ -61,14 +66,19 @@ def test_views_are_near_those_of_the_official_order():
     apart = {'patch_view': [], 'token_view': []}
     for seed in range(24):
         found = []
-        for jitter in (ColorJitter(**strength), TRANSFORMS.build(dict(type='mmpretrain.ColorJitter', **strength))):
+        for jitter in (
+            ColorJitter(**strength),
+            TRANSFORMS.build(dict(type='mmpretrain.ColorJitter', **strength)),
+        ):
             np.random.seed(seed)
             found.append(TwoViews(size=64, token_size=32)(jitter(dict(img=photo(seed)))))
         for name, each in apart.items():
             each.append(found[0][name].astype(int) - found[1][name])
     for each in apart.values():
         difference = np.stack(each)
-        assert abs(difference.mean()) < 0.6 and np.abs(difference).mean() < 1.2  # of 255; without jitter: 30
+        assert (
+            abs(difference.mean()) < 0.6 and np.abs(difference).mean() < 1.2
+        )  # of 255; without jitter: 30
         assert (np.abs(difference) <= 2).mean() > 0.9
 
 

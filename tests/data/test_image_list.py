@@ -37,7 +37,10 @@ def test_samples_are_those_of_mmpretrains_data_set(content, with_label, tmp_path
     theirs = DATASETS.build(dict(type='mmpretrain.CustomDataset', with_label=with_label, **place))
     ours = ImageList(with_label=with_label, **place)
     assert len(ours) == len(theirs) == content.count('.')
-    for index in [*range(len(ours)), *([-1] if len(ours) > 1 else [])]:  # of one, theirs has no last one
+    for index in [
+        *range(len(ours)),
+        *([-1] if len(ours) > 1 else []),
+    ]:  # of one, theirs has no last one
         assert ours.get_data_info(index) == theirs.get_data_info(index)
     with pytest.raises(IndexError):
         ours.get_data_info(len(ours))
@@ -56,11 +59,16 @@ def test_a_part_of_the_list_is_mmengines_part(indices, tmp_path):
 
 def test_blank_lines_are_no_images(tmp_path):
     found = ImageList(with_label=False, **write(tmp_path, '\n\na.jpg\n\r\nb.jpg\n\n'))
-    assert [Path(found.get_data_info(i)['img_path']).name for i in range(len(found))] == ['a.jpg', 'b.jpg']
+    assert [Path(found.get_data_info(i)['img_path']).name for i in range(len(found))] == [
+        'a.jpg',
+        'b.jpg',
+    ]
 
 
 def test_it_is_mapped_not_copied_and_travels_to_a_spawned_worker_by_name(tmp_path):
-    found = ImageList(with_label=False, **write(tmp_path, ''.join(f'{i:060d}.jpg\n' for i in range(20_000))))
+    found = ImageList(
+        with_label=False, **write(tmp_path, ''.join(f'{i:060d}.jpg\n' for i in range(20_000)))
+    )
     assert isinstance(found.data_bytes, np.memmap) and not found.data_bytes.flags.writeable
     sent = pickle.dumps(found)
     assert len(sent) < 20_000 * 17 + 20_000 < len(found.data_bytes)
@@ -68,20 +76,25 @@ def test_it_is_mapped_not_copied_and_travels_to_a_spawned_worker_by_name(tmp_pat
 
 
 def test_a_million_entries_take_16_bytes_each(tmp_path):
-    found = ImageList(with_label=False, **write(tmp_path, ''.join(f'{i}.jpg\n' for i in range(1_000_000))))
+    found = ImageList(
+        with_label=False, **write(tmp_path, ''.join(f'{i}.jpg\n' for i in range(1_000_000)))
+    )
     assert found._starts.nbytes + found.data_address.nbytes == 16_000_000 and found.data_list == []
     assert found.get_data_info(999_999)['img_path'].endswith('train/999999.jpg')
 
 
 def test_what_cannot_be_read_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match='none.txt is not there: a list of images, a path a line'):
+    with pytest.raises(
+        FileNotFoundError, match='none.txt is not there: a list of images, a path a line'
+    ):
         ImageList(data_root=str(tmp_path), ann_file='none.txt')
     for content in ('', '\n\n'):
         with pytest.raises(ValueError, match='it needs a path a line'):
             ImageList(**write(tmp_path, content))
     found = ImageList(**write(tmp_path, 'a.jpg 0\nb.jpg\n'))
     with pytest.raises(
-        ValueError, match=r"the line 'b\.jpg' has no label behind a space: add it, or set with_label=False"
+        ValueError,
+        match=r"the line 'b\.jpg' has no label behind a space: add it, or set with_label=False",
     ):
         found.get_data_info(1)
 
@@ -96,7 +109,12 @@ def test_it_is_a_data_set_as_any_other(tmp_path):
     ]
     init_default_scope('beit_mm')
     found = SeededDataset(
-        dict(type='ImageList', with_label=False, pipeline=pipeline, **write(tmp_path, 'a.png\ngone.png\n'))
+        dict(
+            type='ImageList',
+            with_label=False,
+            pipeline=pipeline,
+            **write(tmp_path, 'a.png\ngone.png\n'),
+        )
     )
     assert (found[0]['inputs']['patch_view'] == 9).all()
     with pytest.raises(ValueError, match=r'gone\.png, cannot be read'):

@@ -81,10 +81,25 @@ def test_ids_of_some_chosen_classes_are_those_of_the_data_set(tmp_path):
 def test_maps_that_cannot_be_read_come_in_one_line_for_each_reason(tmp_path):
     pairs = []
     for i, name in enumerate(
-        ['colour', 'smaller', 'larger', 'colour', '16-bit, value 300', 'palette', '16-bit ids', 'empty']
+        [
+            'colour',
+            'smaller',
+            'larger',
+            'colour',
+            '16-bit, value 300',
+            'palette',
+            '16-bit ids',
+            'empty',
+        ]
     ):
-        pairs.append((write(tmp_path / f'{i}.jpg', jpeg()), write(tmp_path / f'{i}.png', MAPS[name][0]())))
-    found = [words for words, stops in problems(read_label_maps(pairs, 8), ['a', 'b', 'c', 'd'], False) if stops]
+        pairs.append(
+            (write(tmp_path / f'{i}.jpg', jpeg()), write(tmp_path / f'{i}.png', MAPS[name][0]()))
+        )
+    found = [
+        words
+        for words, stops in problems(read_label_maps(pairs, 8), ['a', 'b', 'c', 'd'], False)
+        if stops
+    ]
     assert found == [
         f'{tmp_path}/0.png is a picture (mode RGB): a label map is one number a pixel, a class id (mode L or P) (and 1 more like '
         'it)',
@@ -93,12 +108,17 @@ def test_maps_that_cannot_be_read_come_in_one_line_for_each_reason(tmp_path):
         f'{tmp_path}/7.png is empty: fetch it again',
     ]
     assert not any(
-        stops for _, stops in problems(read_label_maps(pairs, 8), ['a', 'b', 'c', 'd'], False, skip_bad=True)
+        stops
+        for _, stops in problems(
+            read_label_maps(pairs, 8), ['a', 'b', 'c', 'd'], False, skip_bad=True
+        )
     )
 
 
 def test_the_time_to_read_is_bounded_and_a_turned_photo_fits_its_map(tmp_path):
-    pairs = [(write(tmp_path / f'{i}.jpg', jpeg(orientation=6)), tmp_path / f'{i}.png') for i in range(3)]
+    pairs = [
+        (write(tmp_path / f'{i}.jpg', jpeg(orientation=6)), tmp_path / f'{i}.png') for i in range(3)
+    ]
     for _, path in pairs:
         Image.fromarray(np.zeros((64, 48), np.uint8)).save(path)
     maps = read_label_maps(pairs, 3)

@@ -15,7 +15,9 @@ from beit_mm.data import blockwise_mask as module
 pytestmark = pytest.mark.any_stack
 
 SIDE, BUDGET, LEAST, DRAWS = 14, 75, 16, 20_000
-EDGES = np.log([1e-9, 0.28, 0.45, 0.65, 0.95, 1 / 0.95, 1 / 0.65, 1 / 0.45, 1 / 0.28, 1e9])  # of height / width
+EDGES = np.log(
+    [1e-9, 0.28, 0.45, 0.65, 0.95, 1 / 0.95, 1 / 0.65, 1 / 0.45, 1 / 0.28, 1e9]
+)  # of height / width
 Block = tuple[int, int]  # height, width
 
 
@@ -31,7 +33,9 @@ def official(rng: random.Random) -> tuple[np.ndarray, list[Block]]:
             if height >= SIDE or width >= SIDE:
                 continue
             top, left = rng.randint(0, SIDE - height), rng.randint(0, SIDE - width)
-            new = {(y, x) for y in range(top, top + height) for x in range(left, left + width)} - hidden
+            new = {
+                (y, x) for y in range(top, top + height) for x in range(left, left + width)
+            } - hidden
             if 1 <= len(new) <= remaining:
                 hidden |= new
                 blocks.append((height, width))
@@ -67,7 +71,9 @@ def features(masks: np.ndarray, blocks: list[list[Block]]) -> dict[str, np.ndarr
     owner = np.repeat(np.arange(n), [len(own) for own in blocks])
     height, width = np.array([block for own in blocks for block in own]).T
     shape, shapes = np.digitize(np.log(height / width), EDGES) - 1, len(EDGES) - 1
-    edges = (masks[:, 1:] != masks[:, :-1]).sum((1, 2)) + (masks[:, :, 1:] != masks[:, :, :-1]).sum((1, 2))
+    edges = (masks[:, 1:] != masks[:, :-1]).sum((1, 2)) + (masks[:, :, 1:] != masks[:, :, :-1]).sum(
+        (1, 2)
+    )
     number = np.bincount(owner, minlength=n)
     rows, columns = masks.mean(2), masks.mean(1)
     found = dict(
@@ -135,7 +141,9 @@ def test_every_statistic_is_the_official_one(samples):
     A difference of two means, in its standard errors, exceeds 4.5 by chance once in 150 000 times, and has a mean square of 1.
     """
     mine, theirs = samples
-    assert {name: v.shape for name, v in mine.items()} == {name: v.shape for name, v in theirs.items()}
+    assert {name: v.shape for name, v in mine.items()} == {
+        name: v.shape for name, v in theirs.items()
+    }
     z = {}
     for name in mine:
         difference = mine[name].mean(0) - theirs[name].mean(0)
@@ -185,7 +193,9 @@ def table() -> str:
     mine, theirs = both()
     lines = ['| of 20 000 masks | here | official sampling |', '|---|---|---|']
     for title, name, i in ROWS:
-        cells = [f'{one[name][:, i].mean():.4f} ± {error(one[name])[i]:.4f}' for one in (mine, theirs)]
+        cells = [
+            f'{one[name][:, i].mean():.4f} ± {error(one[name])[i]:.4f}' for one in (mine, theirs)
+        ]
         lines.append(f'| {title} | {" | ".join(cells)} |')
     lines.append(f'| fewest hidden | {mine["hidden"].min():.0f} | {theirs["hidden"].min():.0f} |')
     return '\n'.join(lines)

@@ -12,7 +12,14 @@ from bad_files import IMAGES, MAPS, READABLE
 from PIL import Image, ImageOps
 
 from beit_mm.data import reading
-from beit_mm.data.reading import BadSample, decode_image, decode_labels, oriented, read_bytes, to_classes
+from beit_mm.data.reading import (
+    BadSample,
+    decode_image,
+    decode_labels,
+    oriented,
+    read_bytes,
+    to_classes,
+)
 
 pytestmark = pytest.mark.any_stack
 
@@ -41,7 +48,11 @@ def test_an_ordinary_jpeg_has_the_bits_that_the_host_gives(quality, options):
         exif = Image.Exif()
         exif[0x0112] = orientation
         content = bad_files.encoded(
-            Image.fromarray(bad_files.pixels(size=(61, 83))), 'JPEG', quality=quality, exif=exif, **options
+            Image.fromarray(bad_files.pixels(size=(61, 83))),
+            'JPEG',
+            quality=quality,
+            exif=exif,
+            **options,
         )
         np.testing.assert_array_equal(decode_image('a', content)[0], mmcv.imfrombytes(content))
 
@@ -56,10 +67,16 @@ def test_only_a_whole_jpeg_without_tags_is_taken_for_plain():
         dict(restart_marker_rows=1),
     ):
         content = bad_files.encoded(photo, 'JPEG', **options)
-        assert reading._plain_jpeg(content) == reading._plain_jpeg(bad_files.jpeg('L')) == photo.width * photo.height
+        assert (
+            reading._plain_jpeg(content)
+            == reading._plain_jpeg(bad_files.jpeg('L'))
+            == photo.width * photo.height
+        )
         assert all(reading._plain_jpeg(content[:kept]) == 0 for kept in range(len(content) - 2))
     others = [
-        IMAGES[name][1]() for name in IMAGES if name not in ('ordinary', 'named in Unicode', 'gray', 'JPEG of a strip')
+        IMAGES[name][1]()
+        for name in IMAGES
+        if name not in ('ordinary', 'named in Unicode', 'gray', 'JPEG of a strip')
     ]
     assert {reading._plain_jpeg(content or b'') for content in others} == {0}
 
@@ -88,7 +105,9 @@ def test_the_pixel_limit_is_ours_and_pillows_own_stays():
     content = bad_files.declared(20_000, 20_000)
     with pytest.raises(BadSample, match='limit of 399999999 pixels'):
         decode_image('a', content, max_pixels=399_999_999)
-    with pytest.raises(BadSample, match='cannot be decoded'):  # within the limit, and without a pixel
+    with pytest.raises(
+        BadSample, match='cannot be decoded'
+    ):  # within the limit, and without a pixel
         decode_image('a', content, max_pixels=400_000_000)
     assert before == Image.MAX_IMAGE_PIXELS
 
@@ -151,7 +170,9 @@ def test_a_map_of_a_turned_photo_is_turned_with_it_kept_or_refused_never_mismatc
             found = decode_labels('a', bad_files.grey(given), shown.shape, orientation)
             np.testing.assert_array_equal(found, shown)
     else:
-        with pytest.raises(BadSample, match=f'turned by the EXIF orientation {orientation}, .*cannot be told'):
+        with pytest.raises(
+            BadSample, match=f'turned by the EXIF orientation {orientation}, .*cannot be told'
+        ):
             decode_labels('a', bad_files.grey(shown), shown.shape, orientation)
     with pytest.raises(BadSample, match='cannot be told'):
         decode_labels('a', bad_files.grey(stored[:, :48]), (48, 48), orientation)
@@ -168,7 +189,9 @@ def test_orientations_are_those_of_pillow():
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        turned = ImageOps.exif_transpose(Image.open(io.BytesIO(bad_files.encoded(Image.fromarray(image), exif=exif))))
+        turned = ImageOps.exif_transpose(
+            Image.open(io.BytesIO(bad_files.encoded(Image.fromarray(image), exif=exif)))
+        )
         np.testing.assert_array_equal(oriented(image, orientation), np.asarray(turned))
 
 

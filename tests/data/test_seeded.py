@@ -118,13 +118,20 @@ def test_a_real_pipeline_follows_the_key(tmp_path):
         dict(type='BlockwiseMask', grid=4, budget=6, min_block=2),
         dict(type='PackViews'),
     ]
-    config = dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path), pipeline=pipeline, _scope_='beit_mm')
+    config = dict(
+        type='mmpretrain.CustomDataset',
+        data_root=str(tmp_path),
+        pipeline=pipeline,
+        _scope_='beit_mm',
+    )
     one, two = (SeededDataset(config) for _ in range(2))
     for key in ((0, 0), (1, 0), (0, 2)):
         for name, value in one[key]['inputs'].items():
             assert torch.equal(value, two[key]['inputs'][name])
     assert not torch.equal(one[0, 0]['inputs']['patch_view'], one[1, 0]['inputs']['patch_view'])
-    assert one.metainfo == one.dataset.metainfo and one.get_data_info(1)['img_path'].endswith('.png')
+    assert one.metainfo == one.dataset.metainfo and one.get_data_info(1)['img_path'].endswith(
+        '.png'
+    )
     assert one[0, 1]['data_samples'].img_path.startswith(str(tmp_path))
 
 
@@ -144,7 +151,9 @@ def test_the_global_batch_does_not_depend_on_the_number_of_ranks(shuffle):
     for epoch in range(4):
         order = [index for e, index in alone if e == epoch]
         assert sorted(order) == list(range(N)) and (order == list(range(N))) is not shuffle
-    assert len({tuple(i for e, i in alone if e == epoch) for epoch in range(4)}) == (4 if shuffle else 1)
+    assert len({tuple(i for e, i in alone if e == epoch) for epoch in range(4)}) == (
+        4 if shuffle else 1
+    )
 
 
 @pytest.mark.parametrize('skipped', [0, 1, 7, 23])
@@ -203,7 +212,10 @@ class Listed(BaseDataset):
 
 def test_a_subset_and_another_pipeline_are_those_of_the_wrapped_data_set():
     DATASETS.register_module(module=Listed, force=True)
-    whole = SeededDataset(dict(type='Listed', pipeline=[]), pipeline=[lambda info: (info['img_path'], random.random())])
+    whole = SeededDataset(
+        dict(type='Listed', pipeline=[]),
+        pipeline=[lambda info: (info['img_path'], random.random())],
+    )
     part = whole.get_subset([7, 3])
     assert isinstance(part, SeededDataset) and len(part) == 2 and len(whole) == N
     assert [part[i][0] for i in range(2)] == ['7.png', '3.png']

@@ -33,7 +33,9 @@ IMAGES, VIEWS, TOTAL, BROKEN_AT = 12, 2, 24, 15  # four epochs of six batches of
 def data(tmp_path_factory) -> Path:
     """Shapes, and a tokenizer whose ids of them differ."""
     out = tmp_path_factory.mktemp('cache') / 'shapes'
-    shapes.write(out, train=IMAGES, val=4, segmentation_train=2, segmentation_val=2, labels=(IMAGES,), jobs=1)
+    shapes.write(
+        out, train=IMAGES, val=4, segmentation_train=2, segmentation_val=2, labels=(IMAGES,), jobs=1
+    )
     return out
 
 
@@ -68,7 +70,15 @@ def make(data: Path, path: Path, views: int = VIEWS, split: str = 'train') -> Pa
     cfg.dump(path.parent / 'config.py')
     with pytest.MonkeyPatch.context() as patch:
         small_blocks(patch)
-        words = [str(path.parent / 'config.py'), '--out', str(path), '--views', str(views), '--jobs', '0']
+        words = [
+            str(path.parent / 'config.py'),
+            '--out',
+            str(path),
+            '--views',
+            str(views),
+            '--jobs',
+            '0',
+        ]
         tokenize.main([*words, '--split', split])
     return path
 
@@ -98,13 +108,21 @@ def trained(cfg: Config) -> tuple[dict, dict]:
     """What each iteration logged, and the weights at the end."""
     build_runner(cfg).train()
     folder = Path(cfg.work_dir)
-    lines = [json.loads(line) for path in folder.rglob('scalars.json') for line in path.read_text().splitlines()]
-    logged = {line['step']: (line['loss'], line['masked_accuracy']) for line in lines if 'loss' in line}
+    lines = [
+        json.loads(line)
+        for path in folder.rglob('scalars.json')
+        for line in path.read_text().splitlines()
+    ]
+    logged = {
+        line['step']: (line['loss'], line['masked_accuracy']) for line in lines if 'loss' in line
+    }
     return logged, read_file(folder / f'iter_{TOTAL}.pth')['state_dict']
 
 
 def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[key]) for key, value in one.items()
+    )
 
 
 # -- cached is online ----------------------------------------------------------------------------------------------------
@@ -117,21 +135,30 @@ def test_cached_ids_are_those_of_the_very_crop_of_each_view_and_image(data, cach
     for epoch in range(2 * VIEWS):
         for index in range(IMAGES):
             inputs, expected = cached[epoch, index]['inputs'], plain[epoch, index]['inputs']
-            assert inputs.keys() == {'patch_view', 'token_ids', 'mask'} and inputs['token_ids'].dtype == torch.int64
+            assert (
+                inputs.keys() == {'patch_view', 'token_ids', 'mask'}
+                and inputs['token_ids'].dtype == torch.int64
+            )
             assert torch.equal(inputs['patch_view'], expected['patch_view'])
             assert torch.equal(inputs['mask'], expected['mask'])
             assert torch.equal(inputs['token_ids'], online(cfg, expected))
             seen.append(inputs['token_ids'])
-    assert len(torch.stack(seen).unique()) > 8  # a tokenizer that always says the same would prove nothing
+    assert (
+        len(torch.stack(seen).unique()) > 8
+    )  # a tokenizer that always says the same would prove nothing
     assert len(torch.stack(seen).flatten(1).unique(dim=0)) == VIEWS * IMAGES
 
 
 def test_a_view_comes_again_with_another_mask_and_up_to_then_nothing_is_different(data, tmp_path):
-    repeated, plain = dataset(config(data, tmp_path / 'a', views=VIEWS)), dataset(config(data, tmp_path / 'b'))
+    repeated, plain = (
+        dataset(config(data, tmp_path / 'a', views=VIEWS)),
+        dataset(config(data, tmp_path / 'b')),
+    )
     masks = set()
     for epoch in range(4 * VIEWS):
         inputs, first, always = (
-            one['inputs'] for one in (repeated[epoch, 3], repeated[epoch % VIEWS, 3], plain[epoch, 3])
+            one['inputs']
+            for one in (repeated[epoch, 3], repeated[epoch % VIEWS, 3], plain[epoch, 3])
         )
         masks.add(inputs['mask'].numpy().tobytes())
         for view in ('patch_view', 'token_view'):
@@ -150,7 +177,10 @@ def test_a_run_with_the_cache_is_the_run_with_the_tokenizer(data, cache, tmp_pat
     logged, weights = trained(cfg)
     plain_logged, plain_weights = trained(config(data, tmp_path / 'online', views=VIEWS))
     assert len(logged) == TOTAL and logged == plain_logged and same(weights, plain_weights)
-    assert weights['target_fingerprint'] == MODELS.build(config(data, tmp_path / 'c').model.target).fingerprint()
+    assert (
+        weights['target_fingerprint']
+        == MODELS.build(config(data, tmp_path / 'c').model.target).fingerprint()
+    )
 
 
 def test_with_as_many_views_as_epochs_it_is_the_run_that_knows_no_views(data, tmp_path):
@@ -214,12 +244,19 @@ def whole(cache: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.long
-def test_killed_at_any_write_what_is_marked_is_right_and_the_same_command_goes_on(data, cache, tmp_path):
+def test_killed_at_any_write_what_is_marked_is_right_and_the_same_command_goes_on(
+    data, cache, tmp_path
+):
     """At each call of pwrite and fsync, before and behind it, until a run comes to its end."""
-    path, expected = tmp_path / 'killed', np.fromfile(cache / 'ids', '<u2').reshape(VIEWS, IMAGES, -1)
+    path, expected = (
+        tmp_path / 'killed',
+        np.fromfile(cache / 'ids', '<u2').reshape(VIEWS, IMAGES, -1),
+    )
     codes, calls = [], 0
     while not codes or codes[-1]:
-        child = multiprocessing.get_context('fork').Process(target=dies, args=(data, path, calls % 5))
+        child = multiprocessing.get_context('fork').Process(
+            target=dies, args=(data, path, calls % 5)
+        )
         child.start(), child.join()
         codes.append(child.exitcode)
         calls += 1
@@ -229,7 +266,10 @@ def test_killed_at_any_write_what_is_marked_is_right_and_the_same_command_goes_o
             ids = np.fromfile(path / 'ids', '<u2').reshape(expected.shape)
             assert (ids[marked] == expected[marked]).all()
             if codes[-1]:
-                with pytest.raises(ValueError, match=r'is not finished: \d of 6 blocks are missing. The command that'):
+                with pytest.raises(
+                    ValueError,
+                    match=r'is not finished: \d of 6 blocks are missing. The command that',
+                ):
                     TokenCache(path).check_finished()
         assert calls < 60
     assert codes.count(-signal.SIGKILL) >= 6
@@ -259,10 +299,17 @@ def dies(data: Path, path: Path, at: int) -> None:
 def test_who_comes_second_goes_on_with_the_cache_of_the_first(cache, tmp_path):
     about = json.loads((cache / 'about.json').read_text())
     shape, paths = about.pop('shape'), [f'{i}.png' for i in range(IMAGES)]
-    first = TokenCache.create(tmp_path / 'new', shape, about, paths, np.zeros((4, 3, 8, 8), np.uint8))
+    first = TokenCache.create(
+        tmp_path / 'new', shape, about, paths, np.zeros((4, 3, 8, 8), np.uint8)
+    )
     first.write(1, 2, np.full((2, *first.grid), 7))
-    second = TokenCache.create(tmp_path / 'new', shape, about, paths[::-1], np.ones((4, 3, 8, 8), np.uint8))
-    assert len(second.todo()) == 5 and second.read(1, 11, '11.png').tolist() == np.full(first.grid, 7).tolist()
+    second = TokenCache.create(
+        tmp_path / 'new', shape, about, paths[::-1], np.ones((4, 3, 8, 8), np.uint8)
+    )
+    assert (
+        len(second.todo()) == 5
+        and second.read(1, 11, '11.png').tolist() == np.full(first.grid, 7).tolist()
+    )
     assert [each.name for each in tmp_path.iterdir()] == ['new']
 
 
@@ -272,7 +319,10 @@ def test_ids_of_16_bits_are_kept(code, cache, tmp_path):
     own = TokenCache(path)
     before = own.todo()
     own.write(1, 2, np.full((2, *own.grid), code))
-    assert np.fromfile(path / 'ids', '<u2').reshape(VIEWS, IMAGES, -1)[1, 10:].tolist() == [[code] * 64] * 2
+    assert (
+        np.fromfile(path / 'ids', '<u2').reshape(VIEWS, IMAGES, -1)[1, 10:].tolist()
+        == [[code] * 64] * 2
+    )
     assert len(before) == len(own.todo()) == 0
 
 
@@ -280,21 +330,30 @@ def test_workers_do_not_copy_the_ids(data, cache, tmp_path):
     cached = dataset(config(data, tmp_path, token_cache=str(cache)))
     cached[0, 0]
     assert cached.tokens._maps and not pickle.loads(pickle.dumps(cached.tokens))._maps
-    assert all(isinstance(each, np.memmap) and not each.flags.writeable for each in cached.tokens._maps.values())
+    assert all(
+        isinstance(each, np.memmap) and not each.flags.writeable
+        for each in cached.tokens._maps.values()
+    )
 
 
 # -- refused -------------------------------------------------------------------------------------------------------------
 
 
 def test_another_seed_is_refused(data, cache, tmp_path):
-    with pytest.raises(ValueError, match=r'something else\. seed: the cache has 0, the run 3\. Set this back, or make'):
+    with pytest.raises(
+        ValueError,
+        match=r'something else\. seed: the cache has 0, the run 3\. Set this back, or make',
+    ):
         dataset(config(data, tmp_path, token_cache=str(cache), seed=3))
 
 
 def test_another_pipeline_is_refused_and_the_step_is_named(data, cache, tmp_path):
     cfg = config(data, tmp_path, token_cache=str(cache))
     cfg.train_dataloader.dataset.dataset.pipeline[1].prob = 0.4
-    with pytest.raises(ValueError, match=r"pipeline: the cache has .*'prob': 0\.5, .*}, the run .*'prob': 0\.4, .*}"):
+    with pytest.raises(
+        ValueError,
+        match=r"pipeline: the cache has .*'prob': 0\.5, .*}, the run .*'prob': 0\.4, .*}",
+    ):
         dataset(cfg)
     cfg.train_dataloader.dataset.dataset.pipeline.pop(1)
     with pytest.raises(ValueError, match=r'pipeline: the cache has '):
@@ -315,11 +374,15 @@ def test_another_number_of_images_is_refused(data, cache, tmp_path):
 
 
 @pytest.mark.parametrize('at_start', [True, False])
-def test_another_list_is_refused_at_the_start_or_when_the_image_is_read(at_start, data, cache, tmp_path, monkeypatch):
+def test_another_list_is_refused_at_the_start_or_when_the_image_is_read(
+    at_start, data, cache, tmp_path, monkeypatch
+):
     cfg = config(data, tmp_path / 'run', token_cache=str(cache))
     path = Path(cfg.train_dataloader.dataset.dataset.data_root, 'meta/train.txt')
     lines = path.read_text().splitlines()
-    other = Path(shutil.copytree(path.parents[1], tmp_path / 'imagenet'))  # a moved folder is no other list
+    other = Path(
+        shutil.copytree(path.parents[1], tmp_path / 'imagenet')
+    )  # a moved folder is no other list
     cfg.train_dataloader.dataset.dataset.data_root = str(other)
     assert dataset(cfg)[0, 5]['inputs']['token_ids'].shape == (8, 8)
     (other / 'meta/train.txt').write_text('\n'.join([*lines[:5], lines[6], lines[5], *lines[7:]]))
@@ -337,14 +400,18 @@ def test_another_list_is_refused_at_the_start_or_when_the_image_is_read(at_start
 
 def test_other_images_under_the_same_names_are_refused(data, cache, tmp_path):
     cfg = config(data, tmp_path / 'run', token_cache=str(cache))
-    root = Path(shutil.copytree(cfg.train_dataloader.dataset.dataset.data_root, tmp_path / 'imagenet'))
+    root = Path(
+        shutil.copytree(cfg.train_dataloader.dataset.dataset.data_root, tmp_path / 'imagenet')
+    )
     images = sorted((root / 'train').rglob('*.*'))
     images = [each for each in images if each.is_file()]
     content = [each.read_bytes() for each in images]
     for image, other in zip(images, content[1:] + content[:1], strict=True):
         image.write_bytes(other)
     cfg.train_dataloader.dataset.dataset.data_root = str(root)
-    with pytest.raises(ValueError, match=r'it says the same and makes other crops \(\d+ grey levels apart\)'):
+    with pytest.raises(
+        ValueError, match=r'it says the same and makes other crops \(\d+ grey levels apart\)'
+    ):
         dataset(cfg)
 
 
@@ -375,20 +442,30 @@ def test_a_model_that_predicts_no_tokens_is_refused(data, cache, tmp_path):
     cfg = config(data, tmp_path, token_cache=str(cache))
     cfg.model.target = dict(type='PixelTarget', patch_size=8)
     cfg.model.head.out_channels = 192
-    with pytest.raises(ValueError, match='holds visual tokens, but the model predicts none: remove token_cache'):
+    with pytest.raises(
+        ValueError, match='holds visual tokens, but the model predicts none: remove token_cache'
+    ):
         build_runner(cfg).train()
 
 
 def test_a_wrong_use_says_what_to_do(data, cache, tmp_path):
     for dataset_of, words in [
-        (dict(token_cache=str(tmp_path / 'none')), r'is no token cache: make it with `python tools/tokenize.py CONFIG'),
-        (dict(token_cache=str(cache), views=3), r'views=3, but the token cache .* has 2: leave views out'),
+        (
+            dict(token_cache=str(tmp_path / 'none')),
+            r'is no token cache: make it with `python tools/tokenize.py CONFIG',
+        ),
+        (
+            dict(token_cache=str(cache), views=3),
+            r'views=3, but the token cache .* has 2: leave views out',
+        ),
         (dict(views=0), 'views=0: give whole numbers, at least 1'),
     ]:
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             dataset(config(data, tmp_path / 'run', **dataset_of))
     cfg = config(data, tmp_path / 'run', views=2)
-    cfg.train_dataloader.dataset.dataset.pipeline = cfg.train_dataloader.dataset.dataset.pipeline[:1]
+    cfg.train_dataloader.dataset.dataset.pipeline = cfg.train_dataloader.dataset.dataset.pipeline[
+        :1
+    ]
     with pytest.raises(ValueError, match=r'views=2 needs beit_mm\.TwoViews in the pipeline'):
         dataset(cfg)
 

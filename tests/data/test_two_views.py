@@ -20,7 +20,12 @@ def photo(height: int = 300, width: int = 400, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 60
     waves = np.stack([np.sin(y * a + x * b + c) for a, b, c in rng.normal(0, 3, (3, 3))], -1)
-    image = 120 + 60 * waves + 50 * (np.hypot(y - 2, x - 3) < 1.3)[..., None] + rng.normal(0, 12, waves.shape)
+    image = (
+        120
+        + 60 * waves
+        + 50 * (np.hypot(y - 2, x - 3) < 1.3)[..., None]
+        + rng.normal(0, 12, waves.shape)
+    )
     return image.clip(0, 255).astype(np.uint8)
 
 
@@ -61,7 +66,10 @@ def test_tokens_are_those_of_pils_views_and_without_antialiasing_many_are_others
         pils.append(np.asarray(Image.fromarray(crop).resize((112, 112), Image.Resampling.LANCZOS)))
         cv2s.append(cv2.resize(crop, (112, 112), interpolation=cv2.INTER_LANCZOS4))
         fast.append(resize(crop, 112, 'lanczos', 'torch'))
-    views = [torch.from_numpy(np.stack(kind)).permute(0, 3, 1, 2).float() / 255 for kind in (ours, pils, cv2s, fast)]
+    views = [
+        torch.from_numpy(np.stack(kind)).permute(0, 3, 1, 2).float() / 255
+        for kind in (ours, pils, cv2s, fast)
+    ]
     dvae.init_codebook(views[1])
     ids = [dvae.tokens(view) for view in views]
     assert ids[1].unique().numel() > 64
@@ -92,15 +100,22 @@ def test_without_a_crop_the_whole_image_is_seen():
         ('patch_view', 48, Image.Resampling.BICUBIC),
         ('token_view', 24, Image.Resampling.LANCZOS),
     ):
-        assert np.array_equal(out[name], np.asarray(Image.fromarray(image).resize((side, side), method)))
+        assert np.array_equal(
+            out[name], np.asarray(Image.fromarray(image).resize((side, side), method))
+        )
 
 
 def test_a_crop_of_the_right_size_is_copied_as_pil_does():
     image = photo(64, 64)
     out = TwoViews(size=64, token_size=64, scale=None)(dict(img=image))
-    for name, method in (('patch_view', Image.Resampling.BICUBIC), ('token_view', Image.Resampling.LANCZOS)):
+    for name, method in (
+        ('patch_view', Image.Resampling.BICUBIC),
+        ('token_view', Image.Resampling.LANCZOS),
+    ):
         assert np.array_equal(out[name], image)
-        assert np.array_equal(out[name], np.asarray(Image.fromarray(image).resize((64, 64), method)))
+        assert np.array_equal(
+            out[name], np.asarray(Image.fromarray(image).resize((64, 64), method))
+        )
 
 
 def test_an_image_that_was_flipped_by_a_view_gives_the_pixels_of_its_copy():
@@ -133,10 +148,16 @@ def test_crops_lie_inside_and_have_the_asked_area_and_ratio(size):
     rng = np.random.RandomState(0)
     crops = np.array([random_crop(rng, size, SCALE, RATIO) for _ in range(500)])
     top, left, height, width = crops.T
-    assert (crops[:, :2] >= 0).all() and (top + height <= size[0]).all() and (left + width <= size[1]).all()
+    assert (
+        (crops[:, :2] >= 0).all()
+        and (top + height <= size[0]).all()
+        and (left + width <= size[1]).all()
+    )
     drawn = (height < size[0]) | (width < size[1])  # the fallback may be larger or smaller in area
     ratio, slack = width / height, 1 / width + 1 / height  # sides are rounded
-    assert (ratio > RATIO[0] * (1 - slack))[drawn].all() and (ratio < RATIO[1] * (1 + slack))[drawn].all()
+    assert (ratio > RATIO[0] * (1 - slack))[drawn].all() and (ratio < RATIO[1] * (1 + slack))[
+        drawn
+    ].all()
     share = width * height / math.prod(size)
     assert (share <= SCALE[1]).all() and (share > SCALE[0] * (1 - 2 * slack)).all()
     assert len(np.unique(top)) > 20 and len(np.unique(left)) > 20
@@ -150,7 +171,9 @@ def test_crops_are_distributed_as_torchvisions(size):
     torch.manual_seed(0)
     image = torch.empty(3, *size)
     ours = np.array([random_crop(rng, size, SCALE, RATIO) for _ in range(draws)], float)
-    theirs = np.array([RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(draws)], float)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(draws)], float
+    )
 
     def features(crops: np.ndarray) -> np.ndarray:
         top, left, height, width = crops.T
@@ -179,7 +202,9 @@ def test_extreme_images_fall_back_to_the_central_crop_as_torchvision_does(size):
 def test_packed_views_are_rgb_uint8_channels_first():
     image, mask = photo(16, 24), np.eye(3, dtype=bool)
     view = np.ascontiguousarray(image[:16, :16])
-    packed = PackViews()(dict(patch_view=image, token_view=view, mask=mask, img_path='a.jpg', gt_label=3, extra=1))
+    packed = PackViews()(
+        dict(patch_view=image, token_view=view, mask=mask, img_path='a.jpg', gt_label=3, extra=1)
+    )
     inputs = packed['inputs']
     assert set(inputs) == {'patch_view', 'token_view', 'mask'}
     assert inputs['patch_view'].dtype == inputs['token_view'].dtype == torch.uint8

@@ -14,11 +14,16 @@ from beit_mm.engine.anneal import cosine
 
 
 def test_half_a_cosine():
-    assert cosine(0, 6.6, 5000, 0) == 0 and cosine(0, 6.6, 5000, 5000) == cosine(0, 6.6, 5000, 9999) == 6.6
+    assert (
+        cosine(0, 6.6, 5000, 0) == 0
+        and cosine(0, 6.6, 5000, 5000) == cosine(0, 6.6, 5000, 9999) == 6.6
+    )
     assert cosine(1, 1 / 16, 150_000, 75_000) == pytest.approx((1 + 1 / 16) / 2)
     assert cosine(1, 0, 100, 25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
     values = [cosine(1, 1 / 16, 50, i) for i in range(51)]
-    assert values == sorted(values, reverse=True) and values[0] - values[1] < 1e-3  # flat at both ends
+    assert (
+        values == sorted(values, reverse=True) and values[0] - values[1] < 1e-3
+    )  # flat at both ends
     assert max(abs(a + b - 1 - 1 / 16) for a, b in zip(values, values[::-1], strict=True)) < 1e-12
 
 
@@ -58,7 +63,9 @@ def test_a_run_that_is_resumed_sees_the_values_of_one_that_was_not(tmp_path):
 
 def test_the_model_inside_a_wrapper_is_meant():
     model = Toy()
-    wrapper = MMDistributedDataParallel.__new__(MMDistributedDataParallel)  # without a process group
+    wrapper = MMDistributedDataParallel.__new__(
+        MMDistributedDataParallel
+    )  # without a process group
     torch.nn.Module.__init__(wrapper)
     wrapper.module = model
     Anneal('beta', 1.0, 3.0, 10).before_train_iter(SimpleNamespace(model=wrapper, iter=5), 0)

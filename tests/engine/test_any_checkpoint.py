@@ -32,15 +32,29 @@ def weights(head: bool = True, **settings) -> dict:
     torch.manual_seed(3)
     backbone = BEiT(**dict(CLASSIFIER, arch=ARCH, img_size=32, patch_size=8) | settings)
     state = {f'backbone.{k}': torch.randn_like(v) for k, v in backbone.state_dict().items()}
-    return state | ({'head.fc.weight': torch.randn(3, 16), 'head.fc.bias': torch.randn(3)} if head else {})
+    return state | (
+        {'head.fc.weight': torch.randn(3, 16), 'head.fc.bias': torch.randn(3)} if head else {}
+    )
 
 
-def runner(tmp_path, load_from, img_size=32, normalization=IMAGENET, init_cfg=None, every_key=False, **cfg):
+def runner(
+    tmp_path, load_from, img_size=32, normalization=IMAGENET, init_cfg=None, every_key=False, **cfg
+):
     for label in 'abc':
         (tmp_path / 'images' / label).mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(tmp_path / 'images' / label / '0.png'), np.full((img_size, img_size, 3), 99, np.uint8))
+        cv2.imwrite(
+            str(tmp_path / 'images' / label / '0.png'),
+            np.full((img_size, img_size, 3), 99, np.uint8),
+        )
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-    backbone = dict(type='beit_mm.BEiT', arch=ARCH, img_size=img_size, patch_size=8, init_cfg=init_cfg, **CLASSIFIER)
+    backbone = dict(
+        type='beit_mm.BEiT',
+        arch=ARCH,
+        img_size=img_size,
+        patch_size=8,
+        init_cfg=init_cfg,
+        **CLASSIFIER,
+    )
     model = dict(
         type='ImageClassifier',
         data_preprocessor=dict(num_classes=3, **normalization),
@@ -55,7 +69,9 @@ def runner(tmp_path, load_from, img_size=32, normalization=IMAGENET, init_cfg=No
         train_dataloader=dict(
             batch_size=2,
             num_workers=0,
-            dataset=dict(type='CustomDataset', data_root=str(tmp_path / 'images'), pipeline=pipeline),
+            dataset=dict(
+                type='CustomDataset', data_root=str(tmp_path / 'images'), pipeline=pipeline
+            ),
             sampler=dict(type='DefaultSampler', shuffle=False),
         ),
         train_cfg=dict(by_epoch=False, max_iters=1),
@@ -89,11 +105,15 @@ def test_a_classifier_of_any_project_becomes_ours(tmp_path, origin):
     assert own.keys() == state.keys() and all(torch.equal(own[k], v) for k, v in state.items())
 
 
-@pytest.mark.parametrize(('origin', 'scales'), [('unilm', ''), ('unilm', '_ms'), ('hf', ''), ('mmseg', '')])
+@pytest.mark.parametrize(
+    ('origin', 'scales'), [('unilm', ''), ('unilm', '_ms'), ('hf', ''), ('mmseg', '')]
+)
 @pytest.mark.usefixtures('unformatted')
 def test_the_published_segmentor_is_tested_as_it_is(tmp_path, origin, scales):
     """With its own config, small: backbone, pyramid, decoder and auxiliary head; also where several scales vote."""
-    cfg = small.load(f'segmentation/beit-base_in22k-ft_upernet_8xb2-amp-160k_ade20k-640x640{scales}')
+    cfg = small.load(
+        f'segmentation/beit-base_in22k-ft_upernet_8xb2-amp-160k_ade20k-640x640{scales}'
+    )
     run = build_runner(small.shrink(cfg, None, tmp_path), every_key=True)
     model = run.model.module if scales else run.model
     state = {k: torch.randn(v.shape) if v.ndim else v for k, v in model.state_dict().items()}
@@ -104,7 +124,9 @@ def test_the_published_segmentor_is_tested_as_it_is(tmp_path, origin, scales):
     assert own.keys() == state.keys() and all(torch.equal(own[k], v) for k, v in state.items())
 
 
-def test_a_pre_training_at_another_size_gives_the_backbone_and_each_key_is_accounted_for(tmp_path, log):
+def test_a_pre_training_at_another_size_gives_the_backbone_and_each_key_is_accounted_for(
+    tmp_path, log
+):
     state = weights(head=False, rel_pos_bias='shared', mask_token=True, out_type='raw')
     torch.save(dict(model=from_ours(state, 'unilm')), tmp_path / 'pt.pth')
     run = runner(tmp_path, tmp_path / 'pt.pth', img_size=48)
@@ -112,7 +134,9 @@ def test_a_pre_training_at_another_size_gives_the_backbone_and_each_key_is_accou
     run.load_or_resume()
     own = run.model.state_dict()
     assert own['backbone.blocks.1.attn.relative_position_bias_table'].shape == (11 * 11 + 3, 2)
-    assert torch.equal(own['backbone.blocks.1.attn.qkv.weight'], state['backbone.blocks.1.attn.qkv.weight'])
+    assert torch.equal(
+        own['backbone.blocks.1.attn.qkv.weight'], state['backbone.blocks.1.attn.qkv.weight']
+    )
     for line in (
         'pt.pth, written by unilm:',
         '1  left out   rel_pos_bias.relative_position_index (follows from the grid)',
@@ -131,7 +155,9 @@ def test_a_head_of_other_classes_is_left_out_in_training_and_an_error_in_testing
     text = log(run)
     run.load_or_resume()
     assert 'left out   head.fc.weight (of another shape)' in text.text
-    with pytest.raises(ValueError, match=r'does not fit this ImageClassifier.*head\.fc\.bias: \(5,\) ≠ \(3,\)'):
+    with pytest.raises(
+        ValueError, match=r'does not fit this ImageClassifier.*head\.fc\.bias: \(5,\) ≠ \(3,\)'
+    ):
         runner(tmp_path, tmp_path / 'a.pth', every_key=True).load_or_resume()
     torch.save(weights(head=False), tmp_path / 'b.pth')
     with pytest.raises(ValueError, match=r'Missing: head\.fc\.bias, head\.fc\.weight'):
@@ -143,7 +169,9 @@ def test_a_state_dict_without_a_wrapper_is_loaded_too(tmp_path, plain):
     """A pre-trainer also compares whose tokens the weights have learned."""
     backbone = dict(type='BEiT', arch=ARCH, img_size=32, patch_size=8, mask_token=True)
     target = dict(type='PixelTarget', patch_size=8)
-    model = BEiTPretrainer(backbone, target, dict(type='MIMHead', in_channels=16, out_channels=192), 6)
+    model = BEiTPretrainer(
+        backbone, target, dict(type='MIMHead', in_channels=16, out_channels=192), 6
+    )
     state = {k: torch.full_like(v, 3) for k, v in model.state_dict().items()}
     run = SimpleNamespace(model=model, cfg=dict(load_from='a.pth'), logger=None, _resume=False)
     checkpoint = dict(state) if plain == 'bare' else dict(state_dict=state)
@@ -156,7 +184,10 @@ def test_the_log_says_which_copy_of_the_weights_was_not_loaded(tmp_path, log):
     run = runner(tmp_path, f'{tmp_path}/a.pth')
     text = log(run)
     run.load_or_resume()
-    assert "left out model_ema.* (the averaged weights: to load them, add #ema to the checkpoint's name)" in text.text
+    assert (
+        "left out model_ema.* (the averaged weights: to load them, add #ema to the checkpoint's name)"
+        in text.text
+    )
 
 
 def test_another_backbone_is_an_error_also_in_training(tmp_path):
@@ -167,28 +198,38 @@ def test_another_backbone_is_an_error_also_in_training(tmp_path):
 
 @pytest.mark.parametrize('way', ['load_from', 'init_cfg'])
 @pytest.mark.parametrize('learned', [HALF, IMAGENET, None], ids=['half', 'imagenet', 'unknown'])
-def test_another_normalisation_than_the_weights_is_a_warning_that_names_both(tmp_path, log, way, learned):
+def test_another_normalisation_than_the_weights_is_a_warning_that_names_both(
+    tmp_path, log, way, learned
+):
     meta = {} if learned is None else dict(normalization=learned)
     torch.save(dict(state_dict=weights(), meta=meta), tmp_path / 'a.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
     run = runner(
-        tmp_path, tmp_path / 'a.pth' if way == 'load_from' else None, init_cfg=init_cfg if way == 'init_cfg' else None
+        tmp_path,
+        tmp_path / 'a.pth' if way == 'load_from' else None,
+        init_cfg=init_cfg if way == 'init_cfg' else None,
     )
     text = log(run)
     run.train()
     warned = 'normalized by mean [127.5, 127.5, 127.5], std [127.5, 127.5, 127.5], this run normalizes by mean [123.675'
     assert (warned in text.text) is (learned == HALF)
     saved = read_file(tmp_path / 'work/iter_1.pth')['meta']['normalization']
-    assert saved['mean'] == pytest.approx(IMAGENET['mean']) and saved['std'] == pytest.approx(IMAGENET['std'])
+    assert saved['mean'] == pytest.approx(IMAGENET['mean']) and saved['std'] == pytest.approx(
+        IMAGENET['std']
+    )
 
 
-RED_FIRST = 'the weights were trained on RGB images, this run feeds BGR: set data_preprocessor.to_rgb=True'
+RED_FIRST = (
+    'the weights were trained on RGB images, this run feeds BGR: set data_preprocessor.to_rgb=True'
+)
 
 
 @pytest.mark.parametrize('order', ['rgb', 'bgr', None])
 @pytest.mark.parametrize('to_rgb', [True, False])
 @pytest.mark.parametrize('step', ['train', 'test'])
-def test_another_channel_order_than_that_of_the_weights_is_a_warning(tmp_path, log, order, to_rgb, step):
+def test_another_channel_order_than_that_of_the_weights_is_a_warning(
+    tmp_path, log, order, to_rgb, step
+):
     """A file that says nothing was written before the order was stored, or by another project: all are RGB."""
     stored = IMAGENET | (dict(channel_order=order) if order else {})
     torch.save(dict(state_dict=weights(), meta=dict(normalization=stored)), tmp_path / 'a.pth')
@@ -197,7 +238,9 @@ def test_another_channel_order_than_that_of_the_weights_is_a_warning(tmp_path, l
     run.load_or_resume()
     run.call_hook(f'before_{step}')
     assert (RED_FIRST in text.text) is (order != 'bgr' and not to_rgb)
-    assert ('the weights were trained on BGR images, this run feeds RGB' in text.text) is (order == 'bgr' and to_rgb)
+    assert ('the weights were trained on BGR images, this run feeds RGB' in text.text) is (
+        order == 'bgr' and to_rgb
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,7 +262,11 @@ def test_a_checkpoint_says_in_which_order_channels_were_fed(preprocessor, order)
 
 
 def test_a_model_without_our_backbone_is_left_alone(tmp_path):
-    model = dict(type='ImageClassifier', backbone=dict(type='LeNet5', num_classes=3), head=dict(type='ClsHead'))
+    model = dict(
+        type='ImageClassifier',
+        backbone=dict(type='LeNet5', num_classes=3),
+        head=dict(type='ClsHead'),
+    )
     run = runner(tmp_path, None, model=model)
     state = {k: torch.randn_like(v) for k, v in run.model.state_dict().items()}
     torch.save(dict(state_dict=state), tmp_path / 'lenet.pth')
@@ -232,9 +279,15 @@ def test_the_backbone_within_lora_is_compared_with_its_weights(tmp_path):
     path = str(tmp_path / 'a.pth')
     torch.save(dict(state_dict=weights()), path)
     init_cfg = dict(type='Pretrained', checkpoint=path)
-    backbone = dict(type='beit_mm.BEiT', arch=ARCH, img_size=32, patch_size=8, init_cfg=init_cfg, **CLASSIFIER)
+    backbone = dict(
+        type='beit_mm.BEiT', arch=ARCH, img_size=32, patch_size=8, init_cfg=init_cfg, **CLASSIFIER
+    )
     lora = dict(type='LoRAModel', module=backbone, alpha=2, rank=2, targets=[dict(type='qkv')])
-    model = dict(type='ImageClassifier', backbone=lora, head=dict(type='LinearClsHead', num_classes=3, in_channels=16))
+    model = dict(
+        type='ImageClassifier',
+        backbone=lora,
+        head=dict(type='LinearClsHead', num_classes=3, in_channels=16),
+    )
     cfg = dict(default_scope='mmpretrain', model=model, load_from=path)
     assert list(weights_fit(cfg)) == []
     backbone['arch'] = ARCH | dict(num_layers=3)
@@ -256,8 +309,14 @@ def test_a_model_whose_own_names_look_like_a_wrappers_is_compared_by_them(tmp_pa
 
 def test_the_normalization_of_published_weights_is_compared_too(tmp_path, log):
     """Their files do not hold it, their names tell it."""
-    torch.save(dict(model=from_ours(weights(), 'unilm')), tmp_path / 'beitv2_base_patch16_224_pt1k_ft1k.pth')
+    torch.save(
+        dict(model=from_ours(weights(), 'unilm')),
+        tmp_path / 'beitv2_base_patch16_224_pt1k_ft1k.pth',
+    )
     run = runner(tmp_path, tmp_path / 'beitv2_base_patch16_224_pt1k_ft1k.pth', normalization=HALF)
     text = log(run)
     run.train()
-    assert 'the weights were trained on images normalized by mean [123.675, 116.28, 103.53]' in text.text
+    assert (
+        'the weights were trained on images normalized by mean [123.675, 116.28, 103.53]'
+        in text.text
+    )

@@ -24,7 +24,9 @@ def quick(unformatted):
 
 def run(work_dir: Path, each=None, **settings) -> int:
     """Exit code of a run in a process of its own; its words are in `log` beside the folder."""
-    process = toy.start(toy.train, toy.config(work_dir, **settings), each, log=work_dir.parent / 'log')
+    process = toy.start(
+        toy.train, toy.config(work_dir, **settings), each, log=work_dir.parent / 'log'
+    )
     process.join()
     return process.exitcode
 
@@ -38,7 +40,9 @@ def words(folder: Path) -> str:
 
 
 @pytest.mark.parametrize('epochs', [False, True], ids=['iterations', 'epochs'])
-def test_killed_at_random_around_saves_nothing_is_lost_and_the_end_is_the_same_to_the_bit(tmp_path, epochs):
+def test_killed_at_random_around_saves_nothing_is_lost_and_the_end_is_the_same_to_the_bit(
+    tmp_path, epochs
+):
     count = kill.kills(5 if epochs else 20, seed=0, folder=tmp_path, epochs=epochs)
     assert count.pop('ends') > 0 and not any(count.values()), (count, words(tmp_path)[-3000:])
 
@@ -55,8 +59,12 @@ def test_keep_and_best_give_up_the_older_only_and_all_of_them(tmp_path):
     assert 'no checkpoint to resume from: a new run' in words(tmp_path)
 
 
-def test_a_damaged_newest_is_passed_over_aloud_and_a_moved_folder_with_a_wrong_pointer_goes_on_in_its_place(tmp_path):
-    def stop(done: int) -> None:  # two checkpoints, as after a kill before the older one was removed
+def test_a_damaged_newest_is_passed_over_aloud_and_a_moved_folder_with_a_wrong_pointer_goes_on_in_its_place(
+    tmp_path,
+):
+    def stop(
+        done: int,
+    ) -> None:  # two checkpoints, as after a kill before the older one was removed
         if done == 5:
             shutil.copy(tmp_path / 'old/iter_5.pth', tmp_path / 'iter_5.pth')
         if done == 6:
@@ -65,7 +73,9 @@ def test_a_damaged_newest_is_passed_over_aloud_and_a_moved_folder_with_a_wrong_p
     run(tmp_path / 'whole')
     run(tmp_path / 'old', stop)
     shutil.copy(tmp_path / 'iter_5.pth', tmp_path / 'old')
-    shutil.copytree(tmp_path / 'old', tmp_path / 'new')  # files of now, in any order; the pointer names the old place
+    shutil.copytree(
+        tmp_path / 'old', tmp_path / 'new'
+    )  # files of now, in any order; the pointer names the old place
     before = names(tmp_path / 'old')
     data = bytearray((tmp_path / 'new/iter_6.pth').read_bytes())
     data[len(data) // 2] ^= 1
@@ -73,7 +83,9 @@ def test_a_damaged_newest_is_passed_over_aloud_and_a_moved_folder_with_a_wrong_p
     (tmp_path / 'new/.iter_7.pth.tmp').write_bytes(b'half')
     assert run(tmp_path / 'new') == 0
     assert re.search(r'skipped: .*new/iter_6.pth: it is damaged', words(tmp_path))
-    assert f'resuming from {tmp_path}/new/iter_5.pth' in words(tmp_path) and '.iter_7.pth.tmp, which' in words(tmp_path)
+    assert f'resuming from {tmp_path}/new/iter_5.pth' in words(
+        tmp_path
+    ) and '.iter_7.pth.tmp, which' in words(tmp_path)
     assert kill.same(kill.result(tmp_path / 'new'), kill.result(tmp_path / 'whole'))
     assert not list((tmp_path / 'new').glob('.*')) and names(tmp_path / 'old') == before
 
@@ -84,7 +96,11 @@ def test_where_no_checkpoint_is_whole_the_run_ends_with_all_of_them_named(tmp_pa
         (tmp_path / f'a/iter_{step}.pth').write_bytes(b'half')
     assert run(tmp_path / 'a') == 1
     error = words(tmp_path).rpartition('ValueError')[2]
-    assert 'none of the 2 checkpoints' in error and 'iter_1.pth: it is cut off' in error and 'iter_2.pth' in error
+    assert (
+        'none of the 2 checkpoints' in error
+        and 'iter_1.pth: it is cut off' in error
+        and 'iter_2.pth' in error
+    )
 
 
 # -- which checkpoint is resumed ---------------------------------------------------------------------------------------
@@ -97,7 +113,9 @@ def save(path: Path, **more: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize('template', ['step-{:06d}.ckpt', 'iter_{}.pth', None], ids=['own', 'another', 'none'])
+@pytest.mark.parametrize(
+    'template', ['step-{:06d}.ckpt', 'iter_{}.pth', None], ids=['own', 'another', 'none']
+)
 @pytest.mark.parametrize('name', ['step-000002.ckpt', 'epoch_2.pth', 'ours v2 at 2.pth'])
 def test_resume_finds_the_checkpoints_of_any_template(tmp_path, name, template):
     save(tmp_path / name.replace('2.', '1.'))
@@ -116,7 +134,9 @@ def test_resume_takes_what_last_checkpoint_names_in_another_folder(tmp_path):
     (tmp_path / 'run/last_checkpoint').write_text(str(last))
     assert newest_checkpoint(tmp_path / 'run', tmp_path / 'run', 'iter_{}.pth') == (last, [])
     last.write_bytes(b'half')
-    with pytest.raises(ValueError, match=r'--resume: none of the 1 checkpoints .*\n.*iter_5.pth: it is cut off'):
+    with pytest.raises(
+        ValueError, match=r'--resume: none of the 1 checkpoints .*\n.*iter_5.pth: it is cut off'
+    ):
         newest_checkpoint(tmp_path / 'run', tmp_path / 'run', 'iter_{}.pth')
 
 
@@ -126,7 +146,8 @@ def test_resume_where_only_other_names_are_is_an_error_and_mere_weights_are_none
     assert newest_checkpoint(tmp_path, tmp_path, 'iter_{}.pth') == (None, [])
     save(tmp_path / 'step-2.ckpt')
     with pytest.raises(
-        ValueError, match=r"holds checkpoints \(step-2\.ckpt\), but none has .*'iter_\{\}\.pth'.* --resume PATH"
+        ValueError,
+        match=r"holds checkpoints \(step-2\.ckpt\), but none has .*'iter_\{\}\.pth'.* --resume PATH",
     ):
         newest_checkpoint(tmp_path, tmp_path, 'iter_{}.pth')
 
@@ -142,7 +163,8 @@ def test_a_new_run_does_not_start_among_the_checkpoints_of_another(tmp_path, mon
     launch.refuse_used_folder(cfg)
     save(tmp_path / 'large disk/run/iter_3.pth')
     with pytest.raises(
-        SystemExit, match=r'large disk/run holds .* earlier run \(iter_3.pth\).*--resume.*--work-dir.*--force'
+        SystemExit,
+        match=r'large disk/run holds .* earlier run \(iter_3.pth\).*--resume.*--work-dir.*--force',
     ):
         launch.refuse_used_folder(cfg)
     monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
@@ -150,23 +172,34 @@ def test_a_new_run_does_not_start_among_the_checkpoints_of_another(tmp_path, mon
     assert cfg.resume and cfg.load_from is None
 
 
-def test_resume_of_a_finished_run_says_that_nothing_is_left_and_from_mere_weights_is_an_error(tmp_path):
+def test_resume_of_a_finished_run_says_that_nothing_is_left_and_from_mere_weights_is_an_error(
+    tmp_path,
+):
     assert run(tmp_path / 'a', iters=4) == run(tmp_path / 'a', iters=4) == 0
     best = tmp_path / 'a/best_loss_iter_4.pth'
     assert run(tmp_path / 'b', load_from=str(best)) == 1
-    assert f'ValueError: --resume: {best} has no optimizer, param_schedulers, so a run cannot' in words(tmp_path)
-    assert 'a/iter_4.pth is from the end of its run (iter 4 of 4): nothing is left to train' in words(tmp_path)
+    assert (
+        f'ValueError: --resume: {best} has no optimizer, param_schedulers, so a run cannot'
+        in words(tmp_path)
+    )
+    assert (
+        'a/iter_4.pth is from the end of its run (iter 4 of 4): nothing is left to train'
+        in words(tmp_path)
+    )
     assert 'raise train_cfg.max_iters' in words(tmp_path)
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_path_and_bytes_and_the_last_one_whole(tmp_path):
     def fill(done: int) -> None:
         if done == 3:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes; a checkpoint has 800 000
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (100_000, 100_000)
+            )  # bytes; a checkpoint has 800 000
 
     assert run(tmp_path / 'a', fill) == 1
     assert re.search(
-        r'OSError: .*a/iter_4.pth of \d{6} bytes could not be written .*go on with --resume', words(tmp_path)
+        r'OSError: .*a/iter_4.pth of \d{6} bytes could not be written .*go on with --resume',
+        words(tmp_path),
     )
     assert 'iter_3.pth' in names(tmp_path / 'a') and not list((tmp_path / 'a').glob('.*'))
     assert run(tmp_path / 'a') == 0
@@ -195,7 +228,10 @@ def test_an_older_one_that_cannot_be_removed_is_said_and_tried_again(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(store, 'remove', refuse)
         runner.train()
-    assert 'iter_1.pth is no longer needed and could not be removed' in caplog.text and 'iter_1.pth' in hook.superseded
+    assert (
+        'iter_1.pth is no longer needed and could not be removed' in caplog.text
+        and 'iter_1.pth' in hook.superseded
+    )
     hook._remove_superseded(runner)
     assert 'iter_1.pth' not in names(tmp_path / 'a') and not hook.superseded
 
@@ -203,8 +239,14 @@ def test_an_older_one_that_cannot_be_removed_is_said_and_tried_again(tmp_path, m
 def test_every_config_saves_so_unless_it_names_another_hook():
     for given, type_ in (
         ({}, 'beit_mm.AtomicCheckpointHook'),
-        (dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=3))), 'beit_mm.AtomicCheckpointHook'),
-        (dict(default_hooks=dict(checkpoint=dict(type='mmengine.CheckpointHook'))), 'mmengine.CheckpointHook'),
+        (
+            dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=3))),
+            'beit_mm.AtomicCheckpointHook',
+        ),
+        (
+            dict(default_hooks=dict(checkpoint=dict(type='mmengine.CheckpointHook'))),
+            'mmengine.CheckpointHook',
+        ),
     ):
         cfg = Config(given)
         launch.keep_whole(cfg)

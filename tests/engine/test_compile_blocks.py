@@ -25,7 +25,9 @@ class Fake:
 @pytest.fixture
 def backbone() -> BEiT:
     torch.manual_seed(0)
-    model = BEiT(ARCH, 32, 8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True, drop_path_rate=0.3)
+    model = BEiT(
+        ARCH, 32, 8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True, drop_path_rate=0.3
+    )
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
     torch._dynamo.reset()
@@ -51,7 +53,9 @@ def test_one_graph_does_for_all_blocks_and_computes_the_same(backbone):
     torch.testing.assert_close(found, expected)
     for mine, theirs in zip(grads, wanted, strict=True):
         torch.testing.assert_close(mine, theirs)
-    assert counter.frame_count <= 3  # first (never dropped), middle, last (chosen rows): not one for each of six
+    assert (
+        counter.frame_count <= 3
+    )  # first (never dropped), middle, last (chosen rows): not one for each of six
     assert list(backbone.state_dict()) == names
 
 
@@ -73,7 +77,9 @@ def test_the_tokenizer_is_one_graph_that_gives_the_same_ids(tmp_path):
 
 def test_cached_ids_need_no_tokenizer_compiled_or_not():
     model = torch.nn.Module()
-    model.target = TokenTarget(dict(type='DiscreteVAE', vocab_size=32, width=8, blocks=1, width_in=8))
+    model.target = TokenTarget(
+        dict(type='DiscreteVAE', vocab_size=32, width=8, blocks=1, width_in=8)
+    )
     assert compile_blocks(model, 'eager') == 1
     ids = torch.randint(32, (2, 4, 4))
     assert torch.equal(model.target(dict(token_ids=ids)), ids)
@@ -99,7 +105,9 @@ def test_without_a_compiler_the_log_says_so_and_nothing_changes(backbone, monkey
 def test_on_a_cpu_only_when_asked(backbone, caplog):
     with caplog.at_level(logging.INFO):
         CompileBlocks('eager').before_train(Fake(backbone))
-    assert 'cpu=True' in caplog.text and not any('branches' in vars(block) for block in backbone.blocks)
+    assert 'cpu=True' in caplog.text and not any(
+        'branches' in vars(block) for block in backbone.blocks
+    )
     CompileBlocks('eager', cpu=True).before_train(Fake(backbone))
     assert all('branches' in vars(block) for block in backbone.blocks)
     with pytest.raises(TypeError, match="cpu='yes': give True or False"):

@@ -41,19 +41,30 @@ def losses(folder: Path, ranks: int, bad: int = 0) -> list[float]:
 
         def forward_once_bad(self, inputs: torch.Tensor, mode: str = 'loss') -> object:
             found = forward(self, inputs, mode)
-            return dict(loss=found['loss'] * math.nan) if next(calls) == bad and rank == ranks - 1 else found
+            return (
+                dict(loss=found['loss'] * math.nan)
+                if next(calls) == bad and rank == ranks - 1
+                else found
+            )
 
         toy.ToyModel.forward = forward_once_bad
         toy.train(cfg)
 
     where = [dict(rank=rank, ranks=ranks, port=port) if ranks > 1 else {} for rank in range(ranks)]
-    started = [toy.start(call, rank, log=folder / f'log_{rank}', **place) for rank, place in enumerate(where)]
+    started = [
+        toy.start(call, rank, log=folder / f'log_{rank}', **place)
+        for rank, place in enumerate(where)
+    ]
     for rank, process in enumerate(started):
         process.join(300)
         assert process.exitcode == 0, (folder / f'log_{rank}').read_text()[-3000:]
     (log,) = (folder / 'run').glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    saved = read_file(folder / 'run/iter_6.pth')['message_hub']['log_scalars']['train/loss'].data[0].tolist()
+    saved = (
+        read_file(folder / 'run/iter_6.pth')['message_hub']['log_scalars']['train/loss']
+        .data[0]
+        .tolist()
+    )
     logged = {line['step']: line['loss'] for line in lines if 'lr' in line}
     np.testing.assert_equal(logged, {2: saved[1], 4: saved[3], 6: saved[5]})
     return saved
@@ -118,7 +129,9 @@ class Iterations(Hook):
         self.waits.counts = Counter()
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if (runner.iter + 1) % self.interval and runner.iter:  # the first one makes what later ones have
+        if (
+            runner.iter + 1
+        ) % self.interval and runner.iter:  # the first one makes what later ones have
             self.found += self.waits.counts
         self.waits.counts = None
 
@@ -144,7 +157,9 @@ def run(shapes: Path, folder: Path, name: str, deferred: bool) -> tuple[Counter,
     runner.register_hook(iterations)
     with waits:
         runner.train()
-    return iterations.found, {key: buffer.data for key, buffer in runner.message_hub.log_scalars.items()}
+    return iterations.found, {
+        key: buffer.data for key, buffer in runner.message_hub.log_scalars.items()
+    }
 
 
 def test_no_iteration_waits_and_all_is_logged(shapes, tmp_path, unformatted):

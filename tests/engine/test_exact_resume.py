@@ -23,7 +23,12 @@ from beit_mm.registry import HOOKS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 TASKS = ('tokenizer', 'pretrain', 'classification', 'segmentation')
-IMAGES, BATCH, TOTAL, BROKEN_AT = 12, 2, 12, 7  # two epochs of six batches; broken off one batch into the second
+IMAGES, BATCH, TOTAL, BROKEN_AT = (
+    12,
+    2,
+    12,
+    7,
+)  # two epochs of six batches; broken off one batch into the second
 
 
 @HOOKS.register_module()
@@ -45,7 +50,15 @@ class Witness(Hook):
 @pytest.fixture(scope='session')
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('resume') / 'shapes'
-    shapes.write(out, train=IMAGES, val=4, segmentation_train=IMAGES, segmentation_val=4, labels=(IMAGES,), jobs=1)
+    shapes.write(
+        out,
+        train=IMAGES,
+        val=4,
+        segmentation_train=IMAGES,
+        segmentation_val=4,
+        labels=(IMAGES,),
+        jobs=1,
+    )
     return out
 
 
@@ -63,8 +76,12 @@ def config(
     """The quickstart's config of a task, small, with all that is random in the model, saved at BROKEN_AT and at its end."""
     torch.manual_seed(0)  # of the tokenizer that pre-training reads
     cfg = shrink(load(f'quickstart/{task}'), data, folder)
-    next(node for node in nodes(cfg.train_dataloader.dataset) if 'pipeline' in node).indices = IMAGES
-    cfg.train_dataloader.update(batch_size=batch, num_workers=workers, persistent_workers=workers > 0)
+    next(
+        node for node in nodes(cfg.train_dataloader.dataset) if 'pipeline' in node
+    ).indices = IMAGES
+    cfg.train_dataloader.update(
+        batch_size=batch, num_workers=workers, persistent_workers=workers > 0
+    )
     if loop == 'epoch':
         cfg.train_dataloader.sampler.infinite = False
         cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=TOTAL * BATCH // IMAGES)
@@ -77,13 +94,18 @@ def config(
     if amp:
         cfg.optim_wrapper.type = 'beit_mm.CPUAmpOptimWrapper'  # bfloat16 also where it is slow
     if ema:
-        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='mmengine.EMAHook', momentum=0.1)]
+        cfg.custom_hooks = [
+            *cfg.get('custom_hooks', []),
+            dict(type='mmengine.EMAHook', momentum=0.1),
+        ]
     if task == 'tokenizer':
         cfg.custom_hooks[0].images = 4
     else:
         backbone(cfg).drop_path_rate = 0.5
     if task == 'classification':
-        cfg.model.train_cfg = dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)])
+        cfg.model.train_cfg = dict(
+            augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
+        )
     return cfg
 
 
@@ -91,9 +113,17 @@ def outcome(folder: Path) -> dict:
     """All that a run leaves: its last checkpoint, and what it logged of each iteration."""
     last = read_file(folder / f'iter_{TOTAL}.pth')
     kept = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'gradients')
-    lines = [json.loads(line) for path in folder.rglob('scalars.json') for line in path.read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for path in folder.rglob('scalars.json')
+        for line in path.read_text().splitlines()
+    ]
     clocks = ('time', 'data_time', 'memory')
-    logged = {line['step']: {k: v for k, v in line.items() if k not in clocks} for line in lines if 'loss' in line}
+    logged = {
+        line['step']: {k: v for k, v in line.items() if k not in clocks}
+        for line in lines
+        if 'loss' in line
+    }
     return {key: last[key] for key in kept if key in last} | dict(logged=logged)
 
 
@@ -101,9 +131,19 @@ def differences(one: object, other: object, place: str = '') -> list[str]:
     """Where two nested outcomes differ in any bit."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [key for key in {**one, **other} if place != '/logged' or key > BROKEN_AT]
-        return [d for key in keys for d in differences(one.get(key), other.get(key), f'{place}/{key}')]
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
-        return [d for i, pair in enumerate(zip(one, other, strict=True)) for d in differences(*pair, f'{place}/{i}')]
+        return [
+            d for key in keys for d in differences(one.get(key), other.get(key), f'{place}/{key}')
+        ]
+    if (
+        isinstance(one, (list, tuple))
+        and isinstance(other, (list, tuple))
+        and len(one) == len(other)
+    ):
+        return [
+            d
+            for i, pair in enumerate(zip(one, other, strict=True))
+            for d in differences(*pair, f'{place}/{i}')
+        ]
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return [] if one.dtype == other.dtype and torch.equal(one, other) else [place]
     return [] if one == other else [place]
@@ -132,7 +172,9 @@ SOME = [
 ]
 ALL = [
     (task, dict(loop=loop, workers=workers, accumulate=accumulate, amp=amp, ema=not amp))
-    for task, loop, workers, accumulate, amp in product(TASKS, ('iter', 'epoch'), (0, 2), (1, 4), (False, True))
+    for task, loop, workers, accumulate, amp in product(
+        TASKS, ('iter', 'epoch'), (0, 2), (1, 4), (False, True)
+    )
 ]
 
 
@@ -141,7 +183,9 @@ def name(setup: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ('task', 'setup'), [*SOME, *(pytest.param(*one, marks=pytest.mark.long) for one in ALL)], ids=name
+    ('task', 'setup'),
+    [*SOME, *(pytest.param(*one, marks=pytest.mark.long) for one in ALL)],
+    ids=name,
 )
 def test_resumed_is_as_if_it_had_gone_through(task, setup, data, tmp_path):
     whole = through(config(task, data, tmp_path / 'whole', **setup))
@@ -162,16 +206,22 @@ def test_without_keyed_randomness_it_would_not_be(data, tmp_path):
     runner = build_runner(cfg)
     runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, KeyedRandomness)]
     runner.train()
-    assert any('/logged' in place for place in differences(outcome(whole), outcome(tmp_path / 'again')))
+    assert any(
+        '/logged' in place for place in differences(outcome(whole), outcome(tmp_path / 'again'))
+    )
 
 
 def test_with_another_tokenizer_a_run_does_not_go_on_but_may_begin_from_its_weights(data, tmp_path):
     whole = through(config('pretrain', data, tmp_path / 'whole'))
     cfg = config('pretrain', data, tmp_path / 'again')
     state = read_file(cfg.model.target.checkpoint)['state_dict']
-    torch.save(dict(state_dict={key: value + 0.1 for key, value in state.items()}), cfg.model.target.checkpoint)
+    torch.save(
+        dict(state_dict={key: value + 0.1 for key, value in state.items()}),
+        cfg.model.target.checkpoint,
+    )
     with pytest.raises(
-        ValueError, match=r'learned the tokens of another tokenizer .*: set model\.target\.checkpoint, or the cache'
+        ValueError,
+        match=r'learned the tokens of another tokenizer .*: set model\.target\.checkpoint, or the cache',
     ):
         resumed(cfg, whole)
     cfg.resume, cfg.experiment_name = False, 'begun'
@@ -179,13 +229,17 @@ def test_with_another_tokenizer_a_run_does_not_go_on_but_may_begin_from_its_weig
     assert begun and begun != outcome(whole)['state_dict']['target_fingerprint']
 
 
-def test_a_run_has_one_seed_for_weights_order_and_draws_and_keeps_it_when_it_is_resumed(data, tmp_path):
+def test_a_run_has_one_seed_for_weights_order_and_draws_and_keeps_it_when_it_is_resumed(
+    data, tmp_path
+):
     cfg = config('pretrain', data, tmp_path / 'whole')
     cfg.randomness = dict(seed=5)
     whole = through(cfg)
     meta = read_file(whole / f'iter_{BROKEN_AT}.pth')['meta']
     assert meta['seed'] == meta['sampler_seed'] == meta['data_seed'] == 5
-    with pytest.raises(ValueError, match=r'drew its crops by seed 5, now it would by 0: set randomness\.seed'):
+    with pytest.raises(
+        ValueError, match=r'drew its crops by seed 5, now it would by 0: set randomness\.seed'
+    ):
         resumed(config('pretrain', data, tmp_path / 'again'), whole)
 
 
@@ -209,13 +263,17 @@ def in_processes(cfg: Config, ranks: int, kill_at: int | None = None) -> Path:
 
 def seen(folder: Path, ranks: int) -> list[list[tuple]]:
     """For each iteration what the ranks saw, one after the other."""
-    return list(zip(*(torch.load(folder / f'seen_{rank}.pth') for rank in range(ranks)), strict=True))
+    return list(
+        zip(*(torch.load(folder / f'seen_{rank}.pth') for rank in range(ranks)), strict=True)
+    )
 
 
 def test_killed_and_resumed_is_as_if_it_had_gone_through(data, tmp_path):
     setup = dict(loop='epoch', accumulate=4)
     whole = through(config('pretrain', data, tmp_path / 'whole', **setup))
-    folder = in_processes(config('pretrain', data, tmp_path / 'again', **setup), 1, kill_at=BROKEN_AT + 2)
+    folder = in_processes(
+        config('pretrain', data, tmp_path / 'again', **setup), 1, kill_at=BROKEN_AT + 2
+    )
     assert not (folder / f'iter_{TOTAL}.pth').exists()
     cfg = config('pretrain', data, folder, **setup)
     cfg.resume = True
@@ -225,14 +283,18 @@ def test_killed_and_resumed_is_as_if_it_had_gone_through(data, tmp_path):
 RANKS = [
     ('pretrain', dict(loop='epoch', accumulate=4)),
     *(
-        pytest.param(task, dict(loop=loop, accumulate=4, amp=amp, workers=workers), marks=pytest.mark.long)
+        pytest.param(
+            task, dict(loop=loop, accumulate=4, amp=amp, workers=workers), marks=pytest.mark.long
+        )
         for task, (loop, amp, workers) in product(TASKS, [('iter', False, 2), ('epoch', True, 0)])
     ),
 ]
 
 
 @pytest.mark.parametrize(('task', 'setup'), RANKS, ids=name)
-def test_two_ranks_see_what_one_sees_and_resumed_are_as_if_they_had_gone_through(task, setup, data, tmp_path):
+def test_two_ranks_see_what_one_sees_and_resumed_are_as_if_they_had_gone_through(
+    task, setup, data, tmp_path
+):
     whole = in_processes(config(task, data, tmp_path / 'whole', batch=BATCH // 2, **setup), 2)
     cfg = config(task, data, tmp_path / 'again', batch=BATCH // 2, **setup)
     cfg.resume, cfg.load_from = True, str(whole / f'iter_{BROKEN_AT}.pth')
@@ -243,7 +305,9 @@ def test_two_ranks_see_what_one_sees_and_resumed_are_as_if_they_had_gone_through
     cfg.custom_hooks.append(dict(type='beit_mm.Witness'))
     alone = seen(through(cfg), 1)
     assert len(alone) == TOTAL
-    for ((seed, both),), ((first_seed, first), (second_seed, second)) in zip(alone, seen(whole, 2), strict=True):
+    for ((seed, both),), ((first_seed, first), (second_seed, second)) in zip(
+        alone, seen(whole, 2), strict=True
+    ):
         assert differences(both, joined(first, second)) == []
         assert seed == first_seed != second_seed
 

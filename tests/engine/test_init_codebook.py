@@ -22,7 +22,12 @@ def run(model, iteration: int = 0, **config) -> SimpleNamespace:
     loader = DataLoader([dict(inputs=image) for image in images], batch_size=8, generator=own)
     logger = MMLogger.get_current_instance()
     return SimpleNamespace(
-        model=model, iter=iteration, cfg=Config(config), train_dataloader=loader, logger=logger, images=images
+        model=model,
+        iter=iteration,
+        cfg=Config(config),
+        train_dataloader=loader,
+        logger=logger,
+        images=images,
     )
 
 
@@ -70,7 +75,9 @@ def test_weights_that_were_trained_stay(how):
 class Watched(DiscreteVAE):
     """Notes the first pixel of each image that an iteration trains on."""
 
-    def loss(self, inputs: torch.Tensor, data_samples: list | None = None) -> dict[str, torch.Tensor]:
+    def loss(
+        self, inputs: torch.Tensor, data_samples: list | None = None
+    ) -> dict[str, torch.Tensor]:
         self.seen = [*getattr(self, 'seen', []), *inputs[:, 0, 0, 0].tolist()]
         return super().loss(inputs, data_samples)
 
@@ -81,7 +88,10 @@ def train(folder, images: torch.Tensor, iters: int, seed: int, **config) -> Watc
         work_dir=str(folder),
         model=Watched(**VAE),
         train_dataloader=DataLoader(
-            [dict(inputs=image) for image in images], batch_size=8, num_workers=1, persistent_workers=True
+            [dict(inputs=image) for image in images],
+            batch_size=8,
+            num_workers=1,
+            persistent_workers=True,
         ),
         train_cfg=dict(by_epoch=False, max_iters=iters),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
@@ -96,7 +106,9 @@ def train(folder, images: torch.Tensor, iters: int, seed: int, **config) -> Watc
 
 
 @pytest.mark.long  # that a resumed tokenizer keeps its codes is in test_exact_resume.py as well
-def test_a_run_uses_its_codes_begins_with_its_first_image_and_keeps_the_codes_when_resumed(tmp_path):
+def test_a_run_uses_its_codes_begins_with_its_first_image_and_keeps_the_codes_when_resumed(
+    tmp_path,
+):
     images = run(None).images
     first = train(tmp_path, images, 2, seed=1)
     assert first.seen == images[:16, 0, 0, 0].tolist()  # the images of the codebook are trained on
@@ -111,5 +123,7 @@ def test_a_run_uses_its_codes_begins_with_its_first_image_and_keeps_the_codes_wh
 
 
 def test_a_model_without_codebook_is_an_error():
-    with pytest.raises(ValueError, match=r'Linear has no codebook: InitCodebook is for beit_mm\.DiscreteVAE'):
+    with pytest.raises(
+        ValueError, match=r'Linear has no codebook: InitCodebook is for beit_mm\.DiscreteVAE'
+    ):
         InitCodebook().before_train(run(torch.nn.Linear(1, 1)))

@@ -58,10 +58,21 @@ def call(*words: object, **variables: str) -> str:
     """Runs a command as a user would and gives what it printed; the test fails with that when it fails."""
     port = str(free_port())
     path = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)]))
-    base = dict(PYTHON=sys.executable, PORT=port, MASTER_PORT=port, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1')
+    base = dict(
+        PYTHON=sys.executable,
+        PORT=port,
+        MASTER_PORT=port,
+        PYTHONPATH=path,
+        CUDA_VISIBLE_DEVICES='-1',
+    )
     env = os.environ | base | dict(OMP_NUM_THREADS='1') | variables
     done = subprocess.run(
-        list(map(str, words)), env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900
+        list(map(str, words)),
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
@@ -75,10 +86,27 @@ def test_two_gloo_processes_resume_what_one_began_and_end_with_its_weights(confi
     launch.build_runner(launch.read_config(launch.parser('').parse_args(words))).train()
     launch.leave()
 
-    train = ['bash', tools / 'dist_train.sh', config, 2, '--resume', one / 'iter_2.pth', '--work-dir', two]
+    train = [
+        'bash',
+        tools / 'dist_train.sh',
+        config,
+        2,
+        '--resume',
+        one / 'iter_2.pth',
+        '--work-dir',
+        two,
+    ]
     trained = call(*train)
     tested = call(
-        'bash', tools / 'dist_test.sh', config, two / 'iter_4.pth', 1, '--work-dir', two, '--out', two / 'out.pkl'
+        'bash',
+        tools / 'dist_test.sh',
+        config,
+        two / 'iter_4.pth',
+        1,
+        '--work-dir',
+        two,
+        '--out',
+        two / 'out.pkl',
     )
 
     assert 'SyncBN became BN' in trained and '2 processes talk through gloo' in trained
@@ -94,12 +122,22 @@ def test_two_gloo_processes_resume_what_one_began_and_end_with_its_weights(confi
     ('launcher', 'variables'),
     [
         ('slurm', dict(SLURM_PROCID='0', SLURM_LOCALID='0', SLURM_NTASKS='1')),
-        ('mpi', dict(OMPI_COMM_WORLD_RANK='0', OMPI_COMM_WORLD_LOCAL_RANK='0', OMPI_COMM_WORLD_SIZE='1')),
+        (
+            'mpi',
+            dict(
+                OMPI_COMM_WORLD_RANK='0', OMPI_COMM_WORLD_LOCAL_RANK='0', OMPI_COMM_WORLD_SIZE='1'
+            ),
+        ),
     ],
 )
 def test_the_variables_of_other_launchers_make_a_process_group(launcher, variables, monkeypatch):
     for name, value in dict(
-        RANK='7', LOCAL_RANK='7', WORLD_SIZE='8', MASTER_ADDR='127.0.0.1', MASTER_PORT='0', **variables
+        RANK='7',
+        LOCAL_RANK='7',
+        WORLD_SIZE='8',
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT='0',
+        **variables,
     ).items():
         monkeypatch.setenv(name, value)
     launch.join(launcher, 'gloo', timeout=300)
@@ -109,7 +147,9 @@ def test_the_variables_of_other_launchers_make_a_process_group(launcher, variabl
         torch.distributed.destroy_process_group()
 
 
-def test_every_slurm_step_has_a_port_of_its_own_and_other_ranks_print_no_warnings(tmp_path, monkeypatch):
+def test_every_slurm_step_has_a_port_of_its_own_and_other_ranks_print_no_warnings(
+    tmp_path, monkeypatch
+):
     (tmp_path / 'a.py').write_text('model = dict()')
     args = launch.parser('').parse_args([str(tmp_path / 'a.py'), '--launcher', 'slurm'])
     ports = set()
@@ -117,7 +157,9 @@ def test_every_slurm_step_has_a_port_of_its_own_and_other_ranks_print_no_warning
         for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_PORT'):
             monkeypatch.setenv(name, '0')
             monkeypatch.delenv(name)
-        for name, value in dict(PROCID=rank, LOCALID=rank, NTASKS=2, JOB_ID=job, STEP_ID=step).items():
+        for name, value in dict(
+            PROCID=rank, LOCALID=rank, NTASKS=2, JOB_ID=job, STEP_ID=step
+        ).items():
             monkeypatch.setenv(f'SLURM_{name}', str(value))
         monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
         with warnings.catch_warnings(record=True) as heard:
@@ -131,7 +173,9 @@ def test_every_slurm_step_has_a_port_of_its_own_and_other_ranks_print_no_warning
 
 def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
     monkeypatch.delenv('SLURM_PROCID', raising=False)
-    with pytest.raises(ValueError, match=r'--launcher slurm needs .*SLURM_PROCID.*tools/slurm_train.sh'):
+    with pytest.raises(
+        ValueError, match=r'--launcher slurm needs .*SLURM_PROCID.*tools/slurm_train.sh'
+    ):
         launch.join('slurm')
 
 
@@ -140,14 +184,19 @@ def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
     [
         (dict(type='Visualizer'), ['LocalVisBackend']),
         (dict(type='Visualizer', name='visualizer', vis_backends=None), ['LocalVisBackend']),
-        (dict(vis_backends=[dict(type='TensorboardVisBackend')]), ['LocalVisBackend', 'TensorboardVisBackend']),
+        (
+            dict(vis_backends=[dict(type='TensorboardVisBackend')]),
+            ['LocalVisBackend', 'TensorboardVisBackend'],
+        ),
         (dict(vis_backends=[dict(type='mmengine.LocalVisBackend')]), ['mmengine.LocalVisBackend']),
     ],
 )
 def test_every_run_keeps_the_log_that_reports_are_made_from(visualizer, kinds):
     cfg = Config(dict(visualizer=visualizer))
     launch.log_locally(cfg)
-    assert [backend.type for backend in cfg.visualizer.vis_backends] == kinds and 'name' not in cfg.visualizer
+    assert [
+        backend.type for backend in cfg.visualizer.vis_backends
+    ] == kinds and 'name' not in cfg.visualizer
 
 
 def test_settings_of_none_are_mmengines_defaults(tmp_path):
@@ -158,11 +207,17 @@ def test_settings_of_none_are_mmengines_defaults(tmp_path):
     assert runner.iter == 1
 
 
-@pytest.mark.parametrize(('there', 'kind'), [(True, 'beit_mm.CPUAmpOptimWrapper'), (False, 'OptimWrapper')])
+@pytest.mark.parametrize(
+    ('there', 'kind'), [(True, 'beit_mm.CPUAmpOptimWrapper'), (False, 'OptimWrapper')]
+)
 def test_without_a_gpu_mixed_precision_is_bfloat16_on_a_cpu_that_has_it(there, kind, monkeypatch):
     monkeypatch.setattr(launch, 'has_bfloat16', lambda: there)
     cfg = Config(
-        dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD', lr=1.0)))
+        dict(
+            optim_wrapper=dict(
+                type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD', lr=1.0)
+            )
+        )
     )
     (words,) = launch.for_cpu(cfg)
     assert ('bfloat16 without' in words) is there and ('full precision' in words) is not there
@@ -182,7 +237,10 @@ def test_without_a_gpu_tokens_are_not_read_in_float16(there, dtype, monkeypatch)
     monkeypatch.setattr(launch, 'has_bfloat16', lambda: there)
     target = dict(type='TokenTarget', dtype='float16')
     cfg = Config(dict(model=dict(type='BEiTPretrainer', target=target)))
-    assert launch.for_cpu(cfg) == [f'visual tokens are read in {dtype}'] and cfg.model.target.dtype == dtype
+    assert (
+        launch.for_cpu(cfg) == [f'visual tokens are read in {dtype}']
+        and cfg.model.target.dtype == dtype
+    )
     cfg.model.target.dtype = 'float32'
     assert not launch.for_cpu(cfg) and cfg.model.target.dtype == 'float32'
 
@@ -192,12 +250,17 @@ def test_every_sync_bn_is_replaced_and_what_the_user_asked_of_ddp_stays():
     cfg = Config(
         dict(
             launcher='pytorch',
-            model=dict(backbone=dict(norm_cfg=dict(norm)), heads=[dict(norm_cfg=dict(norm, type='mmcv.SyncBN'))]),
+            model=dict(
+                backbone=dict(norm_cfg=dict(norm)),
+                heads=[dict(norm_cfg=dict(norm, type='mmcv.SyncBN'))],
+            ),
             model_wrapper_cfg=dict(find_unused_parameters=True),
         )
     )
     launch.for_cpu(cfg)
-    assert 'Sync' not in cfg.pretty_text and cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
+    assert 'Sync' not in cfg.pretty_text and cfg.model.backbone.norm_cfg == dict(
+        type='BN', requires_grad=True
+    )
     assert cfg.model_wrapper_cfg == dict(find_unused_parameters=True, device_ids=None)
 
 

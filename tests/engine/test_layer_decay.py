@@ -26,7 +26,12 @@ def wrapper(model, lr=1.0, wd=0.05, type='OptimWrapper', **paramwise):
     optimizer = dict(type='AdamW', lr=lr, weight_decay=wd)
     return build_optim_wrapper(
         model,
-        dict(type=type, optimizer=optimizer, constructor='beit_mm.LayerDecayConstructor', paramwise_cfg=paramwise),
+        dict(
+            type=type,
+            optimizer=optimizer,
+            constructor='beit_mm.LayerDecayConstructor',
+            paramwise_cfg=paramwise,
+        ),
     )
 
 
@@ -75,11 +80,15 @@ def test_every_parameter_of_a_classifier(classifier, lr, rate):
     assert set(got) == set(params)
     for name, param in params.items():
         exempt = param.ndim == 1 or name in ('backbone.pos_embed', 'backbone.cls_token')
-        assert got[name] == pytest.approx((lr * rate ** (13 - official_layer(name, 12)), 0 if exempt else 0.05)), name
+        assert got[name] == pytest.approx(
+            (lr * rate ** (13 - official_layer(name, 12)), 0 if exempt else 0.05)
+        ), name
     assert got['head.fc.weight'] == (lr, 0.05) and got['head.fc.bias'] == (lr, 0)
     assert got['backbone.fc_norm.weight'] == (lr, 0)
     assert got['backbone.blocks.11.attn.qkv.weight'] == pytest.approx((lr * rate, 0.05))
-    assert got['backbone.blocks.0.attn.relative_position_bias_table'] == pytest.approx((lr * rate**12, 0.05))
+    assert got['backbone.blocks.0.attn.relative_position_bias_table'] == pytest.approx(
+        (lr * rate**12, 0.05)
+    )
     assert got['backbone.patch_embed.proj.weight'] == pytest.approx((lr * rate**13, 0.05))
 
 
@@ -88,7 +97,9 @@ def test_every_parameter_of_a_segmentor(segmentor, lr, rate):
     got = settings(segmentor, lr=lr, layer_decay_rate=rate)
     for name, param in segmentor.named_parameters():
         exempt = param.ndim == 1 or name == 'backbone.cls_token'
-        assert got[name] == pytest.approx((lr * rate ** (13 - official_layer(name, 12)), 0 if exempt else 0.05)), name
+        assert got[name] == pytest.approx(
+            (lr * rate ** (13 - official_layer(name, 12)), 0 if exempt else 0.05)
+        ), name
     assert got['neck.weight'] == (lr, 0.05) and got['decode_head.weight'] == (lr, 0)
     assert got['backbone.mask_token'] == pytest.approx((lr * rate**13, 0.05))
 
@@ -109,7 +120,9 @@ def test_large_has_26_layers():
 
 
 def test_cls_token_can_be_decayed_as_in_the_official_segmentation(segmentor):
-    plain, slip = (settings(segmentor, layer_decay_rate=0.9, decay_cls_token=on) for on in (False, True))
+    plain, slip = (
+        settings(segmentor, layer_decay_rate=0.9, decay_cls_token=on) for on in (False, True)
+    )
     assert {name for name in plain if plain[name] != slip[name]} == {'backbone.cls_token'}
     assert slip['backbone.cls_token'][1] == 0.05
 
@@ -120,13 +133,17 @@ def test_head_lr_mult_is_for_all_outside_the_backbone(segmentor):
         settings(segmentor, layer_decay_rate=0.65, head_lr_mult=4.0),
     )
     for name in plain:
-        assert fast[name][0] == pytest.approx(plain[name][0] * (1 if name.startswith('backbone.') else 4)), name
+        assert fast[name][0] == pytest.approx(
+            plain[name][0] * (1 if name.startswith('backbone.') else 4)
+        ), name
 
 
 def test_without_paramwise_cfg_only_the_weight_decay_differs(segmentor):
     groups = wrapper(segmentor).optimizer.param_groups
     assert [(g['lr'], g['weight_decay']) for g in groups] == [(1.0, 0.0), (1.0, 0.05)]
-    assert sum(p.numel() for g in groups for p in g['params']) == sum(p.numel() for p in segmentor.parameters())
+    assert sum(p.numel() for g in groups for p in g['params']) == sum(
+        p.numel() for p in segmentor.parameters()
+    )
 
 
 def tiny(**kwargs):
@@ -142,7 +159,9 @@ def test_frozen_parameters_are_left_out_and_shared_ones_come_once():
     model.second_head = model.head
     got = settings(model, layer_decay_rate=0.5)
     assert not any(name.startswith(('backbone.blocks.0', 'backbone.patch_embed')) for name in got)
-    assert sum(name.startswith('head') for name in got) == 2 and not any(name.startswith('second') for name in got)
+    assert sum(name.startswith('head') for name in got) == 2 and not any(
+        name.startswith('second') for name in got
+    )
 
 
 def test_groups_are_shown_once_with_all_parameters(segmentor):
@@ -156,7 +175,9 @@ def test_groups_are_shown_once_with_all_parameters(segmentor):
     assert sum(shown) == sum(p.numel() for p in segmentor.parameters())
 
 
-no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='mmengine has AmpOptimWrapper on accelerators only')
+no_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason='mmengine has AmpOptimWrapper on accelerators only'
+)
 
 
 @pytest.mark.parametrize('kind', ['OptimWrapper', pytest.param('AmpOptimWrapper', marks=no_gpu)])
@@ -182,7 +203,12 @@ def test_one_step_moves_each_layer_by_its_own_rate(kind):
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     for i in range(2):
         with optim_wrapper.optim_context(model):
-            loss = model.head(model.backbone(torch.randn(2, 3, 32, 32, device=device))[0]).float().square().sum()
+            loss = (
+                model.head(model.backbone(torch.randn(2, 3, 32, 32, device=device))[0])
+                .float()
+                .square()
+                .sum()
+            )
         optim_wrapper.update_params(loss)
         if i == 0:
             assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
@@ -204,7 +230,9 @@ def test_one_step_moves_each_layer_by_its_own_rate(kind):
 )
 def test_wrong_settings_are_named(paramwise, message):
     with pytest.raises(ValueError, match=message):
-        LayerDecayConstructor(dict(optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05)), paramwise)
+        LayerDecayConstructor(
+            dict(optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05)), paramwise
+        )
 
 
 def test_optimizer_has_to_state_its_weight_decay():
@@ -215,9 +243,14 @@ def test_optimizer_has_to_state_its_weight_decay():
 def test_a_model_without_layers_is_refused():
     model = nn.Sequential()
     model.backbone = nn.Linear(2, 2)
-    with pytest.raises(TypeError, match='the backbone of Sequential, Linear, has no get_layer_depth'):
+    with pytest.raises(
+        TypeError, match='the backbone of Sequential, Linear, has no get_layer_depth'
+    ):
         wrapper(model, layer_decay_rate=0.65)
 
 
 def test_a_model_without_a_backbone_has_one_rate():
-    assert len({group['lr'] for group in wrapper(nn.Linear(2, 2), layer_decay_rate=0.65).param_groups}) == 1
+    assert (
+        len({group['lr'] for group in wrapper(nn.Linear(2, 2), layer_decay_rate=0.65).param_groups})
+        == 1
+    )

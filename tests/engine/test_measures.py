@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from beit_mm.engine.measures import attention_distance, code_usage, effective_rank, knn_top1, linear_probe
+from beit_mm.engine.measures import (
+    attention_distance,
+    code_usage,
+    effective_rank,
+    knn_top1,
+    linear_probe,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -30,7 +36,9 @@ def test_a_linear_map_finds_what_is_linear_only():
     alternate = torch.arange(400) % 2  # as files of classes in turn have it
     assert linear_probe(x + 3 * alternate[:, None], alternate) > 95
     scaled = x * torch.logspace(-3, 3, 10) + 100  # channels' scales and means do not count
-    assert linear_probe(scaled, (x[:, 3] > 0).long()) == pytest.approx(linear_probe(x, (x[:, 3] > 0).long()), abs=0.5)
+    assert linear_probe(scaled, (x[:, 3] > 0).long()) == pytest.approx(
+        linear_probe(x, (x[:, 3] > 0).long()), abs=0.5
+    )
 
 
 @pytest.mark.parametrize('shape', [(40, 12), (12, 40)])
@@ -47,14 +55,20 @@ def test_the_effective_rank_counts_directions(shape):
 def test_attention_distance_is_in_pixels_and_without_the_class_token():
     grid, to_self = (2, 3), torch.eye(7)
     right = torch.zeros(7, 7)
-    right[1 + torch.arange(6), 1 + torch.tensor([1, 2, 2, 4, 5, 5])] = 1  # the last of a row looks at itself
+    right[1 + torch.arange(6), 1 + torch.tensor([1, 2, 2, 4, 5, 5])] = (
+        1  # the last of a row looks at itself
+    )
     uniform = torch.full((7, 7), 1 / 7)
     to_class = 0.5 * right + torch.nn.functional.pad(torch.full((7, 1), 0.5), (0, 6))
     found = attention_distance(torch.stack([to_self, right, uniform, to_class])[None], grid, 16)
-    d = 16 * torch.tensor([[0, 1, 2, 1, math.sqrt(2), math.sqrt(5)], [1, 0, 1, math.sqrt(2), 1, math.sqrt(2)]])
+    d = 16 * torch.tensor(
+        [[0, 1, 2, 1, math.sqrt(2), math.sqrt(5)], [1, 0, 1, math.sqrt(2), 1, math.sqrt(2)]]
+    )
     assert found.shape == (1, 4)
     corner, middle = d[0].mean(), d[1].mean()
-    assert found[0].tolist() == pytest.approx([0, 16 * 4 / 6, ((4 * corner + 2 * middle) / 6).item(), 16 * 4 / 6])
+    assert found[0].tolist() == pytest.approx(
+        [0, 16 * 4 / 6, ((4 * corner + 2 * middle) / 6).item(), 16 * 4 / 6]
+    )
 
 
 def test_codes_are_counted_over_all_ids():

@@ -51,14 +51,22 @@ def test_the_tokenizers_figures_are_over_the_whole_set():
 def test_perplexity_weighs_codes_by_their_use():
     found = evaluate(TokenizerMetric(vocab_size=4), [reconstruction([0, 0, 0, 1], 0.0, 0.0, 0.0)])
     assert found['tokenizer/codes_used'] == 2
-    assert found['tokenizer/perplexity'] == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
+    assert found['tokenizer/perplexity'] == pytest.approx(
+        math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    )
 
 
 # -- masked image modeling ---------------------------------------------------------------------------------------------
 
 
-def prediction(target: list, predicted: list, hidden: list, token: list, pixel: float | None = None) -> dict:
-    sample = dict(target=torch.tensor(target), prediction=torch.tensor(predicted), hidden=torch.tensor(hidden).bool())
+def prediction(
+    target: list, predicted: list, hidden: list, token: list, pixel: float | None = None
+) -> dict:
+    sample = dict(
+        target=torch.tensor(target),
+        prediction=torch.tensor(predicted),
+        hidden=torch.tensor(hidden).bool(),
+    )
     sample |= dict(valid=sample['hidden'], log_p_tokens=torch.tensor(token))
     return sample if pixel is None else sample | dict(log_likelihood=torch.tensor(pixel))
 
@@ -86,15 +94,22 @@ def test_figures_of_the_hidden_tokens_are_means_over_tokens():
 
 def test_both_terms_of_eq_3_are_nats_an_image():
     pixels = (1000.0, 1200.0, 900.0, 1100.0)
-    found = evaluate(MIMMetric(), [prediction(**s, pixel=p) for s, p in zip(SAMPLES, pixels, strict=True)])
+    found = evaluate(
+        MIMMetric(), [prediction(**s, pixel=p) for s, p in zip(SAMPLES, pixels, strict=True)]
+    )
     assert found['mim/pixel_term'] == pytest.approx(1050)
-    assert found['mim/eq3'] == pytest.approx(1046) == found['mim/pixel_term'] + found['mim/token_term']
+    assert (
+        found['mim/eq3'] == pytest.approx(1046) == found['mim/pixel_term'] + found['mim/token_term']
+    )
 
 
 def test_a_model_of_the_marginal_has_the_marginals_entropy_as_its_loss():
     targets = torch.tensor([1, 1, 1, 2, 3, 3])
     log_p = (torch.bincount(targets) / 6).log()
-    samples = [prediction(t.tolist(), [1, 1], [1, 1], log_p[t].tolist(), pixel=0.0) for t in targets.split(2)]
+    samples = [
+        prediction(t.tolist(), [1, 1], [1, 1], log_p[t].tolist(), pixel=0.0)
+        for t in targets.split(2)
+    ]
     found = evaluate(MIMMetric(), samples)
     assert found['mim/val_loss'] == pytest.approx(found['mim/marginal_entropy'])
     assert found['mim/masked_accuracy'] == found['mim/marginal_accuracy'] == pytest.approx(50)
@@ -102,5 +117,7 @@ def test_a_model_of_the_marginal_has_the_marginals_entropy_as_its_loss():
 
 def test_of_pixels_the_loss_is_the_mean_squared_error_of_hidden_patches():
     hidden = torch.tensor([True, False])
-    samples = [dict(mse=torch.tensor([m, 9.0]), valid=hidden, hidden=hidden) for m in (0.5, 0.7, 0.9)]
+    samples = [
+        dict(mse=torch.tensor([m, 9.0]), valid=hidden, hidden=hidden) for m in (0.5, 0.7, 0.9)
+    ]
     assert evaluate(MIMMetric(), samples) == {'mim/val_loss': pytest.approx(0.7)}

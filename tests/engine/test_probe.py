@@ -43,7 +43,9 @@ def bare(cfg: Config, model: torch.nn.Module) -> SimpleNamespace:
     """What the hook reads of a Runner before training."""
     loader = SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=2))
     logger = MMLogger.get_current_instance()
-    return SimpleNamespace(cfg=cfg, model=model, train_dataloader=loader, max_iters=2000, logger=logger)
+    return SimpleNamespace(
+        cfg=cfg, model=model, train_dataloader=loader, max_iters=2000, logger=logger
+    )
 
 
 def built(cfg: Config, seed: int = 0) -> torch.nn.Module:
@@ -71,7 +73,9 @@ def test_a_run_has_the_same_bits_with_a_probe_and_without(name, data, tmp_path):
         if 'backbone' in cfg.model:
             cfg.model.backbone.update(drop_path_rate=0.5, frozen_stages=1)
         cfg.custom_hooks = [dict(type='beit_mm.Probe', interval=2, images=9)] if probe else []
-        runner = Runner.from_cfg(cfg)  # without KeyedRandomness, which would hide that random numbers were used up
+        runner = Runner.from_cfg(
+            cfg
+        )  # without KeyedRandomness, which would hide that random numbers were used up
         runner.train()
         weights.append(runner.model.state_dict())
         found = lines(Path(cfg.work_dir))
@@ -79,7 +83,12 @@ def test_a_run_has_the_same_bits_with_a_probe_and_without(name, data, tmp_path):
     probes = [line for line in found if any(key.startswith('probe/') for key in line)]
     assert [line['step'] for line in probes] == [2, 3]
     some = dict(
-        pretrain={'knn_top1/layer_4', 'attention_distance/layer_1/head_2', 'masked_accuracy', 'predicted_codes_used'},
+        pretrain={
+            'knn_top1/layer_4',
+            'attention_distance/layer_1/head_2',
+            'masked_accuracy',
+            'predicted_codes_used',
+        },
         classification={'knn_top1/layer_1', 'linear_top1/layer_4', 'effective_rank/layer_2'},
         tokenizer={'codes_used', 'perplexity', 'psnr'},
     )
@@ -91,7 +100,9 @@ def test_probes_are_no_validations(data, tmp_path):
 
     log = tmp_path / 'a/vis_data/scalars.json'
     log.parent.mkdir(parents=True)
-    log.write_text('{"lr": 1, "step": 2}\n{"mim/val_loss": 3.0, "step": 2}\n{"probe/val_loss": 9.0, "step": 2}\n')
+    log.write_text(
+        '{"lr": 1, "step": 2}\n{"mim/val_loss": 3.0, "step": 2}\n{"probe/val_loss": 9.0, "step": 2}\n'
+    )
     assert validations(scalars(tmp_path), 'val_loss') == [(2, 3.0)]
 
 
@@ -110,7 +121,9 @@ def test_two_ranks_share_the_images_and_find_what_one_does(data, tmp_path):
     alone, alarms = probe.measure(model)
     port = toy.free_port()
     ranks = [
-        toy.start(_of_a_rank, cfg, tmp_path, log=tmp_path / f'{rank}.log', rank=rank, ranks=2, port=port)
+        toy.start(
+            _of_a_rank, cfg, tmp_path, log=tmp_path / f'{rank}.log', rank=rank, ranks=2, port=port
+        )
         for rank in (0, 1)
     ]
     for rank in ranks:
@@ -134,7 +147,9 @@ def test_measures_are_taken_one_by_one(name, data, tmp_path):
 
 def test_scenes_of_any_size_are_measured_without_classes(data, tmp_path):
     cfg = config('segmentation', data, tmp_path)
-    cfg.val_dataloader.dataset.pipeline.insert(1, dict(type='Resize', scale=(90, 60), keep_ratio=False))
+    cfg.val_dataloader.dataset.pipeline.insert(
+        1, dict(type='Resize', scale=(90, 60), keep_ratio=False)
+    )
     probe, model = Probe(images=2), built(cfg)
     probe.before_train(bare(cfg, model))
     names = {name.split('/')[0] for name in probe.measure(model)[0]}
@@ -145,9 +160,14 @@ def test_every_second_epoch_is_measured_and_the_last(data, tmp_path):
     cfg = config('classification', data, tmp_path)
     cfg.train_dataloader.sampler.infinite = False
     cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
-    cfg.custom_hooks = [dict(type='beit_mm.Probe', by_epoch=True, interval=2, images=4, measures=['knn_top1'])]
+    cfg.custom_hooks = [
+        dict(type='beit_mm.Probe', by_epoch=True, interval=2, images=4, measures=['knn_top1'])
+    ]
     Runner.from_cfg(cfg).train()
-    assert [line['step'] for line in lines(tmp_path) if 'probe/seconds' in line] == [4, 6]  # two batches an epoch
+    assert [line['step'] for line in lines(tmp_path) if 'probe/seconds' in line] == [
+        4,
+        6,
+    ]  # two batches an epoch
 
 
 def test_a_dead_run_is_called_dead(data, tmp_path):
@@ -169,10 +189,14 @@ def test_a_run_that_learns_is_left_in_peace(data, tmp_path):
     model, probe = built(cfg), Probe(images=9)
     probe.before_train(bare(cfg, model))
     probe.begins = False
-    views = torch.cat([model.data_preprocessor(batch, False)['inputs']['token_view'] for batch in probe.batches])
+    views = torch.cat(
+        [model.data_preprocessor(batch, False)['inputs']['token_view'] for batch in probe.batches]
+    )
     with torch.no_grad():  # a model that has learned these images: its head is fitted to them
         model.target.tokenizer.init_codebook(views)  # that its tokens differ
-        read = [model._read(model.data_preprocessor(batch, False)['inputs']) for batch in probe.batches]
+        read = [
+            model._read(model.data_preprocessor(batch, False)['inputs']) for batch in probe.batches
+        ]
         x, ids = (torch.cat([part[i].flatten(0, 1) for part in read]) for i in (0, 1))
         x = x[torch.cat([part[2].flatten() for part in read])]
         ids = ids[torch.cat([part[2].flatten() for part in read])]
@@ -194,7 +218,9 @@ def test_a_tokenizer_that_forgot_its_codes_is_named(data, tmp_path):
     handler.emit = lambda record: said.append(record.getMessage())
     MMLogger.get_current_instance().addHandler(handler)
     values, _ = probe.measure(model)
-    assert values['codes_used'] == 1 and any('the codebook is collapsing: 1 of 32 codes' in words for words in said)
+    assert values['codes_used'] == 1 and any(
+        'the codebook is collapsing: 1 of 32 codes' in words for words in said
+    )
 
 
 def test_frozen_parts_still_evaluate_and_the_others_train_behind_a_measurement(data, tmp_path):
@@ -230,7 +256,9 @@ def test_what_cannot_be_measured_is_an_error_at_the_start(data, tmp_path):
     with pytest.raises(ValueError, match='give None, or a list of knn_top1'):
         Probe(measures=['knn'])
     cfg = config('tokenizer', data, tmp_path)
-    with pytest.raises(ValueError, match='DiscreteVAE on these images has no knn_top1; it allows code_usage'):
+    with pytest.raises(
+        ValueError, match='DiscreteVAE on these images has no knn_top1; it allows code_usage'
+    ):
         Probe(measures=['knn_top1']).before_train(bare(cfg, built(cfg)))
     with pytest.raises(ValueError, match='the config has no probe_dataloader'):
         Probe(dataloader='probe_dataloader').before_train(bare(cfg, built(cfg)))

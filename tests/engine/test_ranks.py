@@ -16,9 +16,7 @@ from beit_mm.checkpoint.files import read_file
 
 pytestmark = pytest.mark.any_stack
 
-TIMEOUT = (
-    40  # seconds, of a collective that waits for a rank that hangs, and of ranks that wait for each other at the start
-)
+TIMEOUT = 40  # seconds, of a collective that waits for a rank that hangs, and of ranks that wait for each other at the start
 
 
 @pytest.fixture
@@ -102,8 +100,13 @@ def test_a_rank_that_exits_while_it_tells_the_others_where_it_is_keeps_its_exit_
 def test_ranks_leave_out_the_same_update(start):
     run = start('nan')
     assert end(run) == [0], run.words()
-    assert re.search(r'iteration 5: rank 1: losses loss; samples: 17\.jpg, 19\.jpg\n', run.words()), run.words()
-    assert all(value.isfinite().all() for value in read_file(run.work / 'iter_8.pth')['state_dict'].values())
+    assert re.search(
+        r'iteration 5: rank 1: losses loss; samples: 17\.jpg, 19\.jpg\n', run.words()
+    ), run.words()
+    assert all(
+        value.isfinite().all()
+        for value in read_file(run.work / 'iter_8.pth')['state_dict'].values()
+    )
 
 
 @pytest.mark.long

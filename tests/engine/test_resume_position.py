@@ -57,7 +57,9 @@ class First(Hook):
         raise Enough
 
 
-def run(folder, loop: str, workers: int, sampler: str = 'KeyedSampler', **how) -> tuple[First, list[str]]:
+def run(
+    folder, loop: str, workers: int, sampler: str = 'KeyedSampler', **how
+) -> tuple[First, list[str]]:
     cfg = Config(
         dict(
             default_scope='beit_mm',
@@ -91,11 +93,19 @@ def run(folder, loop: str, workers: int, sampler: str = 'KeyedSampler', **how) -
 
 @pytest.mark.parametrize(
     ('loop', 'workers'),
-    [('iter', 0), ('epoch', 2), *(pytest.param(*one, marks=pytest.mark.long) for one in [('epoch', 0), ('iter', 2)])],
+    [
+        ('iter', 0),
+        ('epoch', 2),
+        *(pytest.param(*one, marks=pytest.mark.long) for one in [('epoch', 0), ('iter', 2)]),
+    ],
 )
 def test_of_a_million_entries_only_the_next_are_read(loop, workers, tmp_path):
     run(tmp_path / 'new', loop, workers)
-    checkpoint, done, epoch = read_file(tmp_path / 'new/first.pth'), 100_000, 2  # batches of the third epoch
+    checkpoint, done, epoch = (
+        read_file(tmp_path / 'new/first.pth'),
+        100_000,
+        2,
+    )  # batches of the third epoch
     checkpoint['meta'].update(iter=epoch * SIZE // BATCH + done)
     if loop == 'epoch':
         checkpoint['meta'].update(epoch=epoch, samples_of_epoch=done * BATCH)
@@ -113,7 +123,14 @@ def test_another_batch_goes_on_at_the_same_sample_of_the_epoch(tmp_path, monkeyp
     monkeypatch.setitem(globals(), 'SIZE', 1000)
     run(tmp_path / 'new', 'epoch', 0)
     checkpoint = read_file(tmp_path / 'new/first.pth')
-    assert checkpoint['meta']['samples_of_epoch'] == BATCH and checkpoint['meta']['sampler_seed'] == 3
+    assert (
+        checkpoint['meta']['samples_of_epoch'] == BATCH and checkpoint['meta']['sampler_seed'] == 3
+    )
     checkpoint['meta']['samples_of_epoch'] = 2 * BATCH + 1
     torch.save(checkpoint, tmp_path / 'other.pth')
-    assert run(tmp_path / 'other', 'epoch', 0, load_from=str(tmp_path / 'other.pth'), resume=True).index == 2
+    assert (
+        run(
+            tmp_path / 'other', 'epoch', 0, load_from=str(tmp_path / 'other.pth'), resume=True
+        ).index
+        == 2
+    )

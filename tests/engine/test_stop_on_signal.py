@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize('ranks', [1, 2])
-def test_a_signal_at_a_random_moment_costs_no_iteration_and_the_run_goes_on_to_the_same_end(tmp_path, ranks):
+def test_a_signal_at_a_random_moment_costs_no_iteration_and_the_run_goes_on_to_the_same_end(
+    tmp_path, ranks
+):
     count = signals.signals(3, seed=3, folder=tmp_path, ranks=ranks)
     bad = {name: count[name] for name in signals.WRONG}
     assert not any(bad.values()), (count, (tmp_path / 'log').read_text()[-3000:])
@@ -32,13 +34,18 @@ def test_a_signal_at_a_random_moment_costs_no_iteration_and_the_run_goes_on_to_t
 @pytest.mark.parametrize('ranks', [1, 2])
 def test_twenty_signals(tmp_path, ranks):
     count = signals.signals(20, seed=0, folder=tmp_path, ranks=ranks)
-    assert not any(count[name] for name in signals.WRONG), (count, (tmp_path / 'log').read_text()[-3000:])
+    assert not any(count[name] for name in signals.WRONG), (
+        count,
+        (tmp_path / 'log').read_text()[-3000:],
+    )
 
 
 @pytest.mark.parametrize(
     ('same', 'saved'), [(3600, True), (-1, False)]
 )  # seconds; the terminal's and torchrun's are one
-def test_a_second_signal_ends_a_run_at_once_and_one_that_is_the_same_does_not(tmp_path, monkeypatch, same, saved):
+def test_a_second_signal_ends_a_run_at_once_and_one_that_is_the_same_does_not(
+    tmp_path, monkeypatch, same, saved
+):
     monkeypatch.setattr(stop_on_signal, '_SAME', same)
 
     def told_twice(done: int) -> None:
@@ -47,9 +54,13 @@ def test_a_second_signal_ends_a_run_at_once_and_one_that_is_the_same_does_not(tm
                 os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0 if saved else 3600)
 
-    process = toy.start(toy.train, toy.config(tmp_path / 'a', interval=100), told_twice, log=tmp_path / 'log')
+    process = toy.start(
+        toy.train, toy.config(tmp_path / 'a', interval=100), told_twice, log=tmp_path / 'log'
+    )
     process.join()
-    assert process.exitcode == 130 and (tmp_path / 'a/iter_3.pth').exists() is saved, (tmp_path / 'log').read_text()
+    assert process.exitcode == 130 and (tmp_path / 'a/iter_3.pth').exists() is saved, (
+        tmp_path / 'log'
+    ).read_text()
 
 
 def test_a_second_signal_ends_a_rank_that_waits_in_a_collective(tmp_path, monkeypatch):
@@ -62,7 +73,9 @@ def test_a_second_signal_ends_a_rank_that_waits_in_a_collective(tmp_path, monkey
             time.sleep(3600)
 
     cfg = toy.config(tmp_path / 'a', launcher='pytorch')
-    both = [toy.start(toy.train, cfg, hang, log=log, rank=rank, ranks=2, port=port) for rank in range(2)]
+    both = [
+        toy.start(toy.train, cfg, hang, log=log, rank=rank, ranks=2, port=port) for rank in range(2)
+    ]
     try:
         assert until(here.exists), log.read_text()
         time.sleep(1)  # the other comes to its collective, whose own timeout is half an hour
@@ -87,14 +100,22 @@ def test_told_while_it_validates_an_average_the_model_itself_is_saved(tmp_path):
         cfg = toy.config(tmp_path / name, custom_hooks=[dict(type=hook)])
         process = toy.start(toy.train, cfg, log=tmp_path / 'log')
         process.join()
-        assert process.exitcode == (143 if name == 'told' else 0), (tmp_path / 'log').read_text()[-2000:]
+        assert process.exitcode == (143 if name == 'told' else 0), (tmp_path / 'log').read_text()[
+            -2000:
+        ]
     process = toy.start(
-        toy.train, toy.config(tmp_path / 'told', custom_hooks=[dict(type='EMAHook')]), log=tmp_path / 'log'
+        toy.train,
+        toy.config(tmp_path / 'told', custom_hooks=[dict(type='EMAHook')]),
+        log=tmp_path / 'log',
     )
     process.join()
     assert process.exitcode == 0, (tmp_path / 'log').read_text()[-2000:]
-    averages = [read_file(tmp_path / name / 'iter_8.pth')['ema_state_dict'] for name in ('told', 'whole')]
-    assert kill.same(*averages) and kill.same(kill.result(tmp_path / 'told'), kill.result(tmp_path / 'whole'))
+    averages = [
+        read_file(tmp_path / name / 'iter_8.pth')['ema_state_dict'] for name in ('told', 'whole')
+    ]
+    assert kill.same(*averages) and kill.same(
+        kill.result(tmp_path / 'told'), kill.result(tmp_path / 'whole')
+    )
 
 
 def test_one_of_two_ranks_is_told_while_they_validate(tmp_path):
@@ -118,7 +139,9 @@ def test_between_epochs_ends_what_is_saved_is_named_by_its_iteration(tmp_path):
         if done == 6:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    process = toy.start(toy.train, toy.config(tmp_path / 'a', iters=12, epochs=True), told, log=tmp_path / 'log')
+    process = toy.start(
+        toy.train, toy.config(tmp_path / 'a', iters=12, epochs=True), told, log=tmp_path / 'log'
+    )
     process.join()
     assert process.exitcode == 138, (tmp_path / 'log').read_text()[-2000:]
     meta = torch.load(tmp_path / 'a/iter_6.pth', weights_only=True)['meta']
@@ -127,7 +150,11 @@ def test_between_epochs_ends_what_is_saved_is_named_by_its_iteration(tmp_path):
 
 @pytest.mark.any_stack
 @pytest.mark.parametrize(
-    'number', [*(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGTERM, signal.SIGINT)), signal.SIGUSR1]
+    'number',
+    [
+        *(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGTERM, signal.SIGINT)),
+        signal.SIGUSR1,
+    ],
 )
 def test_torchrun_passes_a_signal_on_and_waits_for_the_checkpoint(tmp_path, number):
     work, config = tmp_path / 'work', tmp_path / 'toy.py'
@@ -136,20 +163,42 @@ def test_torchrun_passes_a_signal_on_and_waits_for_the_checkpoint(tmp_path, numb
     cfg.resume = False
     config.write_text('\n'.join(f'{key} = {value!r}' for key, value in cfg.to_dict().items()))
     env = os.environ | dict(
-        PYTHON=sys.executable, PORT=str(toy.free_port()), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1'
+        PYTHON=sys.executable,
+        PORT=str(toy.free_port()),
+        OMP_NUM_THREADS='1',
+        CUDA_VISIBLE_DEVICES='-1',
     )
-    env['PYTHONPATH'] = os.pathsep.join([str(ROOT / 'tests'), *filter(None, [env.get('PYTHONPATH')]), str(ROOT)])
+    env['PYTHONPATH'] = os.pathsep.join(
+        [str(ROOT / 'tests'), *filter(None, [env.get('PYTHONPATH')]), str(ROOT)]
+    )
     with (tmp_path / 'log').open('w') as log:
-        words = ['bash', str(ROOT / 'tools/dist_train.sh'), str(config), '2', '--work-dir', str(work)]
-        run = subprocess.Popen(words, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        words = [
+            'bash',
+            str(ROOT / 'tools/dist_train.sh'),
+            str(config),
+            '2',
+            '--work-dir',
+            str(work),
+        ]
+        run = subprocess.Popen(
+            words, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         end = time.monotonic() + FOR_EVER
-        while 'Epoch(train)' not in (tmp_path / 'log').read_text() and time.monotonic() < end and run.poll() is None:
+        while (
+            'Epoch(train)' not in (tmp_path / 'log').read_text()
+            and time.monotonic() < end
+            and run.poll() is None
+        ):
             time.sleep(0.1)
         run.send_signal(number)
         code = run.wait(FOR_EVER)
     text = (tmp_path / 'log').read_text()
-    assert f'{number.name}: saving behind iteration' in text and list(work.glob('iter_*.pth')), text[-3000:]
-    assert code == 1, text[-3000:]  # torchrun's own, whatever the signal; those of its processes are as the log says
+    assert f'{number.name}: saving behind iteration' in text and list(work.glob('iter_*.pth')), (
+        text[-3000:]
+    )
+    assert code == 1, text[
+        -3000:
+    ]  # torchrun's own, whatever the signal; those of its processes are as the log says
     assert until(lambda: not group(run.pid))
 
 

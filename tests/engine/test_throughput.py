@@ -50,7 +50,9 @@ def train(tmp_path, hook: Throughput) -> dict:
 def test_each_log_tells_images_a_second_the_wait_for_data_and_the_share_of_the_peak(tmp_path):
     logged = train(tmp_path, Throughput(gflop=2.0, peak=0.001))
     assert all(len(logged[f'train/{name}']) == 2 for name in ('images_per_s', 'data_wait', 'mfu'))
-    for rate, wait, share in zip(*(logged[f'train/{n}'] for n in ('images_per_s', 'data_wait', 'mfu')), strict=True):
+    for rate, wait, share in zip(
+        *(logged[f'train/{n}'] for n in ('images_per_s', 'data_wait', 'mfu')), strict=True
+    ):
         assert 0 < rate <= 12 / (12 * 0.01)  # no faster than its loader
         assert 0 < wait < 1
         assert share == pytest.approx(rate * 2.0 / 1.0)
@@ -68,9 +70,15 @@ def test_without_operations_there_is_no_share_and_nonsense_is_an_error(tmp_path)
 
 def test_images_are_counted_in_any_batch():
     view = torch.zeros(5, 3, 8, 8)
-    assert images_of(dict(inputs=dict(view=view))) == images_of(dict(inputs=[view[0]] * 5, data_samples=[])) == 5
+    assert (
+        images_of(dict(inputs=dict(view=view)))
+        == images_of(dict(inputs=[view[0]] * 5, data_samples=[]))
+        == 5
+    )
     assert images_of(None) == 0
 
 
 def test_the_peak_is_measured():
-    assert all(matmul_peak(torch.device('cpu'), dtype) > 0 for dtype in (torch.float32, torch.bfloat16))
+    assert all(
+        matmul_peak(torch.device('cpu'), dtype) > 0 for dtype in (torch.float32, torch.bfloat16)
+    )

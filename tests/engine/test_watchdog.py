@@ -46,7 +46,10 @@ class Toy(BaseModel):
         features = self.norm(self.body(x).relu())
         y = self.head(BadGradient.apply(features) if 'gradient' in faults else features)
         extra = features.float().square().mean() * 0.01
-        return dict(loss_y=(y.float() - 1).square().mean(), loss_extra=extra + (math.inf if 'inf' in faults else 0))
+        return dict(
+            loss_y=(y.float() - 1).square().mean(),
+            loss_extra=extra + (math.inf if 'inf' in faults else 0),
+        )
 
 
 class Faulty(torch.utils.data.Dataset):
@@ -58,7 +61,9 @@ class Faulty(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> dict:
         sample = BaseDataElement(metainfo=dict(img_path=f'{i}.jpg'), fault=self.faults.get(i, ''))
-        return dict(inputs=torch.randn(4, generator=torch.Generator().manual_seed(i)), data_samples=sample)
+        return dict(
+            inputs=torch.randn(4, generator=torch.Generator().manual_seed(i)), data_samples=sample
+        )
 
 
 class Record(Hook):
@@ -70,7 +75,9 @@ class Record(Hook):
         self.states = []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.states.append({k: v.clone() for k, v in runner.model.state_dict().items() if 'num_batches' not in k})
+        self.states.append(
+            {k: v.clone() for k, v in runner.model.state_dict().items() if 'num_batches' not in k}
+        )
 
     def moved(self) -> list[bool]:
         """Of each iteration but the first: did anything change?"""
@@ -79,7 +86,12 @@ class Record(Hook):
 
 
 def run(
-    tmp_path, faults: dict[int, str], hooks: tuple = (), patience: int | None = 3, iters: int = 10, **wrapper
+    tmp_path,
+    faults: dict[int, str],
+    hooks: tuple = (),
+    patience: int | None = 3,
+    iters: int = 10,
+    **wrapper,
 ) -> Runner:
     """Batches of 4, in order: sample i is in iteration i // 4 + 1. `patience` None: unwatched."""
     optimizer = dict(type=wrapper.pop('optimizer', 'AdamW'), lr=0.01, **wrapper.pop('options', {}))
@@ -112,7 +124,9 @@ WRAPPERS = {
     'fused AdamW': dict(options=dict(fused=True)),
     'SGD': dict(optimizer='SGD'),
     'clipped': dict(clip_grad=dict(max_norm=1.0)),
-    'clipped by value': dict(clip_grad=dict(type='value', clip_value=1.0), options=dict(fused=True)),
+    'clipped by value': dict(
+        clip_grad=dict(type='value', clip_value=1.0), options=dict(fused=True)
+    ),
     'bfloat16': dict(type='beit_mm.CPUAmpOptimWrapper', options=dict(fused=True)),
 }
 
@@ -125,18 +139,29 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_named(kind, fault, 
     runner = run(tmp_path, {13: fault}, (record, ema), **WRAPPERS[kind])
     assert record.moved() == [iteration != 4 for iteration in range(2, 11)]
     assert 'the loss was exactly 0' not in log(tmp_path)
-    steps = {state['step'].item() for state in runner.optim_wrapper.optimizer.state.values() if 'step' in state}
+    steps = {
+        state['step'].item()
+        for state in runner.optim_wrapper.optimizer.state.values()
+        if 'step' in state
+    }
     assert steps in ({9.0}, set())
     for path in tmp_path.glob('iter_*.pth'):
         saved = read_file(path)
         tensors = [*saved['state_dict'].items(), *saved['ema_state_dict'].items()]
         assert all(value.isfinite().all() for key, value in tensors if 'mask' not in key)
     what = dict(
-        nan='losses loss, loss_y, loss_extra', inf='losses loss, loss_extra', gradient='gradients of body.weight,'
+        nan='losses loss, loss_y, loss_extra',
+        inf='losses loss, loss_extra',
+        gradient='gradients of body.weight,',
     )
     words = log(tmp_path)
-    assert f'iteration 4: {what[fault]}' in words and 'samples: 12.jpg, 13.jpg, 14.jpg, 15.jpg' in words
-    assert 'head.weight' not in words.split('gradients of')[-1].splitlines()[0] or fault != 'gradient'
+    assert (
+        f'iteration 4: {what[fault]}' in words
+        and 'samples: 12.jpg, 13.jpg, 14.jpg, 15.jpg' in words
+    )
+    assert (
+        'head.weight' not in words.split('gradients of')[-1].splitlines()[0] or fault != 'gradient'
+    )
 
 
 class Dead(Toy):
@@ -152,7 +177,8 @@ class Dead(Toy):
 
 @pytest.mark.parametrize('after', [0, 3, 6])
 @pytest.mark.parametrize(
-    ('name', 'words'), [('loss', 'the loss was exactly 0'), ('codes', 'all patches got the same code')]
+    ('name', 'words'),
+    [('loss', 'the loss was exactly 0'), ('codes', 'all patches got the same code')],
 )
 def test_what_learns_nothing_for_an_interval_is_named_once(name, words, after, tmp_path):
     model = Dead()
@@ -168,8 +194,16 @@ def test_a_run_without_faults_has_the_bits_of_an_unwatched_one(kind, tmp_path):
     watched, bare = Record(), Record()
     for name, record in dict(watched=watched, bare=bare).items():
         torch.manual_seed(0)
-        run(tmp_path / name, {}, (record,), patience=3 if record is watched else None, **WRAPPERS[kind])
-    assert all(torch.equal(a[k], b[k]) for a, b in zip(watched.states, bare.states, strict=True) for k in a)
+        run(
+            tmp_path / name,
+            {},
+            (record,),
+            patience=3 if record is watched else None,
+            **WRAPPERS[kind],
+        )
+    assert all(
+        torch.equal(a[k], b[k]) for a, b in zip(watched.states, bare.states, strict=True) for k in a
+    )
 
 
 class Reads(TorchDispatchMode):
@@ -180,7 +214,10 @@ class Reads(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        self.count += function in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.is_nonzero.default,
+        )
         return function(*args, **(kwargs or {}))
 
 
@@ -194,22 +231,41 @@ def test_a_fused_optimizer_leaves_out_without_a_read_of_the_device(fused):
             with wrapper.optim_context(model):
                 loss = model(torch.full((2, 3), value)).sum()
             wrapper.update_params(loss)
-    assert (reads.count == 0) == fused and [bool(u.left_out) for u in updates] == [False, True, False]
+    assert (reads.count == 0) == fused and [bool(u.left_out) for u in updates] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_what_the_loss_scaler_leaves_out_to_find_its_scale_does_not_count():
     model = nn.Linear(3, 1)
     wrapper = AmpOptimWrapper.__new__(AmpOptimWrapper)  # its __init__ asks for a GPU
     OptimWrapper.__init__(wrapper, torch.optim.SGD(model.parameters(), lr=0.0))
-    wrapper.loss_scaler, wrapper._scale_update_param = torch.amp.GradScaler('cpu', init_scale=8.0), None
+    wrapper.loss_scaler, wrapper._scale_update_param = (
+        torch.amp.GradScaler('cpu', init_scale=8.0),
+        None,
+    )
     updates = leave_out_bad_updates(wrapper, model)
-    for gradient, scale in ((1e38, 8.0), (1e38, 4.0), (math.inf, 2.0), (1e38, 1.0), (math.inf, 1.0)):
+    for gradient, scale in (
+        (1e38, 8.0),
+        (1e38, 4.0),
+        (math.inf, 2.0),
+        (1e38, 1.0),
+        (math.inf, 1.0),
+    ):
         assert wrapper.loss_scaler.get_scale() == scale
-        loss = (model.weight * gradient).sum() if gradient < math.inf else model.weight.sum() + gradient
+        loss = (
+            (model.weight * gradient).sum()
+            if gradient < math.inf
+            else model.weight.sum() + gradient
+        )
         wrapper.update_params(loss)
     for gradient in (1e38, math.nan):
         wrapper.loss_scaler.update(1.0)
-        wrapper.update_params(BadGradient.apply(model.weight).sum() if math.isnan(gradient) else model.weight.sum())
+        wrapper.update_params(
+            BadGradient.apply(model.weight).sum() if math.isnan(gradient) else model.weight.sum()
+        )
     assert [bool(u.left_out) for u in updates] == [True, True, True, False, True, False, True]
     assert [bool(u.counts) for u in updates] == [False, False, True, False, True, False, True]
 
@@ -225,7 +281,9 @@ def test_under_accumulation_the_whole_update_is_left_out_with_all_its_files(tmp_
         False,
     ]
     assert torch.equal(record.states[3]['norm.running_mean'], record.states[1]['norm.running_mean'])
-    assert 'iteration 3 … 4: losses loss, loss_y, loss_extra; samples: 8.jpg, 9.jpg' in log(tmp_path)
+    assert 'iteration 3 … 4: losses loss, loss_y, loss_extra; samples: 8.jpg, 9.jpg' in log(
+        tmp_path
+    )
 
 
 def test_so_many_in_a_row_stop_the_run_which_names_the_last_good_checkpoint(tmp_path):
@@ -235,7 +293,11 @@ def test_so_many_in_a_row_stop_the_run_which_names_the_last_good_checkpoint(tmp_
     ) as end:
         run(tmp_path, stopped)
     assert 'iteration 5' not in str(end.value)  # that was said at the interval before
-    assert all(v.isfinite().all() for k, v in read_file(tmp_path / 'iter_8.pth')['state_dict'].items() if k != 'mask')
+    assert all(
+        v.isfinite().all()
+        for k, v in read_file(tmp_path / 'iter_8.pth')['state_dict'].items()
+        if k != 'mask'
+    )
 
 
 def test_fewer_in_a_row_do_not_stop_it(tmp_path):
@@ -249,7 +311,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
                 with torch.no_grad():
                     runner.model.head.bias.fill_(math.inf)
 
-    with pytest.raises(FloatingPointError, match=r'iteration 4: no checkpoint is written.*: head\.bias; .*iter_2\.pth'):
+    with pytest.raises(
+        FloatingPointError,
+        match=r'iteration 4: no checkpoint is written.*: head\.bias; .*iter_2\.pth',
+    ):
         run(tmp_path, {}, (Break(),))
     assert not (tmp_path / 'iter_4.pth').exists()
 
@@ -261,10 +326,18 @@ def test_nothing_less_than_one_is_taken(name):
 
 
 def test_a_checksum_sees_one_bit_and_says_where_and_between_whom():
-    tensors = [torch.randn(3, 5), torch.randn(7).to(torch.bfloat16), torch.randn(2).double(), torch.tensor(1.0)]
+    tensors = [
+        torch.randn(3, 5),
+        torch.randn(7).to(torch.bfloat16),
+        torch.randn(2).double(),
+        torch.tensor(1.0),
+    ]
     before = checksums(tensors).tolist()
     tensors[1].view(torch.int16)[3] ^= 1
     after = checksums(tensors).tolist()
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True, True]
     assert apart(list('abcd'), [before, before]) is None
-    assert apart(list('abcd'), [before, after, before]) == '1 of 4 parameters, b first: ranks 0, 2 ≠ rank 1'
+    assert (
+        apart(list('abcd'), [before, after, before])
+        == '1 of 4 parameters, b first: ranks 0, 2 ≠ rank 1'
+    )

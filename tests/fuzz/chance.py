@@ -18,7 +18,11 @@ from hypothesis.errors import HypothesisException
 CASES, NOTES = int(os.environ.get('BEIT_MM_FUZZ_CASES', 0)), os.environ.get('BEIT_MM_FUZZ_NOTES')
 TIMES = int(os.environ.get('BEIT_MM_FUZZ_TIMES', 1))
 settings.register_profile(
-    'fixed', derandomize=not NOTES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    'fixed',
+    derandomize=not NOTES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
 settings.load_profile('fixed')
 
@@ -32,14 +36,22 @@ class Executed(AssertionError):
 
 
 def mostly(good: st.SearchStrategy, bad: st.SearchStrategy = wrong) -> st.SearchStrategy:
-    return st.integers(0, 15).flatmap(lambda place: bad if place == 11 else good)  # one_of would be half and half
+    return st.integers(0, 15).flatmap(
+        lambda place: bad if place == 11 else good
+    )  # one_of would be half and half
 
 
 def refused(error: Exception, **given: object) -> str:
     """Of an error that names one of the settings with its value; an AssertionError for any other."""
     words = str(error)
-    named = [name for name, value in given.items() if name in words and (str(value) in words or repr(value) in words)]
-    assert isinstance(error, DOCUMENTED) and named, f'{type(error).__name__}: {words}\ngiven: {given}'
+    named = [
+        name
+        for name, value in given.items()
+        if name in words and (str(value) in words or repr(value) in words)
+    ]
+    assert isinstance(error, DOCUMENTED) and named, (
+        f'{type(error).__name__}: {words}\ngiven: {given}'
+    )
     return 'refused'
 
 

@@ -13,7 +13,9 @@ def test_each_registered_class_is_fuzzed_and_nothing_else_is_said_to_be():
     registries = [each for each in vars(beit_mm.registry).values() if isinstance(each, Registry)]
     for registry in registries:
         registry.import_from_location()
-    registered = {name for registry in registries for name, kind in registry.module_dict.items() if ours(kind)}
+    registered = {
+        name for registry in registries for name, kind in registry.module_dict.items() if ours(kind)
+    }
     assert registered == test_models.FUZZED | test_data.FUZZED | test_engine.FUZZED
 
 

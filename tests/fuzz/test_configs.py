@@ -20,7 +20,10 @@ from beit_mm.models import BEiT
 pytestmark = pytest.mark.any_stack
 
 NAMES = [
-    *(f'quickstart/{stage}' for stage in ('tokenizer', 'pretrain', 'classification', 'segmentation')),
+    *(
+        f'quickstart/{stage}'
+        for stage in ('tokenizer', 'pretrain', 'classification', 'segmentation')
+    ),
     'pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k',
     'ablations/beit_vit-base-p16_pixels_8xb256-amp-coslr-300e_in1k',
     'classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k',
@@ -43,7 +46,13 @@ def config(name: str) -> dict:
 
 def places(tree: object, path: tuple = ()) -> Iterator[tuple]:
     """Every key and index of a nested config."""
-    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+    for key, child in (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    ):
         yield (*path, key)
         yield from places(child, (*path, key))
 
@@ -64,7 +73,11 @@ def misspelled(word: str, place: int) -> str:
 def mutate(cfg: dict, data: st.DataObject) -> str:
     path = data.draw(st.sampled_from(list(places(cfg))))
     node, key = at(cfg, path[:-1]), path[-1]
-    how = data.draw(st.sampled_from(['misspell', 'remove', 'replace', 'replace', 'replace', 'misspell the value']))
+    how = data.draw(
+        st.sampled_from(
+            ['misspell', 'remove', 'replace', 'replace', 'replace', 'misspell the value']
+        )
+    )
     if how == 'misspell' and isinstance(key, str):
         node[misspelled(key, data.draw(st.integers(0, 30)))] = node.pop(key)
     elif how == 'misspell the value' and isinstance(node[key], str):
@@ -110,7 +123,11 @@ def test_a_misspelled_argument_of_our_classes_is_named_with_its_place(data):
         if len(path) > 1
         and path[0] in ('model', 'train_dataloader', 'custom_hooks')
         and isinstance(node := at(cfg, path[:-1]), dict)
-        and (kind(node) in OURS if cfg['default_scope'] == 'beit_mm' else str(node.get('type')).startswith('beit_mm.'))
+        and (
+            kind(node) in OURS
+            if cfg['default_scope'] == 'beit_mm'
+            else str(node.get('type')).startswith('beit_mm.')
+        )
         and path[-1] not in ('type', 'init_cfg', 'data_preprocessor')
         and len(path[-1]) > 2
     ]

@@ -37,7 +37,9 @@ pair = st.tuples(st.integers(1, 16), st.integers(1, 16))
     min_block=mostly(st.integers(1, 16), st.one_of(any_int, wrong)),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_a_mask_of_any_settings_is_refused_or_ends_within_its_budget(kind, grid, budget, min_block, seed):
+def test_a_mask_of_any_settings_is_refused_or_ends_within_its_budget(
+    kind, grid, budget, min_block, seed
+):
     how = dict(min_block=min_block) if kind is BlockwiseMask else {}
     try:
         transform = kind(grid=grid, budget=budget, **how)
@@ -76,17 +78,25 @@ def test_a_jitter_of_any_settings_is_refused_or_leaves_gray_gray(image, gray, se
     names=st.lists(st.text(st.characters(exclude_categories=['Cs', 'Cc', 'Zs', 'Zl', 'Zp']), min_size=1), max_size=8),
     labels=st.booleans(), end=st.sampled_from(['\n', '\r\n']), last=st.booleans(), indices=st.none() | st.integers(1, 9),
 )  # fmt: skip
-def test_a_list_of_any_names_is_refused_or_gives_each_line(tmp_path_factory, names, labels, end, last, indices):
+def test_a_list_of_any_names_is_refused_or_gives_each_line(
+    tmp_path_factory, names, labels, end, last, indices
+):
     path = tmp_path_factory.mktemp('list') / 'list.txt'
-    path.write_bytes((end.join(f'{n} {i}' if labels else n for i, n in enumerate(names)) + end * last).encode())
-    images = ImageList(str(path), 'root', with_label=labels, indices=indices, pipeline=[], lazy_init=True)
+    path.write_bytes(
+        (end.join(f'{n} {i}' if labels else n for i, n in enumerate(names)) + end * last).encode()
+    )
+    images = ImageList(
+        str(path), 'root', with_label=labels, indices=indices, pipeline=[], lazy_init=True
+    )
     try:
         assert len(images) == len(names[:indices])
     except ValueError as error:
         assert str(path) in str(error) and not names
         return 'refused'
     for index, name in enumerate(names[:indices]):
-        wanted = dict(img_path=f'root/{name}', sample_idx=index) | (dict(gt_label=index) if labels else {})
+        wanted = dict(img_path=f'root/{name}', sample_idx=index) | (
+            dict(gt_label=index) if labels else {}
+        )
         assert images.get_data_info(index) == wanted
 
 
@@ -111,7 +121,9 @@ def test_views_of_any_settings_are_refused_or_there_for_an_image_of_any_size(ima
     assert ('token_view' in out) is (how['token_size'] is not None)
     packed = PackViews()(dict(out, mask=np.zeros((2, 2), bool), img_path='a.jpg', sample_idx=seed))
     assert packed['inputs']['patch_view'].shape == (3, how['size'], how['size'])
-    assert (packed['inputs']['patch_view'].numpy()[::-1].transpose(1, 2, 0) == out['patch_view']).all()
+    assert (
+        packed['inputs']['patch_view'].numpy()[::-1].transpose(1, 2, 0) == out['patch_view']
+    ).all()
     assert packed['data_samples'].img_path == 'a.jpg' and packed['data_samples'].sample_idx == seed
 
 
@@ -124,7 +136,9 @@ def test_views_of_any_settings_are_refused_or_there_for_an_image_of_any_size(ima
     seed=mostly(st.integers(0, 2**32 - 1), wrong.filter(lambda value: value is not None)),
     skipped=st.integers(0, 40), epoch=st.integers(0, 9),
 )  # fmt: skip
-def test_a_sampler_hands_out_each_index_once_an_epoch(length, ranks, shuffle, infinite, seed, skipped, epoch):
+def test_a_sampler_hands_out_each_index_once_an_epoch(
+    length, ranks, shuffle, infinite, seed, skipped, epoch
+):
     try:
         samplers = [KeyedSampler(range(length), shuffle, seed, infinite) for _ in range(ranks)]
     except Exception as error:
@@ -133,14 +147,18 @@ def test_a_sampler_hands_out_each_index_once_an_epoch(length, ranks, shuffle, in
         sampler.rank, sampler.world_size = rank, ranks
         sampler.set_epoch(epoch)
     per_rank = 2 * length if infinite else len(samplers[0])
-    drawn = [[key for key, _ in zip(sampler, range(per_rank), strict=False)] for sampler in samplers]
+    drawn = [
+        [key for key, _ in zip(sampler, range(per_rank), strict=False)] for sampler in samplers
+    ]
     together = [key for turn in zip(*drawn, strict=True) for key in turn]
     for start in range(0, len(together) - length + 1, length):
         assert sorted(index for _, index in together[start : start + length]) == list(range(length))
         assert len({of for of, _ in together[start : start + length]}) == 1
     skipped = min(skipped, per_rank)
     samplers[0].skip(skipped)
-    assert [key for key, _ in zip(samplers[0], range(per_rank - skipped), strict=False)] == drawn[0][skipped:]
+    assert [key for key, _ in zip(samplers[0], range(per_rank - skipped), strict=False)] == drawn[
+        0
+    ][skipped:]
 
 
 @pytest.fixture(scope='module')
@@ -148,9 +166,20 @@ def numbered(tmp_path_factory):
     """Eight images of one class, of which the fourth is no image."""
     folder = tmp_path_factory.mktemp('numbered')
     for i in range(8):
-        bad_files.write(folder / f'cat/{i}.jpg', b'no image' if i == 3 else bad_files.jpeg(size=(8, 8)))
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]
-    return dict(type='mmpretrain.CustomDataset', data_root=str(folder), pipeline=pipeline, serialize_data=False)
+        bad_files.write(
+            folder / f'cat/{i}.jpg', b'no image' if i == 3 else bad_files.jpeg(size=(8, 8))
+        )
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs'),
+    ]
+    return dict(
+        type='mmpretrain.CustomDataset',
+        data_root=str(folder),
+        pipeline=pipeline,
+        serialize_data=False,
+    )
 
 
 @examples(40)
@@ -159,7 +188,9 @@ def numbered(tmp_path_factory):
     max_bad_share=mostly(st.sampled_from([0, 0.01, 0.5]), st.one_of(wrong, st.just(1))),
     max_pixels=mostly(st.sampled_from([10**6, 64, 63])), epoch=st.integers(0, 5), index=st.integers(0, 7),
 )  # fmt: skip
-def test_a_data_set_of_any_settings_is_refused_or_a_function_of_seed_epoch_and_index(numbered, epoch, index, **how):
+def test_a_data_set_of_any_settings_is_refused_or_a_function_of_seed_epoch_and_index(
+    numbered, epoch, index, **how
+):
     init_default_scope('mmpretrain')
     try:
         data = SeededDataset(numbered, **how)
@@ -215,7 +246,11 @@ def test_an_image_of_any_size_and_kind_goes_through_every_pipeline_or_is_named(
     init_default_scope(scope)
     folder, (h, w) = tmp_path_factory.mktemp('images'), size
     pixels = np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
-    name, kind = ('a.jpg', 'JPEG') if mode == 'CMYK' or (seed % 2 and mode in ('RGB', 'L')) else ('a.png', 'PNG')
+    name, kind = (
+        ('a.jpg', 'JPEG')
+        if mode == 'CMYK' or (seed % 2 and mode in ('RGB', 'L'))
+        else ('a.png', 'PNG')
+    )
     content = bad_files.encoded(Image.fromarray(pixels).convert(mode), kind)
     if scope == 'mmseg':
         bad_files.write(folder / f'images/{name}', content[: len(content) - cut])
@@ -227,7 +262,12 @@ def test_an_image_of_any_size_and_kind_goes_through_every_pipeline_or_is_named(
         )  # fmt: skip
     else:
         bad_files.write(folder / f'cat/{name}', content[: len(content) - cut])
-        data = dict(type='mmpretrain.CustomDataset', data_root=str(folder), pipeline=pipeline, serialize_data=False)
+        data = dict(
+            type='mmpretrain.CustomDataset',
+            data_root=str(folder),
+            pipeline=pipeline,
+            serialize_data=False,
+        )
     try:
         built = SeededDataset(data, seed)
         read_only(built.dataset, 0)

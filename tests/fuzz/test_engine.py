@@ -73,7 +73,9 @@ def test_a_watchdog_of_any_settings_is_refused_or_has_them(**how):
     images=mostly(st.integers(1, 9)), sharpness=mostly(st.floats(0.1, 9)), vocab_size=st.integers(2, 9),
     alike=st.booleans(), number=st.integers(1, 3),
 )  # fmt: skip
-def test_a_codebook_is_refused_or_starts_from_the_data(images, sharpness, vocab_size, alike, number):
+def test_a_codebook_is_refused_or_starts_from_the_data(
+    images, sharpness, vocab_size, alike, number
+):
     try:
         hook = InitCodebook(images, sharpness)
     except Exception as error:
@@ -85,7 +87,10 @@ def test_a_codebook_is_refused_or_starts_from_the_data(images, sharpness, vocab_
     except ValueError as error:
         assert 'too few different ones' in str(error)
         return 'refused'
-    assert all(p.isfinite().all() for p in model.parameters()) and model.tokens(views).unique().numel() > 1
+    assert (
+        all(p.isfinite().all() for p in model.parameters())
+        and model.tokens(views).unique().numel() > 1
+    )
 
 
 @examples(60)
@@ -111,11 +116,17 @@ def test_layer_decay_is_refused_or_gives_each_parameter_its_rate_once(
     rate, head_lr_mult, decay_cls_token, lr, weight_decay, unknown, frozen_stages, positions
 ):
     model = nn.Module()
-    model.backbone = BEiT(ARCH, img_size=32, rel_pos_bias=positions, abs_pos_embed=True, frozen_stages=frozen_stages)
+    model.backbone = BEiT(
+        ARCH, img_size=32, rel_pos_bias=positions, abs_pos_embed=True, frozen_stages=frozen_stages
+    )
     model.head = nn.Linear(8, 2)
-    paramwise = dict(layer_decay_rate=rate, head_lr_mult=head_lr_mult, decay_cls_token=decay_cls_token, **unknown)
+    paramwise = dict(
+        layer_decay_rate=rate, head_lr_mult=head_lr_mult, decay_cls_token=decay_cls_token, **unknown
+    )
     optimizer = dict(type='AdamW', lr=lr, weight_decay=weight_decay)
-    how = dict(optimizer=optimizer, constructor='beit_mm.LayerDecayConstructor', paramwise_cfg=paramwise)
+    how = dict(
+        optimizer=optimizer, constructor='beit_mm.LayerDecayConstructor', paramwise_cfg=paramwise
+    )
     try:
         groups = build_optim_wrapper(model, how).optimizer.param_groups
     except Exception as error:
@@ -125,7 +136,9 @@ def test_layer_decay_is_refused_or_gives_each_parameter_its_rate_once(
     assert sum(len(group['params']) for group in groups) == len(given_to)
     for name, p in model.named_parameters():
         if p.requires_grad:
-            layer, layers = model.backbone.get_layer_depth(name, 'backbone.') if 'backbone' in name else (0, 0)
+            layer, layers = (
+                model.backbone.get_layer_depth(name, 'backbone.') if 'backbone' in name else (0, 0)
+            )
             expected = lr * rate ** (layers - 1 - layer) if layers else lr * head_lr_mult
             assert math.isclose(given_to[id(p)]['lr'], expected)
             assert given_to[id(p)]['weight_decay'] in (0, weight_decay)
@@ -138,9 +151,18 @@ def test_a_metric_of_tokens_is_refused_or_finite(vocab_size, images, tokens):
         metric = TokenizerMetric(vocab_size)
     except Exception as error:
         return refused(error, vocab_size=vocab_size)
-    one = dict(psnr=torch.rand([]), psnr_mean_color=torch.rand([]), log_likelihood=-torch.rand([]), kl=torch.rand([]))
+    one = dict(
+        psnr=torch.rand([]),
+        psnr_mean_color=torch.rand([]),
+        log_likelihood=-torch.rand([]),
+        kl=torch.rand([]),
+    )
     samples = [
-        dict(ids=torch.randint(vocab_size, (tokens, tokens)), reconstruction=torch.rand(3, 4, 4), **one)
+        dict(
+            ids=torch.randint(vocab_size, (tokens, tokens)),
+            reconstruction=torch.rand(3, 4, 4),
+            **one,
+        )
         for _ in range(images)
     ]
     metric.process({}, samples)
@@ -165,7 +187,9 @@ def test_a_metric_of_masked_modeling_is_finite_or_says_that_nothing_is_hidden(
             samples.append(dict(mse=torch.rand(places), **where))
         else:
             ids = torch.randint(9, (2, places))
-            samples.append(dict(target=ids[0], prediction=ids[1], log_p_tokens=-torch.rand(places), **where))
+            samples.append(
+                dict(target=ids[0], prediction=ids[1], log_p_tokens=-torch.rand(places), **where)
+            )
     hidden = any(s['valid'].any() for s in samples)
     metric.process({}, samples)
     try:
@@ -240,6 +264,10 @@ def test_a_run_of_any_settings_ends_and_goes_on(tmp_path_factory, patience, keep
     train(how['iters'] + (4 if how['epochs'] else 1) * more)
     names = r'(epoch|iter)_\d+\.pth'
     path, passed = store.newest(work, names)
-    assert path and not passed and read_file(path)['meta']['iter'] == how['iters'] + (4 if how['epochs'] else 1) * more
+    assert (
+        path
+        and not passed
+        and read_file(path)['meta']['iter'] == how['iters'] + (4 if how['epochs'] else 1) * more
+    )
     assert keep < 0 or len([p for p in work.glob('*.pth') if not p.name.startswith('best')]) <= keep
     assert not list(work.glob('.*.tmp'))

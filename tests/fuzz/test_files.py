@@ -63,7 +63,9 @@ def refused_or_right(path: Path, content: bytes, expected: dict | None) -> str |
         assert str(path) in str(error) or 'no BEiT' in str(error) or 'keys' in str(error), error
         return 'refused'
     if expected is not None:
-        assert found.keys() == expected.keys() and all(torch.equal(v, expected[k]) for k, v in found.items())
+        assert found.keys() == expected.keys() and all(
+            torch.equal(v, expected[k]) for k, v in found.items()
+        )
     return None
 
 
@@ -73,7 +75,9 @@ def test_a_cut_file_is_an_error_or_has_all_its_weights(tmp_path_factory, kind, p
     path, content = tmp_path_factory.mktemp('cut') / 'a.pth', whole(kind)
     cut = content[: int(place * len(content)) if edge else -1 - int(place * 200)]
     word = refused_or_right(path, cut, right(content, path.with_name('good.pth')))
-    assert word == 'refused' or content[len(cut) - 22 :].find(b'PK\5\6') < 0  # a seal alone was cut, the zip is whole
+    assert (
+        word == 'refused' or content[len(cut) - 22 :].find(b'PK\5\6') < 0
+    )  # a seal alone was cut, the zip is whole
     return word
 
 
@@ -89,13 +93,18 @@ def test_flipped_bytes_are_an_error_or_change_nothing(tmp_path_factory, kind, ed
         place = int(place * (min(4096, len(content)) if edge else len(content)))
         content[-1 - place if edge and kind not in ('old torch', 'safetensors') else place] ^= bits
     expected = right(whole(kind), folder / 'good.pth')
-    word = refused_or_right(folder / 'a.pth', bytes(content), None if kind in KINDS[3:] else expected)
+    word = refused_or_right(
+        folder / 'a.pth', bytes(content), None if kind in KINDS[3:] else expected
+    )
     assert word == 'refused' or kind != 'sealed' or bytes(content) == whole(kind)
     return word
 
 
 @examples(60)
-@given(flips=st.lists(st.floats(0, 1, exclude_max=True), max_size=3), cut=st.one_of(st.none(), st.floats(0.01, 1)))
+@given(
+    flips=st.lists(st.floats(0, 1, exclude_max=True), max_size=3),
+    cut=st.one_of(st.none(), st.floats(0.01, 1)),
+)
 def test_resume_takes_the_checkpoint_before_a_damaged_one(tmp_path_factory, flips, cut):
     folder, content = tmp_path_factory.mktemp('run'), bytearray(whole('sealed'))
     (folder / 'iter_1.pth').write_bytes(whole('sealed'))
@@ -105,7 +114,9 @@ def test_resume_takes_the_checkpoint_before_a_damaged_one(tmp_path_factory, flip
     (folder / 'iter_2.pth').write_bytes(content)
     path, passed = store.newest(folder, r'iter_\d+\.pth')
     sound = bytes(content) == whole('sealed')
-    assert path.name == ('iter_2.pth' if sound else 'iter_1.pth') and (sound or 'iter_2.pth' in passed[0] or not passed)
+    assert path.name == ('iter_2.pth' if sound else 'iter_1.pth') and (
+        sound or 'iter_2.pth' in passed[0] or not passed
+    )
     return None if sound else 'refused'
 
 
@@ -115,7 +126,9 @@ def test_resume_takes_the_checkpoint_before_a_damaged_one(tmp_path_factory, flip
 @pytest.fixture(scope='module')
 def ways(tmp_path_factory) -> dict:
     """All ways by which a checkpoint comes in: (ours, whose errors are documented; the hosts')."""
-    spec = importlib.util.spec_from_file_location('convert', Path(__file__).parents[2] / 'tools/convert.py')
+    spec = importlib.util.spec_from_file_location(
+        'convert', Path(__file__).parents[2] / 'tools/convert.py'
+    )
     convert = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(convert)
     toy.light()
@@ -171,7 +184,9 @@ def site(tmp_path_factory) -> Iterator[tuple[Path, str]]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=str(folder))) as server:
+    with http.server.ThreadingHTTPServer(
+        ('127.0.0.1', 0), functools.partial(Quiet, directory=str(folder))
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f'http://127.0.0.1:{server.server_port}'
         server.shutdown()
@@ -189,7 +204,12 @@ def extensions() -> Iterator[None]:
 
 
 @examples(60)
-@given(program=pickles.programs, form=st.sampled_from(pickles.FORMS), remote=st.booleans(), seed=st.integers(0, 10**9))
+@given(
+    program=pickles.programs,
+    form=st.sampled_from(pickles.FORMS),
+    remote=st.booleans(),
+    seed=st.integers(0, 10**9),
+)
 def test_no_checkpoint_runs_code_by_any_way(
     program, form, remote, seed, ways, site, extensions, tmp_path_factory, monkeypatch_module
 ):

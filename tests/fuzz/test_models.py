@@ -51,7 +51,9 @@ def learns(model: torch.nn.Module, loss: torch.Tensor) -> None:
     loss.backward()
     assert loss.isfinite()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not idle and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert not idle and all(
+        p.grad.isfinite().all() for p in model.parameters() if p.grad is not None
+    )
 
 
 @examples(300)
@@ -65,15 +67,21 @@ def learns(model: torch.nn.Module, loss: torch.Tensor) -> None:
             feedforward_channels=mostly(st.integers(1, 20), other_int),
         )
     ),
-    img_size=mostly(st.sampled_from([8, 16, (8, 24)]), st.one_of(other_int, st.tuples(any_int, any_int))),
+    img_size=mostly(
+        st.sampled_from([8, 16, (8, 24)]), st.one_of(other_int, st.tuples(any_int, any_int))
+    ),
     patch_size=mostly(st.sampled_from([2, 4, 8]), st.one_of(st.integers(-1, 9), wrong)),
     rel_pos_bias=mostly(st.sampled_from([None, 'shared', 'per_layer'])),
     abs_pos_embed=st.booleans(),
     layer_scale=mostly(st.sampled_from([None, 0.1, 0.0])),
-    out_indices=mostly(st.just(-1), st.one_of(st.integers(-4, 4), st.lists(st.integers(-4, 4), max_size=4), wrong)),
+    out_indices=mostly(
+        st.just(-1), st.one_of(st.integers(-4, 4), st.lists(st.integers(-4, 4), max_size=4), wrong)
+    ),
     out_type=mostly(st.sampled_from(['raw', 'featmap', 'cls_token', 'avg_featmap'])),
     frozen_stages=mostly(st.sampled_from([-1, 0, 1]), st.one_of(st.integers(-2, 4), wrong)),
-    drop_path_rate=mostly(st.sampled_from([0.0, 0.5]), st.one_of(st.sampled_from([1.0, -1.0, 2.0]), wrong)),
+    drop_path_rate=mostly(
+        st.sampled_from([0.0, 0.5]), st.one_of(st.sampled_from([1.0, -1.0, 2.0]), wrong)
+    ),
     other=st.tuples(small, small),
 )
 def test_a_backbone_of_any_settings_is_refused_or_computes(kind, arch, other, **how):
@@ -87,7 +95,10 @@ def test_a_backbone_of_any_settings_is_refused_or_computes(kind, arch, other, **
     grid = size[0] // model.patch_size, size[1] // model.patch_size
     dims = arch['embed_dims']
     shape = dict(
-        raw=(2, 1 + grid[0] * grid[1], dims), featmap=(2, dims, *grid), cls_token=(2, dims), avg_featmap=(2, dims)
+        raw=(2, 1 + grid[0] * grid[1], dims),
+        featmap=(2, dims, *grid),
+        cls_token=(2, dims),
+        avg_featmap=(2, dims),
     )[how['out_type']]
     assert all(tuple(f.shape) == shape and f.isfinite().all() for f in features)
 
@@ -102,7 +113,9 @@ def test_an_image_of_any_size_is_refused_or_seen(size, patch_size, positions):
     try:
         (features,) = model(torch.randn(1, 3, *size))
     except ValueError as error:
-        assert f'{size[0]}×{size[1]}' in str(error) and (0 in size or size[0] % patch_size or size[1] % patch_size)
+        assert f'{size[0]}×{size[1]}' in str(error) and (
+            0 in size or size[0] % patch_size or size[1] % patch_size
+        )
         return 'refused'
     assert features.isfinite().all() and features.shape[1] == 1 + size[0] * size[1] // patch_size**2
 
@@ -118,7 +131,9 @@ def test_an_image_of_any_size_is_refused_or_seen(size, patch_size, positions):
     beta=mostly(st.sampled_from([0.0, 1.0, 6])),
     temperature=mostly(st.sampled_from([1.0, 0.5, 2])),
     straight_through=st.booleans(),
-    size=mostly(st.sampled_from([(8, 16), (24, 8)]), st.tuples(st.integers(0, 40), st.integers(0, 40))),
+    size=mostly(
+        st.sampled_from([(8, 16), (24, 8)]), st.tuples(st.integers(0, 40), st.integers(0, 40))
+    ),
 )
 def test_a_tokenizer_of_any_settings_is_refused_or_learns(size, **how):
     try:
@@ -128,14 +143,20 @@ def test_a_tokenizer_of_any_settings_is_refused_or_learns(size, **how):
     try:
         losses = model.loss(torch.rand(2, 3, *size))
     except ValueError as error:
-        assert f'{size[0]}×{size[1]}' in str(error) and (0 in size or size[0] % model.stride or size[1] % model.stride)
+        assert f'{size[0]}×{size[1]}' in str(error) and (
+            0 in size or size[0] % model.stride or size[1] % model.stride
+        )
         return 'refused'
     learns(model, losses['loss'])
     assert model.tokens(torch.rand(1, 3, *size)).max() < how['vocab_size']
 
 
 @examples(80)
-@given(source=st.tuples(*[st.integers(1, 9)] * 2), target=st.tuples(*[st.integers(1, 9)] * 2), rows=st.integers(0, 300))
+@given(
+    source=st.tuples(*[st.integers(1, 9)] * 2),
+    target=st.tuples(*[st.integers(1, 9)] * 2),
+    rows=st.integers(0, 300),
+)
 def test_a_table_is_resized_to_any_grid_or_its_rows_are_wrong(source, target, rows):
     table = torch.randn(table_rows(source), 2, dtype=torch.float64)
     resized = resize_bias_table(table, source, target)
@@ -158,7 +179,10 @@ def test_a_head_is_refused_or_its_loss_is_finite_whatever_is_masked(places, batc
         return refused(error, **how)
     torch.manual_seed(seed)
     features = torch.randn(batch, places, how['in_channels'], requires_grad=True)
-    target, valid = torch.randint(how['out_channels'], (batch, places)), torch.rand(batch, places) < 0.4
+    target, valid = (
+        torch.randint(how['out_channels'], (batch, places)),
+        torch.rand(batch, places) < 0.4,
+    )
     losses = head.loss(features, target, valid)
     learns(head, losses['loss'])
     assert features.grad.isfinite().all() and 0 <= losses['masked_accuracy'] <= 100.001
@@ -178,10 +202,15 @@ def test_a_decoder_of_any_settings_is_refused_or_learns(size, **how):
     except Exception as error:
         return refused(error, **how)
     side = 2 ** how['num_stages']
-    features, (h, w) = (torch.randn(2, how['in_channels'], *size),), (size[0] * side, size[1] * side)
+    features, (h, w) = (
+        (torch.randn(2, how['in_channels'], *size),),
+        (size[0] * side, size[1] * side),
+    )
     assert head(features).shape == (2, how['num_classes'], h, w)
     labels = torch.randint(how['num_classes'], (2, 1, h, w))
-    losses = head.loss(features, [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in labels], {})
+    losses = head.loss(
+        features, [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in labels], {}
+    )
     learns(head, losses['loss_ce'])
 
 
@@ -190,7 +219,9 @@ def test_a_decoder_of_any_settings_is_refused_or_learns(size, **how):
     sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=2, max_size=4),
     in_channels=st.integers(1, 4), channels=st.integers(1, 4), align_corners=st.booleans(), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_upernets_head_is_mmsegs_for_maps_of_any_sizes(sizes, in_channels, channels, align_corners, seed):
+def test_upernets_head_is_mmsegs_for_maps_of_any_sizes(
+    sizes, in_channels, channels, align_corners, seed
+):
     torch.manual_seed(seed)
     how = dict(
         in_channels=[in_channels] * len(sizes), in_index=list(range(len(sizes))), channels=channels, num_classes=3,
@@ -198,7 +229,10 @@ def test_upernets_head_is_mmsegs_for_maps_of_any_sizes(sizes, in_channels, chann
     )  # fmt: skip
     ours, theirs = UPerHead(**how).double().eval(), TheirUPerHead(**how).double().eval()
     ours.load_state_dict(
-        {k: v + torch.rand_like(v) if v.is_floating_point() else v for k, v in theirs.state_dict().items()}
+        {
+            k: v + torch.rand_like(v) if v.is_floating_point() else v
+            for k, v in theirs.state_dict().items()
+        }
     )
     theirs.load_state_dict(ours.state_dict())
     maps = [torch.randn(2, in_channels, *size, dtype=torch.float64) for size in sizes]
@@ -219,7 +253,11 @@ def test_pixels_are_refused_or_of_mean_0_and_variance_1(grid, flat, **how):
     except Exception as error:
         return refused(error, **how)
     p = how['patch_size']
-    view = torch.ones(2, 3, grid[0] * p, grid[1] * p) if flat else torch.randn(2, 3, grid[0] * p, grid[1] * p)
+    view = (
+        torch.ones(2, 3, grid[0] * p, grid[1] * p)
+        if flat
+        else torch.randn(2, 3, grid[0] * p, grid[1] * p)
+    )
     patches = target(dict(patch_view=view))
     assert patches.shape == (2, *grid, target.channels) and patches.isfinite().all()
     assert patches.mean(-1).abs().max() < 1e-4 and (flat or (patches.var(-1) - 1).abs().max() < 0.1)
@@ -261,15 +299,28 @@ def test_pretraining_of_any_settings_is_refused_or_learns(
     tokenizer_file, patch, view, token_view, recover, out_channels, pixels, num_masked, hidden
 ):  # fmt: skip
     """What is refused says why: the head's width, the grids, the budget, the mask."""
-    target = dict(type='beit_mm.TokenTarget', tokenizer=CODES, checkpoint=tokenizer_file, recover=recover)
+    target = dict(
+        type='beit_mm.TokenTarget', tokenizer=CODES, checkpoint=tokenizer_file, recover=recover
+    )
     if pixels:
         target = dict(type='beit_mm.PixelTarget', patch_size=patch, recover=recover)
     width = 3 * patch**2 if pixels else 5
     try:
         model = BEiTPretrainer(
-            dict(type='beit_mm.BEiT', arch=ARCH, img_size=16, patch_size=patch, rel_pos_bias='shared', mask_token=True),
+            dict(
+                type='beit_mm.BEiT',
+                arch=ARCH,
+                img_size=16,
+                patch_size=patch,
+                rel_pos_bias='shared',
+                mask_token=True,
+            ),
             target,
-            dict(type='beit_mm.MIMHead', in_channels=8, out_channels=width if out_channels is None else out_channels),
+            dict(
+                type='beit_mm.MIMHead',
+                in_channels=8,
+                out_channels=width if out_channels is None else out_channels,
+            ),
             num_masked,
         )
     except ValueError as error:
@@ -279,8 +330,15 @@ def test_pretraining_of_any_settings_is_refused_or_learns(
         return refused(error, num_masked=num_masked)
     model.init_weights()
     grid = view // patch
-    mask = None if hidden is None else (torch.rand(2, grid * grid).argsort(1) < hidden).view(2, grid, grid)
-    inputs = dict(patch_view=torch.randn(2, 3, view, view), token_view=torch.rand(2, 3, token_view, token_view))
+    mask = (
+        None
+        if hidden is None
+        else (torch.rand(2, grid * grid).argsort(1) < hidden).view(2, grid, grid)
+    )
+    inputs = dict(
+        patch_view=torch.randn(2, 3, view, view),
+        token_view=torch.rand(2, 3, token_view, token_view),
+    )
     try:
         losses = model.loss(inputs if mask is None else inputs | dict(mask=mask))
     except ValueError as error:
@@ -289,7 +347,8 @@ def test_pretraining_of_any_settings_is_refused_or_learns(
             'no multiple of the tokenizer': not pixels and token_view % 4,
             'token grid': not pixels and token_view // 4 != grid,
             'needs a mask': mask is None and recover == 'masked',
-            'num_masked': recover == 'masked' and (num_masked > grid**2 or min(hidden or 0, grid**2) > num_masked),
+            'num_masked': recover == 'masked'
+            and (num_masked > grid**2 or min(hidden or 0, grid**2) > num_masked),
         }
         assert any(reason and words in str(error) for words, reason in reasons.items()), error
         return 'refused'
@@ -303,7 +362,10 @@ def test_pretraining_of_any_settings_is_refused_or_learns(
 @examples(60)
 @given(
     mean=mostly(st.sampled_from([(123.675, 116.28, 103.53), [127.5] * 3])),
-    std=mostly(st.sampled_from([(58.395, 57.12, 57.375), [127.5] * 3]), st.one_of(wrong, st.just([1, 0, 1]))),
+    std=mostly(
+        st.sampled_from([(58.395, 57.12, 57.375), [127.5] * 3]),
+        st.one_of(wrong, st.just([1, 0, 1])),
+    ),
     tokens=st.booleans(),
 )
 def test_a_preprocessor_is_refused_or_normalises(mean, std, tokens):

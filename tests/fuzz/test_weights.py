@@ -15,9 +15,16 @@ from beit_mm.models import BEiT, DiscreteVAE
 pytestmark = pytest.mark.any_stack
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
-MIM = dict(arch=ARCH, img_size=32, patch_size=8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True)
+MIM = dict(
+    arch=ARCH, img_size=32, patch_size=8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True
+)
 CLASSIFIER = dict(
-    arch=ARCH, img_size=32, patch_size=8, rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap'
+    arch=ARCH,
+    img_size=32,
+    patch_size=8,
+    rel_pos_bias='per_layer',
+    layer_scale=0.1,
+    out_type='avg_featmap',
 )
 VAE = dict(vocab_size=6, width=4, groups=2, blocks=1, width_in=4)
 
@@ -43,7 +50,9 @@ DAMAGES = [removed, renamed, reshaped, without_numbers]
 
 @examples(120)
 @given(data=st.data())
-def test_broken_weights_are_an_error_that_names_the_key_and_nothing_is_loaded(data, tmp_path_factory):
+def test_broken_weights_are_an_error_that_names_the_key_and_nothing_is_loaded(
+    data, tmp_path_factory
+):
     source, target = BEiT(**MIM), BEiT(**CLASSIFIER)
     state = {f'backbone.{k}': torch.randn_like(v) for k, v in source.state_dict().items()}
     for key in ('backbone.mask_token', 'backbone.norm.weight', 'backbone.norm.bias'):
@@ -56,7 +65,9 @@ def test_broken_weights_are_an_error_that_names_the_key_and_nothing_is_loaded(da
 
 @examples(40)
 @given(data=st.data())
-def test_a_broken_tokenizer_is_an_error_that_names_the_key_and_nothing_is_loaded(data, tmp_path_factory):
+def test_a_broken_tokenizer_is_an_error_that_names_the_key_and_nothing_is_loaded(
+    data, tmp_path_factory
+):
     written, target = dict(DiscreteVAE(**VAE).state_dict()), DiscreteVAE(**VAE)
     damaged(data, list(written), written)
     nothing_is_loaded(load_tokenizer, target, written, tmp_path_factory.mktemp('fuzz') / 'a.pth')

@@ -12,13 +12,24 @@ from pathlib import Path
 import numpy as np
 from scipy import interpolate
 
-SIZES = [(14, 24), (14, 32), (14, 40), (8, 14), (24, 40)]  # patches a side; 224 → 384, 512, 640 px first
+SIZES = [
+    (14, 24),
+    (14, 32),
+    (14, 40),
+    (8, 14),
+    (24, 40),
+]  # patches a side; 224 → 384, 512, 640 px first
 
 
 def table(side: int) -> np.ndarray:
     """Like a trained one: near offsets count most; not symmetric."""
     y, x = np.meshgrid(np.arange(1.0 - side, side), np.arange(1.0 - side, side), indexing='ij')
-    return 2 * np.exp(-(y**2 + x**2) / 8) + np.sin(0.7 * y) * np.cos(0.4 * x + 0.3) + 0.05 * y - 0.03 * x
+    return (
+        2 * np.exp(-(y**2 + x**2) / 8)
+        + np.sin(0.7 * y) * np.cos(0.4 * x + 0.3)
+        + 0.05 * y
+        - 0.03 * x
+    )
 
 
 def resize(values: np.ndarray, source: int, target: int) -> np.ndarray:
@@ -29,7 +40,9 @@ def resize(values: np.ndarray, source: int, target: int) -> np.ndarray:
         low, high = (low, q) if reach > target - 1 else (q, high)
     distance = np.cumsum(q ** np.arange(source - 1))
     known = [*-distance[::-1], 0, *distance]
-    return interpolate.interp2d(known, known, values, kind='cubic')(*[np.arange(1.0 - target, target)] * 2)
+    return interpolate.interp2d(known, known, values, kind='cubic')(
+        *[np.arange(1.0 - target, target)] * 2
+    )
 
 
 if __name__ == '__main__':
@@ -38,7 +51,16 @@ if __name__ == '__main__':
     cases = []
     for source, target in SIZES:
         resized = resize(table(source), source, target)
-        rows = np.linspace(0, 2 * target - 2, 9).round().astype(int)  # enough to tell; all would be 100 kB
-        cases.append(dict(source=source, target=target, rows=rows.tolist(), values=resized[rows].round(9).tolist()))
+        rows = (
+            np.linspace(0, 2 * target - 2, 9).round().astype(int)
+        )  # enough to tell; all would be 100 kB
+        cases.append(
+            dict(
+                source=source,
+                target=target,
+                rows=rows.tolist(),
+                values=resized[rows].round(9).tolist(),
+            )
+        )
     out = dict(scipy=scipy.__version__, cases=cases)
     Path(__file__).with_suffix('.json').write_text(json.dumps(out) + '\n')

@@ -26,7 +26,9 @@ def make(randomise=True, **kwargs) -> BEiT:
 
 
 def image(batch=2, h=32, w=32):
-    return torch.randn(batch, 3, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        batch, 3, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def count(model) -> int:
@@ -44,7 +46,8 @@ def test_parameter_counts_are_the_papers():
 
 
 @pytest.mark.parametrize(
-    'positions', [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)]
+    'positions',
+    [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)],
 )
 def test_index_reads_the_same_features_as_the_whole_sequence(positions):
     model, x = make(layer_scale=0.1, mask_token=True, **positions), image()
@@ -99,19 +102,26 @@ def test_permuting_patches_with_their_absolute_positions_permutes_the_output():
 
 
 @pytest.mark.parametrize(
-    'positions', [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)]
+    'positions',
+    [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)],
 )
 def test_other_sizes_at_run_time(positions):
     model = make(out_type='featmap', **positions).train()
     (feature,) = model(image(1, 48, 24))
     assert feature.shape == (1, 32, 6, 3)
     feature.sum().backward()
-    assert all(p.grad is not None for n, p in model.named_parameters() if 'position' in n or 'pos_embed' in n)
+    assert all(
+        p.grad is not None
+        for n, p in model.named_parameters()
+        if 'position' in n or 'pos_embed' in n
+    )
 
 
 def test_a_batch_is_its_images():
     model, x = make(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap'), image(3)
-    torch.testing.assert_close(model(x)[0], torch.cat([model(i)[0] for i in x.split(1)]), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        model(x)[0], torch.cat([model(i)[0] for i in x.split(1)]), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_out_types_are_views_of_one_sequence():
@@ -179,9 +189,9 @@ def test_a_shared_table_is_frozen_with_the_first_block_that_reads_it(stages, tra
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('with_cp', [True, False])
 def test_a_batch_of_no_images_has_no_features(training, with_cp):
-    model = make(rel_pos_bias='shared', layer_scale=0.1, drop_path_rate=0.5, with_cp=with_cp, mask_token=True).train(
-        training
-    )
+    model = make(
+        rel_pos_bias='shared', layer_scale=0.1, drop_path_rate=0.5, with_cp=with_cp, mask_token=True
+    ).train(training)
     mask, index = torch.zeros(0, 4, 4, dtype=torch.bool), torch.zeros(0, 5, dtype=torch.int64)
     assert model(image(0))[0].shape == (0, 17, 32)
     (features,) = model(image(0), mask, index)
@@ -192,14 +202,24 @@ def test_a_batch_of_no_images_has_no_features(training, with_cp):
 def test_settings_may_be_whole_numbers_of_numpy():
     settings = dict(img_size=32, patch_size=8, in_channels=3, out_indices=2, frozen_stages=1)
     arch = {key: np.int64(value) for key, value in TINY.items()}
-    model = BEiT(arch, **{key: np.int64(value) for key, value in settings.items()}, rel_pos_bias='shared').double()
+    model = BEiT(
+        arch, **{key: np.int64(value) for key, value in settings.items()}, rel_pos_bias='shared'
+    ).double()
     assert model(image())[0].shape == (2, 17, 32)
     assert (model.grid, model.out_indices) == ((4, 4), (2,)) and type(model.grid[0]) is int
     head = SETRPUPHead(
-        np.int64(8), np.int64(4), np.int64(2), in_index=np.int64(0), num_classes=2, norm_cfg=dict(type='BN')
+        np.int64(8),
+        np.int64(4),
+        np.int64(2),
+        in_index=np.int64(0),
+        num_classes=2,
+        norm_cfg=dict(type='BN'),
     )
     assert head.eval()((torch.randn(1, 8, 3, 2),)).shape == (1, 2, 12, 8)
-    assert BlockwiseMask(grid=np.int64(4), budget=6, min_block=2).transform({})['mask'].shape == (4, 4)
+    assert BlockwiseMask(grid=np.int64(4), budget=6, min_block=2).transform({})['mask'].shape == (
+        4,
+        4,
+    )
 
 
 def test_each_image_has_a_gradient_of_its_own():
@@ -211,28 +231,49 @@ def test_each_image_has_a_gradient_of_its_own():
         return func.functional_call(model, weights, (one[None],))[0].square().mean()
 
     found = func.vmap(func.grad(loss), in_dims=(None, 0), randomness='different')(weights, image(8))
-    assert all(found[name].shape == (8, *p.shape) and found[name].isfinite().all() for name, p in weights.items())
+    assert all(
+        found[name].shape == (8, *p.shape) and found[name].isfinite().all()
+        for name, p in weights.items()
+    )
     dropped = [not gradient.any() for gradient in found['blocks.2.mlp.fc2.weight']]
     assert any(dropped) and not all(dropped)
     for name, gradient in func.vmap(func.grad(loss), in_dims=(None, 0))(
         dict(model.eval().named_parameters()), image(2)
     ).items():
-        alone = torch.stack([torch.autograd.grad(loss(weights, one), weights[name])[0] for one in image(2)])
+        alone = torch.stack(
+            [torch.autograd.grad(loss(weights, one), weights[name])[0] for one in image(2)]
+        )
         torch.testing.assert_close(gradient, alone, rtol=1e-9, atol=1e-12)
 
 
 NEW = {
-    'pre-training': lambda: BEiT(TINY, 32, 8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True),
-    'fine-tuning': lambda: BEiT(TINY, 32, 8, rel_pos_bias='per_layer', layer_scale=1e-5, out_type='avg_featmap'),
+    'pre-training': lambda: BEiT(
+        TINY, 32, 8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True
+    ),
+    'fine-tuning': lambda: BEiT(
+        TINY, 32, 8, rel_pos_bias='per_layer', layer_scale=1e-5, out_type='avg_featmap'
+    ),
     'vanilla': lambda: BEiT(TINY, 32, 8, abs_pos_embed=True),
     'head': lambda: MIMHead(8, 4),
     'tokenizer': lambda: DiscreteVAE(vocab_size=16, width=4, groups=2, blocks=1, width_in=4),
-    'decoder': lambda: SETRPUPHead(in_channels=8, channels=4, num_classes=2, num_stages=2, norm_cfg=dict(type='BN')),
+    'decoder': lambda: SETRPUPHead(
+        in_channels=8, channels=4, num_classes=2, num_stages=2, norm_cfg=dict(type='BN')
+    ),
     'UPerNet': lambda: UPerHead(
-        in_channels=[4] * 2, in_index=[0, 1], pool_scales=(1, 2), channels=4, num_classes=2, norm_cfg=dict(type='BN')
+        in_channels=[4] * 2,
+        in_index=[0, 1],
+        pool_scales=(1, 2),
+        channels=4,
+        num_classes=2,
+        norm_cfg=dict(type='BN'),
     ),
     'deconvolution': lambda: SETRPUPHead(
-        in_channels=8, channels=4, num_classes=2, num_stages=2, upsample='deconv', norm_cfg=dict(type='BN')
+        in_channels=8,
+        channels=4,
+        num_classes=2,
+        num_stages=2,
+        upsample='deconv',
+        norm_cfg=dict(type='BN'),
     ),
 }
 
@@ -278,7 +319,11 @@ def test_initialisation_is_the_papers():
 def test_the_patch_embedding_starts_with_its_own_deviation(std):
     torch.manual_seed(0)
     model = BEiT(
-        dict(TINY, embed_dims=256), 32, 8, mask_token=True, **({} if std is None else dict(patch_embed_std=std))
+        dict(TINY, embed_dims=256),
+        32,
+        8,
+        mask_token=True,
+        **({} if std is None else dict(patch_embed_std=std)),
     )
     torch.nn.init.ones_(model.patch_embed.proj.bias)
     model.init_weights()
@@ -293,8 +338,13 @@ def test_the_patch_embedding_starts_with_its_own_deviation(std):
 
 def test_layer_depth_counts_as_the_official_code():
     model = make(rel_pos_bias='shared', mask_token=True)
-    depth = {n: model.get_layer_depth(f'backbone.{n}', 'backbone.')[0] for n, _ in model.named_parameters()}
+    depth = {
+        n: model.get_layer_depth(f'backbone.{n}', 'backbone.')[0]
+        for n, _ in model.named_parameters()
+    }
     assert depth['cls_token'] == depth['mask_token'] == depth['patch_embed.proj.weight'] == 0
     assert depth['blocks.0.norm1.weight'] == 1 and depth['blocks.2.attn.q_bias'] == 3
     assert depth['norm.weight'] == depth['rel_pos_bias.relative_position_bias_table'] == 4
-    assert model.get_layer_depth('backbone.module.blocks.2.attn.qkv.lora_up.weight', 'backbone.') == (3, 5)
+    assert model.get_layer_depth(
+        'backbone.module.blocks.2.attn.qkv.lora_up.weight', 'backbone.'
+    ) == (3, 5)

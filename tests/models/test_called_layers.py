@@ -59,9 +59,13 @@ def test_hooks_on_every_linear_layer_are_called_once(model, index, training, gra
     handles = []
     for kind, name in kinds.items():
         if everywhere:
-            handles.append(getattr(nn.modules.module, f'register_module_{name}_hook')(partial(note, kind)))
+            handles.append(
+                getattr(nn.modules.module, f'register_module_{name}_hook')(partial(note, kind))
+            )
         else:
-            handles += [getattr(module, f'register_{name}_hook')(partial(note, kind)) for module in names]
+            handles += [
+                getattr(module, f'register_{name}_hook')(partial(note, kind)) for module in names
+            ]
     try:
         with torch.set_grad_enabled(gradients):
             found = features(model.train(training), index)
@@ -111,7 +115,9 @@ ATTACHED = {
     'weight_norm': lambda linear: weight_norm(linear),
     'spectral_norm': lambda linear: spectral_norm(linear).eval(),
     'parametrized': lambda linear: parametrizations.weight_norm(linear),
-    'registered': lambda linear: nn.utils.parametrize.register_parametrization(linear, 'weight', Doubled()) or linear,
+    'registered': lambda linear: (
+        nn.utils.parametrize.register_parametrization(linear, 'weight', Doubled()) or linear
+    ),
     'subclass': shifted,
     'own bias': with_bias,
     'patched': patched,
@@ -137,7 +143,9 @@ def test_what_is_attached_to_a_layer_counts(model, attached, index):
         else:
             dims = len(bias) // 3
             owner = plain.get_submodule(name.rpartition('.')[0])
-            owner.q_bias.data += bias[:dims]  # of keys any bias changes nothing: the softmax is the same
+            owner.q_bias.data += bias[
+                :dims
+            ]  # of keys any bias changes nothing: the softmax is the same
             owner.v_bias.data += bias[-dims:]
     wanted = features(plain, index)
     for _ in range(2):
@@ -154,21 +162,30 @@ def test_layers_that_are_quantized_are_used(model):
     wanted = features(model.float()).detach()
     quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
     assert not linears(quantized)
-    for index, expected in ((None, wanted), (INDEX, wanted.gather(1, 1 + INDEX[..., None].expand(-1, -1, 16)))):
+    for index, expected in (
+        (None, wanted),
+        (INDEX, wanted.gather(1, 1 + INDEX[..., None].expand(-1, -1, 16))),
+    ):
         difference = (features(quantized, index) - expected).norm() / expected.norm()
         assert 1e-4 < difference < 0.1
 
 
 def lora(**settings) -> LoRAModel:
     targets = [dict(type=name) for name in ('qkv', 'attn.proj', 'fc1', 'fc2')]
-    return LoRAModel(dict(type='beit_mm.BEiT', **SETTINGS | settings), alpha=2, rank=2, targets=targets).double()
+    return LoRAModel(
+        dict(type='beit_mm.BEiT', **SETTINGS | settings), alpha=2, rank=2, targets=targets
+    ).double()
 
 
 @pytest.mark.parametrize('index', [None, INDEX], ids=['all rows', 'some rows'])
 def test_adapters_of_mmpretrain_change_the_output_learn_and_can_be_merged(index):
     adapted = lora()
     randomise(adapted.module)
-    layers = {name: module for name, module in adapted.module.named_modules() if hasattr(module, 'lora_up')}
+    layers = {
+        name: module
+        for name, module in adapted.module.named_modules()
+        if hasattr(module, 'lora_up')
+    }
     assert len(layers) == 8
     for layer in layers.values():
         nn.init.zeros_(layer.lora_up.weight)
@@ -182,7 +199,9 @@ def test_adapters_of_mmpretrain_change_the_output_learn_and_can_be_merged(index)
         assert ('.lora_' in name) == (parameter.grad is not None)
         assert parameter.grad is None or parameter.grad.any()
     for name, layer in layers.items():
-        layer.original_layer.weight.data += layer.scaling * layer.lora_up.weight.data @ layer.lora_down.weight.data
+        layer.original_layer.weight.data += (
+            layer.scaling * layer.lora_up.weight.data @ layer.lora_down.weight.data
+        )
         adapted.module.set_submodule(name, layer.original_layer)
     torch.testing.assert_close(features(adapted, index), found, rtol=1e-10, atol=1e-10)
 

@@ -18,26 +18,42 @@ pytestmark = pytest.mark.any_stack
 
 ROOT = Path(__file__).parents[2]
 RANKS = 2
-HIDDEN = dict(different=(5, 3, 1, 2), none_on_one_rank=(5, 3, 0, 0))  # masked patches of each image, two images a rank
+HIDDEN = dict(
+    different=(5, 3, 1, 2), none_on_one_rank=(5, 3, 0, 0)
+)  # masked patches of each image, two images a rank
 CASES = [
     ('TokenTarget', 'masked', 'different'),
     ('TokenTarget', 'masked', 'none_on_one_rank'),
     ('TokenTarget', 'all', 'different'),
     ('PixelTarget', 'masked', 'different'),
 ]
-VAE = dict(vocab_size=16, width=8, groups=2, blocks=1, width_in=4, beta=50.0, information_weight=0.3)
+VAE = dict(
+    vocab_size=16, width=8, groups=2, blocks=1, width_in=4, beta=50.0, information_weight=0.3
+)
 
 
 def pretrainer(target: str, recover: str) -> BEiTPretrainer:
     torch.manual_seed(0)
-    own = dict(tokenizer=dict(type='DiscreteVAE', **VAE)) if target == 'TokenTarget' else dict(patch_size=8)
+    own = (
+        dict(tokenizer=dict(type='DiscreteVAE', **VAE))
+        if target == 'TokenTarget'
+        else dict(patch_size=8)
+    )
     arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
     model = BEiTPretrainer(
         backbone=dict(
-            type='BEiT', arch=arch, img_size=32, patch_size=8, mask_token=True, rel_pos_bias='shared', layer_scale=0.1
+            type='BEiT',
+            arch=arch,
+            img_size=32,
+            patch_size=8,
+            mask_token=True,
+            rel_pos_bias='shared',
+            layer_scale=0.1,
         ),
         target=dict(type=target, recover=recover, **own),
-        head=dict(type='MIMHead', in_channels=16, out_channels=16 if target == 'TokenTarget' else 192),
+        head=dict(
+            type='MIMHead', in_channels=16, out_channels=16 if target == 'TokenTarget' else 192
+        ),
         num_masked=6,
     )
     for p in model.parameters():
@@ -73,7 +89,11 @@ def vae() -> DiscreteVAE:
 
 def share(x, rank: int):
     """A rank's images of the joined batch."""
-    return {k: v.chunk(RANKS)[rank] for k, v in x.items()} if isinstance(x, dict) else x.chunk(RANKS)[rank]
+    return (
+        {k: v.chunk(RANKS)[rank] for k, v in x.items()}
+        if isinstance(x, dict)
+        else x.chunk(RANKS)[rank]
+    )
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -89,7 +109,10 @@ def work(rank: int, port: int, folder: Path) -> None:
         model = DistributedDataParallel(pretrainer(target, recover))
         logged = model(share(batch(HIDDEN[hidden]), rank), mode='loss')
         logged['loss'].backward()
-        saved[target, recover, hidden] = {k: v.detach() for k, v in logged.items()}, gradients(model)
+        saved[target, recover, hidden] = (
+            {k: v.detach() for k, v in logged.items()},
+            gradients(model),
+        )
 
     model = DistributedDataParallel(vae())
     torch.manual_seed(10 + rank)  # of the Gumbel noise
@@ -114,7 +137,10 @@ def ranks(tmp_path_factory) -> list[dict]:
     store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)  # any free port
     started = [
         subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(store.port), folder], env=env, text=True, stderr=subprocess.PIPE
+            [sys.executable, __file__, str(rank), str(store.port), folder],
+            env=env,
+            text=True,
+            stderr=subprocess.PIPE,
         )
         for rank in range(RANKS)
     ]
@@ -128,7 +154,9 @@ def ranks(tmp_path_factory) -> list[dict]:
     return [torch.load(folder / f'{rank}.pth') for rank in range(RANKS)]
 
 
-def assert_equal_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def assert_equal_gradients(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> None:
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-6 * gradient.norm(), name
@@ -175,7 +203,10 @@ def test_the_tokenizer_on_two_ranks_has_the_gradient_of_the_joined_batch(ranks):
     mean = (ranks[0]['vae'][0]['information'] + ranks[1]['vae'][0]['information']) / 2
     torch.testing.assert_close(mean, information.detach())
 
-    of_each = [kl_to_uniform(model.logits(share(images(), rank)).log_softmax(1))[1] for rank in range(RANKS)]
+    of_each = [
+        kl_to_uniform(model.logits(share(images(), rank)).log_softmax(1))[1]
+        for rank in range(RANKS)
+    ]
     assert sum(of_each) / RANKS > 1.05 * marginal  # q̄ of each rank alone would be another loss
 
 

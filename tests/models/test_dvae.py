@@ -32,7 +32,9 @@ def make(seed: int = 0, **kwargs) -> DiscreteVAE:
 
 def image(batch: int = 2, h: int = 16, w: int = 16, seed: int = 1) -> torch.Tensor:
     """Smooth colourful images in [0, 1]."""
-    coarse = torch.rand(batch, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    coarse = torch.rand(
+        batch, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     return torch.nn.functional.interpolate(coarse, (h, w), mode='bilinear')
 
 
@@ -66,7 +68,9 @@ def test_weights_start_with_variance_one_over_fan_in():
             assert p.abs().max() == 0, name
         elif p.numel() > 4000:
             fan_in = p[0].numel()
-            assert p.var().item() * fan_in == pytest.approx(1, abs=6 * math.sqrt(2 / p.numel())), name
+            assert p.var().item() * fan_in == pytest.approx(1, abs=6 * math.sqrt(2 / p.numel())), (
+                name
+            )
 
 
 def test_tokens_are_the_likeliest_and_do_not_depend_on_the_rest_of_the_batch():
@@ -79,7 +83,9 @@ def test_tokens_are_the_likeliest_and_do_not_depend_on_the_rest_of_the_batch():
 
 def test_tokens_are_the_same_in_a_graph_with_settings_of_numpy():
     model, x = make(**{key: np.int64(value) for key, value in TINY.items()}), image()
-    assert torch.equal(torch.compile(model.tokens, backend='eager', fullgraph=True)(x), model.tokens(x))
+    assert torch.equal(
+        torch.compile(model.tokens, backend='eager', fullgraph=True)(x), model.tokens(x)
+    )
 
 
 def test_decoding_ids_is_decoding_one_hot_codes():
@@ -101,7 +107,11 @@ def test_unmapping_undoes_mapping_and_clamps():
 
 def maps(mu: float, log_b: float, shape: tuple) -> torch.Tensor:
     """Decoder output [1, 6, *shape] with the same parameters everywhere."""
-    return torch.tensor([mu] * 3 + [log_b] * 3, dtype=torch.float64).view(1, 6, 1, 1).expand(1, 6, *shape)
+    return (
+        torch.tensor([mu] * 3 + [log_b] * 3, dtype=torch.float64)
+        .view(1, 6, 1, 1)
+        .expand(1, 6, *shape)
+    )
 
 
 @pytest.mark.parametrize(('mu', 'log_b'), [(0.0, 0.0), (1.5, -1.0), (-2.0, 0.5), (0.3, -3.0)])
@@ -112,7 +122,9 @@ def test_logit_laplace_is_a_density_on_the_unit_interval(mu, log_b):
     y, t = y[inside], t[inside]
     pixels = ((y - 0.1) / 0.8).view(1, 1, 1, -1).expand(1, 3, 1, -1)  # `map_pixels` gives y back
     density = logit_laplace(maps(mu, log_b, (1, len(y))), pixels)[0, 0, 0].exp()
-    assert torch.trapezoid(density * y * (1 - y), t).item() == pytest.approx(1, abs=1e-4)  # dy = y (1 − y) dt
+    assert torch.trapezoid(density * y * (1 - y), t).item() == pytest.approx(
+        1, abs=1e-4
+    )  # dy = y (1 − y) dt
 
 
 @pytest.mark.parametrize('name', LIKELIHOODS)
@@ -133,7 +145,9 @@ def test_log_likelihoods_are_those_of_the_distributions(name):
 
 
 def test_the_two_parts_of_the_kl_sum_to_it():
-    logits = 3 * torch.randn(4, 32, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits = 3 * torch.randn(
+        4, 32, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     log_q = logits.log_softmax(1)
     information, marginal = kl_to_uniform(log_q)
     kl = (log_q.exp() * (log_q + math.log(32))).sum(1).mean()
@@ -142,9 +156,13 @@ def test_the_two_parts_of_the_kl_sum_to_it():
 
 
 def test_kl_of_one_hot_codes_used_equally_is_all_information():
-    q = torch.eye(8, dtype=torch.float64).view(2, 4, 8).permute(0, 2, 1).unsqueeze(-1)  # [B, K, h, w], each code once
+    q = (
+        torch.eye(8, dtype=torch.float64).view(2, 4, 8).permute(0, 2, 1).unsqueeze(-1)
+    )  # [B, K, h, w], each code once
     information, marginal = kl_to_uniform(q.clamp_min(1e-300).log())
-    assert information.item() == pytest.approx(math.log(8)) and marginal.item() == pytest.approx(0, abs=1e-12)
+    assert information.item() == pytest.approx(math.log(8)) and marginal.item() == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 def test_kl_of_a_posterior_that_ignores_the_image_is_all_marginal():
@@ -164,7 +182,9 @@ def test_the_loss_is_the_papers_elbo_a_subpixel(likelihood):
     tokens = kl[0].numel()
     weighted = (logged['loss'] - logged['reconstruction']) * 3 * 24 * 16  # nats an image
     assert weighted.item() == pytest.approx(6.6 * kl.sum((1, 2)).mean().item(), rel=1e-9)
-    assert (logged['loss'] - logged['reconstruction']).item() == pytest.approx(6.6 / 192 * kl.mean().item(), rel=1e-9)
+    assert (logged['loss'] - logged['reconstruction']).item() == pytest.approx(
+        6.6 / 192 * kl.mean().item(), rel=1e-9
+    )
     assert -logged['elbo'].item() == pytest.approx(
         logged['reconstruction'].item() + kl.mean().item() * tokens / (3 * 24 * 16), rel=1e-9
     )
@@ -194,7 +214,9 @@ def test_temperature_sharpens_the_samples():
     sharpness = []
     for temperature in (1.0, 1 / 16):
         model, seen = make(temperature=temperature), []
-        model.decoder.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0]))
+        model.decoder.register_forward_pre_hook(
+            lambda module, args, seen=seen: seen.append(args[0])
+        )
         torch.manual_seed(3)
         model.loss(image())
         sharpness.append(seen[0].amax(1).mean().item())
@@ -216,7 +238,9 @@ def test_what_a_gpu_computes_in_another_way_is_the_same(monkeypatch):
     monkeypatch.setattr('beit_mm.models.dvae_networks.on_gpu', lambda _: True)
     monkeypatch.setattr('torch.compiler.is_compiling', lambda: True)
     shapes = []
-    handle = model.encoder.group_1.pool.register_forward_hook(lambda _, x, y: shapes.append((x[0].shape, y.shape)))
+    handle = model.encoder.group_1.pool.register_forward_hook(
+        lambda _, x, y: shapes.append((x[0].shape, y.shape))
+    )
     torch.testing.assert_close(model.logits(x), expected)
     handle.remove()
     assert shapes[0][0][-1] == 2 * shapes[0][1][-1]
@@ -235,7 +259,9 @@ def test_each_patch_gets_the_code_that_is_nearest_to_its_feature():
     features = model.encoder[:-1](map_pixels(x)).relu().permute(0, 2, 3, 1).flatten(0, 2)
     conv = model.encoder.output.conv
     assert len(conv.weight.unique(dim=0)) == 32
-    scale = (-2 * conv.bias / conv.weight.square().sum((1, 2, 3)))[:, None]  # rows are codes / scale
+    scale = (-2 * conv.bias / conv.weight.square().sum((1, 2, 3)))[
+        :, None
+    ]  # rows are codes / scale
     squared = torch.cdist(features, conv.weight.flatten(1) * scale).square()
     assert torch.equal(model.tokens(x).flatten(), squared.argmin(1))
     expected = -3 / 2 * squared / squared.amin(1).mean()
@@ -261,14 +287,17 @@ def test_codes_are_chosen_far_apart():
     codes, distance = spread_out(features, 8)
     assert sorted(torch.cdist(codes, groups).argmin(1).tolist()) == list(range(8))
     assert all((features == code).all(1).any() for code in codes)  # they are patches
-    torch.testing.assert_close(distance, torch.cdist(features, codes).amin(1).square(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        distance, torch.cdist(features, codes).amin(1).square(), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize('images', [torch.rand(2, 3, 16, 16), torch.full((64, 3, 16, 16), 0.5)])
 def test_too_few_different_patches_for_a_codebook_are_an_error(images):
     """32 patches for 32 codes; many that are one and the same inside the border."""
     with pytest.raises(
-        ValueError, match=r'patches of \d+ images are too few different ones for 32 codes: give InitCodebook'
+        ValueError,
+        match=r'patches of \d+ images are too few different ones for 32 codes: give InitCodebook',
     ):
         make().init_codebook(images.double())
 
@@ -286,7 +315,9 @@ def test_a_few_steps_on_the_same_images_lower_the_loss():
         losses.append(loss.item())
     errors.append(psnr(model.decode(model.tokens(x)), x))
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
-    assert errors[1] > errors[0] + 3  # dB; 5.1 where it was tried, and rounding differs between machines
+    assert (
+        errors[1] > errors[0] + 3
+    )  # dB; 5.1 where it was tried, and rounding differs between machines
 
 
 # -- what is reported --------------------------------------------------------------------------------------------------
@@ -318,9 +349,15 @@ def test_predict_reports_nats_an_image_and_decibels():
     for sample, one in zip(model.predict(x), x, strict=True):
         assert torch.equal(sample.ids, model.tokens(one[None])[0])
         log_q = model.logits(one[None])[0].log_softmax(0)
-        assert sample.kl.item() == pytest.approx((log_q.exp() * (log_q + math.log(32))).sum().item(), rel=1e-6)
+        assert sample.kl.item() == pytest.approx(
+            (log_q.exp() * (log_q + math.log(32))).sum().item(), rel=1e-6
+        )
         expected = logit_laplace(model.decode_maps(sample.ids[None]), one[None]).sum()
         assert sample.log_likelihood.item() == pytest.approx(expected.item(), rel=1e-6)
-        assert sample.psnr.item() == pytest.approx(psnr(model.decode(sample.ids[None])[0], one).item(), rel=1e-6)
+        assert sample.psnr.item() == pytest.approx(
+            psnr(model.decode(sample.ids[None])[0], one).item(), rel=1e-6
+        )
         flat = one.mean((1, 2), keepdim=True)
-        assert sample.psnr_mean_color.item() == pytest.approx(-10 * math.log10(((one - flat) ** 2).mean()), rel=1e-6)
+        assert sample.psnr_mean_color.item() == pytest.approx(
+            -10 * math.log10(((one - flat) ** 2).mean()), rel=1e-6
+        )

@@ -34,14 +34,22 @@ GOLDEN = {
 
 def fill(model: nn.Module, rng: np.random.Generator) -> None:
     for name, p in model.named_parameters():
-        p.data = torch.from_numpy(rng.normal(float('norm' in name and 'weight' in name), 0.2, p.shape))
+        p.data = torch.from_numpy(
+            rng.normal(float('norm' in name and 'weight' in name), 0.2, p.shape)
+        )
 
 
 def run(backbone: dict, **target: object) -> list[float]:
     rng = np.random.default_rng(0)
     model = BEiTPretrainer(
         backbone=dict(
-            type='BEiT', arch=ARCH, img_size=32, patch_size=8, mask_token=True, drop_path_rate=0.2, **backbone
+            type='BEiT',
+            arch=ARCH,
+            img_size=32,
+            patch_size=8,
+            mask_token=True,
+            drop_path_rate=0.2,
+            **backbone,
         ),
         target=dict(type='TokenTarget', tokenizer=VAE, **target),
         head=dict(type='MIMHead', in_channels=32, out_channels=K),
@@ -70,7 +78,9 @@ def run(backbone: dict, **target: object) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize('name, backbone', [('beit', BEIT), ('vit', VIT), ('checkpointing', BEIT | dict(with_cp=True))])
+@pytest.mark.parametrize(
+    'name, backbone', [('beit', BEIT), ('vit', VIT), ('checkpointing', BEIT | dict(with_cp=True))]
+)
 def test_the_losses_of_twenty_steps_are_what_they_were(name, backbone):
     expected = GOLDEN['beit' if name == 'checkpointing' else name]
     np.testing.assert_allclose(run(backbone), expected, rtol=1e-9)

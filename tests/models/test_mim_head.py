@@ -17,7 +17,9 @@ def head(channels: int = K) -> MIMHead:
 
 
 def features() -> torch.Tensor:
-    return torch.randn(B, M, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    return torch.randn(
+        B, M, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True
+    )
 
 
 def ids() -> torch.Tensor:
@@ -42,7 +44,9 @@ def test_loss_is_cross_entropy_at_the_valid_places():
 def test_loss_of_pixels_is_the_mean_squared_error_at_the_valid_places():
     model, x, target = head(), features(), torch.randn(B, M, K, dtype=torch.float64)
     logged = model.loss(x, target, valid())
-    torch.testing.assert_close(logged['loss'], F.mse_loss(model(x)[valid()], target[valid()]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        logged['loss'], F.mse_loss(model(x)[valid()], target[valid()]), rtol=1e-6, atol=0
+    )
     assert set(logged) == {'loss'}
 
 
@@ -53,7 +57,8 @@ def test_what_stands_at_unused_places_changes_nothing():
     assert all(torch.equal(first[k], second[k]) for k in first)
     pixels = model(x).detach()
     assert torch.equal(
-        model.loss(x, pixels + 1, valid())['loss'], model.loss(other_x, model(other_x) + 1, valid())['loss']
+        model.loss(x, pixels + 1, valid())['loss'],
+        model.loss(other_x, model(other_x) + 1, valid())['loss'],
     )
 
 
@@ -64,7 +69,9 @@ def test_accuracy_counts_hits_among_the_valid_places():
     x = F.one_hot(target, D).double()  # every prediction is right,
     x[0, :3] = x[0, :3].roll(1, -1)  # but three of the seven that count,
     x[2] = x[2].roll(1, -1)  # and some that do not
-    assert model.loss(x, target, valid())['masked_accuracy'].item() == pytest.approx(100 * 4 / 7, rel=1e-6)
+    assert model.loss(x, target, valid())['masked_accuracy'].item() == pytest.approx(
+        100 * 4 / 7, rel=1e-6
+    )
 
 
 def test_nothing_to_predict_is_a_loss_of_zero_with_a_gradient_of_zero():
@@ -77,7 +84,10 @@ def test_nothing_to_predict_is_a_loss_of_zero_with_a_gradient_of_zero():
 
 
 def test_token_entropy_is_the_loss_of_a_model_that_ignores_the_image():
-    model, target = head(), torch.tensor([[1, 1, 2, 3, 0], [3, 3, 9, 9, 9], [4, 4, 4, 4, 4]])  # 1 1 2 3 0 3 3 count
+    model, target = (
+        head(),
+        torch.tensor([[1, 1, 2, 3, 0], [3, 3, 9, 9, 9], [4, 4, 4, 4, 4]]),
+    )  # 1 1 2 3 0 3 3 count
     share = torch.tensor([1, 2, 1, 3]) / 7
     entropy = -(share * share.log()).sum().item()
     logged = model.loss(features(), target, valid())
@@ -85,12 +95,18 @@ def test_token_entropy_is_the_loss_of_a_model_that_ignores_the_image():
     model.proj.weight.data.zero_()
     model.proj.bias.data = torch.full((K,), -1e3, dtype=torch.float64)
     model.proj.bias.data[:4] = share.log().double()
-    assert model.loss(features(), target, valid())['loss'].item() == pytest.approx(entropy, rel=1e-6)
+    assert model.loss(features(), target, valid())['loss'].item() == pytest.approx(
+        entropy, rel=1e-6
+    )
 
 
 def test_token_entropy_forgets():
     """Uniform targets after many of one id: within a few hundred iterations the entropy is the new one."""
-    model, x, every = head(), torch.zeros(K, 1, D, dtype=torch.float64), torch.ones(K, 1, dtype=torch.bool)
+    model, x, every = (
+        head(),
+        torch.zeros(K, 1, D, dtype=torch.float64),
+        torch.ones(K, 1, dtype=torch.bool),
+    )
     for _ in range(5):
         entropy = model.loss(x, torch.zeros(K, 1, dtype=torch.int64), every)['token_entropy']
     assert entropy == 0

@@ -9,7 +9,9 @@ ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
 
 def test_another_patch_changes_its_own_feature_and_no_other_also_when_trained():
     torch.manual_seed(0)
-    model = PatchwiseBEiT(arch=ARCH, img_size=32, patch_size=8, rel_pos_bias='per_layer', out_type='featmap')
+    model = PatchwiseBEiT(
+        arch=ARCH, img_size=32, patch_size=8, rel_pos_bias='per_layer', out_type='featmap'
+    )
     model.init_weights()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):

@@ -23,14 +23,29 @@ def tokenizer(tmp_path_factory) -> str:
     return str(path)
 
 
-def make(checkpoint: str | None = None, recover: str = 'masked', target: dict | None = None) -> BEiTPretrainer:
+def make(
+    checkpoint: str | None = None, recover: str = 'masked', target: dict | None = None
+) -> BEiTPretrainer:
     """In f64, with weights drawn away from their special initial values."""
     torch.manual_seed(0)
-    target = target or dict(type='TokenTarget', tokenizer=dict(type='DiscreteVAE', **VAE), checkpoint=checkpoint)
+    target = target or dict(
+        type='TokenTarget', tokenizer=dict(type='DiscreteVAE', **VAE), checkpoint=checkpoint
+    )
     model = BEiTPretrainer(
-        backbone=dict(type='BEiT', arch=ARCH, img_size=32, patch_size=8, mask_token=True, rel_pos_bias='shared'),
+        backbone=dict(
+            type='BEiT',
+            arch=ARCH,
+            img_size=32,
+            patch_size=8,
+            mask_token=True,
+            rel_pos_bias='shared',
+        ),
         target=target | dict(recover=recover),
-        head=dict(type='MIMHead', in_channels=32, out_channels=192 if target['type'] == 'PixelTarget' else K),
+        head=dict(
+            type='MIMHead',
+            in_channels=32,
+            out_channels=192 if target['type'] == 'PixelTarget' else K,
+        ),
         num_masked=BUDGET,
     )
     for p in model.parameters():
@@ -45,7 +60,9 @@ def batch(ids: bool = True) -> dict[str, torch.Tensor]:
     mask[0, 1:3, :3], mask[1, :2, 2:] = True, True
     patch_view = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=rng)
     if ids:
-        return dict(patch_view=patch_view, mask=mask, token_ids=torch.randint(K, (2, 4, 4), generator=rng))
+        return dict(
+            patch_view=patch_view, mask=mask, token_ids=torch.randint(K, (2, 4, 4), generator=rng)
+        )
     return dict(patch_view=patch_view, mask=mask, token_view=torch.rand(2, 3, 8, 8, generator=rng))
 
 
@@ -75,7 +92,10 @@ def test_the_token_at_a_shown_position_counts_only_when_all_are_recovered(recove
     for row, column in ((0, 0), (3, 3), (0, 1)):  # shown in both images
         ids = inputs['token_ids'].clone()
         ids[:, row, column] = (ids[:, row, column] + 1) % K
-        losses = [model.loss(inputs | dict(token_ids=t))['loss'].item() for t in (inputs['token_ids'], ids)]
+        losses = [
+            model.loss(inputs | dict(token_ids=t))['loss'].item()
+            for t in (inputs['token_ids'], ids)
+        ]
         assert (losses[0] == losses[1]) is (recover == 'masked')
     ids = inputs['token_ids'].clone()
     ids[0, 1, 1] = (ids[0, 1, 1] + 1) % K  # hidden
@@ -87,8 +107,12 @@ def test_the_loss_is_the_cross_entropy_of_eq_1(recover):
     """Spelled out with the whole sequence and boolean indexing."""
     model, inputs = make(recover=recover), batch()
     (sequence,) = model.backbone(inputs['patch_view'], inputs['mask'])
-    where = inputs['mask'].flatten(1) if recover == 'masked' else torch.ones(2, 16, dtype=torch.bool)
-    expected = F.cross_entropy(model.head(sequence[:, 1:][where]), inputs['token_ids'].flatten(1)[where])
+    where = (
+        inputs['mask'].flatten(1) if recover == 'masked' else torch.ones(2, 16, dtype=torch.bool)
+    )
+    expected = F.cross_entropy(
+        model.head(sequence[:, 1:][where]), inputs['token_ids'].flatten(1)[where]
+    )
     assert model.loss(inputs)['loss'].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -97,7 +121,9 @@ def test_pixels_are_predicted_at_the_hidden_patches():
     inputs = batch()
     (sequence,) = model.backbone(inputs['patch_view'], inputs['mask'])
     where = inputs['mask'].flatten(1)
-    expected = F.mse_loss(model.head(sequence[:, 1:][where]), model.target(inputs).flatten(1, 2)[where])
+    expected = F.mse_loss(
+        model.head(sequence[:, 1:][where]), model.target(inputs).flatten(1, 2)[where]
+    )
     assert model.loss(inputs)['loss'].item() == pytest.approx(expected.item(), rel=1e-6)
     mse = torch.cat([sample.mse[sample.hidden] for sample in model.predict(inputs)])
     assert mse.mean().item() == pytest.approx(expected.item(), rel=1e-6)
@@ -114,7 +140,9 @@ def test_nothing_hidden_and_nothing_to_recover_is_a_loss_of_zero():
     model, inputs = make(), batch()
     loss = model.loss(inputs | dict(mask=torch.zeros(2, 4, 4, dtype=torch.bool)))['loss']
     loss.backward()
-    assert loss == 0 and all(p.grad is not None and p.grad.abs().max() == 0 for p in model.parameters())
+    assert loss == 0 and all(
+        p.grad is not None and p.grad.abs().max() == 0 for p in model.parameters()
+    )
 
 
 def test_without_a_mask_all_tokens_are_recovered_from_the_whole_image():
@@ -122,14 +150,18 @@ def test_without_a_mask_all_tokens_are_recovered_from_the_whole_image():
     model, inputs = make(recover='all'), batch()
     bare = {k: v for k, v in inputs.items() if k != 'mask'}
     (sequence,) = model.backbone(inputs['patch_view'])
-    expected = F.cross_entropy(model.head(sequence[:, 1:]).flatten(0, 1), inputs['token_ids'].flatten())
+    expected = F.cross_entropy(
+        model.head(sequence[:, 1:]).flatten(0, 1), inputs['token_ids'].flatten()
+    )
     assert model.loss(bare)['loss'].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_every_parameter_learns():
     model = make()
     model.loss(batch())['loss'].backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
+    assert [
+        n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0
+    ] == []
 
 
 # -- the tokenizer stays what it is ------------------------------------------------------------------------------------
@@ -146,7 +178,9 @@ def test_the_tokenizer_gets_no_gradient_stays_in_eval_mode_and_is_not_saved(toke
     assert not own.training and not any(m.training for m in own.modules())
     assert all(p.grad is None and not p.requires_grad for p in own.parameters())
     assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
-    names = {n.split('.')[0] for n in model.state_dict()} | {n.split('.')[0] for n, _ in model.named_parameters()}
+    names = {n.split('.')[0] for n in model.state_dict()} | {
+        n.split('.')[0] for n, _ in model.named_parameters()
+    }
     assert names == {'backbone', 'head', 'target_fingerprint'}
 
 
@@ -180,7 +214,9 @@ def test_masked_places_are_exactly_the_hidden_ones_in_a_static_shape(budget):
 
 
 def test_more_hidden_patches_than_the_budget_are_an_error():
-    with pytest.raises(ValueError, match=r'a mask hides 6 patches, the model reads num_masked=5.*same budget'):
+    with pytest.raises(
+        ValueError, match=r'a mask hides 6 patches, the model reads num_masked=5.*same budget'
+    ):
         masked_places(batch()['mask'], 5)
     with pytest.raises(ValueError, match=r'num_masked=17 is more than the 16 patches'):
         masked_places(batch()['mask'], 17)
@@ -203,7 +239,9 @@ def test_predict_gives_both_terms_of_eq_3_in_nats_an_image(tokenizer):
         hidden = inputs['mask'][i].flatten()
         own = ids[i].flatten()[hidden]
         expected = log_p[i][hidden].gather(1, own[:, None]).sum()
-        assert sample.log_p_tokens[sample.hidden].sum().item() == pytest.approx(expected.item(), rel=1e-4)
+        assert sample.log_p_tokens[sample.hidden].sum().item() == pytest.approx(
+            expected.item(), rel=1e-4
+        )
         assert sample.log_likelihood.item() == pytest.approx(pixel_term[i].item(), rel=1e-5)
         assert sample.index[sample.valid].tolist() == hidden.nonzero().flatten().tolist()
         assert torch.equal(sample.target[sample.valid], own)
@@ -212,24 +250,38 @@ def test_predict_gives_both_terms_of_eq_3_in_nats_an_image(tokenizer):
     assert loss == pytest.approx(-sum(token_terms) / 10, rel=1e-4)  # 10 are hidden
 
 
-@pytest.mark.parametrize('target', [None, dict(type='PixelTarget', patch_size=8)], ids=['tokens', 'pixels'])
-def test_figures_of_models_that_recover_all_are_comparable_with_those_that_recover_the_hidden(target):
+@pytest.mark.parametrize(
+    'target', [None, dict(type='PixelTarget', patch_size=8)], ids=['tokens', 'pixels']
+)
+def test_figures_of_models_that_recover_all_are_comparable_with_those_that_recover_the_hidden(
+    target,
+):
     """The same network, asked for more places."""
     figures, logged = {}, {}
     for recover in ('masked', 'all'):
         model, metric = make(recover=recover, target=target).eval(), MIMMetric()
         metric.process({}, [sample.to_dict() for sample in model.predict(batch())])
-        figures[recover], logged[recover] = metric.compute_metrics(metric.results), model.loss(batch())
+        figures[recover], logged[recover] = (
+            metric.compute_metrics(metric.results),
+            model.loss(batch()),
+        )
     everywhere = {name for name in figures['all'] if name.endswith('_all')}
-    assert {name: figures['all'][name] for name in figures['all'].keys() - everywhere} == pytest.approx(
-        figures['masked']
-    )
+    assert {
+        name: figures['all'][name] for name in figures['all'].keys() - everywhere
+    } == pytest.approx(figures['masked'])
     assert figures['all']['val_loss_all'] != pytest.approx(figures['masked']['val_loss'], rel=1e-3)
     if target is None:
-        assert everywhere == {'val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all'}
+        assert everywhere == {
+            'val_loss_all',
+            'accuracy_all',
+            'marginal_entropy_all',
+            'marginal_accuracy_all',
+        }
         assert figures['all']['val_loss_all'] == pytest.approx(logged['all']['loss'].item())
         for recover, found in logged.items():
-            assert found['masked_accuracy'].item() == pytest.approx(figures[recover]['masked_accuracy'])
+            assert found['masked_accuracy'].item() == pytest.approx(
+                figures[recover]['masked_accuracy']
+            )
         assert logged['all']['accuracy_all'].item() == pytest.approx(figures['all']['accuracy_all'])
         assert 'accuracy_all' not in logged['masked']
 
@@ -258,7 +310,10 @@ def test_views_are_normalised_on_the_device():
     for channel, (mean, std) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]):
         expected = (views['patch_view'][:, channel] / 255 - mean) / std
         torch.testing.assert_close(out['patch_view'][:, channel], expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(out['token_view'], views['token_view'].float() / 255) and out['token_view'].max() <= 1
+    assert (
+        torch.equal(out['token_view'], views['token_view'].float() / 255)
+        and out['token_view'].max() <= 1
+    )
     assert out['mask'] is mask and views['patch_view'].dtype == torch.uint8
 
 

@@ -24,12 +24,16 @@ SIZES = [1, 2, 3, 4, 7, 14]
 
 
 def noise(grid: tuple[int, int], heads: int = 3) -> torch.Tensor:
-    return torch.randn(table_rows(grid), heads, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.randn(
+        table_rows(grid), heads, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def table_of(function, grid: tuple[int, int]) -> torch.Tensor:
     """A table whose bias at the offset (dy, dx), key before query, is function(dy, dx)."""
-    dy, dx = np.meshgrid(np.arange(1 - grid[0], grid[0]), np.arange(1 - grid[1], grid[1]), indexing='ij')
+    dy, dx = np.meshgrid(
+        np.arange(1 - grid[0], grid[0]), np.arange(1 - grid[1], grid[1]), indexing='ij'
+    )
     return torch.from_numpy(np.append(function(dy, dx).ravel(), [1.0, 2.0, 3.0]))[:, None]
 
 
@@ -51,7 +55,11 @@ def test_the_papers_grid_has_732_rows_and_all_are_read():
 
 
 def test_bias_depends_on_the_offset_alone():
-    bias = position_bias(noise((5, 4)), (5, 4), (5, 4))[:, 1:, 1:].unflatten(1, (5, 4)).unflatten(3, (5, 4))
+    bias = (
+        position_bias(noise((5, 4)), (5, 4), (5, 4))[:, 1:, 1:]
+        .unflatten(1, (5, 4))
+        .unflatten(3, (5, 4))
+    )
     assert torch.equal(bias[:, :-1, :-1, :-1, :-1], bias[:, 1:, 1:, 1:, 1:])
 
 
@@ -62,7 +70,9 @@ def test_the_same_grid_is_left_alone():
 
 def test_a_new_table_adds_nothing():
     bias = RelativePositionBias((5, 4), 3)
-    assert torch.equal(bias((5, 4)), torch.zeros(3, 21, 21)) and torch.equal(bias((2, 7)), torch.zeros(3, 15, 15))
+    assert torch.equal(bias((5, 4)), torch.zeros(3, 21, 21)) and torch.equal(
+        bias((2, 7)), torch.zeros(3, 15, 15)
+    )
 
 
 @pytest.mark.parametrize('source', SIZES)
@@ -82,17 +92,25 @@ def test_the_nearest_offsets_keep_their_bias(source, target):
     """The geometric grid leaves the offsets −1, 0, 1 where they are, and nothing beyond known ones is extrapolated."""
     table = noise((source, source), 1)
     before = table[:-3].reshape(2 * source - 1, -1)
-    after = resize_bias_table(table, (source, source), (target, target))[:-3].reshape(2 * target - 1, -1)
+    after = resize_bias_table(table, (source, source), (target, target))[:-3].reshape(
+        2 * target - 1, -1
+    )
     near = min(source, target, 2) - 1
     inside = slice(source - 1 - near, source + near), slice(target - 1 - near, target + near)
-    torch.testing.assert_close(after[inside[1], inside[1]], before[inside[0], inside[0]], rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        after[inside[1], inside[1]], before[inside[0], inside[0]], rtol=0, atol=1e-8
+    )
     if source == 2:
         assert before.min() - 1 < after.min() and after.max() < before.max() + 1
 
 
-@pytest.mark.parametrize(('small', 'large'), [((14, 14), (32, 32)), ((14, 14), (24, 20)), ((8, 14), (14, 16))])
+@pytest.mark.parametrize(
+    ('small', 'large'), [((14, 14), (32, 32)), ((14, 14), (24, 20)), ((8, 14), (14, 16))]
+)
 def test_a_smooth_table_comes_back(small, large):
-    table = table_of(lambda y, x: np.exp(-(y**2 + x**2) / 50) + np.tanh(y / 8) * np.cos(x / 6), small)
+    table = table_of(
+        lambda y, x: np.exp(-(y**2 + x**2) / 50) + np.tanh(y / 8) * np.cos(x / 6), small
+    )
     back = resize_bias_table(resize_bias_table(table, small, large), large, small)
     assert (back - table).abs().max() < 1e-2 * (table[:-3].max() - table[:-3].min())
 
@@ -109,7 +127,9 @@ def test_image_and_table_resized_together_keep_the_meaning():
     assert (large.diff(dim=0) > 0).all() and (large.diff(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize(('source', 'target'), [((14, 14), (24, 24)), ((14, 14), (32, 32)), ((8, 14), (12, 40))])
+@pytest.mark.parametrize(
+    ('source', 'target'), [((14, 14), (24, 24)), ((14, 14), (32, 32)), ((8, 14), (12, 40))]
+)
 def test_it_is_the_cubic_spline_of_the_official_code(source, target):
     """interp2d(kind='cubic') on a rectangular grid was FITPACK's interpolating bicubic spline, still in SciPy."""
 
@@ -136,7 +156,11 @@ def test_it_is_what_interp2d_gave_in_the_official_code(case):
     judged = json.loads((Path(__file__).parent / 'interp2d.json').read_text())['cases'][case]
     source, target = judged['source'], judged['target']
     table = torch.from_numpy(np.append(judge(source).ravel(), [1.0, 2.0, 3.0]))[:, None]
-    resized = resize_bias_table(table, (source,) * 2, (target,) * 2)[:-3].reshape(2 * target - 1, -1).numpy()
+    resized = (
+        resize_bias_table(table, (source,) * 2, (target,) * 2)[:-3]
+        .reshape(2 * target - 1, -1)
+        .numpy()
+    )
     assert np.abs(resized[judged['rows']] - judged['values']).max() < 1e-5 * np.ptp(judge(source))
 
 
@@ -149,7 +173,9 @@ def test_gradients_flow_through_the_resize():
 
 def test_each_dtype_gets_a_table_of_its_own():
     table = noise((4, 4))
-    double, single = (resize_bias_table(table.to(t), (4, 4), (6, 6)) for t in (torch.float64, torch.float32))
+    double, single = (
+        resize_bias_table(table.to(t), (4, 4), (6, 6)) for t in (torch.float64, torch.float32)
+    )
     assert double.dtype == torch.float64 and single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
 
@@ -157,7 +183,9 @@ def test_each_dtype_gets_a_table_of_its_own():
 def model(**settings) -> BEiT:
     torch.manual_seed(0)
     arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
-    model = BEiT(**dict(arch=arch, img_size=32, patch_size=8, rel_pos_bias='per_layer') | settings).eval()
+    model = BEiT(
+        **dict(arch=arch, img_size=32, patch_size=8, rel_pos_bias='per_layer') | settings
+    ).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return model
@@ -179,9 +207,13 @@ FIRST = {
     'torch.func': lambda model, image: torch.func.jvp(lambda x: model(x)[0], (image,), (image,)),
     'fake tensors': in_fake_mode,
     'export': lambda model, image: torch.export.export(model, (image,)).module()(image)[0],
-    'export strict': lambda model, image: torch.export.export(model, (image,), strict=True).module()(image)[0],
+    'export strict': lambda model, image: torch.export.export(
+        model, (image,), strict=True
+    ).module()(image)[0],
     'trace': lambda model, image: torch.jit.trace(model, image)(image)[0],
-    'compile': lambda model, image: torch.compile(model, backend='aot_eager', fullgraph=True)(image)[0],
+    'compile': lambda model, image: torch.compile(model, backend='aot_eager', fullgraph=True)(
+        image
+    )[0],
 }
 
 
@@ -204,8 +236,13 @@ def empty_cache() -> None:
 def test_constants_serve_every_mode_whichever_made_them(first, positions, size, empty_cache):
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     found = FIRST[first](model(rel_pos_bias=positions), image)
-    made = [*relative_position._index.kept.values(), *relative_position._spline_matrix.kept.values()]
-    assert {type(constant) for constant in made} == {torch.Tensor} and len(made) == 1 + 2 * (size != (32, 32))
+    made = [
+        *relative_position._index.kept.values(),
+        *relative_position._spline_matrix.kept.values(),
+    ]
+    assert {type(constant) for constant in made} == {torch.Tensor} and len(made) == 1 + 2 * (
+        size != (32, 32)
+    )
     later = model(rel_pos_bias=positions)
     (features,) = later(image)
     features.sum().backward()
@@ -234,7 +271,9 @@ def test_a_compiled_model_takes_images_of_any_size(dynamic, empty_cache):
         torch.testing.assert_close(compiled(image)[0], ours(image)[0])
 
 
-def test_constants_are_kept_up_to_a_limit_and_the_newest_whatever_its_size(empty_cache, monkeypatch):
+def test_constants_are_kept_up_to_a_limit_and_the_newest_whatever_its_size(
+    empty_cache, monkeypatch
+):
     monkeypatch.setattr(relative_position, 'MAX_CACHE_MB', 1)
 
     def kept() -> list[tuple]:

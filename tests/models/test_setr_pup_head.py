@@ -29,7 +29,11 @@ def segmentor(decode_head, neck=None, auxiliary_head=None, out_indices=(0, 1, 2,
     )  # fmt: skip
     model = MODELS.build(
         dict(
-            type='EncoderDecoder', backbone=backbone, neck=neck, decode_head=decode_head, auxiliary_head=auxiliary_head
+            type='EncoderDecoder',
+            backbone=backbone,
+            neck=neck,
+            decode_head=decode_head,
+            auxiliary_head=auxiliary_head,
         )
     )
     model.init_weights()
@@ -37,7 +41,14 @@ def segmentor(decode_head, neck=None, auxiliary_head=None, out_indices=(0, 1, 2,
 
 
 def pup(**kwargs):
-    base = dict(type='beit_mm.SETRPUPHead', in_channels=32, channels=16, num_stages=3, num_classes=3, norm_cfg=BN)
+    base = dict(
+        type='beit_mm.SETRPUPHead',
+        in_channels=32,
+        channels=16,
+        num_stages=3,
+        num_classes=3,
+        norm_cfg=BN,
+    )
     return dict(base, **kwargs)
 
 
@@ -59,7 +70,12 @@ def test_each_stage_doubles_the_map(upsample, num_stages):
 
 @pytest.mark.parametrize('upsample, kernel', [('bilinear', 3), ('deconv', 4)])
 def test_parameter_count(upsample, kernel):
-    count = sum(p.numel() for p in head(in_channels=768, channels=256, num_classes=150, upsample=upsample).parameters())
+    count = sum(
+        p.numel()
+        for p in head(
+            in_channels=768, channels=256, num_classes=150, upsample=upsample
+        ).parameters()
+    )
     convs = kernel**2 * 256 * (768 + 3 * 256) + 4 * 2 * 256
     assert count == 2 * 768 + convs + 256 * 150 + 150
 
@@ -81,7 +97,9 @@ def test_moving_the_features_moves_the_logits(upsample):
     net = head(num_stages=2, upsample=upsample).eval()
     x = torch.randn(1, 8, 12, 12)
     moved = net((F.pad(x, (1, 0, 1, 0))[..., :12, :12],))
-    torch.testing.assert_close(moved[..., 16:32, 16:32], net((x,))[..., 12:28, 12:28], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        moved[..., 16:32, 16:32], net((x,))[..., 12:28, 12:28], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize('upsample', ['bilinear', 'deconv'])
@@ -94,7 +112,10 @@ def test_scale_and_offset_of_the_features_do_not_matter(upsample):
 @pytest.mark.parametrize('upsample', ['bilinear', 'deconv'])
 def test_every_parameter_gets_gradient_and_overfits(upsample):
     """Main head on the last block, two auxiliary heads lower down: gradients everywhere, and the loss falls."""
-    aux = [pup(num_stages=1, in_index=i, loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4)) for i in (1, 2)]
+    aux = [
+        pup(num_stages=1, in_index=i, loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4))
+        for i in (1, 2)
+    ]
     model = segmentor(pup(in_index=3, upsample=upsample), auxiliary_head=aux)
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2), []
     images, samples = batch()
@@ -107,7 +128,9 @@ def test_every_parameter_gets_gradient_and_overfits(upsample):
         losses.append(loss.item())
     assert idle == []
     assert {'decode.loss_ce', 'aux_0.loss_ce', 'aux_1.loss_ce'} <= set(log)
-    assert losses[0] > 1.8 * 0.9 and losses[-1] < 0.25 * losses[0]  # (1 + 2·0.4)·ln 3 = 1.98 at chance
+    assert (
+        losses[0] > 1.8 * 0.9 and losses[-1] < 0.25 * losses[0]
+    )  # (1 + 2·0.4)·ln 3 = 1.98 at chance
 
 
 def test_upernet_on_the_pyramid_of_mmseg_trains():

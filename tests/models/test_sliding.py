@@ -11,7 +11,9 @@ from beit_mm.models.sliding import EncoderDecoder, starts
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=4, feedforward_channels=64)
 
 
-def pair(crop: tuple[int, int], stride: tuple[int, int], **test_cfg) -> tuple[Stock, EncoderDecoder]:
+def pair(
+    crop: tuple[int, int], stride: tuple[int, int], **test_cfg
+) -> tuple[Stock, EncoderDecoder]:
     parts = dict(
         backbone=dict(
             type='beit_mm.BEiT', arch=ARCH, img_size=crop, patch_size=8, rel_pos_bias='per_layer', out_type='featmap'
@@ -38,11 +40,15 @@ def test_logits_are_those_of_one_window_after_another(size, windows):
     image = torch.randn(2, 3, *size)
     meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0, 0, 0, 0])
     with torch.no_grad():
-        expected, found = (model.inference(image, [dict(meta), dict(meta)]) for model in (stock, ours))
+        expected, found = (
+            model.inference(image, [dict(meta), dict(meta)]) for model in (stock, ours)
+        )
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize('size, crop, stride', [(683, 512, 341), (512, 512, 341), (2048, 512, 341), (40, 64, 30)])
+@pytest.mark.parametrize(
+    'size, crop, stride', [(683, 512, 341), (512, 512, 341), (2048, 512, 341), (40, 64, 30)]
+)
 def test_windows_cover_a_side_and_stay_inside(size, crop, stride):
     found = starts(size, crop, stride)
     covered = {x for start in found for x in range(start, min(start + crop, size))}

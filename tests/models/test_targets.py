@@ -37,7 +37,9 @@ def test_tokens_are_those_of_the_checkpoint(trained):
 def test_the_tokenizer_is_frozen_and_no_part_of_the_model(trained):
     target = TokenTarget(VAE, trained[1])
     assert not isinstance(target, torch.nn.Module)
-    assert not target.tokenizer.training and not any(p.requires_grad for p in target.tokenizer.parameters())
+    assert not target.tokenizer.training and not any(
+        p.requires_grad for p in target.tokenizer.parameters()
+    )
     tokens = target(dict(token_view=views().requires_grad_()))
     assert not tokens.requires_grad and target.tokenizer.encoder.input.weight.grad is None
 
@@ -59,10 +61,14 @@ def test_half_precision_is_that_of_all_but_the_last_convolution(trained, dtype):
     model, path = trained
     inputs, half = dict(token_view=views(256)), getattr(torch, dtype)
     with torch.autocast('cpu', half), torch.no_grad():
-        features = model.encoder[:-1](map_pixels(inputs['token_view']).contiguous(memory_format=torch.channels_last))
+        features = model.encoder[:-1](
+            map_pixels(inputs['token_view']).contiguous(memory_format=torch.channels_last)
+        )
         all_half = model.encoder.output(features).argmax(1)
     tokens, expected = TokenTarget(VAE, path, dtype=dtype)(inputs), TokenTarget(VAE, path)(inputs)
-    assert features.dtype == half and torch.equal(tokens, model.encoder.output(features.float()).argmax(1))
+    assert features.dtype == half and torch.equal(
+        tokens, model.encoder.output(features.float()).argmax(1)
+    )
     assert 0 < (tokens != expected).float().mean() < 0.5 * (all_half != expected).float().mean()
 
 
@@ -78,8 +84,14 @@ def test_cached_ids_are_used_as_they_are_and_need_no_tokenizer():
 
 def test_without_a_checkpoint_an_error_tells_the_command_that_makes_one():
     target = TokenTarget(VAE)
-    for use in (lambda: target(dict(token_view=views())), target.fingerprint, lambda: target.tokenizer):
-        with pytest.raises(FileNotFoundError, match=r'tools/train.py configs/tokenizer/.*model.target.checkpoint='):
+    for use in (
+        lambda: target(dict(token_view=views())),
+        target.fingerprint,
+        lambda: target.tokenizer,
+    ):
+        with pytest.raises(
+            FileNotFoundError, match=r'tools/train.py configs/tokenizer/.*model.target.checkpoint='
+        ):
             use()
 
 
@@ -88,12 +100,16 @@ def test_a_missing_file_is_named(tmp_path):
         TokenTarget(VAE, str(tmp_path / 'gone.pth'))(dict(token_view=views()))
 
 
-@pytest.mark.parametrize('other', [dict(vocab_size=16), dict(width=4), dict(groups=2), dict(blocks=2)])
+@pytest.mark.parametrize(
+    'other', [dict(vocab_size=16), dict(width=4), dict(groups=2), dict(blocks=2)]
+)
 def test_a_tokenizer_of_another_shape_is_refused_and_never_half_loaded(trained, other):
     target = TokenTarget(VAE | other, trained[1])
     before = {k: v.clone() for k, v in target._tokenizer.state_dict().items()}
     for _ in range(2):  # the second use fails as well
-        with pytest.raises(ValueError, match=r'does not fit this tokenizer.*vocab_size, width, groups, blocks'):
+        with pytest.raises(
+            ValueError, match=r'does not fit this tokenizer.*vocab_size, width, groups, blocks'
+        ):
             target(dict(token_view=views()))
     assert all(torch.equal(v, before[k]) for k, v in target._tokenizer.state_dict().items())
 

@@ -54,7 +54,16 @@ def test_each_verb_writes_its_rows(verbs, tmp_path):
     wanted = {case: peers for verb in verbs for case, peers in CASES[verb].items()}
     assert list(rows) == list(wanted)
     for case, row in rows.items():
-        assert {'case', 'unit', 'ours', 'peers', 'ratio', 'share_of_peak', 'peak_rss_gib', 'machine'} <= set(row)
+        assert {
+            'case',
+            'unit',
+            'ours',
+            'peers',
+            'ratio',
+            'share_of_peak',
+            'peak_rss_gib',
+            'machine',
+        } <= set(row)
         assert set(row['peers']) == set(row['ratio']) == wanted[case]
         assert case in done.stdout and all(value > 0 for value in row['ratio'].values())
 
@@ -94,6 +103,8 @@ def test_all_take_their_turns_and_another_begins_each_round():
     from benchmarks.turns import take_turns
 
     calls = []
-    times = take_turns({name: lambda name=name: calls.append(name) for name in 'abc'}, rounds=3, warm_up=1, calls=2)
+    times = take_turns(
+        {name: lambda name=name: calls.append(name) for name in 'abc'}, rounds=3, warm_up=1, calls=2
+    )
     assert ''.join(calls) == 'bbccaa' + 'ccaabb' + 'aabbcc' + 'bbccaa'
     assert {name: len(found) for name, found in times.items()} == dict(a=3, b=3, c=3)

@@ -26,7 +26,16 @@ spec.loader.exec_module(check_data)
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
     out = tmp_path_factory.mktemp('check') / 'shapes'
-    shapes.write(out, train=20, val=10, size=32, segmentation_train=20, segmentation_val=12, labels=(20,), jobs=1)
+    shapes.write(
+        out,
+        train=20,
+        val=10,
+        size=32,
+        segmentation_train=20,
+        segmentation_val=12,
+        labels=(20,),
+        jobs=1,
+    )
     return out
 
 
@@ -59,7 +68,9 @@ def faults(capsys, *arguments: str, jobs: int = 1) -> list[str]:
     status = check_data.main([*arguments, '--jobs', str(jobs)])
     out = capsys.readouterr().out.splitlines()
     found = [line.removeprefix('fault: ') for line in out if line.startswith('fault: ')]
-    assert status == bool(found) and out[-1] == (f'{len(found)} faults' if found else 'nothing is wrong')
+    assert status == bool(found) and out[-1] == (
+        f'{len(found)} faults' if found else 'nothing is wrong'
+    )
     return found
 
 
@@ -78,7 +89,12 @@ def test_all_faults_of_a_class_data_set_are_named(config, data, capsys, jobs):
     double = root / 'train' / Path(lines[2].split()[0]).with_suffix('.png')
     double.write_bytes(bad_files.encoded(Image.fromarray(bad_files.pixels())))
     kept = [line for line in lines if not line.endswith(' 7')]
-    extra = [f'{double.relative_to(root / "train")} 2', kept[4], f'{kept[5].split()[0]} 12', 'gone.jpg 3']
+    extra = [
+        f'{double.relative_to(root / "train")} 2',
+        kept[4],
+        f'{kept[5].split()[0]} 12',
+        'gone.jpg 3',
+    ]
     (root / 'meta/train_20.txt').write_text('\n'.join(kept + extra) + '\n')
     found = faults(capsys, config('classification'), '--split', 'train', jobs=jobs)
     expected = [
@@ -114,7 +130,9 @@ def test_all_faults_of_a_segmentation_data_set_are_named(config, data, capsys):
         'no pixel of it is labelled (0 and 255 are',
         'is empty',
     ]
-    found = [line for line in faults(capsys, config('segmentation')) if 'does not occur' not in line]
+    found = [
+        line for line in faults(capsys, config('segmentation')) if 'does not occur' not in line
+    ]
     assert len(found) == 5
     for path, message, line in zip(maps, messages, found, strict=False):
         assert str(path) in line and message in line
@@ -132,7 +150,9 @@ def test_a_data_set_that_cannot_be_built_is_a_fault(config, data, capsys):
     shutil.rmtree(data / 'ade20k/images/validation')
     (found,) = faults(capsys, config('segmentation'))
     assert 'the data set of val cannot be built' in found and 'validation' in found
-    path = config('classification', lambda cfg: cfg.train_dataloader.dataset.dataset.update(ann_file=''))
+    path = config(
+        'classification', lambda cfg: cfg.train_dataloader.dataset.dataset.update(ann_file='')
+    )
     (data / 'imagenet/train/n00000003x').mkdir()
     (found,) = faults(capsys, path, '--split', 'train')
     assert 'number of subfolders (11)' in found
@@ -142,4 +162,9 @@ def test_the_command_shows_progress_and_fails_for_a_fault(config, data):
     next((data / 'imagenet/val').rglob('*.JPEG')).write_bytes(b'')
     command = [sys.executable, str(SCRIPT), config('tokenizer'), '--split', 'val', '--jobs', '2']
     done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1])
-    assert done.returncode == 1 and 'is empty' in done.stdout and '10/10' in done.stderr and 'ETA' in done.stderr
+    assert (
+        done.returncode == 1
+        and 'is empty' in done.stdout
+        and '10/10' in done.stderr
+        and 'ETA' in done.stderr
+    )

@@ -77,7 +77,10 @@ def test_class_folders_need_no_list_and_a_flat_split_needs_one(imagenet, capsys)
 
 def test_the_real_counts_are_expected_by_default(imagenet, ade20k, capsys):
     found = ' '.join(faults(capsys, 'imagenet', imagenet))
-    assert 'uses 10 labels, 1000 are expected' in found and 'train has 20 images, 1281167 are expected' in found
+    assert (
+        'uses 10 labels, 1000 are expected' in found
+        and 'train has 20 images, 1281167 are expected' in found
+    )
     found = ' '.join(faults(capsys, 'ade20k', ade20k))
     assert 'training has 6 images, 20210 are expected' in found
 
@@ -135,7 +138,10 @@ def _truncate(root):
         (_remove_val, 'val is missing'),
         (_leave_archives, "unpack 'n00000000.tar'"),
         (_empty_class, "train has class folders without an image: 'n00000003'"),
-        (_rename_class, "classes differ: .*train has 'n00000003', .*val has 'fish'. Give all splits"),
+        (
+            _rename_class,
+            "classes differ: .*train has 'n00000003', .*val has 'fish'. Give all splits",
+        ),
         (_wrong_label, 'meta/train.txt has the labels 33, but the classes are numbered 0 … 9'),
         (_unlisted_file, 'val/n00000002/.*JPEG, cannot be read: No such file'),
         (
@@ -161,16 +167,31 @@ def _map(root, change):
 @pytest.mark.parametrize(
     'damage, message',
     [
-        (lambda root: shutil.rmtree(root / 'annotations/training'), 'annotations/training is missing'),
-        (lambda root: (root / 'annotations/training/ADE_train_00000001.png').unlink(), 'without a label map.*00000001'),
-        (lambda root: (root / 'images/validation/ADE_val_00000002.jpg').unlink(), 'without an image.*ADE_val_00000002'),
+        (
+            lambda root: shutil.rmtree(root / 'annotations/training'),
+            'annotations/training is missing',
+        ),
+        (
+            lambda root: (root / 'annotations/training/ADE_train_00000001.png').unlink(),
+            'without a label map.*00000001',
+        ),
+        (
+            lambda root: (root / 'images/validation/ADE_val_00000002.jpg').unlink(),
+            'without an image.*ADE_val_00000002',
+        ),
         (lambda root: _map(root, lambda m: m[:16]), '00000001.png is 32×16, its image 32×32'),
         (
             lambda root: _map(root, lambda m: m % 2 + 12),
             'the values 12, 13 in 1 of 6 label maps, e.g. .*00000001.png: 1 … 11',
         ),
-        (lambda root: _map(root, lambda m: np.stack([m] * 3, -1)), r'00000001.png is a picture \(mode RGB\)'),
-        (lambda root: _map(root, lambda m: m.astype(np.uint16) + 900), '00000001.png has the value 9'),
+        (
+            lambda root: _map(root, lambda m: np.stack([m] * 3, -1)),
+            r'00000001.png is a picture \(mode RGB\)',
+        ),
+        (
+            lambda root: _map(root, lambda m: m.astype(np.uint16) + 900),
+            '00000001.png has the value 9',
+        ),
     ],
 )
 def test_faults_of_ade20k_are_named(ade20k, capsys, damage, message):
@@ -185,7 +206,8 @@ def test_photos_named_in_capitals_are_read_and_the_suffix_is_named(ade20k, capsy
     (found,) = faults(capsys, 'ade20k', ade20k, *MAPS)
     assert (
         '6 files in' in found
-        and "end in .JPG, and the configs list .jpg alone. Rename them, or set img_suffix='.JPG'" in found
+        and "end in .JPG, and the configs list .jpg alone. Rename them, or set img_suffix='.JPG'"
+        in found
     )
 
 
@@ -219,11 +241,15 @@ def test_label_maps_are_judged_by_their_values(case, ade20k, capsys):
     for kind in ('images', 'annotations'):
         shutil.rmtree(ade20k / kind / 'validation')
         shutil.copytree(ade20k / kind / 'training', ade20k / kind / 'validation')
-    found, remarks, printed = lines(capsys, 'ade20k', ade20k, '--classes', '2', '--any-count', *options)
+    found, remarks, printed = lines(
+        capsys, 'ade20k', ade20k, '--classes', '2', '--any-count', *options
+    )
     for expected, said in ((fault, found), (remark, remarks)):
         assert bool(said) == bool(expected), printed
         assert not said or re.search(expected, said[0]), said
-    assert printed[0].startswith('0 is a class' if '--zero-is-class' in options else '0 is unlabelled')
+    assert printed[0].startswith(
+        '0 is a class' if '--zero-is-class' in options else '0 is unlabelled'
+    )
 
 
 def test_of_a_large_split_a_sample_is_read_and_the_output_says_so(ade20k, capsys, monkeypatch):
@@ -232,7 +258,9 @@ def test_of_a_large_split_a_sample_is_read_and_the_output_says_so(ade20k, capsys
         Image.fromarray(np.full((32, 32), 99, np.uint8)).save(path)
     found, _, printed = lines(capsys, 'ade20k', ade20k, *MAPS)
     assert any(line.endswith('images/training: reading 2 of 6 images') for line in printed)
-    assert len(found) == 1 and 'the value 99 in 2 of a sample of 2 of 6 label maps, e.g. ' in found[0]
+    assert (
+        len(found) == 1 and 'the value 99 in 2 of a sample of 2 of 6 label maps, e.g. ' in found[0]
+    )
 
 
 def test_arrays_are_images_of_their_class(imagenet, capsys):
@@ -253,5 +281,7 @@ def test_images_in_folders_of_a_class_are_its_images(imagenet, capsys):
 
 
 def test_the_command_fails_for_a_folder_that_is_not_there(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, 'ade20k', tmp_path / 'none'], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, 'ade20k', tmp_path / 'none'], capture_output=True, text=True
+    )
     assert done.returncode == 1 and 'none is no folder' in done.stdout

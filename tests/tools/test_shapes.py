@@ -14,7 +14,16 @@ from shapes.scene import render
 
 pytestmark = pytest.mark.any_stack
 
-SMALL = dict(train=40, val=20, seed=3, size=64, segmentation_train=20, segmentation_val=10, labels=(10, 30), jobs=1)
+SMALL = dict(
+    train=40,
+    val=20,
+    seed=3,
+    size=64,
+    segmentation_train=20,
+    segmentation_val=10,
+    labels=(10, 30),
+    jobs=1,
+)
 
 
 @pytest.fixture(scope='module')
@@ -31,7 +40,9 @@ def many():
 
 
 def files(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()
+    }
 
 
 def test_a_scene_depends_on_seed_and_index_only():
@@ -66,7 +77,9 @@ def test_label_maps_agree_with_the_class(many):
     assert maps.dtype == np.uint8 and maps.max() < 2 + len(SPECIES)
     assert np.bincount(labels).tolist() == [90] * 10
     areas = np.stack([(maps == 2 + species).sum((1, 2)) for species in range(len(SPECIES))], 1)
-    np.testing.assert_array_equal(areas.argmax(1), labels)  # the class covers more than any other species, always
+    np.testing.assert_array_equal(
+        areas.argmax(1), labels
+    )  # the class covers more than any other species, always
     ordered = np.sort(areas, 1)
     assert (ordered[:, -1] > 1.5 * ordered[:, -2]).mean() > 0.97
     shares = np.stack([(maps == value).mean() for value in range(12)])
@@ -88,11 +101,16 @@ def test_no_single_cue_tells_the_class(many):
     pairs = [(texture_of(species), palette_of(species)) for species in range(10)]
     assert len(set(pairs)) == 10
     for cue in zip(*pairs, strict=True):
-        assert np.bincount(cue).tolist() == [2] * 5  # texture alone or palette alone: at best every second guess
+        assert (
+            np.bincount(cue).tolist() == [2] * 5
+        )  # texture alone or palette alone: at best every second guess
 
     images, _, labels = many
     mean = images.mean((1, 2))
-    colours = np.stack([np.bincount((i >> 6).reshape(-1, 3) @ [16, 4, 1], minlength=64) for i in images]) ** 0.5
+    colours = (
+        np.stack([np.bincount((i >> 6).reshape(-1, 3) @ [16, 4, 1], minlength=64) for i in images])
+        ** 0.5
+    )
     grey = images.mean(3)
     grey = grey - grey.mean((1, 2), keepdims=True)
     spectrum = np.log1p(np.abs(np.fft.rfft2(grey))[:, :32:2, :32:2].reshape(len(grey), -1))
@@ -107,7 +125,9 @@ def upright(image, thing):
     turn = np.array([[cos, -sin * flip], [sin, cos * flip]]) * thing.radius * len(image) / 13
     middle = np.array([thing.x, thing.y]) * len(image) - 0.5
     back = np.column_stack([turn, middle - turn @ [15.5, 15.5]])
-    return cv2.warpAffine(image, back, (32, 32), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP).astype(float)
+    return cv2.warpAffine(
+        image, back, (32, 32), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    ).astype(float)
 
 
 def test_objects_of_a_scene_repeat_each_other():
@@ -118,11 +138,19 @@ def test_objects_of_a_scene_repeat_each_other():
         assert 2 <= len(own) <= 5 and len({thing.skin for thing in own}) == 1
         # the same class in another scene: another skin
         strange = layout(4, index + 80)
-        images = [render(replace(p, bar=None), 128, np.random.default_rng(0))[0] for p in (plan, strange)]
+        images = [
+            render(replace(p, bar=None), 128, np.random.default_rng(0))[0] for p in (plan, strange)
+        ]
         twin = next(thing for thing in strange.things if thing.species == plan.label)
-        first, second, third = upright(images[0], own[0]), upright(images[0], own[-1]), upright(images[1], twin)
+        first, second, third = (
+            upright(images[0], own[0]),
+            upright(images[0], own[-1]),
+            upright(images[1], twin),
+        )
         centre = (slice(8, 24), slice(8, 24))
-        within.setdefault(plan.arrangement, []).append(np.corrcoef(first[centre].ravel(), second[centre].ravel())[0, 1])
+        within.setdefault(plan.arrangement, []).append(
+            np.corrcoef(first[centre].ravel(), second[centre].ravel())[0, 1]
+        )
         between.append(np.corrcoef(first[centre].ravel(), third[centre].ravel())[0, 1])
     assert set(within) == {'row', 'ring', 'grid', 'mirror'}
     for values in within.values():
@@ -133,17 +161,23 @@ def test_wrapped_things_are_plain_discs_and_nothing_else_changes():
     for index in range(100):
         plan, other = layout(4, index), layout(4, index, wrapped=True)
         assert plan.bar == other.bar
-        repeated = [thing for thing in other.things if thing.radius == max(t.radius for t in other.things)]
+        repeated = [
+            thing for thing in other.things if thing.radius == max(t.radius for t in other.things)
+        ]
         assert [thing.wrapped for thing in repeated] == [i % 2 == 1 for i in range(len(repeated))]
         for own, thing in zip(plan.things, other.things, strict=True):
             assert own == replace(thing, skin=own.skin, wrapped=False)
     plan = replace(other, bar=None)
     disc = next(thing for thing in plan.things if thing.wrapped)
     first, second = (
-        render(replace(plan, things=(replace(disc, species=species),)), 64, np.random.default_rng(0))
+        render(
+            replace(plan, things=(replace(disc, species=species),)), 64, np.random.default_rng(0)
+        )
         for species in (3, 8)
     )
-    np.testing.assert_array_equal(first[0], second[0])  # the picture does not tell the species, the label map does
+    np.testing.assert_array_equal(
+        first[0], second[0]
+    )  # the picture does not tell the species, the label map does
     assert set(np.unique(first[1])) == {1, 5} and set(np.unique(second[1])) == {1, 10}
 
 
@@ -166,12 +200,15 @@ def test_mmpretrain_reads_the_folders_and_the_lists(drawn):
     root = str(drawn / 'imagenet')
     load = [dict(type='mmpretrain.LoadImageFromFile')]
     for split, count in (('train', 40), ('val', 20)):
-        listed = datasets.ImageNet(data_root=root, split=split, metainfo=dict(classes=SPECIES), pipeline=load)
+        listed = datasets.ImageNet(
+            data_root=root, split=split, metainfo=dict(classes=SPECIES), pipeline=load
+        )
         found = datasets.CustomDataset(data_root=root, data_prefix=split, pipeline=load)
         assert len(listed) == len(found) == count
         assert np.bincount(listed.get_gt_labels()).tolist() == [count // 10] * 10
         by_path = [
-            {d['img_path']: d['gt_label'] for d in (s.get_data_info(i) for i in range(count))} for s in (listed, found)
+            {d['img_path']: d['gt_label'] for d in (s.get_data_info(i) for i in range(count))}
+            for s in (listed, found)
         ]
         assert by_path[0] == by_path[1]
     few = datasets.ImageNet(data_root=root, split='train', ann_file='meta/train_30.txt', metainfo=dict(classes=SPECIES),
@@ -179,22 +216,35 @@ def test_mmpretrain_reads_the_folders_and_the_lists(drawn):
     assert len(few) == 30
     image = few[7]['img']
     assert image.shape == (64, 64, 3)
-    assert np.abs(image[..., ::-1].astype(int) - scene(3, 7, 64)[0]).mean() < 3  # BGR, and JPEG's loss
+    assert (
+        np.abs(image[..., ::-1].astype(int) - scene(3, 7, 64)[0]).mean() < 3
+    )  # BGR, and JPEG's loss
 
 
 def test_mmseg_reads_the_label_maps(drawn):
     datasets = pytest.importorskip('mmseg.datasets')
-    load = [dict(type='mmseg.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations', reduce_zero_label=True)]
-    given = dict(data_root=str(drawn / 'ade20k'), metainfo=dict(classes=CLASSES, palette=PALETTE), pipeline=load)
+    load = [
+        dict(type='mmseg.LoadImageFromFile'),
+        dict(type='mmseg.LoadAnnotations', reduce_zero_label=True),
+    ]
+    given = dict(
+        data_root=str(drawn / 'ade20k'),
+        metainfo=dict(classes=CLASSES, palette=PALETTE),
+        pipeline=load,
+    )
     prefix = dict(img_path='images/training', seg_map_path='annotations/training')
     given.update(data_prefix=prefix, reduce_zero_label=True, seg_map_suffix='.png')
-    whole, few = (datasets.BaseSegDataset(ann_file=file, **given) for file in ('', 'training_10.txt'))
+    whole, few = (
+        datasets.BaseSegDataset(ann_file=file, **given) for file in ('', 'training_10.txt')
+    )
     assert len(whole) == 20 and len(few) == 10
     seen = set()
     for index in range(20):
         sample = whole[index]
         expected = scene(3, 2 * 10**9 + index, 64)[1]
-        np.testing.assert_array_equal(sample['gt_seg_map'], np.where(expected == 0, 255, expected.astype(int) - 1))
+        np.testing.assert_array_equal(
+            sample['gt_seg_map'], np.where(expected == 0, 255, expected.astype(int) - 1)
+        )
         seen |= set(np.unique(sample['gt_seg_map']))
     assert 0 in seen and max(seen - {255}) == 10
 
@@ -264,7 +314,9 @@ def test_the_command_line_draws_without_loading_torch(tmp_path):
         "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
     )
     words = [str(tmp_path / 'set'), '--train', '10', '--val', '10', '--jobs', '1']
-    run = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, '-c', code, *words], capture_output=True, text=True, check=True
+    )
     assert run.stdout.split() == ['0', 'False']
     assert 'ETA' in run.stderr
     told = json.loads((tmp_path / 'set' / 'shapes.json').read_text())

@@ -23,11 +23,21 @@ def run(*words: object, ranks: int = 0) -> str:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
-    launcher = ['-m', 'torch.distributed.run', f'--nproc-per-node={ranks}', f'--master-port={port}'] if ranks else []
+    launcher = (
+        ['-m', 'torch.distributed.run', f'--nproc-per-node={ranks}', f'--master-port={port}']
+        if ranks
+        else []
+    )
     command = [sys.executable, *launcher, 'tools/tokenize.py', *map(str, words)]
     env = os.environ | dict(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1')
     done = subprocess.run(
-        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
+        command,
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
@@ -64,9 +74,18 @@ def test_the_views_are_the_epochs_of_the_run(data, tmp_path):  # noqa: F811
     ('options', 'words'),
     [
         ({}, 'the run counts iterations, not epochs: say how many crops of each image, --views N'),
-        ({'model.target': dict(type='PixelTarget')}, 'model.target is a PixelTarget, which has no tokens'),
-        ({'model.target.checkpoint': None}, 'visual tokens need a trained tokenizer, and none was given'),
-        ({'train_dataloader.dataset': dict(type='CustomDataset')}, r'dataset is no beit_mm\.SeededDataset'),
+        (
+            {'model.target': dict(type='PixelTarget')},
+            'model.target is a PixelTarget, which has no tokens',
+        ),
+        (
+            {'model.target.checkpoint': None},
+            'visual tokens need a trained tokenizer, and none was given',
+        ),
+        (
+            {'train_dataloader.dataset': dict(type='CustomDataset')},
+            r'dataset is no beit_mm\.SeededDataset',
+        ),
     ],
 )
 def test_what_cannot_be_is_told_with_the_mend(options, words, data, tmp_path):  # noqa: F811
@@ -88,16 +107,23 @@ def test_more_codes_than_16_bits_tell_apart_are_an_error(data, tmp_path):  # noq
     cfg = config(data, tmp_path / 'work')
     cfg.model.target.update(checkpoint=str(tmp_path / 'large.pth'))
     cfg.model.target.tokenizer.vocab_size = (1 << 16) + 1
-    torch.save(dict(state_dict=MODELS.build(cfg.model.target.tokenizer).state_dict()), tmp_path / 'large.pth')
+    torch.save(
+        dict(state_dict=MODELS.build(cfg.model.target.tokenizer).state_dict()),
+        tmp_path / 'large.pth',
+    )
     cfg.dump(tmp_path / 'config.py')
     with pytest.raises(SystemExit, match='error: 65537 codes do not fit the 16 bits of an id'):
-        tokenize.main([str(tmp_path / 'config.py'), '--out', str(tmp_path / 'tokens'), '--views', '1'])
+        tokenize.main(
+            [str(tmp_path / 'config.py'), '--out', str(tmp_path / 'tokens'), '--views', '1']
+        )
 
 
 def test_a_cache_of_other_crops_is_not_gone_on_with(file, tmp_path):
     words = [str(file), '--out', str(tmp_path / 'tokens'), '--jobs', '0']
     tokenize.main([*words, '--views', '1'])
-    with pytest.raises(SystemExit, match='has 1 views, not 2: make another cache in another folder'):
+    with pytest.raises(
+        SystemExit, match='has 1 views, not 2: make another cache in another folder'
+    ):
         tokenize.main([*words, '--views', '2'])
     with pytest.raises(SystemExit, match='seed: the cache has 0, the run 1'):
         tokenize.main([*words, '--views', '1', '--cfg-options', 'train_dataloader.dataset.seed=1'])
@@ -106,5 +132,9 @@ def test_a_cache_of_other_crops_is_not_gone_on_with(file, tmp_path):
 def test_beside_this_tool_python_finds_its_own_module_of_the_name():
     """A tool's folder comes first among the modules that it imports."""
     code = 'import tokenize, linecache, inspect; print(tokenize.__file__, tokenize.generate_tokens.__name__)'
-    said = subprocess.run([sys.executable, '-c', code], cwd=ROOT / 'tools', text=True, capture_output=True, check=True)
-    assert said.stdout.endswith('tokenize.py generate_tokens\n') and not said.stdout.startswith(str(ROOT))
+    said = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT / 'tools', text=True, capture_output=True, check=True
+    )
+    assert said.stdout.endswith('tokenize.py generate_tokens\n') and not said.stdout.startswith(
+        str(ROOT)
+    )

@@ -17,7 +17,13 @@ ROOT = Path(__file__).parents[2]
 
 def call(*words: object, **options: object) -> subprocess.CompletedProcess:
     """Runs a command and gives what it printed, errors included, as `stdout`."""
-    return subprocess.run(list(map(str, words)), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    return subprocess.run(
+        list(map(str, words)),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **options,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +39,13 @@ def source(tmp_path_factory) -> Path:
 
 def pip(*words: object) -> str:
     done = call(
-        sys.executable, '-m', 'pip', *words, '--no-index', '--no-build-isolation', '--disable-pip-version-check'
+        sys.executable,
+        '-m',
+        'pip',
+        *words,
+        '--no-index',
+        '--no-build-isolation',
+        '--disable-pip-version-check',
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -49,9 +61,15 @@ def wheel(source, tmp_path_factory) -> zipfile.ZipFile:
 def test_the_wheel_holds_every_module_config_and_tool_and_the_model_index(wheel):
     held = set(wheel.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'beit_mm').rglob('*.py')}
-    shipped = {path.relative_to(ROOT) for name in ('configs', 'tools') for path in (ROOT / name).rglob('*.*')}
+    shipped = {
+        path.relative_to(ROOT)
+        for name in ('configs', 'tools')
+        for path in (ROOT / name).rglob('*.*')
+    }
     assert held >= modules
-    assert held >= {f'beit_mm/.mim/{path}' for path in shipped if path.suffix in ('.py', '.sh', '.yml')}
+    assert held >= {
+        f'beit_mm/.mim/{path}' for path in shipped if path.suffix in ('.py', '.sh', '.yml')
+    }
     assert not [name for name in held if '__pycache__' in name]
     assert 'beit_mm/.mim/model-index.yml' in held
 
@@ -72,7 +90,9 @@ print(beit_mm.utils.model_hub.root() / 'model-index.yml', ModelHub.get('beit_bas
 
 def test_installing_into_an_openmmlab_environment_changes_nothing_else(source):
     last = pip('install', '--dry-run', '-e', source).strip().splitlines()[-1]
-    assert last.startswith('Would install beit-mm-') and ' ' not in last.removeprefix('Would install ')
+    assert last.startswith('Would install beit-mm-') and ' ' not in last.removeprefix(
+        'Would install '
+    )
 
 
 def test_every_script_parses_and_says_how_it_is_used():
@@ -88,12 +108,19 @@ def test_every_script_parses_and_says_how_it_is_used():
 def test_slurm_starts_training_with_the_users_words(tmp_path):
     (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / 'srun').chmod(0o755)
-    env = os.environ | dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='16', SRUN_ARGS='--qos=high --exclusive')
+    env = os.environ | dict(
+        PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='16', SRUN_ARGS='--qos=high --exclusive'
+    )
     words = ('gpu', 'a job', 'configs/a.py', 'work dir', '--amp', '--cfg-options', 'a=b c')
     given = call('bash', ROOT / 'tools/slurm_train.sh', *words, env=env).stdout.splitlines()
-    assert {'--partition=gpu', '--job-name=a job', '--ntasks=16', '--gres=gpu:8', '--qos=high', '--exclusive'} <= set(
-        given
-    )
+    assert {
+        '--partition=gpu',
+        '--job-name=a job',
+        '--ntasks=16',
+        '--gres=gpu:8',
+        '--qos=high',
+        '--exclusive',
+    } <= set(given)
     assert given[-8:] == [
         'configs/a.py',
         '--work-dir',
@@ -117,7 +144,9 @@ def test_slurm_asks_for_no_more_gpus_per_node_than_there_are_processes(tmp_path)
 
 @pytest.mark.parametrize('script', ['dist_train', 'dist_test'])
 def test_runs_on_one_machine_get_ports_of_their_own(tmp_path, script):
-    (tmp_path / 'python').write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$@"\n')
+    (tmp_path / 'python').write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$@"\n'
+    )
     (tmp_path / 'python').chmod(0o755)
     env = {name: value for name, value in os.environ.items() if name not in ('PORT', 'NNODES')}
     env['PYTHON'] = str(tmp_path / 'python')

@@ -37,16 +37,30 @@ def run(words: str) -> None:
 def place(tmp_path_factory) -> Path:
     """A photo, two checkpoints that fit each other, one that does not, and Shapes."""
     folder = tmp_path_factory.mktemp('look')
-    shapes.write(folder, train=10, val=10, size=64, segmentation_train=4, segmentation_val=2, jobs=1)
+    shapes.write(
+        folder, train=10, val=10, size=64, segmentation_train=4, segmentation_val=2, jobs=1
+    )
     torch.manual_seed(0)
-    cv2.imwrite(str(folder / 'photo.png'), np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    cv2.imwrite(
+        str(folder / 'photo.png'),
+        np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8),
+    )
     backbone = BEiT(ARCH, img_size=32, patch_size=8, rel_pos_bias='shared', mask_token=True)
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     state = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
-    torch.save(state | {'head.proj.weight': torch.randn(16, 64), 'head.proj.bias': torch.zeros(16)}, folder / 'mim.pth')
-    torch.save(DiscreteVAE(vocab_size=16, width=8, groups=2, blocks=1, width_in=8).state_dict(), folder / 'vae.pth')
-    torch.save(DiscreteVAE(vocab_size=9, width=8, groups=2, blocks=1, width_in=8).state_dict(), folder / 'other.pth')
+    torch.save(
+        state | {'head.proj.weight': torch.randn(16, 64), 'head.proj.bias': torch.zeros(16)},
+        folder / 'mim.pth',
+    )
+    torch.save(
+        DiscreteVAE(vocab_size=16, width=8, groups=2, blocks=1, width_in=8).state_dict(),
+        folder / 'vae.pth',
+    )
+    torch.save(
+        DiscreteVAE(vocab_size=9, width=8, groups=2, blocks=1, width_in=8).state_dict(),
+        folder / 'other.pth',
+    )
     return folder
 
 
@@ -67,7 +81,11 @@ def segmentor(there) -> None:
 
 def test_every_command_of_the_page_is_one():
     text = (ROOT / 'docs/look.md').read_text()
-    commands = [line.split()[2:] for line in text.splitlines() if line.startswith('python tools/visualize.py')]
+    commands = [
+        line.split()[2:]
+        for line in text.splitlines()
+        if line.startswith('python tools/visualize.py')
+    ]
     assert {visualize.parser().parse_args(words).verb for words in commands} == {
         'attention',
         'fill',
@@ -75,7 +93,9 @@ def test_every_command_of_the_page_is_one():
         'segment',
     }
     assert [
-        link for link in re.findall(r'\]\(([^)#]+)', text) if '://' not in link and not (ROOT / 'docs' / link).exists()
+        link
+        for link in re.findall(r'\]\(([^)#]+)', text)
+        if '://' not in link and not (ROOT / 'docs' / link).exists()
     ] == []
 
 
@@ -83,17 +103,22 @@ def test_pictures_of_attention_are_at_the_images_resolution_and_show_the_patch_a
     run('attention photo.png --checkpoint mim.pth --layer 1 --patch 69,10 --out seen')
     printed = capsys.readouterr().out
     assert (
-        'photo.png: 70×50 pixels, resized to 48×32, 6×4 patches' in printed and 'column 6, row 1: 4 pictures' in printed
+        'photo.png: 70×50 pixels, resized to 48×32, 6×4 patches' in printed
+        and 'column 6, row 1: 4 pictures' in printed
     )
     found = {path.name: cv2.imread(str(path))[..., ::-1] for path in Path('seen').iterdir()}
-    assert set(found) == {f'photo_layer-01_patch-6-1_{name}.png' for name in ('mean', 'rollout', 'head-01', 'head-02')}
+    assert set(found) == {
+        f'photo_layer-01_patch-6-1_{name}.png' for name in ('mean', 'rollout', 'head-01', 'head-02')
+    }
     weights, photo = inputs.Weights('mim.pth'), inputs.read_image('photo.png')
     given = inputs.normalised(inputs.resized(photo, (32, 48)), weights.normalization)
     rows = attention.of_blocks(weights.backbone(), given)[0][0, :, 1 + 5, 1:].view(2, 4, 6).numpy()
     for name, shares in (('mean', rows.mean(0)), ('head-02', rows[1])):
         drawn = draw.outline(draw.heat(photo, shares), (0, 5), (4, 6))
         assert np.array_equal(found[f'photo_layer-01_patch-6-1_{name}.png'], drawn)
-    through = rows.mean(0) / 2  # and 0.5 more for the patch itself, beside which the others would be black
+    through = (
+        rows.mean(0) / 2
+    )  # and 0.5 more for the patch itself, beside which the others would be black
     through[0, 5] = 1
     others = np.delete(through.flatten(), 5).max()
     drawn = draw.outline(draw.heat(photo, through, others), (0, 5), (4, 6))
@@ -108,11 +133,15 @@ def test_the_page_holds_every_image_also_two_of_one_name(capsys):
     assert [(name, maps.grid, maps.levels.shape) for name, maps in found] == [
         (name, (6, 8), (2, 3, 48, 48)) for name in ('photo.png', 'photo.png (2)')
     ]
-    assert 'masked image modeling written by beit_mm, 2 layers of 2 heads' in capsys.readouterr().out
+    assert (
+        'masked image modeling written by beit_mm, 2 layers of 2 heads' in capsys.readouterr().out
+    )
 
 
 def test_fill_and_tokens_write_pages():
-    run('fill photo.png --checkpoint mim.pth --tokenizer vae.pth --ratios 0.3 0.5 --masks 1 --out fill.html')
+    run(
+        'fill photo.png --checkpoint mim.pth --tokenizer vae.pth --ratios 0.3 0.5 --masks 1 --out fill.html'
+    )
     assert Path('fill.html').read_text().count('<img') == 6
     run('tokens photo.png --tokenizer vae.pth --size 32 --out tokens.html')
     assert 'photo.png: 22×16 tokens' in Path('tokens.html').read_text()
@@ -120,14 +149,18 @@ def test_fill_and_tokens_write_pages():
 
 def test_a_tokenizer_that_it_did_not_learn_from_is_an_error():
     state = torch.load('mim.pth')
-    for fingerprint, wrong in ((inputs.Weights('vae.pth').token_target().fingerprint(), False), (12345, True)):
+    for fingerprint, wrong in (
+        (inputs.Weights('vae.pth').token_target().fingerprint(), False),
+        (12345, True),
+    ):
         torch.save(state | dict(target_fingerprint=torch.tensor(fingerprint)), 'told.pth')
         command = 'fill photo.png --checkpoint told.pth --tokenizer vae.pth --out fill.html'
         if not wrong:
             run(command)
             continue
         with pytest.raises(
-            SystemExit, match=r'told\.pth learned the tokens of another tokenizer than vae\.pth: give the one'
+            SystemExit,
+            match=r'told\.pth learned the tokens of another tokenizer than vae\.pth: give the one',
         ):
             run(command)
 
@@ -135,7 +168,9 @@ def test_a_tokenizer_that_it_did_not_learn_from_is_an_error():
 def test_segment_writes_a_page(segmentor):
     images = [str(path) for path in sorted(Path('ade20k/images/validation').iterdir())]
     labels = ['--labels', 'ade20k/annotations/validation']
-    visualize.main(['segment', 'segment.py', 'segment.pth', *images, *labels, '--out', 'segment.html'])
+    visualize.main(
+        ['segment', 'segment.py', 'segment.pth', *images, *labels, '--out', 'segment.html']
+    )
     html = Path('segment.html').read_text()
     assert (
         html.count('<img') == 4 * len(images)

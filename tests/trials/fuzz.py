@@ -16,7 +16,14 @@ from . import toy
 
 TESTS = Path(__file__).parents[1]
 FILES = 'fuzz', 'viz/test_report.py'
-HEAVY = 'hypothesis', 'scipy.interpolate', 'mmpretrain.models', 'mmpretrain.datasets', 'mmseg.models', 'mmseg.datasets'
+HEAVY = (
+    'hypothesis',
+    'scipy.interpolate',
+    'mmpretrain.models',
+    'mmpretrain.datasets',
+    'mmseg.models',
+    'mmseg.datasets',
+)
 HANGS = 180  # seconds without the end of a case, the import of the hosts among them
 
 
@@ -27,7 +34,9 @@ class Properties:
         self.found: list[tuple[str, int]] = []
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        self.found = [(item.nodeid, item.obj.examples) for item in items if hasattr(item.obj, 'examples')]
+        self.found = [
+            (item.nodeid, item.obj.examples) for item in items if hasattr(item.obj, 'examples')
+        ]
 
 
 def fuzz(n: int, seed: int, log: Path) -> Counter:
@@ -39,7 +48,9 @@ def fuzz(n: int, seed: int, log: Path) -> Counter:
     collected = Properties()
     process = toy.start(_collect, collected, log.with_name('properties'), log=log)
     process.join()
-    properties = [line.rsplit(' ', 1) for line in log.with_name('properties').read_text().splitlines()]
+    properties = [
+        line.rsplit(' ', 1) for line in log.with_name('properties').read_text().splitlines()
+    ]
     count, notes, left = Counter(), log.with_name('notes'), n
     weights = sum(int(cases) for _, cases in properties)
     for place, (node, cases) in enumerate(properties):
@@ -57,7 +68,11 @@ def fuzz(n: int, seed: int, log: Path) -> Counter:
 def _collect(collected: Properties, out: Path) -> None:
     _pytest([*(str(TESTS / file) for file in FILES), '--collect-only'], [collected])
     # The longest stay last: what they are short of, nothing makes up for.
-    out.write_text('\n'.join(f'{node} {cases}' for node, cases in sorted(collected.found, key=lambda each: each[1])))
+    out.write_text(
+        '\n'.join(
+            f'{node} {cases}' for node, cases in sorted(collected.found, key=lambda each: each[1])
+        )
+    )
 
 
 def _run(node: str, cases: int, seed: int, notes: Path, log: Path, count: Counter) -> int:
@@ -81,7 +96,10 @@ def _run(node: str, cases: int, seed: int, notes: Path, log: Path, count: Counte
         count['lost'] += lost
     name = node.rpartition('::')[2].removeprefix('test_').replace('_', ' ')
     words = ', '.join(f'{number} {word}' for word, number in sorted(ended.items()))
-    print(f'{name}: {words or "none"}{f"; exit code {process.exitcode}" if process.exitcode else ""}', flush=True)
+    print(
+        f'{name}: {words or "none"}{f"; exit code {process.exitcode}" if process.exitcode else ""}',
+        flush=True,
+    )
     return ended.total() + lost
 
 
@@ -93,7 +111,9 @@ def _try(node: str, cases: int, seed: int, notes: Path) -> None:
 
 def _pytest(arguments: list[str], plugins: list) -> int:
     os.chdir(TESTS.parent)
-    return pytest.main(['-q', '-p', 'no:cacheprovider', f'--rootdir={TESTS.parent}', *arguments], plugins)
+    return pytest.main(
+        ['-q', '-p', 'no:cacheprovider', f'--rootdir={TESTS.parent}', *arguments], plugins
+    )
 
 
 def main(n: int, seed: int, folder: Path) -> bool:

@@ -33,7 +33,12 @@ def result(work_dir: Path) -> dict:
     info = last['message_hub']['runtime_info']
     return dict(
         {key: last[key] for key in ('state_dict', 'optimizer', 'param_schedulers')},
-        place=(last['meta']['epoch'], last['meta']['iter'], info['best_score'], sorted(path.name for path in best)),
+        place=(
+            last['meta']['epoch'],
+            last['meta']['iter'],
+            info['best_score'],
+            sorted(path.name for path in best),
+        ),
         best=[read_file(path)['state_dict'] for path in best],
         kept=sorted(path.name for path in work_dir.glob('*.pth')),
     )
@@ -47,7 +52,9 @@ def kills(n: int, seed: int, folder: Path, epochs: bool = False) -> dict[str, in
     whole = toy.start(toy.train, toy.config(folder / 'whole', epochs=epochs), log=log)
     whole.join()
     expected = result(folder / 'whole')
-    count = dict.fromkeys(('unreadable', 'lost', 'not resumed', 'half files left', 'different', 'ends'), 0)
+    count = dict.fromkeys(
+        ('unreadable', 'lost', 'not resumed', 'half files left', 'different', 'ends'), 0
+    )
     saved = killed = 0
     while killed < n or work.exists():
         reader, writer = os.pipe()
@@ -95,7 +102,9 @@ def _iteration(path: Path) -> int:
 def main(n: int, seed: int, folder: Path) -> bool:
     """The long form; prints its last line and says whether nothing was lost."""
     start, count = time.monotonic(), kills(n, seed, folder)
-    words = ', '.join(f'{number} {name}' for name, number in count.items() if name not in ('lost', 'ends'))
+    words = ', '.join(
+        f'{number} {name}' for name, number in count.items() if name not in ('lost', 'ends')
+    )
     print(
         f'{n} tried, {count["lost"]} lost, {words}; {count["ends"]} runs to their end, {time.monotonic() - start:.0f} s',
         flush=True,

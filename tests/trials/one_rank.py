@@ -59,7 +59,9 @@ class Fault(Hook):
         if (runner.iter + 1, RANK, RESTART) != (ITERATION, FAULTY, 0):
             return
         model.fault = FAULT
-        state = dict(time=time.monotonic(), saved=[path.name for path in WORK_DIR.glob('iter_*.pth')])
+        state = dict(
+            time=time.monotonic(), saved=[path.name for path in WORK_DIR.glob('iter_*.pth')]
+        )
         (WORK_DIR / 'fault.tmp').write_text(json.dumps(state))
         (WORK_DIR / 'fault.tmp').rename(WORK_DIR / 'fault')
         if FAULT == 'apart':

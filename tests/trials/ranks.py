@@ -18,12 +18,18 @@ from .kill import NAMES, _iteration
 from .toy import free_port
 
 ROOT = Path(__file__).parents[2]
-ITERATIONS, TIMEOUT = 12, 15  # seconds, of a collective; so short is right on a machine that is not five times too slow
+ITERATIONS, TIMEOUT = (
+    12,
+    15,
+)  # seconds, of a collective; so short is right on a machine that is not five times too slow
 HANGS = ('forward', 'stop', 'told')
 GOES_ON = ('nan', 'restart')
 FAULTS = ('kill', 'raise', *HANGS, 'told twice', 'orphan', 'apart', *GOES_ON)
 LAYOUTS = ((2, 1), (4, 1), (4, 2))  # ranks, agents
-SOON, FOR_EVER = 10, 300  # seconds: later is `late`; what has not come by then never will, however busy the machine
+SOON, FOR_EVER = (
+    10,
+    300,
+)  # seconds: later is `late`; what has not come by then never will, however busy the machine
 GOES_WRONG = ('lost', 'late', 'survivors', 'not named', 'wrong exit')
 
 
@@ -45,11 +51,23 @@ class Run:
         self.work.mkdir(parents=True)
         path = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)]))
         env = os.environ | dict(PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1')
-        words = [f'--nproc-per-node={ranks // agents}', f'--nnodes={agents}', '--master-addr=127.0.0.1']
+        words = [
+            f'--nproc-per-node={ranks // agents}',
+            f'--nnodes={agents}',
+            '--master-addr=127.0.0.1',
+        ]
         words += [f'--master-port={free_port()}', '--monitor-interval=0.5']
         words += ['--max-restarts=1'] if fault == 'restart' else []
         does = dict(restart='kill', told='forward').get(fault.removesuffix(' twice'), fault)
-        script = [Path(__file__).with_name('one_rank.py'), does, faulty, iteration, iterations, timeout, self.work]
+        script = [
+            Path(__file__).with_name('one_rank.py'),
+            does,
+            faulty,
+            iteration,
+            iterations,
+            timeout,
+            self.work,
+        ]
         with self.log.open('a') as log:
             self.agents = [
                 subprocess.Popen(
@@ -176,7 +194,11 @@ def _one(run: Run, fault: str, faulty: int) -> tuple[list[str], float]:
         found.append('not named')
     if any((agent.poll() == 0) != (fault in GOES_ON) for agent in run.agents):
         found.append('wrong exit')
-    saved = ITERATIONS if fault in GOES_ON else max(map(_iteration, map(Path, state['saved'])), default=0)
+    saved = (
+        ITERATIONS
+        if fault in GOES_ON
+        else max(map(_iteration, map(Path, state['saved'])), default=0)
+    )
     if saved > last(run.work):
         found.append('lost')
     return found, took

@@ -26,11 +26,15 @@ class Run:
     No rank comes to its last iteration before `let_end()`: however slow the one who tells it to stop, it is in time.
     """
 
-    def __init__(self, work_dir: Path, log: Path, ranks: int = 1, workers: int = 0, **settings: object):
+    def __init__(
+        self, work_dir: Path, log: Path, ranks: int = 1, workers: int = 0, **settings: object
+    ):
         self.reader, writer = os.pipe()
         os.set_blocking(self.reader, False)
         launcher = 'pytorch' if ranks > 1 else 'none'
-        cfg = toy.config(work_dir, interval=1000, val=10, workers=workers, launcher=launcher, **settings)
+        cfg = toy.config(
+            work_dir, interval=1000, val=10, workers=workers, launcher=launcher, **settings
+        )
         port, self.last = toy.free_port(), 0
         gate, self.gate = os.pipe()  # nobody writes: its end comes when the last writer is closed
 
@@ -44,7 +48,9 @@ class Run:
             os.close(self.gate)  # also for the workers that this rank forks
             toy.train(cfg, each)
 
-        where = [dict(rank=rank, ranks=ranks, port=port) if ranks > 1 else {} for rank in range(ranks)]
+        where = [
+            dict(rank=rank, ranks=ranks, port=port) if ranks > 1 else {} for rank in range(ranks)
+        ]
         self.processes: list[BaseProcess] = [toy.start(call, log=log, **place) for place in where]
         os.close(writer)
         os.close(gate)
@@ -59,7 +65,11 @@ class Run:
 
     def wait_for(self, iteration: int) -> None:
         end = time.monotonic() + FOR_EVER
-        while self.done() < iteration and any(p.is_alive() for p in self.processes) and time.monotonic() < end:
+        while (
+            self.done() < iteration
+            and any(p.is_alive() for p in self.processes)
+            and time.monotonic() < end
+        ):
             time.sleep(0.002)
 
     def tell(self, number: int, ranks: list[int]) -> None:
@@ -85,7 +95,9 @@ class Run:
             os.kill(pid, signal.SIGKILL)
         for process in self.processes:
             process.join()
-        codes = [code if (code := process.exitcode) >= 0 else 128 - code for process in self.processes]
+        codes = [
+            code if (code := process.exitcode) >= 0 else 128 - code for process in self.processes
+        ]
         self.done()
         os.close(self.reader)
         return codes, took, float('inf') if alive else gone
@@ -112,13 +124,17 @@ def signals(n: int, seed: int, folder: Path, ranks: int = 1) -> dict[str, float]
     if any(whole.end()[0]):
         raise RuntimeError(f'the run that nobody stops failed: {log.read_text()[-4000:]}')
     expected = result(folder / 'whole')
-    count = dict.fromkeys(('lost', 'wrong exit', 'late', 'orphans', 'different', 'in start-up', 'slowest, s'), 0)
+    count = dict.fromkeys(
+        ('lost', 'wrong exit', 'late', 'orphans', 'different', 'in start-up', 'slowest, s'), 0
+    )
     for _ in range(n):
         number, workers = chance.choice(SIGNALS), chance.choice((0, 2))
         told = chance.choice([[chance.randrange(ranks)], list(range(ranks))])
         run = Run(work, log, ranks, workers, iters=iters)
         if chance.random() < START_UP:
-            told = list(range(ranks))  # as any launcher does; one rank alone would leave the others waiting for it
+            told = list(
+                range(ranks)
+            )  # as any launcher does; one rank alone would leave the others waiting for it
             time.sleep(chance.random())
         else:
             run.wait_for(chance.randrange(1, iters - 5))
@@ -132,7 +148,8 @@ def signals(n: int, seed: int, folder: Path, ranks: int = 1) -> dict[str, float]
         fine = 128 + number in codes if early else all(code == 128 + number for code in codes)
         if not fine:
             print(
-                f'{signal.Signals(number).name} to {told} behind iteration {run.last}: exit codes {codes}', flush=True
+                f'{signal.Signals(number).name} to {told} behind iteration {run.last}: exit codes {codes}',
+                flush=True,
             )
         count['wrong exit'] += not fine
         count['late'] += took > IN_TIME or gone > GONE
@@ -147,6 +164,11 @@ def signals(n: int, seed: int, folder: Path, ranks: int = 1) -> dict[str, float]
 def main(n: int, seed: int, folder: Path, ranks: int = 1) -> bool:
     """The long form; prints its last line and says whether all was well."""
     count = signals(n, seed, folder, ranks)
-    words = ', '.join(f'{number} {name}' for name, number in count.items() if name not in ('lost', 'slowest, s'))
-    print(f'{n} tried, {count["lost"]} lost, {words}; the slowest ended in {count["slowest, s"]} s', flush=True)
+    words = ', '.join(
+        f'{number} {name}' for name, number in count.items() if name not in ('lost', 'slowest, s')
+    )
+    print(
+        f'{n} tried, {count["lost"]} lost, {words}; the slowest ended in {count["slowest, s"]} s',
+        flush=True,
+    )
     return not any(count[name] for name in (*WRONG, 'late'))

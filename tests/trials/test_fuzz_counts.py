@@ -33,5 +33,7 @@ def test_each_end_of_a_case_is_counted(end: str, tmp_path: Path, monkeypatch: py
     notes.write_text('')
     if end == 'hung':
         monkeypatch.setattr(fuzz, 'HANGS', 30)  # longer than a process needs to start
-    tried = fuzz._run(f'{tmp_path}/test_property.py::test_of_a_number', 20, 0, notes, tmp_path / 'log', count)
+    tried = fuzz._run(
+        f'{tmp_path}/test_property.py::test_of_a_number', 20, 0, notes, tmp_path / 'log', count
+    )
     assert (tried, dict(+count)) == (20, expected)

@@ -69,7 +69,9 @@ def config(
 ) -> Config:
     """Keep one checkpoint, and the best; save every `interval` and validate every `val` iterations, or every epoch of four."""
     data = dict(type='SeededDataset', dataset=dict(type='ToyNoise', width=WIDTH))
-    loader = dict(batch_size=2, num_workers=workers, dataset=data, collate_fn=dict(type='default_collate'))
+    loader = dict(
+        batch_size=2, num_workers=workers, dataset=data, collate_fn=dict(type='default_collate')
+    )
     train = (
         dict(by_epoch=True, max_epochs=iters // 4)
         if epochs
@@ -80,8 +82,12 @@ def config(
             default_scope='beit_mm',
             model=dict(type='ToyModel', width=WIDTH),
             work_dir=str(work_dir),
-            train_dataloader=dict(loader, sampler=dict(type='KeyedSampler', seed=0, infinite=not epochs)),
-            val_dataloader=dict(loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)),
+            train_dataloader=dict(
+                loader, sampler=dict(type='KeyedSampler', seed=0, infinite=not epochs)
+            ),
+            val_dataloader=dict(
+                loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
+            ),
             val_evaluator=dict(type='ToyLoss'),
             val_cfg=dict(),
             train_cfg=train,
@@ -135,7 +141,9 @@ def start(
         if rank is not None:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
             os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-        torch.set_num_threads(1)  # torch's pool of threads is made anew here, which two threads at once would break
+        torch.set_num_threads(
+            1
+        )  # torch's pool of threads is made anew here, which two threads at once would break
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # as tools/train.py does
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:

@@ -28,13 +28,18 @@ def backbone(request) -> BEiT:
     return model
 
 
-IMAGE = torch.randn(2, 3, 40, 24, generator=torch.Generator().manual_seed(1))  # not the size of training, nor square
+IMAGE = torch.randn(
+    2, 3, 40, 24, generator=torch.Generator().manual_seed(1)
+)  # not the size of training, nor square
 
 
 def inputs_of(backbone: BEiT, image: torch.Tensor) -> list[tuple]:
     """What each block's attention was called with, and what it gave."""
     seen = []
-    hooks = [b.attn.register_forward_hook(lambda _, inputs, out: seen.append((inputs, out))) for b in backbone.blocks]
+    hooks = [
+        b.attn.register_forward_hook(lambda _, inputs, out: seen.append((inputs, out)))
+        for b in backbone.blocks
+    ]
     with torch.no_grad():
         backbone(image)
     for hook in hooks:
@@ -64,14 +69,19 @@ def test_maps_are_the_softmax_computed_by_hand_and_their_rows_sum_to_one(backbon
     maps = attention.of_blocks(backbone, IMAGE)
     assert [tuple(found.shape) for found in maps] == [(2, 2, 16, 16)] * 3
     with torch.no_grad():
-        for found, block, (inputs, _) in zip(maps, backbone.blocks, inputs_of(backbone, IMAGE), strict=True):
+        for found, block, (inputs, _) in zip(
+            maps, backbone.blocks, inputs_of(backbone, IMAGE), strict=True
+        ):
             assert (found.sum(-1) - 1).abs().max() <= 1e-6 and found.min() >= 0
             assert np.abs(found.numpy() - by_hand(block.attn, *inputs[:3])).max() <= 1e-6
 
 
 def test_maps_times_values_are_what_the_block_computed(backbone):
     for found, block, (inputs, out) in zip(
-        attention.of_blocks(backbone, IMAGE), backbone.blocks, inputs_of(backbone, IMAGE), strict=True
+        attention.of_blocks(backbone, IMAGE),
+        backbone.blocks,
+        inputs_of(backbone, IMAGE),
+        strict=True,
     ):
         with torch.no_grad():
             v = block.attn.qkv_bias(*inputs)[2]
@@ -83,7 +93,10 @@ def test_rows_of_some_patches_are_those_rows(backbone):
     block, (inputs, _) = backbone.blocks[0], inputs_of(backbone, IMAGE)[0]
     index = torch.tensor([[3, 1], [15, 0]])
     with torch.no_grad():
-        whole, some = attention.weights(block.attn, *inputs), attention.weights(block.attn, *inputs[:3], index)
+        whole, some = (
+            attention.weights(block.attn, *inputs),
+            attention.weights(block.attn, *inputs[:3], index),
+        )
     for image, rows in enumerate(index):
         assert torch.allclose(some[image], whole[image][:, rows], atol=1e-6)
 
@@ -109,12 +122,18 @@ def test_rollout_is_the_product_of_all_blocks_and_its_rows_sum_to_one(backbone):
     product = np.eye(16)
     for mean, found in zip(means, through, strict=True):
         product = (mean[1].numpy() + np.eye(16)) / 2 @ product
-        assert np.abs(found[1].numpy() - product).max() <= 1e-12 and (found.sum(-1) - 1).abs().max() <= 1e-6
+        assert (
+            np.abs(found[1].numpy() - product).max() <= 1e-12
+            and (found.sum(-1) - 1).abs().max() <= 1e-6
+        )
 
 
 def test_rollout_follows_a_path_through_two_blocks():
     first, second = torch.eye(3), torch.eye(3)
-    first[1], second[2] = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])  # 1 looks at 0, later 2 at 1
+    first[1], second[2] = (
+        torch.tensor([1.0, 0, 0]),
+        torch.tensor([0, 1.0, 0]),
+    )  # 1 looks at 0, later 2 at 1
     assert attention.rollout([first, second])[-1][2].tolist() == [0.25, 0.25, 0.5]
 
 
@@ -143,7 +162,10 @@ def test_planted_attention_lights_exactly_the_pixels_of_the_patch_meant(size, of
     assert np.array_equal(bright, np.array(meant))
     framed = draw.outline(drawn, (row, column), grid)
     inside = np.array(
-        [[attention.patch_at(x, y, size, grid) == (1, 1) for x in range(size[1])] for y in range(size[0])]
+        [
+            [attention.patch_at(x, y, size, grid) == (1, 1) for x in range(size[1])]
+            for y in range(size[0])
+        ]
     )
     assert np.array_equal(framed[inside], drawn[inside])
     changed = np.argwhere((framed != drawn).any(-1))
@@ -162,7 +184,9 @@ def test_a_map_is_scaled_to_its_largest_and_a_map_of_nothing_is_dark():
 
 @pytest.mark.parametrize('x, y', [(-1, 0), (24, 0), (0, 40)])
 def test_a_pixel_outside_is_an_error(x, y):
-    with pytest.raises(ValueError, match=rf'there is no pixel {x},{y} in an image of 24×40: give 0,0 … 23,39'):
+    with pytest.raises(
+        ValueError, match=rf'there is no pixel {x},{y} in an image of 24×40: give 0,0 … 23,39'
+    ):
         attention.patch_at(x, y, (40, 24), (5, 3))
 
 
@@ -172,7 +196,10 @@ def test_a_pixel_outside_is_an_error(x, y):
 def test_cells_take_what_their_patches_take_on_average_and_give_what_they_give_together():
     rows = torch.rand(2, 15, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     small, cells = attention.pool(rows, (5, 3), 2)
-    assert cells == (3, 2) and (small.sum(-1).mean(0)[0] - rows[:, [0, 1, 3, 4]].sum(-1).mean()).abs() <= 1e-12
+    assert (
+        cells == (3, 2)
+        and (small.sum(-1).mean(0)[0] - rows[:, [0, 1, 3, 4]].sum(-1).mean()).abs() <= 1e-12
+    )
     assert (
         small[1, 0, 1] - rows[1][[0, 1, 3, 4]][:, [2, 5]].sum(1).mean()
     ).abs() <= 1e-12  # the edge is one column wide
@@ -184,5 +211,9 @@ def test_bytes_keep_each_value_to_half_a_step_of_its_row():
     rows = np.random.default_rng(0).dirichlet(np.full(50, 0.1), (3, 50)).astype(np.float32)
     rows[0, 0] = 0
     levels, top = attention.quantise(rows)
-    assert levels.dtype == np.uint8 and np.array_equal(top, rows.max(-1)) and (levels.max(-1)[top > 0] == 255).all()
+    assert (
+        levels.dtype == np.uint8
+        and np.array_equal(top, rows.max(-1))
+        and (levels.max(-1)[top > 0] == 255).all()
+    )
     assert (np.abs(attention.dequantise(levels, top) - rows) <= top[..., None] / 510 + 1e-9).all()

@@ -13,13 +13,20 @@ SVG = '{http://www.w3.org/2000/svg}'
 
 
 def dots(svg: str) -> list[tuple[float, float]]:
-    return [(float(c.get('cx')), float(c.get('cy'))) for c in ElementTree.fromstring(svg).iter(f'{SVG}circle')]
+    return [
+        (float(c.get('cx')), float(c.get('cy')))
+        for c in ElementTree.fromstring(svg).iter(f'{SVG}circle')
+    ]
 
 
 def test_points_are_spaced_as_their_values_or_their_powers():
     line = [(0.0, 1.0, math.nan), (10.0, 2.0, math.nan), (20.0, 3.0, math.nan)]
     (x0, y0), (x1, y1), (x2, y2) = dots(chart({'a': line}, 'T', 'steps'))
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y0 > y1
+    assert (
+        x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+        and y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
+        and y0 > y1
+    )
     line = [(120.0, 1.0, 0.5), (1200.0, 2.0, 0.5), (12000.0, 3.0, 0.5)]
     svg = chart({'a': line}, 'T', 'labels', log=True)
     (x0, _), (x1, _), (x2, _) = dots(svg)

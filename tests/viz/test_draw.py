@@ -22,7 +22,9 @@ def svg(html: str) -> ElementTree.Element:
 
 def test_png_keeps_every_pixel():
     kind, _, data = draw.png(IMAGE).partition(',')
-    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)[
+        ..., ::-1
+    ]
     assert kind == 'data:image/png;base64' and np.array_equal(decoded, IMAGE)
 
 
@@ -50,7 +52,11 @@ def test_the_edge_of_what_is_hidden_is_orange_and_nothing_else_changes():
 
 
 def test_errors_have_a_color_far_from_those_of_the_classes():
-    assert draw.color_apart([(255, 160, 20), (250, 0, 250)]) not in ((255, 140, 0), (255, 0, 255), (255, 255, 0))
+    assert draw.color_apart([(255, 160, 20), (250, 0, 250)]) not in (
+        (255, 140, 0),
+        (255, 0, 255),
+        (255, 255, 0),
+    )
 
 
 def test_overlay_mixes_the_class_colour_and_leaves_the_unlabelled():
@@ -62,7 +68,9 @@ def test_overlay_mixes_the_class_colour_and_leaves_the_unlabelled():
     assert np.array_equal(draw.overlay(IMAGE, labels, [[9, 9, 9], [9, 9, 9]], share=0.0), IMAGE)
 
 
-@pytest.mark.parametrize('low, high', [(0, 750), (-0.157, -0.149), (2.3024, 2.3027), (1e-9, 3e-9), (0, 1)])
+@pytest.mark.parametrize(
+    'low, high', [(0, 750), (-0.157, -0.149), (2.3024, 2.3027), (1e-9, 3e-9), (0, 1)]
+)
 def test_ticks_are_round_within_and_few(low, high):
     found = draw.ticks(low, high)
     assert 2 <= len(found) <= 6 and low <= found[0] and found[-1] <= high * (1 + 1e-12)
@@ -73,7 +81,9 @@ def test_curves_span_the_chart_and_keep_their_order():
     lines = dict(a=[(0, 4.0), (50, 2.0), (100, 1.0)], b=[(0, 5.0), (100, 3.0)])
     root = svg(draw.line_chart(lines, {}, 'iterations'))
     paths = [p.get('d') for p in root.iter('path') if p.get('fill') == 'none']
-    points = [[tuple(map(float, xy.split())) for xy in re.split('[ML]', path)[1:]] for path in paths]
+    points = [
+        [tuple(map(float, xy.split())) for xy in re.split('[ML]', path)[1:]] for path in paths
+    ]
     assert [len(p) for p in points] == [3, 2]
     (a0, a1, a2), (b0, b1) = points
     assert b0[1] < a0[1] < b1[1] < a1[1] < a2[1]  # downwards is less
@@ -81,7 +91,9 @@ def test_curves_span_the_chart_and_keep_their_order():
 
 
 def test_what_is_not_finite_is_left_out():
-    chart = draw.line_chart(dict(a=[(0, float('nan')), (1, 2.0), (2, 3.0)], b=[(0, float('inf'))]), {}, 'x')
+    chart = draw.line_chart(
+        dict(a=[(0, float('nan')), (1, 2.0), (2, 3.0)], b=[(0, float('inf'))]), {}, 'x'
+    )
     assert 'nan' not in chart and 'inf' not in chart and '>b<' not in chart
     assert draw.line_chart(dict(a=[(0, float('nan'))]), {}, 'x') == ''
 
@@ -94,5 +106,9 @@ def test_one_point_and_a_flat_line_are_drawn():
 def test_names_are_text():
     evil = '<script>"&'
     html = draw.line_chart({evil: [(0, 1.0), (1, 2.0)]}, {evil: 1.5}, evil)
-    html += draw.picture_table([evil], [[IMAGE]]) + draw.text_table([evil], [[evil]]) + draw.legend({evil: 'red'})
+    html += (
+        draw.picture_table([evil], [[IMAGE]])
+        + draw.text_table([evil], [[evil]])
+        + draw.legend({evil: 'red'})
+    )
     assert '<script' not in html and html.count('&lt;script&gt;') == 8

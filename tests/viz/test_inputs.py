@@ -34,7 +34,9 @@ def state_of(kind: str) -> tuple[BEiT, dict]:
 MAKERS = ('beit_mm', 'hf', 'unilm', 'mmpretrain')
 
 
-@pytest.mark.parametrize('kind, target', [*product(('mim', 'classifier'), MAKERS), ('classifier', 'timm')])
+@pytest.mark.parametrize(
+    'kind, target', [*product(('mim', 'classifier'), MAKERS), ('classifier', 'timm')]
+)
 def test_whoever_wrote_it_the_maps_are_the_same(tmp_path, kind, target):
     model, state = state_of(kind)
     export(state, target, tmp_path / 'out', {}, False)
@@ -50,11 +52,15 @@ def test_the_head_and_the_normalisation_of_a_file(tmp_path):
     said = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
     torch.save(dict(state_dict=state, meta=dict(normalization=said)), tmp_path / 'a.pth')
     weights = inputs.Weights(str(tmp_path / 'a.pth'))
-    assert weights.normalization == said and torch.equal(weights.mim_head().weight, state['head.proj.weight'])
+    assert weights.normalization == said and torch.equal(
+        weights.mim_head().weight, state['head.proj.weight']
+    )
     with pytest.raises(ValueError, match=r'a\.pth holds a mim, needed is a tokenizer'):
         weights.tokenizer()
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    assert torch.equal(inputs.normalised(image, said)[0, 1], (torch.tensor([[1.0, 4], [7, 10]]) - 2) / 5)
+    assert torch.equal(
+        inputs.normalised(image, said)[0, 1], (torch.tensor([[1.0, 4], [7, 10]]) - 2) / 5
+    )
 
 
 def test_heads_that_nothing_tells_can_be_said(tmp_path):
@@ -74,8 +80,13 @@ def test_a_tokenizer_is_built_as_it_was(tmp_path):
     again = inputs.Weights(str(tmp_path / 'a.pth')).tokenizer()
     ids = model.tokens(IMAGE.sigmoid())
     assert (again.stride, again.vocab_size) == (4, 12)
-    assert torch.equal(again.tokens(IMAGE.sigmoid()), ids) and torch.equal(again.decode(ids), model.decode(ids))
-    torch.save({k: v for k, v in model.state_dict().items() if k.startswith('encoder.')}, tmp_path / 'b.pth')
+    assert torch.equal(again.tokens(IMAGE.sigmoid()), ids) and torch.equal(
+        again.decode(ids), model.decode(ids)
+    )
+    torch.save(
+        {k: v for k, v in model.state_dict().items() if k.startswith('encoder.')},
+        tmp_path / 'b.pth',
+    )
     with pytest.raises(ValueError, match='is an encoder alone, which has ids and no pictures'):
         inputs.Weights(str(tmp_path / 'b.pth')).tokenizer()
 

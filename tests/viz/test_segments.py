@@ -18,7 +18,9 @@ from beit_mm.viz.segments import Segmentor, confusion, iou, mean_iou, scene, wro
 @pytest.fixture(scope='module')
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('segments')
-    shapes.write(folder, train=10, val=10, size=64, segmentation_train=4, segmentation_val=2, jobs=1)
+    shapes.write(
+        folder, train=10, val=10, size=64, segmentation_train=4, segmentation_val=2, jobs=1
+    )
     return folder
 
 
@@ -48,19 +50,25 @@ def test_prediction_and_truth_are_those_of_the_configs_data_set(cfg, trained):
     ours = Segmentor(cfg, path)
     image_path, label_path = sample.img_path, sample.seg_map_path
     predicted, truth = ours.predict(image_path), ours.truth(label_path, image_path)
-    assert np.array_equal(predicted, sample.pred_sem_seg.data[0].numpy()) and len(np.unique(predicted)) > 1
+    assert (
+        np.array_equal(predicted, sample.pred_sem_seg.data[0].numpy())
+        and len(np.unique(predicted)) > 1
+    )
     assert np.array_equal(truth, sample.gt_sem_seg.data[0].numpy())
     assert ours.classes[0] == 'background' and len(ours.palette) == 11 and ours.reduce_zero_label
 
     image = read_image(image_path)
     columns, pictures, text, seen, matrix = scene(ours, image_path, image, Path(label_path))
-    assert columns == ['image', 'predicted', 'truth', 'errors'] and seen == set(np.unique(predicted)) | set(
-        np.unique(truth)
-    ) - {255}
+    assert columns == ['image', 'predicted', 'truth', 'errors'] and seen == set(
+        np.unique(predicted)
+    ) | set(np.unique(truth)) - {255}
     assert np.array_equal(pictures[1], draw.overlay(image, predicted, ours.palette))
     right = (predicted == truth)[truth != 255].mean()
     assert f'{right:.1%} of {(truth != 255).sum()} labelled pixels right' in text
-    assert matrix.diagonal().sum() == right * (truth != 255).sum() and f'mIoU {mean_iou(matrix)}' in text
+    assert (
+        matrix.diagonal().sum() == right * (truth != 255).sum()
+        and f'mIoU {mean_iou(matrix)}' in text
+    )
     assert scene(ours, image_path, image, None)[0] == columns[:2]
 
 
@@ -77,16 +85,22 @@ def test_errors_are_labelled_pixels_of_another_class_alone():
     assert wrong(predicted, truth).tolist() == [[False, True], [False, False]]
     image = np.full((2, 2, 3), 100, np.uint8)
     drawn = draw.errors(image, wrong(predicted, truth), truth != 255, (9, 200, 0))
-    assert drawn[1, 0].tolist() == [0, 0, 0] and drawn[0, 0].tolist() == drawn[1, 1].tolist() == [114] * 3
+    assert (
+        drawn[1, 0].tolist() == [0, 0, 0]
+        and drawn[0, 0].tolist() == drawn[1, 1].tolist() == [114] * 3
+    )
     assert drawn[0, 1].tolist() == [round(0.2 * 114 + 0.8 * c) for c in (9, 200, 0)]
 
 
 def test_another_model_is_an_error(cfg, trained):
     cfg.model.decode_head.num_classes = 7
     with pytest.raises(
-        ValueError, match=r'a\.pth does not fit this EncoderDecoder\. .*of another shape: decode_head\.'
+        ValueError,
+        match=r'a\.pth does not fit this EncoderDecoder\. .*of another shape: decode_head\.',
     ):
         Segmentor(cfg, trained[1])
     cfg.model.type = 'ImageClassifier'
-    with pytest.raises(ValueError, match='is the config of a ImageClassifier, needed is an EncoderDecoder'):
+    with pytest.raises(
+        ValueError, match='is the config of a ImageClassifier, needed is an EncoderDecoder'
+    ):
         Segmentor(cfg, trained[1])

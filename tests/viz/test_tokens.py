@@ -18,7 +18,10 @@ def tokenizer() -> DiscreteVAE:
     return DiscreteVAE(vocab_size=16, width=8, groups=3, blocks=1, width_in=8).eval()  # stride 4
 
 
-IMAGES = {name: RNG.integers(0, 256, size, dtype=np.uint8) for name, size in (('a', (24, 16, 3)), ('b', (16, 32, 3)))}
+IMAGES = {
+    name: RNG.integers(0, 256, size, dtype=np.uint8)
+    for name, size in (('a', (24, 16, 3)), ('b', (16, 32, 3)))
+}
 
 
 def test_ids_and_drawing_are_the_tokenizers_own(tokenizer):
@@ -27,7 +30,10 @@ def test_ids_and_drawing_are_the_tokenizers_own(tokenizer):
         given = torch.from_numpy(image.transpose(2, 0, 1) / np.float32(255))[None]
         with torch.no_grad():
             sample = tokenizer.predict(given)[0]
-        assert np.array_equal(ids, sample.ids.numpy()) and ids.shape == (image.shape[0] // 4, image.shape[1] // 4)
+        assert np.array_equal(ids, sample.ids.numpy()) and ids.shape == (
+            image.shape[0] // 4,
+            image.shape[1] // 4,
+        )
         assert np.array_equal(drawn, draw.to_uint8(sample.reconstruction.numpy()))
 
 
@@ -54,19 +60,32 @@ def test_colours_tell_codes_apart():
 
 
 def test_the_page_has_every_image_every_number_and_no_name_as_markup(tokenizer):
-    html = ''.join(tokens.sections(tokenizer, {f'folder/<b>{name}.png': image for name, image in IMAGES.items()}))
+    html = ''.join(
+        tokens.sections(
+            tokenizer, {f'folder/<b>{name}.png': image for name, image in IMAGES.items()}
+        )
+    )
     counts = tokens.usage([tokens.read(tokenizer, image)[0] for image in IMAGES.values()], 16)
-    assert f'{(counts > 0).sum()} of 16 codes in 56 tokens' in html and '&lt;b&gt;a.png: 4×6 tokens' in html
+    assert (
+        f'{(counts > 0).sum()} of 16 codes in 56 tokens' in html
+        and '&lt;b&gt;a.png: 4×6 tokens' in html
+    )
     assert '<b>' not in html and 'folder' not in html
     assert (
-        html.count('<figure>') == (counts > 0).sum() and f'>{counts.argmax()}: {100 * counts.max() / 56:.2g} %<' in html
+        html.count('<figure>') == (counts > 0).sum()
+        and f'>{counts.argmax()}: {100 * counts.max() / 56:.2g} %<' in html
     )
 
 
 def test_tiles_lie_row_by_row():
     patches = [np.full((4, 4, 3), 10 * i, np.uint8) for i in range(1, 6)]
     sheet = draw.tile(patches, 3)
-    assert sheet.shape == (14, 14, 3) and [sheet[1, 1, 0], sheet[1, 12, 0], sheet[6, 7, 0], sheet[12, 12, 0]] == [
+    assert sheet.shape == (14, 14, 3) and [
+        sheet[1, 1, 0],
+        sheet[1, 12, 0],
+        sheet[6, 7, 0],
+        sheet[12, 12, 0],
+    ] == [
         10,
         30,
         50,

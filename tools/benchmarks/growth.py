@@ -61,7 +61,11 @@ def _row(case: str, unit: str, values: dict[int, float]) -> dict:
 
 def _bare(case: str, unit: str, value: float, values: dict) -> dict:
     nothing = dict(peers={}, ratio={}, spread={}, share_of_peak=None, peak_rss_gib=None)
-    return dict(case=f'growth/{case}', unit=unit, ours=value) | nothing | dict(values=values, machine=machine())
+    return (
+        dict(case=f'growth/{case}', unit=unit, ours=value)
+        | nothing
+        | dict(values=values, machine=machine())
+    )
 
 
 def exponent(sizes: Iterable[float], values: Iterable[float]) -> float:
@@ -83,12 +87,24 @@ def step(arch: dict, side: int, batch: int, hidden: int, vocab_size: int) -> Tur
     return turn
 
 
-def _model(arch: dict, side: int, batch: int, hidden: int, vocab_size: int) -> tuple[BEiTPretrainer, dict]:
+def _model(
+    arch: dict, side: int, batch: int, hidden: int, vocab_size: int
+) -> tuple[BEiTPretrainer, dict]:
     grid = side // 16
     hidden = min(hidden, grid * grid)
     model = BEiTPretrainer(
-        backbone=dict(type='BEiT', arch=arch, img_size=side, mask_token=True, rel_pos_bias='shared', layer_scale=0.1),
-        target=dict(type='TokenTarget', tokenizer=dict(type='DiscreteVAE', vocab_size=vocab_size, width=4, width_in=4)),
+        backbone=dict(
+            type='BEiT',
+            arch=arch,
+            img_size=side,
+            mask_token=True,
+            rel_pos_bias='shared',
+            layer_scale=0.1,
+        ),
+        target=dict(
+            type='TokenTarget',
+            tokenizer=dict(type='DiscreteVAE', vocab_size=vocab_size, width=4, width_in=4),
+        ),
         head=dict(type='MIMHead', in_channels=arch['embed_dims'], out_channels=vocab_size),
         num_masked=hidden,
     ).to(DEVICE)
@@ -124,7 +140,9 @@ def _files(sizes: Iterable[int], rounds: int) -> Iterator[dict]:
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, 'list.txt')
-            path.write_text(''.join(f'n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG\n' for i in range(size)))
+            path.write_text(
+                ''.join(f'n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG\n' for i in range(size))
+            )
             settings = dict(ann_file=str(path), data_prefix='data', with_label=False)
 
             def open_list(settings: dict = settings) -> int:
@@ -137,7 +155,9 @@ def _files(sizes: Iterable[int], rounds: int) -> Iterator[dict]:
                 return next(iter(sampler))
 
             times = take_turns(dict(start=open_list, resume=go_on), rounds)
-            start[size], resume[size] = (statistics.median(times[name]) for name in ('start', 'resume'))
+            start[size], resume[size] = (
+                statistics.median(times[name]) for name in ('start', 'resume')
+            )
             if Path('/proc/self/smaps_rollup').exists():
                 picks = np.random.default_rng(0).integers(0, size, 50).tolist()
                 loader = DataLoader(
@@ -170,7 +190,9 @@ def _ranks(arch: dict, usual: dict, rounds: int) -> dict:
 
 def _rank(rank: int, ranks: int, folder: str, arch: dict, usual: dict, rounds: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=ranks)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=ranks
+    )
     init_default_scope('beit_mm')
     model, inputs = _model(arch, **usual)
     model, inputs = model.cpu(), {name: value.cpu() for name, value in inputs.items()}

@@ -23,9 +23,18 @@ def classifier(name: str, settings: Settings) -> nn.Module:
     if name == 'hf':
         from transformers import BeitConfig, BeitForImageClassification
 
-        sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64) if toy else {}
+        sizes = (
+            dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+            if toy
+            else {}
+        )
         return BeitForImageClassification(
-            BeitConfig(use_relative_position_bias=True, num_labels=1000, attn_implementation='sdpa', **sizes)
+            BeitConfig(
+                use_relative_position_bias=True,
+                num_labels=1000,
+                attn_implementation='sdpa',
+                **sizes,
+            )
         )
     if name == 'timm':
         from timm.models.beit import Beit
@@ -36,9 +45,13 @@ def classifier(name: str, settings: Settings) -> nn.Module:
         from mmpretrain.models.backbones import BEiTViT
 
         init_default_scope('mmpretrain')
-        body = BEiTViT(toy or 'base', out_type='avg_featmap', use_abs_pos_emb=False, use_rel_pos_bias=True)
+        body = BEiTViT(
+            toy or 'base', out_type='avg_featmap', use_abs_pos_emb=False, use_rel_pos_bias=True
+        )
     else:
-        body = BEiT(toy or 'base', layer_scale=0.1, rel_pos_bias='per_layer', out_type='avg_featmap')
+        body = BEiT(
+            toy or 'base', layer_scale=0.1, rel_pos_bias='per_layer', out_type='avg_featmap'
+        )
 
     class Classifier(nn.Module):
         def __init__(self):
@@ -83,14 +96,22 @@ def segmentor(settings: Settings, kind: str) -> nn.Module:
     if kind == 'mmseg':
         model.type, model.decode_head.type = 'EncoderDecoder', 'UPerHead'
         model.backbone = dict(
-            type='BEiT', img_size=(512, 512), out_indices=(3, 5, 7, 11), init_values=0.1, qv_bias=True
+            type='BEiT',
+            img_size=(512, 512),
+            out_indices=(3, 5, 7, 11),
+            init_values=0.1,
+            qv_bias=True,
         )
     if settings.quick:
         if kind == 'mmseg':
-            model.backbone.update(embed_dims=32, num_layers=4, num_heads=2, mlp_ratio=2, out_indices=(0, 1, 2, 3))
+            model.backbone.update(
+                embed_dims=32, num_layers=4, num_heads=2, mlp_ratio=2, out_indices=(0, 1, 2, 3)
+            )
             model.backbone.img_size = (64, 64)
         else:
-            model.backbone.update(arch=dict(TOY, num_layers=4), img_size=64, out_indices=(0, 1, 2, 3))
+            model.backbone.update(
+                arch=dict(TOY, num_layers=4), img_size=64, out_indices=(0, 1, 2, 3)
+            )
         model.neck.embed_dim = 32
         model.decode_head.update(in_channels=[32] * 4, channels=8)
         model.test_cfg.update(crop_size=(64, 64), stride=(42, 42))
@@ -109,7 +130,9 @@ def segment(settings: Settings) -> Iterator[dict]:
         meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0, 0, 0, 0])
         with torch.inference_mode():
             turns: dict[str, Turn] = {
-                kind: lambda model=model, image=image, meta=meta: model.inference(image, [dict(meta)])
+                kind: lambda model=model, image=image, meta=meta: model.inference(
+                    image, [dict(meta)]
+                )
                 for kind, model in models.items()
             }
             long = height * width > 10**6 and DEVICE == 'cpu'

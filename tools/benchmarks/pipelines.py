@@ -83,7 +83,12 @@ def mmpretrain() -> Turn:
             second_interpolation='lanczos',
             scale=(0.08, 1.0),
         ),
-        dict(type='BEiTMaskGenerator', input_size=(14, 14), num_masking_patches=75, min_num_patches=16),
+        dict(
+            type='BEiTMaskGenerator',
+            input_size=(14, 14),
+            num_masking_patches=75,
+            min_num_patches=16,
+        ),
         dict(type='PackInputs'),
     ]
     init_default_scope('mmpretrain')
@@ -121,7 +126,8 @@ def _batch(load: Turn, paths: list[str]) -> object:
 def data(settings: Settings) -> Iterator[dict]:
     """On one thread, as in a worker."""
     makers = dict(ours=ours) | {
-        name: dict(mmpretrain=mmpretrain, torchvision=torchvision)[name] for name in present(settings, PEERS)
+        name: dict(mmpretrain=mmpretrain, torchvision=torchvision)[name]
+        for name in present(settings, PEERS)
     }
     threads, of_cv2 = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)

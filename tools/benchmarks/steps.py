@@ -35,7 +35,9 @@ GFLOP = dict(
 TOY = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 TOY_TOKENIZER = dict(vocab_size=32, width=8, blocks=1, width_in=8)
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-CALLS = 5 if DEVICE == 'cuda' else 1  # steps of a turn: a GPU begins one while the host still writes down the last
+CALLS = (
+    5 if DEVICE == 'cuda' else 1
+)  # steps of a turn: a GPU begins one while the host still writes down the last
 
 
 def batch(size: int, vocab_size: int) -> dict[str, Tensor]:
@@ -92,10 +94,15 @@ def ours(settings: Settings, bf16: bool, cached: bool) -> Turn:
 class Theirs:
     """A step of another library's model: `loss(images, token views, masks)` is its own."""
 
-    def __init__(self, model: nn.Module, loss: object, settings: Settings, bf16: bool, vocab_size: int):
+    def __init__(
+        self, model: nn.Module, loss: object, settings: Settings, bf16: bool, vocab_size: int
+    ):
         self.model, self.loss, self.bf16 = model.to(DEVICE).train(), loss, bf16
         self.optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.05, fused=True
+            [p for p in model.parameters() if p.requires_grad],
+            lr=1e-4,
+            weight_decay=0.05,
+            fused=True,
         )
         inputs = batch(settings.batch, vocab_size)
         self.inputs = (
@@ -123,7 +130,13 @@ def _dalle(settings: Settings) -> nn.Module:
 def hf(settings: Settings, bf16: bool) -> Turn:
     from transformers import BeitConfig, BeitForMaskedImageModeling
 
-    arch = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=32)
+    arch = dict(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        vocab_size=32,
+    )
     config = BeitConfig(
         use_mask_token=True,
         use_shared_relative_position_bias=True,
@@ -141,7 +154,9 @@ def hf(settings: Settings, bf16: bool) -> Turn:
         return model(images, bool_masked_pos=mask, labels=ids[mask]).loss
 
     if settings.compile:
-        _compile(*(part for part in model.modules() if type(part).__name__ == 'BeitLayer'), tokenizer)
+        _compile(
+            *(part for part in model.modules() if type(part).__name__ == 'BeitLayer'), tokenizer
+        )
     return Theirs(model, loss, settings, bf16, config.vocab_size)
 
 
@@ -168,7 +183,9 @@ def mmpretrain(settings: Settings, bf16: bool) -> Turn:
     )
     tokenizer = _dalle(settings)
 
-    def loss(images: Tensor, views: Tensor, mask: Tensor) -> Tensor:  # mmpretrain's BEiT.loss, word for word
+    def loss(
+        images: Tensor, views: Tensor, mask: Tensor
+    ) -> Tensor:  # mmpretrain's BEiT.loss, word for word
         latent = model['backbone'](images, mask)
         with torch.no_grad():
             target = tokenizer(views)
@@ -219,7 +236,10 @@ def step(settings: Settings) -> Iterator[dict]:
         times = take_turns(turns, settings.rounds, 2 if settings.compile else 1, CALLS)
         times['online'] = times['ours']
         del turns
-        for kind, mine, others in (('online', 'ours', peers), ('cached', 'cached', ['online', *peers])):
+        for kind, mine, others in (
+            ('online', 'ours', peers),
+            ('cached', 'cached', ['online', *peers]),
+        ):
             flop = None if settings.quick else GFLOP[kind] * 1e9 * settings.batch
             yield row(f'step/{name}/{kind}', 'images/s', times, settings.batch, mine, others, flop)
 
@@ -239,12 +259,16 @@ def tokenize(settings: Settings) -> Iterator[dict]:
     views = batch(settings.batch, 1)['token_view']
     for name, bf16 in precisions():
         target = pretrainer(settings, bf16)[1].target
-        turns: dict[str, Turn] = dict(ours=lambda target=target: target(dict(token_view=views.float() / 255)))
+        turns: dict[str, Turn] = dict(
+            ours=lambda target=target: target(dict(token_view=views.float() / 255))
+        )
         if 'mmpretrain' in present(settings, STEPS):
             turns['mmpretrain'] = _their_tokens(views.float() / 255 * 0.8 + 0.1, settings, bf16)
         turns[PEAK] = matrix_product(torch.bfloat16 if bf16 else torch.float32)
         times = take_turns(turns, settings.rounds)
-        flop = None if settings.quick else (GFLOP['online'] - GFLOP['cached']) * 1e9 * settings.batch
+        flop = (
+            None if settings.quick else (GFLOP['online'] - GFLOP['cached']) * 1e9 * settings.batch
+        )
         yield row(f'tokenize/{name}', 'images/s', times, settings.batch, flop=flop)
 
 

@@ -28,7 +28,9 @@ class Settings:
     quick: bool = False
 
 
-def take_turns(contestants: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int = 1) -> Times:
+def take_turns(
+    contestants: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int = 1
+) -> Times:
     """Seconds of each call in each turn of each contestant; the warm-up's are left out. The device is waited for once a turn."""
     times, order = {name: [] for name in contestants}, list(contestants)
     for round_ in range(-warm_up, rounds):
@@ -71,7 +73,9 @@ def row(
     pairs = {name: ratios(times[name], times[ours]) for name in peers}
     share = None
     if flop and PEAK in times:
-        share = statistics.median(flop / (product_flop() * t) for t in ratios(times[ours], times[PEAK]))
+        share = statistics.median(
+            flop / (product_flop() * t) for t in ratios(times[ours], times[PEAK])
+        )
     return dict(
         case=case,
         unit=unit,
@@ -124,7 +128,9 @@ def machine() -> str:
 def peak_memory(function: Callable, *args: object) -> float:
     """GiB that a new process needed at most for `function(*args)`: resident memory, or the GPU's."""
     receive, send = get_context('spawn').Pipe(False)
-    process = get_context('spawn').Process(target=_measured, args=(send, torch.get_num_threads(), function, *args))
+    process = get_context('spawn').Process(
+        target=_measured, args=(send, torch.get_num_threads(), function, *args)
+    )
     process.start()
     send.close()
     try:
@@ -159,9 +165,13 @@ def _high_water() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     status = Path('/proc/self/status')
-    if status.exists():  # unlike ru_maxrss this is not inherited from the process that started this one
+    if (
+        status.exists()
+    ):  # unlike ru_maxrss this is not inherited from the process that started this one
         line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM'))
         return int(line.split()[1]) / 2**20
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if os.uname().sysname == 'Darwin' else 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**30 if os.uname().sysname == 'Darwin' else 2**20
+    )

@@ -68,11 +68,19 @@ def read_recipe(path: str | Path, long: bool = False) -> Recipe:
     Raises FileNotFoundError for a missing recipe or config, ValueError for what makes no chain.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'no recipe at {path}: give a file like configs/quickstart/recipe.py')
+        raise FileNotFoundError(
+            f'no recipe at {path}: give a file like configs/quickstart/recipe.py'
+        )
     cfg = Config.fromfile(str(path)).to_dict()
-    stages = [_found(stage, Path(path)) for stage in map(_stage, cfg.get('stages', [])) if long or not stage.long]
+    stages = [
+        _found(stage, Path(path))
+        for stage in map(_stage, cfg.get('stages', []))
+        if long or not stage.long
+    ]
     if not stages:
-        raise ValueError(f'{path} has no stages: list them as `stages = [dict(name=…, config=…), …]`')
+        raise ValueError(
+            f'{path} has no stages: list them as `stages = [dict(name=…, config=…), …]`'
+        )
     for i, stage in enumerate(stages):
         earlier = [other.name for other in stages[:i]]
         if stage.name == 'prepare':
@@ -126,14 +134,18 @@ def checkpoint(stage_dir: Path) -> Path:
     pointer = stage_dir / 'last_checkpoint'
     path = stage_dir / Path(pointer.read_text().strip()).name if pointer.is_file() else pointer
     if not path.is_file():
-        raise FileNotFoundError(f'{stage_dir} has no checkpoint ({path.name} is not there): run its stage first')
+        raise FileNotFoundError(
+            f'{stage_dir} has no checkpoint ({path.name} is not there): run its stage first'
+        )
     return path
 
 
 def settings(stage: Stage, seed: int | None, overrides: list[str]) -> list[str]:
     """The stage's `--cfg-options` without its weights; `overrides` ('key=value') come last and win."""
     options = dict(stage.options)
-    if seed is not None:  # of the weights and the steps, of the order of the data, and of what is drawn for each
+    if (
+        seed is not None
+    ):  # of the weights and the steps, of the order of the data, and of what is drawn for each
         options['randomness.seed'] = seed
     return [f'{key}={_literal(value)}' for key, value in options.items()] + overrides
 
@@ -141,7 +153,9 @@ def settings(stage: Stage, seed: int | None, overrides: list[str]) -> list[str]:
 def _literal(value: object) -> str:
     """As mmengine's DictAction reads it."""
     if isinstance(value, list | tuple):
-        return ('[{}]' if isinstance(value, list) else '({})').format(','.join(map(_literal, value)))
+        return ('[{}]' if isinstance(value, list) else '({})').format(
+            ','.join(map(_literal, value))
+        )
     return str(value)
 
 
@@ -163,16 +177,24 @@ def last_checkpoint(stage: Stage, stage_dir: Path, options: list[str]) -> str:
     cfg.merge_from_dict(as_dict(options))
     loop, hook = cfg.get('train_cfg') or {}, cfg.get('default_hooks', {}).get('checkpoint', {})
     unit, length = ('epoch', 'max_epochs') if hook.get('by_epoch', True) else ('iter', 'max_iters')
-    return str(stage_dir / f'{unit}_{loop[length]}.pth') if length in loop else f'<last checkpoint in {stage_dir}>'
+    return (
+        str(stage_dir / f'{unit}_{loop[length]}.pth')
+        if length in loop
+        else f'<last checkpoint in {stage_dir}>'
+    )
 
 
-def made_from(stage: Stage, work_dir: Path, options: list[str], prepare: list[str], gpus: int = 1) -> dict:
+def made_from(
+    stage: Stage, work_dir: Path, options: list[str], prepare: list[str], gpus: int = 1
+) -> dict:
     """All that a stage's result depends on, as its record keeps it; config and checkpoints as SHA-256."""
     config = json.dumps(Config.fromfile(stage.config).to_dict(), sort_keys=True, default=str)
     return dict(
         config=hashlib.sha256(config.encode()).hexdigest(),
         options=options,
-        weights={key: _sha256(checkpoint(work_dir / source)) for key, source in stage.weights.items()},
+        weights={
+            key: _sha256(checkpoint(work_dir / source)) for key, source in stage.weights.items()
+        },
         data=prepare,
         test=stage.test,
         **(dict(gpus=gpus) if gpus > 1 else {}),
@@ -210,7 +232,11 @@ def set_aside(stage_dir: Path) -> Path | None:
     Returns the folder, None if there was nothing to move.
     """
     previous = stage_dir / PREVIOUS
-    found = [path for path in stage_dir.glob('*') if path.is_file() and path.suffix not in ('.py', '.json')]
+    found = [
+        path
+        for path in stage_dir.glob('*')
+        if path.is_file() and path.suffix not in ('.py', '.json')
+    ]
     if not found:
         return None
     shutil.rmtree(previous, ignore_errors=True)

@@ -23,7 +23,9 @@ class Launch:
 
     def __post_init__(self):
         if self.launcher not in LAUNCHERS:
-            raise ValueError(f'--launcher {self.launcher} is unknown: choose one of {", ".join(LAUNCHERS)}')
+            raise ValueError(
+                f'--launcher {self.launcher} is unknown: choose one of {", ".join(LAUNCHERS)}'
+            )
         if self.gpus < 1:
             raise ValueError(f'--gpus {self.gpus}: at least one')
         if self.launcher == 'none' and self.gpus > 1:
@@ -37,7 +39,13 @@ class Launch:
 
 
 def train(
-    launch: Launch, tools: Path, name: str, config: str, work_dir: Path, options: list[str], resume: bool
+    launch: Launch,
+    tools: Path,
+    name: str,
+    config: str,
+    work_dir: Path,
+    options: list[str],
+    resume: bool,
 ) -> list[str]:
     """tools/train.py for the stage `name`; `options`: 'key=value', `resume`: from the newest checkpoint in `work_dir`."""
     last = [*(['--resume'] if resume else []), *_cfg_options(options)]
@@ -50,7 +58,13 @@ def train(
 
 
 def test(
-    launch: Launch, tools: Path, name: str, config: str, checkpoint: str, work_dir: Path, options: list[str]
+    launch: Launch,
+    tools: Path,
+    name: str,
+    config: str,
+    checkpoint: str,
+    work_dir: Path,
+    options: list[str],
 ) -> list[str]:
     """tools/test.py on a checkpoint of the stage `name`."""
     start = [sys.executable, str(tools / 'test.py'), config, checkpoint]
@@ -70,18 +84,28 @@ def _cfg_options(options: list[str]) -> list[str]:
     return ['--cfg-options', *options] if options else []
 
 
-def sbatch(launch: Launch, name: str, after: list[str], command: list[str], time: str | None = None) -> str:
+def sbatch(
+    launch: Launch, name: str, after: list[str], command: list[str], time: str | None = None
+) -> str:
     """Return a line of shell that submits `command` for the stage `name`, to start when the stages `after` have succeeded.
 
     Slurm signals the job's processes two minutes before its time limit; they save, and the job queues itself again.
     """
-    gpu = [f'--ntasks-per-node={launch.per_node}', f'--gres=gpu:{launch.per_node}'] if name != PREPARE else []
+    gpu = (
+        [f'--ntasks-per-node={launch.per_node}', f'--gres=gpu:{launch.per_node}']
+        if name != PREPARE
+        else []
+    )
     words = [
         'sbatch', '--parsable', f'--partition={launch.partition}', f'--job-name={name}',
         f'--ntasks={launch.gpus if gpu else 1}', *gpu, '--cpus-per-task=5', *([f'--time={time}'] if time else []),
         '--signal=USR1@120', '--requeue', '--open-mode=append',
     ]  # fmt: skip
-    dependency = [f'--dependency=afterok:{":".join(f"${_variable(stage)}" for stage in after)}'] if after else []
+    dependency = (
+        [f'--dependency=afterok:{":".join(f"${_variable(stage)}" for stage in after)}']
+        if after
+        else []
+    )
     again = f'{readable(command)}; code=$?; [ $code != 138 ] || scontrol requeue $SLURM_JOB_ID; exit $code'
     line = ' '.join([shlex.join(words), *dependency, f'--wrap={shlex.quote(again)}'])
     return f'{_variable(name)}=$({line})'

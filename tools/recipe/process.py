@@ -18,7 +18,10 @@ from beit_mm.utils.processes import end_with_parent
 from .commands import readable
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-_POLL_SECONDS, _POLLS_PER_LOOK = 0.05, 10  # how often the end is checked, and after how many of these the memory
+_POLL_SECONDS, _POLLS_PER_LOOK = (
+    0.05,
+    10,
+)  # how often the end is checked, and after how many of these the memory
 
 
 class StageFailed(Exception):
@@ -46,7 +49,10 @@ def execute(title: str, command: list[str], log_dir: Path) -> float:
     sys.stdout.flush()
     process = multiprocessing.get_context('fork').Process(target=_become, args=(command,))
     received: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in SIGNALS}
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in SIGNALS
+    }
     try:
         # Blocked until the child has its own handlers: one that comes to it earlier waits, and is not lost.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -110,7 +116,9 @@ def _become(command: list[str]) -> None:
     So does every command on a machine with a GPU, whose driver does not survive a fork.
     """
     for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     end_with_parent()  # a run saves and ends
     if not _is_script(command) or importlib.import_module('mmengine.device').get_device() != 'cpu':
@@ -125,7 +133,9 @@ def tree_rss(root: int) -> int:
     children, page = defaultdict(list), os.sysconf('SC_PAGE_SIZE')
     for stat in Path('/proc').glob('[0-9]*/stat'):
         with suppress(OSError, IndexError):  # it has just ended
-            children[int(stat.read_text().rpartition(')')[2].split()[1])].append(int(stat.parent.name))
+            children[int(stat.read_text().rpartition(')')[2].split()[1])].append(
+                int(stat.parent.name)
+            )
     total, tree = 0, [root]
     while tree:
         pid = tree.pop()

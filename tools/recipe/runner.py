@@ -68,9 +68,13 @@ def run(recipe: Recipe, to: Settings) -> None:
         if not resume and (previous := set_aside(stage_dir)):
             say(f'{title}: its earlier checkpoints were moved to {previous}')
         write_json(stage_dir / BEGUN, dict(made_from=origin, before=before))
-        record = _run_stage(stage, title, to, options + weight_options(stage.weights, to.work_dir), resume)
+        record = _run_stage(
+            stage, title, to, options + weight_options(stage.weights, to.work_dir), resume
+        )
         logs = [log for log in _logs(stage_dir) if log not in before]
-        record |= dict(name=stage.name, weights=stage.weights, logs=logs, resumed=resume, made_from=origin)
+        record |= dict(
+            name=stage.name, weights=stage.weights, logs=logs, resumed=resume, made_from=origin
+        )
         write_json(stage_dir / RECORD, record)
         (stage_dir / BEGUN).unlink()
 
@@ -81,11 +85,17 @@ def standing(stage_dir: Path, origin: dict) -> tuple[bool | None, str]:
     if record and not changes(origin, record):
         return None, f'finished before, in {record["wall_s"]:.0f} s; skipped'
     if record:
-        return False, f'runs again, since what it was made from has changed: {", ".join(changes(origin, record))}'
+        return (
+            False,
+            f'runs again, since what it was made from has changed: {", ".join(changes(origin, record))}',
+        )
     if not begun:
         return False, ''
     if changed := changes(origin, begun):
-        return False, f'begins again, since what it was begun from has changed: {", ".join(changed)}'
+        return (
+            False,
+            f'begins again, since what it was begun from has changed: {", ".join(changed)}',
+        )
     try:
         return True, f'was broken off, goes on from {checkpoint(stage_dir)}'
     except FileNotFoundError:
@@ -119,7 +129,9 @@ def _words(command: str) -> list[str]:
 
 def _run_stage(stage: Stage, title: str, to: Settings, options: list[str], resume: bool) -> dict:
     stage_dir, ran, start = to.work_dir / stage.name, [], time.monotonic()
-    ran.append(commands.train(to.launch, to.tools, stage.name, stage.config, stage_dir, options, resume))
+    ran.append(
+        commands.train(to.launch, to.tools, stage.name, stage.config, stage_dir, options, resume)
+    )
     peak = execute(title, ran[0], stage_dir)
     if stage.test:
         ran.append(_test(stage, to, str(checkpoint(stage_dir)), options))
@@ -154,8 +166,14 @@ def plan(recipe: Recipe, to: Settings) -> list[Planned]:
     future: dict[str, str] = {}  # stage → the checkpoint that it will write
     for title, stage in _chosen(recipe, to.only):
         stage_dir, options = to.work_dir / stage.name, settings(stage, to.seed, to.overrides)
-        missing = {s: _expected(recipe, s, to) for s in stage.weights.values() if not read_record(to.work_dir / s)}
-        later = missing | {source: future[source] for source in stage.weights.values() if source in future}
+        missing = {
+            s: _expected(recipe, s, to)
+            for s in stage.weights.values()
+            if not read_record(to.work_dir / s)
+        }
+        later = missing | {
+            source: future[source] for source in stage.weights.values() if source in future
+        }
         resume, words = False, ''
         if not later:
             origin = made_from(stage, to.work_dir, options, recipe.prepare, to.launch.gpus)
@@ -163,9 +181,13 @@ def plan(recipe: Recipe, to: Settings) -> list[Planned]:
         if resume is None:
             continue
         there = {key: source for key, source in stage.weights.items() if source not in later}
-        named = [f'{key}={later[source]}' for key, source in stage.weights.items() if source in later]
+        named = [
+            f'{key}={later[source]}' for key, source in stage.weights.items() if source in later
+        ]
         given = options + named + weight_options(there, to.work_dir)
-        lines = [commands.train(to.launch, to.tools, stage.name, stage.config, stage_dir, given, resume)]
+        lines = [
+            commands.train(to.launch, to.tools, stage.name, stage.config, stage_dir, given, resume)
+        ]
         future[stage.name] = last_checkpoint(stage, stage_dir, options)
         if stage.test:
             lines.append(_test(stage, to, future[stage.name], given))
@@ -194,6 +216,12 @@ def script(recipe: Recipe, planned: list[Planned], to: Settings, itself: list[st
         lines += [f'#   {line}' for line in typed] if slurm else typed
         if slurm:
             lines.append(
-                commands.sbatch(to.launch, stage.name, stage.after or first, [*itself, '--stage', stage.name], to.time)
+                commands.sbatch(
+                    to.launch,
+                    stage.name,
+                    stage.after or first,
+                    [*itself, '--stage', stage.name],
+                    to.time,
+                )
             )
     return '\n'.join(lines).strip() or '# all stages are finished'

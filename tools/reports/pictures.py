@@ -53,7 +53,9 @@ def tokenizer(work_dir: Path, name: str, count: int = 6) -> tuple[list[str], lis
     """Columns and rows: image, and what the decoder makes of its tokens."""
     shown = show(work_dir, name, count)
     pairs = zip(shown.inputs, (sample.reconstruction for sample in shown.samples), strict=True)
-    return ['image', 'from its tokens'], [[draw.to_uint8(image.numpy()) for image in pair] for pair in pairs]
+    return ['image', 'from its tokens'], [
+        [draw.to_uint8(image.numpy()) for image in pair] for pair in pairs
+    ]
 
 
 @torch.no_grad()
@@ -79,13 +81,20 @@ def segmentation(
     for name in names:
         shown = show(work_dir, name, count)
         palette, classes = shown.metainfo['palette'], shown.metainfo['classes']
-        images = [image.numpy()[::-1].transpose(1, 2, 0) for image in shown.batch['inputs']]  # BGR → RGB
+        images = [
+            image.numpy()[::-1].transpose(1, 2, 0) for image in shown.batch['inputs']
+        ]  # BGR → RGB
         if not rows:
             truths = [sample.gt_sem_seg.data[0].numpy() for sample in shown.samples]
-            rows = [[image, draw.overlay(image, truth, palette)] for image, truth in zip(images, truths, strict=True)]
+            rows = [
+                [image, draw.overlay(image, truth, palette)]
+                for image, truth in zip(images, truths, strict=True)
+            ]
         for row, image, sample in zip(rows, images, shown.samples, strict=True):
             row.append(draw.overlay(image, sample.pred_sem_seg.data[0].numpy(), palette))
-    colours = {name: 'rgb({},{},{})'.format(*colour) for name, colour in zip(classes, palette, strict=True)}
+    colours = {
+        name: 'rgb({},{},{})'.format(*colour) for name, colour in zip(classes, palette, strict=True)
+    }
     return ['image', 'truth', *(name.rpartition('/')[2] for name in names)], rows, colours
 
 
@@ -97,6 +106,8 @@ def classification(work_dir: Path, name: str, count: int = 12) -> tuple[list[Pic
     def word(label: torch.Tensor) -> str:
         return classes[int(label)] if int(label) < len(classes) else f'class {int(label)}'
 
-    images = [image.numpy()[::-1].transpose(1, 2, 0) for image in shown.batch['inputs']]  # BGR → RGB
+    images = [
+        image.numpy()[::-1].transpose(1, 2, 0) for image in shown.batch['inputs']
+    ]  # BGR → RGB
     pairs = [(word(sample.pred_label), word(sample.gt_label)) for sample in shown.samples]
     return images, [seen if seen == true else f'{seen}; it is {true}' for seen, true in pairs]

@@ -16,7 +16,10 @@ from .summary import metrics, probes, scalars, validations
 
 _NO_CURVE = {'step', 'iter', 'epoch', 'memory', 'data_time', 'base_lr'}  # of a training line
 _NAMES = dict(
-    lr='learning rate', time='images a second', grad_norm='norm of the gradient', token_entropy='token entropy, nats'
+    lr='learning rate',
+    time='images a second',
+    grad_norm='norm of the gradient',
+    token_entropy='token entropy, nats',
 )
 
 
@@ -27,26 +30,33 @@ def write(path: Path, stage_dir: Path) -> None:
     """
     lines = scalars(stage_dir)
     if not lines:
-        raise FileNotFoundError(f'{stage_dir} has no run with logged numbers: {_instead(stage_dir)}')
+        raise FileNotFoundError(
+            f'{stage_dir} has no run with logged numbers: {_instead(stage_dir)}'
+        )
     work_dir, name = stage_of(stage_dir)
     cfg, log = pictures.stage_config(work_dir, name), _latest_log(stage_dir)
     charts = _charts(lines, cfg, processes(log)) + probe_charts(probes(stage_dir))
     parts = [f'<h1>{text(name)}</h1>', _results(stage_dir, lines), charts]
     parts.append(_pictures(work_dir, name))
-    parts.append(f'<h2>Environment</h2><pre>{text(environment(log) or "Its log is not there.")}</pre>')
+    parts.append(
+        f'<h2>Environment</h2><pre>{text(environment(log) or "Its log is not there.")}</pre>'
+    )
     parts.append(f'<details><summary>Config</summary><pre>{text(cfg.pretty_text)}</pre></details>')
     page.write(path, f'Run {name}', parts)
 
 
 def _instead(stage_dir: Path) -> str:
     """Return what to do about a folder without logged numbers."""
-    inside = sorted({str(log.parents[2].relative_to(stage_dir)) for log in stage_dir.rglob('vis_data/scalars.json')})
+    inside = sorted(
+        {
+            str(log.parents[2].relative_to(stage_dir))
+            for log in stage_dir.rglob('vis_data/scalars.json')
+        }
+    )
     if inside:
         return f'expected one of {", ".join(inside)} in it'
     if _latest_log(stage_dir) or any(stage_dir.glob('*/*.log')):
-        return (
-            'its config had a visualizer without dict(type="LocalVisBackend") in vis_backends; tools/train.py adds it'
-        )
+        return 'its config had a visualizer without dict(type="LocalVisBackend") in vis_backends; tools/train.py adds it'
     return 'expected a folder that tools/train.py has written (--work-dir)'
 
 
@@ -64,7 +74,9 @@ def curves(lines: list[dict], images: int) -> Iterator[tuple[str, list[tuple[flo
     """
     training = [line for line in lines if 'lr' in line]
     for key in dict.fromkeys(key for line in training for key in line if key not in _NO_CURVE):
-        points = [(line['step'], line[key]) for line in training if isinstance(line.get(key), int | float)]
+        points = [
+            (line['step'], line[key]) for line in training if isinstance(line.get(key), int | float)
+        ]
         if key == 'time':
             points = [(step, images / seconds) for step, seconds in points if seconds > 0]
         yield _NAMES.get(key, key), points
@@ -83,10 +95,15 @@ def probe_charts(lines: list[dict]) -> str:
             if key.startswith('probe/'):
                 measure, *place = key.removeprefix('probe/').split('/')
                 layer = place[0].replace('_', ' ') if place else measure
-                found.setdefault(measure, {}).setdefault(layer, {}).setdefault(line['step'], []).append(value)
+                found.setdefault(measure, {}).setdefault(layer, {}).setdefault(
+                    line['step'], []
+                ).append(value)
     charts = ''
     for measure, layers in found.items():
-        curves = {layer: [(step, mean(values)) for step, values in points.items()] for layer, points in layers.items()}
+        curves = {
+            layer: [(step, mean(values)) for step, values in points.items()]
+            for layer, points in layers.items()
+        }
         if chart := draw.line_chart(curves, {}, 'iterations'):
             charts += f'<figure><h3>{text(measure)}</h3>{chart}</figure>'
     return f'<h2>Probes</h2><div class="charts">{charts}</div>' if charts else ''
@@ -94,20 +111,30 @@ def probe_charts(lines: list[dict]) -> str:
 
 def _charts(lines: list[dict], cfg: Config, ranks: int) -> str:
     found = dict(curves(lines, cfg.train_dataloader.batch_size * ranks))
-    losses = {name: points for name, points in found.items() if name == 'loss' or re.search(r'(^|\.)loss', name)}
+    losses = {
+        name: points
+        for name, points in found.items()
+        if name == 'loss' or re.search(r'(^|\.)loss', name)
+    }
     charts = [('loss', draw.line_chart(losses, {}, 'iterations'))] if losses else []
     charts += [
         (name, draw.line_chart({name: points}, {}, 'iterations'))
         for name, points in found.items()
         if name not in losses
     ]
-    figures = ''.join(f'<figure><h3>{text(title)}</h3>{chart}</figure>' for title, chart in charts if chart)
+    figures = ''.join(
+        f'<figure><h3>{text(title)}</h3>{chart}</figure>' for title, chart in charts if chart
+    )
     return f'<h2>How it went</h2><div class="charts">{figures}</div>'
 
 
 def _results(stage_dir: Path, lines: list[dict]) -> str:
     last = next((line['step'] for line in reversed(lines) if 'lr' in line), 0)
-    table = [(key, f'{value:.4g}') for key, value in metrics(stage_dir).items() if isinstance(value, int | float)]
+    table = [
+        (key, f'{value:.4g}')
+        for key, value in metrics(stage_dir).items()
+        if isinstance(value, int | float)
+    ]
     html = f'<h2>What it reached</h2><p>{last} iterations are logged.</p>'
     return html + (draw.text_table(['last validation or test', 'value'], table) if table else '')
 
@@ -116,7 +143,11 @@ def _pictures(work_dir: Path, name: str) -> str:
     """What the last checkpoint does with validation images; where that cannot be shown, why."""
     try:
         return sections.of_stage(work_dir, name)
-    except (ImportError, OSError, ValueError) as error:  # no checkpoint yet, no data here, no tokenizer
+    except (
+        ImportError,
+        OSError,
+        ValueError,
+    ) as error:  # no checkpoint yet, no data here, no tokenizer
         return f'<h2>Pictures</h2><p class="note">There are none: {text(" ".join(str(error).split()))}</p>'
 
 
@@ -133,7 +164,9 @@ def environment(log: str) -> str:
     block = re.search(r'System environment:\n.*?(?=\n-{20,})', log, re.S)
     lines = block[0].splitlines() if block else []
     return '\n'.join(
-        line for line in lines if line.strip() and not line.startswith('  - ') and 'compiling details' not in line
+        line
+        for line in lines
+        if line.strip() and not line.startswith('  - ') and 'compiling details' not in line
     )
 
 

@@ -42,7 +42,9 @@ def segmentation(work_dir: Path, task: str, names: list[str]) -> str:
     columns, scenes, colours = pictures.segmentation(work_dir, names)
     words = 'Validation images'
     if len(names) > 1:
-        words += '; each column is the same network after as many labels and steps, from another start'
+        words += (
+            '; each column is the same network after as many labels and steps, from another start'
+        )
     html = f'<h2>{text(task.capitalize())}</h2><p>{words}.</p>'
     return html + draw.picture_table(columns, scenes) + draw.legend(colours)
 

@@ -13,7 +13,9 @@ from recipe.chain import PREPARED, read_record
 
 _PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg')
 _NO_METRIC = {'data_time', 'time', 'step', 'iter', 'epoch'}
-JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')  # metric → label, of the tasks that pre-training serves
+JUDGED = dict(
+    top1='top-1, %', mIoU='mIoU, %'
+)  # metric → label, of the tasks that pre-training serves
 
 
 def scalars(stage_dir: Path) -> list[dict]:
@@ -37,8 +39,13 @@ def _lines(stage_dir: Path) -> list[dict]:
     lines: list[dict] = []
     for log in [log for log in logs if log.parts[-3] in own] if own else logs[-1:]:
         more = [json.loads(line) for line in log.read_text().splitlines()]
-        first = next((line['step'] for line in more if 'lr' in line), math.inf)  # what was lost is made again from here
-        lines = [*takewhile(lambda line, first=first: 'lr' not in line or line['step'] < first, lines), *more]
+        first = next(
+            (line['step'] for line in more if 'lr' in line), math.inf
+        )  # what was lost is made again from here
+        lines = [
+            *takewhile(lambda line, first=first: 'lr' not in line or line['step'] < first, lines),
+            *more,
+        ]
     return lines
 
 
@@ -47,7 +54,12 @@ def metrics(stage_dir: Path) -> dict[str, float]:
     found = [line for line in scalars(stage_dir) if 'lr' not in line][-1:]
     for log in sorted((stage_dir / 'test').glob('*/*.json'))[-1:]:
         found.append(json.loads(log.read_text()))
-    return {key.rpartition('/')[2]: value for line in found for key, value in line.items() if key not in _NO_METRIC}
+    return {
+        key.rpartition('/')[2]: value
+        for line in found
+        for key, value in line.items()
+        if key not in _NO_METRIC
+    }
 
 
 def validations(lines: list[dict], metric: str) -> list[tuple[int, float]]:
@@ -57,7 +69,9 @@ def validations(lines: list[dict], metric: str) -> list[tuple[int, float]]:
         if 'lr' in line:
             step = line['step']
         else:
-            found += [(step, value) for key, value in line.items() if key.rpartition('/')[2] == metric]
+            found += [
+                (step, value) for key, value in line.items() if key.rpartition('/')[2] == metric
+            ]
     return found
 
 
@@ -74,7 +88,9 @@ def summarize(work_dir: Path, names: list[str]) -> dict:
         if record:
             walls[name] = round(record['wall_s'], 1)
             peaks.append(record['peak_rss_gib'])
-    return dict(**summary, wall_s=walls, peak_rss_gib=round(max(peaks, default=0.0), 3), versions=versions())
+    return dict(
+        **summary, wall_s=walls, peak_rss_gib=round(max(peaks, default=0.0), 3), versions=versions()
+    )
 
 
 def versions() -> dict[str, str]:
@@ -89,12 +105,17 @@ def processor() -> str:
     """Its name, or its architecture where the system does not say (/proc/cpuinfo)."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.partition(': ')[2] for line in lines if line.startswith('model name')), platform.machine())
+    return next(
+        (line.partition(': ')[2] for line in lines if line.startswith('model name')),
+        platform.machine(),
+    )
 
 
 def over_seeds(summaries: list[dict]) -> dict:
     """Means of several summaries, and under `spread` the standard deviations over seeds (n − 1)."""
-    first = {key: value for key, value in summaries[0].items() if key not in ('peak_rss_gib', 'versions')}
+    first = {
+        key: value for key, value in summaries[0].items() if key not in ('peak_rss_gib', 'versions')
+    }
     spread = _fold(first, summaries, stdev)
     spread.pop('wall_s')
     peak = max(summary['peak_rss_gib'] for summary in summaries)
@@ -121,7 +142,9 @@ def rows(summary: dict) -> list[tuple[str, str, str, str, str]]:
     table = []
     for task, arms in summary.items():
         arms = (
-            {arm: values for arm, values in arms.items() if isinstance(values, dict)} if isinstance(arms, dict) else {}
+            {arm: values for arm, values in arms.items() if isinstance(values, dict)}
+            if isinstance(arms, dict)
+            else {}
         )
         for metric, label in JUDGED.items():
             base = arms.get('scratch', {}).get(metric)
@@ -158,6 +181,17 @@ def text_table(summary: dict) -> str:
     """`rows` in columns, `sentences` below."""
     table = [('task', 'start', 'metric', 'value', 'gain'), *rows(summary)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines = [
+        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
     lines.insert(1, '─' * max(map(len, lines)))
-    return '\n'.join(['What pre-training bought', '', *(lines if len(table) > 1 else []), '', *sentences(summary)])
+    return '\n'.join(
+        [
+            'What pre-training bought',
+            '',
+            *(lines if len(table) > 1 else []),
+            '',
+            *sentences(summary),
+        ]
+    )

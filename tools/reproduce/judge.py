@@ -41,19 +41,35 @@ def judge(figures: Figures, mains: dict[str, str]) -> list[Judged]:
         for task, metric in TASKS.items():
             if metric not in claim.gap:
                 continue
-            both = (values(figures, f'{task}/{mains[task]}/{row}', metric) for row in (claim.better, claim.worse))
+            both = (
+                values(figures, f'{task}/{mains[task]}/{row}', metric)
+                for row in (claim.better, claim.worse)
+            )
             if not (pairs := differences(*both)):
                 continue
             here, half = interval(pairs)
             found.append(
-                Judged(claim, metric, claim.gap[metric], here, half, sign_flip(pairs), len(pairs), verdict(pairs))
+                Judged(
+                    claim,
+                    metric,
+                    claim.gap[metric],
+                    here,
+                    half,
+                    sign_flip(pairs),
+                    len(pairs),
+                    verdict(pairs),
+                )
             )
     return found
 
 
 def curve(figures: Figures, stage: str, name: str) -> list[tuple[float, float, float]]:
     """(step, mean, half the 95 % interval) over the seeds that have the stage."""
-    lines = [dict(map(tuple, stages[stage]['curves'].get(name, []))) for stages in figures.values() if stage in stages]
+    lines = [
+        dict(map(tuple, stages[stage]['curves'].get(name, [])))
+        for stages in figures.values()
+        if stage in stages
+    ]
     steps = sorted(set.intersection(*map(set, lines))) if lines else []
     return [(step, *interval([line[step] for line in lines])) for step in steps]
 
@@ -68,4 +84,6 @@ def pays(figures: Figures, better: str, worse: str, metric: str) -> list[tuple[i
 
     steps = [step for step, _, _ in curve(figures, better, metric)]
     pairs = {step: differences(at(better, step), at(worse, step)) for step in steps}
-    return [(step, mean(gains), verdict(gains) == SUPPORTED) for step, gains in pairs.items() if gains]
+    return [
+        (step, mean(gains), verdict(gains) == SUPPORTED) for step, gains in pairs.items() if gains
+    ]

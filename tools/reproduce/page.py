@@ -34,17 +34,27 @@ def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict[s
         _table_of_rows(figures, rows, mains, scale),
         _crossings(scale, figures, rows),
         _pretrainings(figures, rows),
-        '\n\n'.join(['## Curves', *(f'![{stem}](results/{name}_{stem}.svg)' for stem in files)]) if files else '',
+        '\n\n'.join(['## Curves', *(f'![{stem}](results/{name}_{stem}.svg)' for stem in files)])
+        if files
+        else '',
         '## Runs\n\n'
-        + _list(f'`{run["command"]}`: commit {run["commit"]}, {run["machine"]}, {run["date"]}' for run in runs),
+        + _list(
+            f'`{run["command"]}`: commit {run["commit"]}, {run["machine"]}, {run["date"]}'
+            for run in runs
+        ),
     ]
     (out / 'results.md').write_text('\n\n'.join(filter(None, sections)) + '\n', encoding='utf-8')
 
 
 def _verdicts(judged: list[Judged], seeds: int) -> str:
-    by = {kind: [one for one in judged if one.verdict == kind] for kind in (CONTRADICTED, OPEN, SUPPORTED)}
+    by = {
+        kind: [one for one in judged if one.verdict == kind]
+        for kind in (CONTRADICTED, OPEN, SUPPORTED)
+    }
     lines = ['## What disagrees with the paper', '']
-    lines.append(_list(map(_sentence, by[CONTRADICTED])) if by[CONTRADICTED] else 'Nothing contradicts it.')
+    lines.append(
+        _list(map(_sentence, by[CONTRADICTED])) if by[CONTRADICTED] else 'Nothing contradicts it.'
+    )
     wrong = [one for one in by[OPEN] if one.here < 0]
     if wrong:
         lines += [
@@ -71,8 +81,14 @@ def _how_sure(judged: list[Judged], seeds: int) -> str:
         f'“{CONTRADICTED}” need p ≤ {LEVEL}. With {seeds} seeds p is {smallest_p(seeds):.3f} at least'
     )
     if smallest_p(seeds) > LEVEL:
-        return words + ': **nothing can be significant, whatever the gap.** Six seeds are the fewest that can tell.'
-    return words + f'. Of {len(judged)} tests without any effect one in {round(1 / LEVEL)} would pass all the same.'
+        return (
+            words
+            + ': **nothing can be significant, whatever the gap.** Six seeds are the fewest that can tell.'
+        )
+    return (
+        words
+        + f'. Of {len(judged)} tests without any effect one in {round(1 / LEVEL)} would pass all the same.'
+    )
 
 
 def _sentence(one: Judged) -> str:
@@ -109,7 +125,9 @@ def _crossings(scale: dict, figures: Figures, rows: list[str]) -> str:
                 here, half = interval(gains)
                 paying = [step for step, _, sure in pays(figures, *stages, metric) if sure]
                 when = f'{paying[0]} … {paying[-1]}' if paying else 'at none'
-                lines.append((task, labels, ROWS[row].title, f'{_gap(here)} ± {_number(half, 2)}', when))
+                lines.append(
+                    (task, labels, ROWS[row].title, f'{_gap(here)} ± {_number(half, 2)}', when)
+                )
     if not lines:
         return ''
     words = (
@@ -121,10 +139,19 @@ def _crossings(scale: dict, figures: Figures, rows: list[str]) -> str:
 
 
 def _pretrainings(figures: Figures, rows: list[str]) -> str:
-    metrics = ('val_loss', 'marginal_entropy', 'masked_accuracy', 'marginal_accuracy', 'val_loss_all', 'accuracy_all')
+    metrics = (
+        'val_loss',
+        'marginal_entropy',
+        'masked_accuracy',
+        'marginal_accuracy',
+        'val_loss_all',
+        'accuracy_all',
+    )
     lines = []
     for row in rows:
-        found = {metric: list(values(figures, f'pretrain/{row}', metric).values()) for metric in metrics}
+        found = {
+            metric: list(values(figures, f'pretrain/{row}', metric).values()) for metric in metrics
+        }
         if found['masked_accuracy'] or found['accuracy_all']:
             lines.append((ROWS[row].title, *(_spread(cell, 2) for cell in found.values())))
     if not lines:
@@ -147,13 +174,17 @@ def _pretrainings(figures: Figures, rows: list[str]) -> str:
 # -- charts ------------------------------------------------------------------------------------------------------------
 
 
-def _charts(scale: dict, figures: Figures, rows: list[str], mains: dict[str, str]) -> dict[str, str]:
+def _charts(
+    scale: dict, figures: Figures, rows: list[str], mains: dict[str, str]
+) -> dict[str, str]:
     """Stem → SVG, of what has points."""
     starts = [row for row in ('scratch', *reversed(LENGTHS)) if row in rows]
     drawn = {}
     for task, metric in TASKS.items():
         for labels in scale[task]['labels']:
-            lines = {ROWS[row].title: curve(figures, f'{task}/{labels}/{row}', metric) for row in starts}
+            lines = {
+                ROWS[row].title: curve(figures, f'{task}/{labels}/{row}', metric) for row in starts
+            }
             drawn[f'{task}_{labels}_labels'] = (
                 lines,
                 f'{task}, {labels} labels: {METRIC[metric]}',
@@ -166,20 +197,50 @@ def _charts(scale: dict, figures: Figures, rows: list[str], mains: dict[str, str
                               if (found := list(values(figures, f'{task}/{n}/{row}', metric).values()))]
             for row in starts
         }  # fmt: skip
-        drawn[f'{task}_by_labels'] = lines, f'{task} at the end: {METRIC[metric]}', 'labels', True, None
+        drawn[f'{task}_by_labels'] = (
+            lines,
+            f'{task} at the end: {METRIC[metric]}',
+            'labels',
+            True,
+            None,
+        )
         lines = {}
         for labels in scale[task]['labels']:
-            stages = {row: [f'{task}/{labels}/{start}' for start in (row, 'scratch')] for row in LENGTHS}
-            gains = {row: differences(*(values(figures, s, metric) for s in stages[row])) for row in LENGTHS}
+            stages = {
+                row: [f'{task}/{labels}/{start}' for start in (row, 'scratch')] for row in LENGTHS
+            }
+            gains = {
+                row: differences(*(values(figures, s, metric) for s in stages[row]))
+                for row in LENGTHS
+            }
             lines[f'{labels} labels'] = [
-                (scale['images'] * ROWS[row].length, *interval(gains[row])) for row in LENGTHS if gains[row]
+                (scale['images'] * ROWS[row].length, *interval(gains[row]))
+                for row in LENGTHS
+                if gains[row]
             ]
-        drawn[f'{task}_by_images'] = lines, f'{task}: gain over scratch, points', 'images of pre-training', True, 0.0
-    for metric, words in (('val_loss', 'loss, nats per hidden token'), ('masked_accuracy', 'masked accuracy, %')):
-        lines = {ROWS[row].title: curve(figures, f'pretrain/{row}', metric) for row in rows if ROWS[row].length >= 1}
+        drawn[f'{task}_by_images'] = (
+            lines,
+            f'{task}: gain over scratch, points',
+            'images of pre-training',
+            True,
+            0.0,
+        )
+    for metric, words in (
+        ('val_loss', 'loss, nats per hidden token'),
+        ('masked_accuracy', 'masked accuracy, %'),
+    ):
+        lines = {
+            ROWS[row].title: curve(figures, f'pretrain/{row}', metric)
+            for row in rows
+            if ROWS[row].length >= 1
+        }
         drawn[f'pretrain_{metric}'] = lines, f'pre-training: {words}', 'steps', False, None
     several = {stem: (_filled(lines), *rest) for stem, (lines, *rest) in drawn.items()}
-    return {stem: chart(*rest) for stem, rest in several.items() if any(len(line) > 1 for line in rest[0].values())}
+    return {
+        stem: chart(*rest)
+        for stem, rest in several.items()
+        if any(len(line) > 1 for line in rest[0].values())
+    }
 
 
 def _filled(lines: dict) -> dict:

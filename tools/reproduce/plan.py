@@ -71,14 +71,20 @@ def recipe(scale: Scale, rows: list[str], seed: int, work_dir: Path) -> Recipe:
     for task in TASKS:  # classification first: the intermediate task
         stages += _tuned(scale, rows, task)
     prepare = [command.format(data=scale.data) for command in scale.cfg.get('prepare', [])]
-    return Recipe(str(work_dir / f'seed-{seed}'), stages, prepare, seed, f'{scale.name}, seed {seed}', '')
+    return Recipe(
+        str(work_dir / f'seed-{seed}'), stages, prepare, seed, f'{scale.name}, seed {seed}', ''
+    )
 
 
 def _tokenizers(scale: Scale, rows: list[str]) -> Iterator[Stage]:
     needed = {ROWS[row].tokenizer for row in rows if ROWS[row].config and _targets_tokens(row)}
     for name, entry in scale.cfg['tokenizers'].items():
         if name in needed:
-            yield Stage(name, entry['config'], options=_options(scale, entry['config'], entry.get('options', {})))
+            yield Stage(
+                name,
+                entry['config'],
+                options=_options(scale, entry['config'], entry.get('options', {})),
+            )
 
 
 def _targets_tokens(row: str) -> bool:
@@ -89,7 +95,9 @@ def pretrain_config(scale: Scale, row: str) -> dict:
     """A row's pre-training at this scale."""
     own = scale.cfg['pretrain']
     parts = dict(own.get('parts', {}))
-    for part, values in scale.cfg['tokenizers'].get(ROWS[row].tokenizer, {}).get('parts', {}).items():
+    for part, values in (
+        scale.cfg['tokenizers'].get(ROWS[row].tokenizer, {}).get('parts', {}).items()
+    ):
         parts[part] = parts.get(part, {}) | values
     cfg = scaling.scaled(_load(ROWS[row].config), parts, own.get('whole', {}))
     if ROWS[row].length != 1:
@@ -114,14 +122,28 @@ def _tuned(scale: Scale, rows: list[str], task: str) -> Iterator[Stage]:
     for labels, of_labels in entry['labels'].items():
         for row in rows:
             one = ROWS[row]
-            if task not in one.tasks or (labels != entry['main'] and row not in scale.cfg.get('curves', [])):
+            if task not in one.tasks or (
+                labels != entry['main'] and row not in scale.cfg.get('curves', [])
+            ):
                 continue
             weights = {}
             if one.config:
-                origin = f'{one.through}/{scale.cfg[one.through]["main"]}' if one.through else 'pretrain'
+                origin = (
+                    f'{one.through}/{scale.cfg[one.through]["main"]}' if one.through else 'pretrain'
+                )
                 weights[_BACKBONE] = f'{origin}/{one.start or row}'
-            options = entry.get('options', {}) | of_labels | _architecture(row) | entry['kinds'].get(one.kind, {})
-            yield Stage(f'{task}/{labels}/{row}', entry['config'], weights, _options(scale, entry['config'], options))
+            options = (
+                entry.get('options', {})
+                | of_labels
+                | _architecture(row)
+                | entry['kinds'].get(one.kind, {})
+            )
+            yield Stage(
+                f'{task}/{labels}/{row}',
+                entry['config'],
+                weights,
+                _options(scale, entry['config'], options),
+            )
 
 
 def _architecture(row: str) -> dict[str, object]:
@@ -129,13 +151,17 @@ def _architecture(row: str) -> dict[str, object]:
     backbone = _load(ROWS[row].config or BEIT)['model']['backbone']
     bias = backbone.get('rel_pos_bias') and 'per_layer'
     form = dict(
-        abs_pos_embed=backbone.get('abs_pos_embed', False), rel_pos_bias=bias, layer_scale=backbone.get('layer_scale')
+        abs_pos_embed=backbone.get('abs_pos_embed', False),
+        rel_pos_bias=bias,
+        layer_scale=backbone.get('layer_scale'),
     )
     return {_MODEL + key: value for key, value in form.items()}
 
 
 def _options(scale: Scale, config: str, options: dict) -> dict:
-    return (scaling.data_options(_load(config), scale.data) if scale.data != 'data' else {}) | options
+    return (
+        scaling.data_options(_load(config), scale.data) if scale.data != 'data' else {}
+    ) | options
 
 
 # -- what was run already ----------------------------------------------------------------------------------------------

@@ -18,7 +18,17 @@ from .rows import TASKS
 
 CURVES = (*TASKS.values(), 'val_loss', 'masked_accuracy', 'marginal_entropy')
 OVER_ALL = ('val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all')
-KEPT = (*CURVES, *OVER_ALL, 'marginal_accuracy', 'psnr', 'psnr_mean_color', 'codes', 'codes_used', 'perplexity', 'mse')
+KEPT = (
+    *CURVES,
+    *OVER_ALL,
+    'marginal_accuracy',
+    'psnr',
+    'psnr_mean_color',
+    'codes',
+    'codes_used',
+    'perplexity',
+    'mse',
+)
 
 
 def path(out: Path, scale: str) -> Path:
@@ -50,7 +60,10 @@ def add(store: dict, seed: int, made: dict[str, str], work_dir: Path, run: dict[
 
 def _stage(stage_dir: Path) -> dict:
     lines, record = scalars(stage_dir), read_record(stage_dir)
-    curves = {name: [[step, round(value, 4)] for step, value in validations(lines, name)] for name in CURVES}
+    curves = {
+        name: [[step, round(value, 4)] for step, value in validations(lines, name)]
+        for name in CURVES
+    }
     last = {key: round(value, 4) for key, value in metrics(stage_dir).items() if key in KEPT}
     return dict(
         metrics=last,
@@ -69,7 +82,9 @@ def current(store: dict, digests: dict[int, dict[str, str]]) -> dict[str, dict]:
     for seed, stages in digests.items():
         there = store['seeds'].get(str(seed), {})
         found[str(seed)] = {
-            name: there[name] for name, digest in stages.items() if there.get(name, {}).get('digest') == digest
+            name: there[name]
+            for name, digest in stages.items()
+            if there.get(name, {}).get('digest') == digest
         }
     return {seed: stages for seed, stages in found.items() if stages}
 
@@ -77,7 +92,9 @@ def current(store: dict, digests: dict[int, dict[str, str]]) -> dict[str, dict]:
 def made(typed: list[str]) -> dict[str, str]:
     """By what, from what, on what and when."""
     packages = versions()
-    names = ', '.join(f'{name} {packages[name]}' for name in ('beit_mm', 'torch', 'mmengine') if name in packages)
+    names = ', '.join(
+        f'{name} {packages[name]}' for name in ('beit_mm', 'torch', 'mmengine') if name in packages
+    )
     return dict(
         command=shlex.join(['python', *typed]),
         commit=_commit(),
@@ -90,7 +107,9 @@ def _commit() -> str:
     """Of the checkout that this package lies in, marked when it has changes; 'unknown' outside of git."""
     command = ['git', 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
     try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
         return found.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return 'unknown'

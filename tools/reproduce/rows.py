@@ -31,16 +31,33 @@ BEIT = _PRETRAIN.format('vit', '300e')
 ROWS = {
     'scratch': Row('from scratch', None, dict(top1=81.8), kind='scratch'),
     'beit': Row('BEiT', BEIT, dict(top1=82.86, mIoU=44.65)),
-    'random-mask': Row('− blockwise masking', _ABLATION.format('random-mask'), dict(top1=82.77, mIoU=42.93)),
-    'pixels': Row('− visual tokens: pixels', _ABLATION.format('pixels'), dict(top1=81.04, mIoU=41.38)),
+    'random-mask': Row(
+        '− blockwise masking', _ABLATION.format('random-mask'), dict(top1=82.77, mIoU=42.93)
+    ),
+    'pixels': Row(
+        '− visual tokens: pixels', _ABLATION.format('pixels'), dict(top1=81.04, mIoU=41.38)
+    ),
     'pixels-random-mask': Row(
-        '− visual tokens − blockwise masking', _ABLATION.format('pixels_random-mask'), dict(top1=80.50, mIoU=37.09)
+        '− visual tokens − blockwise masking',
+        _ABLATION.format('pixels_random-mask'),
+        dict(top1=80.50, mIoU=37.09),
     ),
-    'recover-all': Row('+ recover 100 % of the tokens', _ABLATION.format('recover-all'), dict(top1=82.59, mIoU=40.93)),
+    'recover-all': Row(
+        '+ recover 100 % of the tokens',
+        _ABLATION.format('recover-all'),
+        dict(top1=82.59, mIoU=40.93),
+    ),
     'no-mask': Row(
-        '− masking + recover 100 % of the tokens', _ABLATION.format('no-mask_recover-all'), dict(top1=81.67, mIoU=36.73)
+        '− masking + recover 100 % of the tokens',
+        _ABLATION.format('no-mask_recover-all'),
+        dict(top1=81.67, mIoU=36.73),
     ),
-    'longer': Row('pre-training 8/3 as long', _PRETRAIN.format('vit', '800e'), dict(top1=83.19, mIoU=45.58), 8 / 3),
+    'longer': Row(
+        'pre-training 8/3 as long',
+        _PRETRAIN.format('vit', '800e'),
+        dict(top1=83.19, mIoU=45.58),
+        8 / 3,
+    ),
     'intermediate': Row(
         '+ intermediate fine-tuning',
         BEIT,
@@ -51,11 +68,15 @@ ROWS = {
     ),
     'other-tokenizer': Row('tokenizer of another size', BEIT, {}, tokenizer='other-tokenizer'),
     'layer-scale': Row('+ LayerScale', _ABLATION.format('layer-scale'), dict(top1=83.00)),
-    'relative': Row('+ LayerScale + relative bias', _PRETRAIN.format('beit', '300e'), dict(top1=83.22)),
+    'relative': Row(
+        '+ LayerScale + relative bias', _PRETRAIN.format('beit', '300e'), dict(top1=83.22)
+    ),
     'quarter': Row('pre-training 1/4 as long', BEIT, {}, 1 / 4),
     'sixteenth': Row('pre-training 1/16 as long', BEIT, {}, 1 / 16),
     'ceiling': Row('pre-trained, all labels, many steps', BEIT, {}, start='beit', kind='ceiling'),
-    'floor': Row('all labels, many steps, but patches never see each other', None, {}, kind='floor'),
+    'floor': Row(
+        'all labels, many steps, but patches never see each other', None, {}, kind='floor'
+    ),
 }
 
 
@@ -71,14 +92,22 @@ class Claim:
 
 def _claim(words: str, better: str, worse: str, **gap: float) -> Claim:
     both = {
-        m: round(ROWS[better].paper[m] - ROWS[worse].paper[m], 2) for m in ROWS[worse].paper if m in ROWS[better].paper
+        m: round(ROWS[better].paper[m] - ROWS[worse].paper[m], 2)
+        for m in ROWS[worse].paper
+        if m in ROWS[better].paper
     }
     return Claim(words, better, worse, both | gap)
 
 
 # The paper's own pair where a table's rows are no pair: SETR-PUP with and without, table 3; UPerNet, table 5.
 CLAIMS = [
-    _claim('Pre-training beats training from scratch', 'beit', 'scratch', top1=83.2 - 81.8, mIoU=float('nan')),
+    _claim(
+        'Pre-training beats training from scratch',
+        'beit',
+        'scratch',
+        top1=83.2 - 81.8,
+        mIoU=float('nan'),
+    ),
     _claim('Blockwise masking beats random masking', 'beit', 'random-mask'),
     _claim('Visual tokens beat pixels', 'beit', 'pixels'),
     _claim('Tokens with blockwise masking beat pixels without', 'beit', 'pixels-random-mask'),

@@ -38,7 +38,10 @@ def scaled(config: dict, parts: dict[str, dict], whole: dict) -> dict:
 
 def write(path: Path, cfg: dict, origin: str) -> None:
     """As a config file."""
-    lines = [f'# {origin}, at another scale', *(f'{key} = {pformat(value, 4, 120)}' for key, value in cfg.items())]
+    lines = [
+        f'# {origin}, at another scale',
+        *(f'{key} = {pformat(value, 4, 120)}' for key, value in cfg.items()),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('\n'.join(lines) + '\n')
 
@@ -47,7 +50,10 @@ def data_options(cfg: dict, data: str) -> dict[str, str]:
     """Options that turn each `data_root` of the loaders, 'data/NAME' or 'data/quickstart/NAME', into `data/NAME`."""
     return {
         f'{where}.data_root': '/'.join(
-            [data, *[p for p in Path(node['data_root']).parts if not p.startswith('quickstart')][1:]]
+            [
+                data,
+                *[p for p in Path(node['data_root']).parts if not p.startswith('quickstart')][1:],
+            ]
         )
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
         for where, node in _datasets(loader, cfg.get(loader))

@@ -17,7 +17,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half the width of its 95 % interval (Student's t); of one value the latter is NaN."""
     if len(values) < 2:
         return mean(values), math.nan
-    return mean(values), _T[min(len(values) - 1, len(_T)) - 1] * stdev(values) / math.sqrt(len(values))
+    return mean(values), _T[min(len(values) - 1, len(_T)) - 1] * stdev(values) / math.sqrt(
+        len(values)
+    )
 
 
 def sign_flip(differences: Sequence[float]) -> float:

@@ -46,7 +46,12 @@ def _name(split: str, number: int, label: int) -> str:
 def _draw(task: tuple[Path, str, int, int, int, int, bool]) -> int:
     """Write the images first … last − 1 of a split; how many."""
     out, split, first, last, seed, size, wrapped = task
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    quality = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        95,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
     colours = bytes([0, 0, 0, *(value for colour in PALETTE for value in colour)])
     for number in range(first, last):
         image, labels, label = scene(seed, _FIRST[split] + number, size, wrapped)
@@ -131,7 +136,9 @@ def write(
         print(f'{out} holds this data set already, nothing drawn', file=sys.stderr)
         return False
     if not begun.exists() and out.exists() and any(out.iterdir()):
-        raise ValueError(f'{out} is not empty and not drawn by this command: choose another folder or delete this one')
+        raise ValueError(
+            f'{out} is not empty and not drawn by this command: choose another folder or delete this one'
+        )
 
     for split in ('train', 'val'):
         for label in range(len(SPECIES)):
@@ -153,11 +160,17 @@ def write(
         now = time.monotonic()
         if now - told >= 2 or drawn == total:
             told, rate = now, drawn / max(now - start, 1e-9)
-            print(f'{drawn}/{total} images, {rate:.0f}/s, ETA {(total - drawn) / rate:.0f} s', file=sys.stderr)
+            print(
+                f'{drawn}/{total} images, {rate:.0f}/s, ETA {(total - drawn) / rate:.0f} s',
+                file=sys.stderr,
+            )
 
     def listing(split: str, count: int) -> str:
         named = [(_name(split, i, i % len(SPECIES)), i % len(SPECIES)) for i in range(count)]
-        return ''.join(f'{name} {label}\n' if split in ('train', 'val') else f'{name}\n' for name, label in named)
+        return ''.join(
+            f'{name} {label}\n' if split in ('train', 'val') else f'{name}\n'
+            for name, label in named
+        )
 
     meta = out / 'imagenet' / 'meta'
     (meta / 'classes.txt').write_text('\n'.join(SPECIES) + '\n')
@@ -176,20 +189,37 @@ def write(
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        'python tools/draw_shapes.py', description='Draw the data set Shapes in ImageNet and ADE20K layout.'
+        'python tools/draw_shapes.py',
+        description='Draw the data set Shapes in ImageNet and ADE20K layout.',
     )
-    parser.add_argument('out', type=Path, metavar='OUT', help='folder to write: imagenet/ and ade20k/ in it')
+    parser.add_argument(
+        'out', type=Path, metavar='OUT', help='folder to write: imagenet/ and ade20k/ in it'
+    )
     parser.add_argument('--train', type=int, required=True, help='images to train on (imagenet)')
     parser.add_argument('--val', type=int, required=True, help='images to validate on (imagenet)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--size', type=int, default=64, help='pixels a side')
     parser.add_argument(
-        '--segmentation-train', type=int, help='images to train on (ade20k); default: a tenth of --train'
+        '--segmentation-train',
+        type=int,
+        help='images to train on (ade20k); default: a tenth of --train',
     )
-    parser.add_argument('--segmentation-val', type=int, help='images to validate on (ade20k); default: half of --val')
-    parser.add_argument('--labels', type=int, nargs='+', default=[], help='also lists of the first N training images')
+    parser.add_argument(
+        '--segmentation-val',
+        type=int,
+        help='images to validate on (ade20k); default: half of --val',
+    )
+    parser.add_argument(
+        '--labels',
+        type=int,
+        nargs='+',
+        default=[],
+        help='also lists of the first N training images',
+    )
     parser.add_argument('--jobs', type=int, help='processes; default: one a core')
-    parser.add_argument('--wrapped', action='store_true', help='every second of the repeated things is a plain disc')
+    parser.add_argument(
+        '--wrapped', action='store_true', help='every second of the repeated things is a plain disc'
+    )
     try:
         write(**vars(parser.parse_args(arguments)))
     except ValueError as error:

@@ -5,7 +5,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-SPECIES = ('starfish', 'flower', 'heart', 'leaf', 'fish', 'moon', 'drop', 'cross', 'butterfly', 'mushroom')
+SPECIES = (
+    'starfish',
+    'flower',
+    'heart',
+    'leaf',
+    'fish',
+    'moon',
+    'drop',
+    'cross',
+    'butterfly',
+    'mushroom',
+)
 TEXTURES = ('stripes', 'bands', 'checks', 'dots', 'diagonals')
 CLASSES = ('background', *SPECIES)
 PALETTE = [[222, 222, 216], [228, 87, 86], [245, 160, 60], [214, 39, 120], [84, 162, 75], [54, 130, 190],
@@ -77,7 +88,9 @@ class Layout:
     ground: np.ndarray  # float32 [3], RGB of the background
 
 
-def _arrange(rng: np.random.Generator, kind: str) -> tuple[float, list[tuple[float, float, float, bool]]]:
+def _arrange(
+    rng: np.random.Generator, kind: str
+) -> tuple[float, list[tuple[float, float, float, bool]]]:
     """The main species' radius and its places: x, y, angle, mirrored."""
     tilt, places = rng.uniform(-_LEAN, _LEAN), []
     if kind == 'row':
@@ -110,7 +123,9 @@ def _arrange(rng: np.random.Generator, kind: str) -> tuple[float, list[tuple[flo
         for where in (along, -along)[:pairs]:
             away, lean = rng.uniform(1.05 * radius, 0.44 - radius), rng.uniform(-_LEAN, _LEAN)
             places.append((*_turned(where, away, axis), lean, False))
-            places.append((*_turned(where, -away, axis), 2 * axis - lean, True))  # what the mirror makes of the angle
+            places.append(
+                (*_turned(where, -away, axis), 2 * axis - lean, True)
+            )  # what the mirror makes of the angle
     return radius, places
 
 
@@ -129,7 +144,8 @@ def _skin(rng: np.random.Generator, texture: int, palette: int, radius: float) -
         texture=texture,
         inks=tuple(inks.ravel().tolist()),
         phase=(2 * math.pi * dice[0], 2 * math.pi * dice[1]),
-        period=(0.104 + 0.011 * dice[2]) / radius,  # about 7 pixels of 64, a patch holds one, whatever the thing's size
+        period=(0.104 + 0.011 * dice[2])
+        / radius,  # about 7 pixels of 64, a patch holds one, whatever the thing's size
         balance=1.6 * dice[3] - 0.8,
         contrast=0.8 + 1.4 * dice[4],
         dome=0.3 * dice[5],
@@ -160,7 +176,9 @@ def layout(seed: int, index: int, wrapped: bool = False) -> Layout:
     for _ in range(rng.integers(3)):
         other = int(label + rng.integers(1, len(SPECIES))) % len(SPECIES)
         spots = rng.uniform(0.08, 0.92, (6, 2))
-        gaps = np.linalg.norm(spots[:, None] - np.array([(t.x, t.y) for t in things]), axis=2).min(axis=1)
+        gaps = np.linalg.norm(spots[:, None] - np.array([(t.x, t.y) for t in things]), axis=2).min(
+            axis=1
+        )
         x, y = spots[gaps.argmax()].tolist()
         small = min(rng.uniform(0.075, 0.1), 0.65 * radius)
         one = Thing(other, x, y, small, rng.uniform(-_LEAN, _LEAN), False, skin_of(other, small))

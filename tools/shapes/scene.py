@@ -27,15 +27,23 @@ def _outlines() -> list[np.ndarray]:
     shapes = dict(
         starfish=polar(0.42 + 0.58 * np.abs(np.cos(2.5 * t)) ** 1.6),
         flower=polar(0.78 + 0.22 * np.cos(7 * t)),
-        heart=np.stack([16 * sin**3, 5 * np.cos(2 * t) + 2 * np.cos(3 * t) + np.cos(4 * t) - 13 * cos], 1),
-        leaf=np.concatenate([np.hstack([(1 - s * s) / 2, s]), np.hstack([(s * s - 1) / 2, -s])[1:-1]]),
-        fish=np.concatenate([arc(0.6 - pi, pi - 0.6, 0.72, 0.55, 0.28), [[-0.95, 0.62], [-0.8, 0], [-0.95, -0.62]]]),
+        heart=np.stack(
+            [16 * sin**3, 5 * np.cos(2 * t) + 2 * np.cos(3 * t) + np.cos(4 * t) - 13 * cos], 1
+        ),
+        leaf=np.concatenate(
+            [np.hstack([(1 - s * s) / 2, s]), np.hstack([(s * s - 1) / 2, -s])[1:-1]]
+        ),
+        fish=np.concatenate(
+            [arc(0.6 - pi, pi - 0.6, 0.72, 0.55, 0.28), [[-0.95, 0.62], [-0.8, 0], [-0.95, -0.62]]]
+        ),
         moon=np.concatenate([arc(0.6, 2 * pi - 0.6, 1, 1), arc(2 * pi - 1, 1, 0.62, 0.67, 0.42)]),
         drop=np.stack([0.62 * sin * np.sin(t / 2) ** 1.6, -cos], 1),
         cross=np.array([(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a)]),  # half of it
         butterfly=polar(0.3 + 0.75 * np.abs(np.sin(2 * t)) ** 0.9 * np.where(cos > 0, 1, 0.72)),
         disc=polar(np.ones_like(t)),
-        mushroom=np.array([(0.98, 0.16), (0.32, 0.16), (0.4, 0.9), (-0.4, 0.9), (-0.32, 0.16), (-0.98, 0.16)]),
+        mushroom=np.array(
+            [(0.98, 0.16), (0.32, 0.16), (0.4, 0.9), (-0.4, 0.9), (-0.32, 0.16), (-0.98, 0.16)]
+        ),
     )
     shapes['cross'] = np.concatenate([shapes['cross'], -shapes['cross']])
     shapes['mushroom'] = np.concatenate([arc(pi, 2 * pi, 1, 0.92), shapes['mushroom']])
@@ -51,7 +59,9 @@ def _outlines() -> list[np.ndarray]:
 def _inward(points: np.ndarray) -> np.ndarray:
     """For each corner the step that moves both its sides inwards by 1."""
     sides = np.roll(points, -1, 0) - points
-    normals = np.stack([-sides[:, 1], sides[:, 0]], 1) / np.linalg.norm(sides, axis=1, keepdims=True)
+    normals = np.stack([-sides[:, 1], sides[:, 0]], 1) / np.linalg.norm(
+        sides, axis=1, keepdims=True
+    )
     x, y = points.T
     normals *= np.sign(x @ np.roll(y, -1) - y @ np.roll(x, -1))
     before = np.roll(normals, 1, 0)
@@ -62,7 +72,9 @@ _OUTLINES = _outlines()
 _INWARD = [_inward(outline) for outline in _OUTLINES]
 _SPREAD = 0.64  # pixels that cv2.fillPoly's antialiased edge reaches too far, at any size
 _DISC = len(SPECIES)  # of wrapped things
-_REACH = [float(np.linalg.norm(outline, axis=1).max()) + 0.07 for outline in _OUTLINES]  # with half the rim
+_REACH = [
+    float(np.linalg.norm(outline, axis=1).max()) + 0.07 for outline in _OUTLINES
+]  # with half the rim
 
 
 def _axis(side: int, unit: float) -> np.ndarray:
@@ -95,10 +107,13 @@ def _sprite(thing: Thing, width: int) -> np.ndarray:
     share = np.clip(0.5 + skin.contrast * (figure + skin.balance), 0, 1)
     dome = (1 + 0.5 * skin.dome) - skin.dome * (u * u + v * v)
     low, high = skin.inks[:3], skin.inks[3:]
-    colours = cv2.merge([(one + (two - one) * share) * dome for one, two in zip(low, high, strict=True)])
+    colours = cv2.merge(
+        [(one + (two - one) * share) * dome for one, two in zip(low, high, strict=True)]
+    )
     outline = _OUTLINES[shape] * unit + (side - 1) / 2
     points, inner = (
-        [np.round(corners * 16).astype(np.int32)] for corners in (outline, outline + _SPREAD * _INWARD[shape])
+        [np.round(corners * 16).astype(np.int32)]
+        for corners in (outline, outline + _SPREAD * _INWARD[shape])
     )
     thick, bright = skin.rim
     rim = [bright / 2 * (one + two) for one, two in zip(low, high, strict=True)]
@@ -125,15 +140,31 @@ def _draw_bar(image: np.ndarray, bar: tuple) -> np.ndarray:
     """Paint the bar; what it covers, float32 0..1."""
     x, y, angle, half, grey = bar
     width = len(image)
-    along, across = 2 * np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
+    along, across = (
+        2 * np.array([math.cos(angle), math.sin(angle)]),
+        np.array([-math.sin(angle), math.cos(angle)]),
+    )
 
     def between(near: float, far: float, half: float) -> list[np.ndarray]:
-        edges = [t * along + side * half * across for t, side in ((-1, near), (1, near), (1, far), (-1, far))]
-        return [np.round(((np.array(edges) + np.array([x, y])) * width - 0.5) * 16).astype(np.int32)]
+        edges = [
+            t * along + side * half * across
+            for t, side in ((-1, near), (1, near), (1, far), (-1, far))
+        ]
+        return [
+            np.round(((np.array(edges) + np.array([x, y])) * width - 0.5) * 16).astype(np.int32)
+        ]
 
-    for near, far, level in ((-1, 1, 0.82), (-0.7, 0.5, 1.0), (-0.4, 0.0, 1.12)):  # darker rims, a lit ridge
+    for near, far, level in (
+        (-1, 1, 0.82),
+        (-0.7, 0.5, 1.0),
+        (-0.4, 0.0, 1.12),
+    ):  # darker rims, a lit ridge
         cv2.fillPoly(
-            image, between(near, far, half), (grey * level, grey * level * 0.97, grey * level * 0.92), cv2.LINE_8, 4
+            image,
+            between(near, far, half),
+            (grey * level, grey * level * 0.97, grey * level * 0.92),
+            cv2.LINE_8,
+            4,
         )
     cover = np.zeros((width, width), np.uint8)
     cv2.fillPoly(cover, between(-1, 1, half - _SPREAD / width), 255, cv2.LINE_AA, 4)
@@ -151,7 +182,9 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
     image, labels = np.tile(plan.ground, (width, width, 1)), np.ones((size, size), np.uint8)
 
     def mark(value: int, cover: np.ndarray) -> None:
-        np.putmask(labels, cv2.resize(cover, (size, size), interpolation=cv2.INTER_AREA) > 0.5, value)
+        np.putmask(
+            labels, cv2.resize(cover, (size, size), interpolation=cv2.INTER_AREA) > 0.5, value
+        )
 
     sprites, drop = {}, round(0.018 * width)
     for thing in plan.things:
@@ -178,7 +211,9 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
     return cv2.convertScaleAbs(image), labels
 
 
-def scene(seed: int, index: int, size: int, wrapped: bool = False) -> tuple[np.ndarray, np.ndarray, int]:
+def scene(
+    seed: int, index: int, size: int, wrapped: bool = False
+) -> tuple[np.ndarray, np.ndarray, int]:
     """RGB uint8 [S, S, 3], labels uint8 [S, S] (see `render`) and the class 0..9 of the scene (seed, index).
 
     The size is resolution only: the same things lie at the same places.
@@ -186,6 +221,8 @@ def scene(seed: int, index: int, size: int, wrapped: bool = False) -> tuple[np.n
     if seed < 0 or index < 0:
         raise ValueError(f'a scene needs seed ≥ 0 and index ≥ 0, got seed {seed} and index {index}')
     if size < 16:
-        raise ValueError(f'a scene needs a side of at least 16 pixels, got {size}; objects are told apart from 64 on')
+        raise ValueError(
+            f'a scene needs a side of at least 16 pixels, got {size}; objects are told apart from 64 on'
+        )
     plan = layout(seed, index, wrapped)
     return *render(plan, size, np.random.default_rng([seed, index, 1])), plan.label

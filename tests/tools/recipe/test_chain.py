@@ -35,7 +35,9 @@ def test_a_seed_is_the_run_s_and_overrides_come_last(place):
     assert recipe.settings(THIRD, None, []) == ['lr=0.1']
 
 
-@pytest.mark.parametrize('value', [3, 2e-5, True, None, 'poly', [1, 2.5], (0.9, 0.98), [(1, 2), (3, 4)]])
+@pytest.mark.parametrize(
+    'value', [3, 2e-5, True, None, 'poly', [1, 2.5], (0.9, 0.98), [(1, 2), (3, 4)]]
+)
 def test_options_arrive_as_they_were_written(value, place):
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
@@ -59,7 +61,11 @@ def test_the_last_checkpoint_is_known_before_it_is_written(place, config, option
 
 def test_more_processes_make_another_result(place):
     one, two = (recipe.made_from(FIRST, Path('work'), [], [], gpus) for gpus in (1, 2))
-    assert recipe.changes(two, dict(made_from=one)) == recipe.changes(one, dict(made_from=two)) == ['gpus']
+    assert (
+        recipe.changes(two, dict(made_from=one))
+        == recipe.changes(one, dict(made_from=two))
+        == ['gpus']
+    )
     assert recipe.changes(two, dict(made_from=two)) == []
 
 
@@ -70,13 +76,25 @@ def test_more_processes_make_another_result(place):
     'stages, message',
     [
         ([], 'has no stages'),
-        ([dict(name='a', config='ours.py', weihgts={})], r"unknown key 'weihgts': did you mean 'weights'"),
+        (
+            [dict(name='a', config='ours.py', weihgts={})],
+            r"unknown key 'weihgts': did you mean 'weights'",
+        ),
         ([dict(config='ours.py')], 'a stage has no name'),
-        ([dict(name='a', config='ours.py'), dict(name='a', config='ours.py')], "two stages are named 'a'"),
-        ([dict(name='a', config='ours.py', weights={'x': 'b'})], "'b', which is no earlier stage; earlier are: none"),
+        (
+            [dict(name='a', config='ours.py'), dict(name='a', config='ours.py')],
+            "two stages are named 'a'",
+        ),
+        (
+            [dict(name='a', config='ours.py', weights={'x': 'b'})],
+            "'b', which is no earlier stage; earlier are: none",
+        ),
         ([dict(name='a', config='none.py')], "stage 'a' has no config none.py"),
         (
-            [dict(name='a', config='ours.py', long=True), dict(name='b', config='ours.py', weights={'x': 'a'})],
+            [
+                dict(name='a', config='ours.py', long=True),
+                dict(name='b', config='ours.py', weights={'x': 'a'}),
+            ],
             'no earlier stage',  # without --long
         ),
     ],
@@ -111,7 +129,9 @@ def test_the_papers_stages_read_what_their_configs_expect(monkeypatch):
         cfg = Config.fromfile(stage.config)
         for key, source in stage.weights.items():
             expected = functools.reduce(getattr, key.split('.'), cfg)
-            written = recipe.last_checkpoint(stages[source], Path(), recipe.settings(stages[source], None, []))
+            written = recipe.last_checkpoint(
+                stages[source], Path(), recipe.settings(stages[source], None, [])
+            )
             assert Path(expected).name == Path(written).name, (stage.name, key)
             assert Path(expected).parent.name == Path(stages[source].config).stem, (stage.name, key)
 
@@ -126,7 +146,9 @@ def test_schedules_of_the_quickstart_end_where_its_stages_end(monkeypatch):
         cfg = Config.fromfile(stage.config)
         cfg.merge_from_dict({**stage.options, **{key: 'x.pth' for key in stage.weights}})
         last = cfg.train_cfg.max_iters
-        assert cfg.param_scheduler[-1]['end'] == last and last % cfg.train_cfg.val_interval == 0, stage.name
+        assert cfg.param_scheduler[-1]['end'] == last and last % cfg.train_cfg.val_interval == 0, (
+            stage.name
+        )
         assert cfg.default_hooks.checkpoint.interval == last, stage.name
         for hook in cfg.get('custom_hooks', []):
             assert hook.get('iters', 0) <= last, stage.name

@@ -40,6 +40,11 @@ def test_every_launcher_gets_config_folder_and_options(launch, train, test):
 
 
 def test_words_survive_the_shell():
-    line = commands.sbatch(Launch('slurm', 2, 'gpu'), 'a/b', ['c', 'd-e'], [sys.executable, 'x.py', "it's"])
-    assert line.startswith('job_a_b=$(sbatch --parsable ') and '--dependency=afterok:$job_c:$job_d_e ' in line
+    line = commands.sbatch(
+        Launch('slurm', 2, 'gpu'), 'a/b', ['c', 'd-e'], [sys.executable, 'x.py', "it's"]
+    )
+    assert (
+        line.startswith('job_a_b=$(sbatch --parsable ')
+        and '--dependency=afterok:$job_c:$job_d_e ' in line
+    )
     assert '--ntasks=2 --ntasks-per-node=2 --gres=gpu:2' in line

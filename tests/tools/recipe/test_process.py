@@ -18,7 +18,9 @@ def test_memory_counts_grandchildren():
     grow = "b = b'x' * (200 << 20); print(1, flush=True); input()"
     nested = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {grow!r}])'
     before = process.tree_rss(os.getpid())
-    with subprocess.Popen([sys.executable, '-c', nested], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, '-c', nested], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         child.stdout.readline()
         assert process.tree_rss(os.getpid()) - before > 200 << 20
         child.communicate(b'\n')
@@ -28,7 +30,9 @@ def test_memory_counts_grandchildren():
 def test_a_stage_ends_with_the_process_that_runs_the_chain_however_that_ends(tmp_path):
     stage = "import os, time; os.symlink(str(os.getpid()), 'pid'); time.sleep(999)"
     chain = f'from recipe.process import execute; execute("stage", {[sys.executable, "-c", stage]!r}, None)'
-    environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[3]), *sys.path]))
+    environment = os.environ | dict(
+        PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
+    )
     with subprocess.Popen([sys.executable, '-c', chain], cwd=tmp_path, env=environment) as running:
         assert until((tmp_path / 'pid').is_symlink)
         pid = int(os.readlink(tmp_path / 'pid'))
@@ -65,7 +69,9 @@ while not Path('seen').exists() and time.monotonic() < end: time.sleep(0.05)"""
     before = measure(os.getpid()) / 2**30
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, 'tree_rss', look)
-        peak = process.execute('a stage', ['bash', '-c', f'cd {tmp_path}; {words} & wait'], tmp_path)
+        peak = process.execute(
+            'a stage', ['bash', '-c', f'cd {tmp_path}; {words} & wait'], tmp_path
+        )
     assert peak - before > 0.39
 
 
@@ -75,7 +81,9 @@ def test_a_signal_is_passed_on_and_the_stage_saves_before_the_chain_ends(tmp_pat
 import signal, sys, time; from pathlib import Path
 def save(*_): time.sleep(0.3); Path({str(tmp_path / 'saved')!r}).touch(); sys.exit(1)
 signal.signal({int(number)}, save); Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(60)"""
-    threading.Thread(target=lambda: until((tmp_path / 'ready').exists) and os.kill(os.getpid(), number)).start()
+    threading.Thread(
+        target=lambda: until((tmp_path / 'ready').exists) and os.kill(os.getpid(), number)
+    ).start()
     with pytest.raises(process.Stopped) as stopped:
         process.execute('a stage', [sys.executable, '-c', stage], tmp_path)
     assert stopped.value.number == number and (tmp_path / 'saved').exists()

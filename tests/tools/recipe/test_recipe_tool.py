@@ -28,8 +28,18 @@ def dry(*words: str) -> None:
 
 def test_the_papers_chain_is_printed_for_eight_gpus(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
-    dry('configs/paper/recipe.py', '--launcher', 'pytorch', '--gpus', '8', '--work-dir', str(tmp_path))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line and not line.startswith('#')]
+    dry(
+        'configs/paper/recipe.py',
+        '--launcher',
+        'pytorch',
+        '--gpus',
+        '8',
+        '--work-dir',
+        str(tmp_path),
+    )
+    lines = [
+        line for line in capsys.readouterr().out.splitlines() if line and not line.startswith('#')
+    ]
     trained = [line for line in lines if line.startswith('bash tools/dist_train.sh configs/')]
     assert len(trained) == 8 and len(lines) == 10  # two pre-trainings are tested
     reads = {
@@ -48,7 +58,9 @@ def test_the_papers_chain_is_printed_for_eight_gpus(monkeypatch, capsys, tmp_pat
     }
 
 
-def test_the_papers_chain_is_submitted_with_every_job_after_those_it_reads_from(monkeypatch, capsys, tmp_path):
+def test_the_papers_chain_is_submitted_with_every_job_after_those_it_reads_from(
+    monkeypatch, capsys, tmp_path
+):
     """The printed script is run, with an sbatch that writes down what it was given and numbers the jobs."""
     monkeypatch.chdir(ROOT)
     dry(
@@ -64,12 +76,18 @@ def test_the_papers_chain_is_submitted_with_every_job_after_those_it_reads_from(
         '--work-dir',
         str(tmp_path),
     )
-    (tmp_path / 'sbatch').write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/jobs\nwc -l < {tmp_path}/jobs\n')
+    (tmp_path / 'sbatch').write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/jobs\nwc -l < {tmp_path}/jobs\n'
+    )
     (tmp_path / 'sbatch').chmod(0o755)
     path = f'{tmp_path}:{os.environ["PATH"]}'
-    subprocess.run(['bash', '-euc', capsys.readouterr().out], env=os.environ | dict(PATH=path), check=True)
+    subprocess.run(
+        ['bash', '-euc', capsys.readouterr().out], env=os.environ | dict(PATH=path), check=True
+    )
     jobs = (tmp_path / 'jobs').read_text().splitlines()
-    assert all('--ntasks=16 --ntasks-per-node=8' in job and '--partition=gpu' in job for job in jobs)
+    assert all(
+        '--ntasks=16 --ntasks-per-node=8' in job and '--partition=gpu' in job for job in jobs
+    )
     names = [re.search(r'--stage ([^\s;]+)', job)[1] for job in jobs]
     after = {name: re.findall(r'afterok:(\d+)', job) for name, job in zip(names, jobs, strict=True)}
     after = {name: [names[int(job) - 1] for job in before] for name, before in after.items()}
@@ -78,18 +96,28 @@ def test_the_papers_chain_is_submitted_with_every_job_after_those_it_reads_from(
     wrapped = f'python tools/recipe.py run configs/paper/recipe.py --work-dir {tmp_path} --launcher slurm --gpus 16'
     assert all(f'--wrap={wrapped} --partition gpu --stage ' in job for job in jobs)
     assert all('--time=24:00:00 --signal=USR1@120 --requeue' in job for job in jobs)
-    assert all('[ $code != 138 ] || scontrol requeue $SLURM_JOB_ID; exit $code' in job for job in jobs)
+    assert all(
+        '[ $code != 138 ] || scontrol requeue $SLURM_JOB_ID; exit $code' in job for job in jobs
+    )
 
 
-def test_the_data_of_a_chain_are_prepared_by_one_job_that_all_wait_for(monkeypatch, capsys, tmp_path):
+def test_the_data_of_a_chain_are_prepared_by_one_job_that_all_wait_for(
+    monkeypatch, capsys, tmp_path
+):
     """Also from an empty folder: stages are found beside the recipe and above."""
     monkeypatch.chdir(tmp_path)
     tool = runpy.run_path(str(ROOT / 'tools/recipe.py'))['main']
     slurm = ['--launcher', 'slurm', '--gpus', '4', '--partition', 'gpu', '--dry-run']
     tool(['run', str(ROOT / 'configs/quickstart/recipe.py'), *slurm])
     jobs = [line for line in capsys.readouterr().out.splitlines() if line.startswith('job_')]
-    assert jobs[0].startswith('job_prepare=$(sbatch') and 'gres' not in jobs[0] and '--stage prepare;' in jobs[0]
-    assert [('$job_prepare ' in job) for job in jobs[1:]].count(True) == 3  # the others wait for these
+    assert (
+        jobs[0].startswith('job_prepare=$(sbatch')
+        and 'gres' not in jobs[0]
+        and '--stage prepare;' in jobs[0]
+    )
+    assert [('$job_prepare ' in job) for job in jobs[1:]].count(
+        True
+    ) == 3  # the others wait for these
     assert all('--dependency=afterok:$job_' in job for job in jobs[1:])
 
 
@@ -99,7 +127,10 @@ def test_the_data_of_a_chain_are_prepared_by_one_job_that_all_wait_for(monkeypat
         (['--gpus', '2'], '--gpus 2 needs --launcher pytorch or slurm'),
         (['--launcher', 'slurm'], '--launcher slurm needs --partition NAME'),
         (['--launcher', 'pytorch', '--gpus', '0'], '--gpus 0: at least one'),
-        (['--stage', 'tokeniser'], '--stage tokeniser: configs/paper/recipe.py has the stages tokenizer, '),
+        (
+            ['--stage', 'tokeniser'],
+            '--stage tokeniser: configs/paper/recipe.py has the stages tokenizer, ',
+        ),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line(monkeypatch, words, message):
@@ -108,16 +139,23 @@ def test_a_mistake_in_the_command_is_one_line(monkeypatch, words, message):
         dry('configs/paper/recipe.py', *words)
 
 
-def test_a_chain_that_was_stopped_says_how_to_continue_and_ends_with_the_signals_code(monkeypatch, capsys, tmp_path):
+def test_a_chain_that_was_stopped_says_how_to_continue_and_ends_with_the_signals_code(
+    monkeypatch, capsys, tmp_path
+):
     def stop(*_: object) -> None:
         raise process.Stopped(signal.SIGUSR1)
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(runner, 'run', stop)
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path('tools/recipe.py')['main'](['run', 'configs/paper/recipe.py', '--work-dir', str(tmp_path)])
+        runpy.run_path('tools/recipe.py')['main'](
+            ['run', 'configs/paper/recipe.py', '--work-dir', str(tmp_path)]
+        )
     assert ended.value.code == 138
-    assert 'stopped by SIGUSR1; the same command continues: finished stages are kept' in capsys.readouterr().err
+    assert (
+        'stopped by SIGUSR1; the same command continues: finished stages are kept'
+        in capsys.readouterr().err
+    )
 
 
 # -- a real stage ----------------------------------------------------------------------------------------------------
@@ -136,7 +174,9 @@ class Breaker(Hook):
 
 
 @pytest.mark.long
-def test_two_processes_train_a_stage_and_after_a_death_go_on_from_its_checkpoint(tmp_path, monkeypatch):
+def test_two_processes_train_a_stage_and_after_a_death_go_on_from_its_checkpoint(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv('PYTHONPATH', f'{ROOT}{os.pathsep}{tmp_path}', prepend=os.pathsep)
@@ -165,6 +205,8 @@ def test_two_processes_train_a_stage_and_after_a_death_go_on_from_its_checkpoint
     record = reading.read_record(work)
     assert record['resumed'] and record['made_from']['gpus'] == 2 and len(record['logs']) == 2
     logs = [path.read_text() for path in sorted(work.glob('*/*.log'))]
-    assert 'resumed epoch: 0, iter: 2' in logs[1] and all("launcher = 'pytorch'" in log for log in logs)
+    assert 'resumed epoch: 0, iter: 2' in logs[1] and all(
+        "launcher = 'pytorch'" in log for log in logs
+    )
     assert [line['step'] for line in summary.scalars(work) if 'lr' in line] == [1, 2, 3, 4]
     assert 'top1' in summary.metrics(work)

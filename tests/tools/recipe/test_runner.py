@@ -45,7 +45,10 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-FIRST, SECOND = Stage('first', 'ours.py'), Stage('task/second', 'other.py', weights={'model.load': 'first'})
+FIRST, SECOND = (
+    Stage('first', 'ours.py'),
+    Stage('task/second', 'other.py', weights={'model.load': 'first'}),
+)
 THIRD = Stage('task/third', 'other.py', options={'lr': 0.1})
 
 
@@ -128,7 +131,9 @@ def test_a_broken_off_stage_is_not_finished(place, capsys, damage):
 def test_a_failed_stage_stops_the_chain_and_is_named(place, capsys):
     run(FIRST)
     failing = Stage('task/second', 'other.py', options={'fail': True})
-    with pytest.raises(process.StageFailed, match=r'\[2 of 3\] task/second failed with exit code 3') as failure:
+    with pytest.raises(
+        process.StageFailed, match=r'\[2 of 3\] task/second failed with exit code 3'
+    ) as failure:
         run(FIRST, failing, THIRD)
     assert 'its log: work/task/second/1/1.log' in str(failure.value)
     assert ran(capsys) == ['first'] and reading.read_record(Path('work/first'))
@@ -143,7 +148,9 @@ def test_a_stage_that_fails_when_it_runs_again_is_no_longer_finished(place):
 
 def test_on_a_machine_with_a_gpu_a_stage_is_a_process_of_its_own(place, monkeypatch):
     monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
-    Path('tools/train.py').write_text(TRAIN + "(work / 'modules').write_text(str('pytest' in sys.modules))")
+    Path('tools/train.py').write_text(
+        TRAIN + "(work / 'modules').write_text(str('pytest' in sys.modules))"
+    )
     run(FIRST)
     assert Path('work/first/modules').read_text() == 'False'  # a fork of this process has it
     monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
@@ -158,7 +165,10 @@ def test_a_stage_reads_the_last_checkpoint_of_the_one_it_names(place):
     run(FIRST)
     run(FIRST, SECOND, overrides=['x=1'])  # the first stage runs again, and writes a second file
     written = Path('work/task/second/iter_1.pth').read_text()
-    assert 'other.py --work-dir work/task/second --cfg-options x=1 model.load=work/first/iter_2.pth' in written
+    assert (
+        'other.py --work-dir work/task/second --cfg-options x=1 model.load=work/first/iter_2.pth'
+        in written
+    )
 
 
 def test_a_tested_stage_is_tested_with_its_own_checkpoint_and_options(place):
@@ -169,9 +179,7 @@ def test_a_tested_stage_is_tested_with_its_own_checkpoint_and_options(place):
 
 def test_time_and_memory_are_recorded(place, monkeypatch):
     """The stage ends when its memory was looked at, however seldom this machine comes to that."""
-    wait = (
-        "import time; block = b'x' * (300 << 20); open('grown', 'w')\nwhile not os.path.exists('seen'): time.sleep(0.1)"
-    )
+    wait = "import time; block = b'x' * (300 << 20); open('grown', 'w')\nwhile not os.path.exists('seen'): time.sleep(0.1)"
     Path('tools/train.py').write_text(f'{TRAIN}import os\n{wait}')
     measure = process.tree_rss
     before = measure(os.getpid())
@@ -209,7 +217,10 @@ def arguments(stage: Stage, number: int) -> str:
 def test_a_stage_that_was_broken_off_goes_on_and_only_once(place, capsys):
     break_off(THIRD)
     run(THIRD)
-    assert 'task/third: was broken off, goes on from work/task/third/iter_1.pth' in capsys.readouterr().out
+    assert (
+        'task/third: was broken off, goes on from work/task/third/iter_1.pth'
+        in capsys.readouterr().out
+    )
     assert '--work-dir work/task/third --resume --cfg-options lr=0.1' in arguments(THIRD, 2)
     assert reading.read_record(Path('work/task/third'))['resumed']
     run(THIRD)
@@ -220,14 +231,25 @@ def test_a_stage_that_was_broken_off_goes_on_and_only_once(place, capsys):
     'what, change',
     [
         ('options', lambda: run(THIRD, overrides=['a=1'])),
-        ('config', lambda: (Path('other.py').write_text('a = 1\n' + Path('other.py').read_text()), run(THIRD))),
+        (
+            'config',
+            lambda: (
+                Path('other.py').write_text('a = 1\n' + Path('other.py').read_text()),
+                run(THIRD),
+            ),
+        ),
         ('test', lambda: run(Stage('task/third', 'other.py', options={'lr': 0.1}, test=True))),
     ],
 )
-def test_a_stage_that_was_begun_from_something_else_begins_again_and_says_so(place, capsys, what, change):
+def test_a_stage_that_was_begun_from_something_else_begins_again_and_says_so(
+    place, capsys, what, change
+):
     break_off(THIRD)
     change()
-    assert f'begins again, since what it was begun from has changed: {what}\n' in capsys.readouterr().out
+    assert (
+        f'begins again, since what it was begun from has changed: {what}\n'
+        in capsys.readouterr().out
+    )
     assert '--resume' not in arguments(THIRD, 2)
 
 
@@ -281,7 +303,10 @@ def test_only_the_stages_that_are_asked_for_run(place, capsys):
 
 def test_a_stage_does_not_start_from_one_that_is_not_finished(place):
     break_off(FIRST)
-    with pytest.raises(FileNotFoundError, match='task/second starts from first, which is not finished in work: run it'):
+    with pytest.raises(
+        FileNotFoundError,
+        match='task/second starts from first, which is not finished in work: run it',
+    ):
         run(FIRST, SECOND, only=('task/second',))
 
 

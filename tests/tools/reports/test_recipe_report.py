@@ -23,7 +23,8 @@ HOSTILE = [
 ]  # fmt: skip
 TURNING = set(map(chr, (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 words = st.one_of(
-    st.sampled_from(HOSTILE), st.text(alphabet='<>"\'&;/=-! ascript\u202e\u2067\x00é', min_size=1, max_size=20)
+    st.sampled_from(HOSTILE),
+    st.text(alphabet='<>"\'&;/=-! ascript\u202e\u2067\x00é', min_size=1, max_size=20),
 )
 files = words.map(lambda name: name.replace('/', '∕').replace('\0', '')[:60] or 'a').map(
     lambda name: name.strip('. ') or 'a'
@@ -40,7 +41,9 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.elements.append((tag, [(name, None if name in ('alt', 'src') else value) for name, value in attrs]))
+        self.elements.append(
+            (tag, [(name, None if name in ('alt', 'src') else value) for name, value in attrs])
+        )
         self.words += ''.join(value for name, value in attrs if name == 'alt')
 
     def handle_comment(self, data: str) -> None:
@@ -58,12 +61,22 @@ def write(folder: Path, stage: str, title: str) -> Page:
     for name in names:
         log = folder / name / '20260101/vis_data'
         log.mkdir(parents=True, exist_ok=True)
-        (log / 'config.py').write_text("model = dict(type='ImageClassifier')\ndefault_scope = 'mmpretrain'\n")
-        lines = [{'lr': 0.1, 'loss': 2.0, 'step': 5}, {'accuracy/top1': 50.0}, {'lr': 0.1, 'loss': 1.0, 'step': 9}]
-        (log / 'scalars.json').write_text('\n'.join(map(json.dumps, [*lines, {'accuracy/top1': 60.0}])))
+        (log / 'config.py').write_text(
+            "model = dict(type='ImageClassifier')\ndefault_scope = 'mmpretrain'\n"
+        )
+        lines = [
+            {'lr': 0.1, 'loss': 2.0, 'step': 5},
+            {'accuracy/top1': 50.0},
+            {'lr': 0.1, 'loss': 1.0, 'step': 9},
+        ]
+        (log / 'scalars.json').write_text(
+            '\n'.join(map(json.dumps, [*lines, {'accuracy/top1': 60.0}]))
+        )
         (folder / name / 'last_checkpoint').write_text('a.pth')
         (folder / name / 'a.pth').touch()
-        record = dict(wall_s=3.0, peak_rss_gib=1.0, commands=[f'python tools/train.py {title}'], weights={})
+        record = dict(
+            wall_s=3.0, peak_rss_gib=1.0, commands=[f'python tools/train.py {title}'], weights={}
+        )
         (folder / name / 'stage.json').write_text(json.dumps(record))
     values = dict(top1=60.0, marginal_entropy=1.0)
     summary = {
@@ -95,7 +108,11 @@ def test_nor_does_one_in_pictures_charts_and_legends(name):
     def page(name: str) -> Page:
         picture = np.zeros((2, 2, 3), np.uint8)
         html = draw.line_chart({name: [(0, 1.0), (1, 2.0)]}, {name: 1.5}, name)
-        html += draw.picture_table([name], [[picture]]) + draw.text_table([name], [[name]]) + draw.legend({name: 'red'})
+        html += (
+            draw.picture_table([name], [[picture]])
+            + draw.text_table([name], [[name]])
+            + draw.legend({name: 'red'})
+        )
         return Page(html)
 
     same_page_with(page('harmless'), page(name), name)
@@ -103,5 +120,9 @@ def test_nor_does_one_in_pictures_charts_and_legends(name):
 
 def test_nothing_in_a_page_runs(tmp_path):
     page = write(tmp_path, HOSTILE[1].replace('/', ''), HOSTILE[0])
-    assert not any(tag in ('script', 'iframe', 'object', 'embed', 'link', 'base') for tag, _ in page.elements)
-    assert not any(name.startswith('on') or 'href' in name for _, attrs in page.elements for name, _ in attrs)
+    assert not any(
+        tag in ('script', 'iframe', 'object', 'embed', 'link', 'base') for tag, _ in page.elements
+    )
+    assert not any(
+        name.startswith('on') or 'href' in name for _, attrs in page.elements for name, _ in attrs
+    )

@@ -8,9 +8,20 @@ import pytest
 from reports import run_report
 
 LINES = [
-    dict(lr=0.1, base_lr=0.1, loss=6.0, token_entropy=5.0, time=0.5, data_time=0.1, memory=9, step=50),
+    dict(
+        lr=0.1, base_lr=0.1, loss=6.0, token_entropy=5.0, time=0.5, data_time=0.1, memory=9, step=50
+    ),
     {'mim/val_loss': 5.5, 'time': 0.2, 'step': 1},
-    dict(lr=0.05, base_lr=0.1, loss=5.0, token_entropy=4.5, time=0.25, data_time=0.1, memory=9, step=100),
+    dict(
+        lr=0.05,
+        base_lr=0.1,
+        loss=5.0,
+        token_entropy=4.5,
+        time=0.25,
+        data_time=0.1,
+        memory=9,
+        step=100,
+    ),
     {'mim/val_loss': 5.0, 'time': 0.2, 'step': 2},
 ]
 LOG = """2026/11/24 18:04:11 - mmengine - INFO -
@@ -55,7 +66,12 @@ def test_every_number_that_was_logged_has_its_curve():
 
 def test_the_environment_is_the_logs_own_without_the_compilers():
     text = run_report.environment(LOG)
-    assert 'TorchVision: 0.29' in text and 'seed: 1 <b>' in text and 'GCC' not in text and 'mmengine' not in text
+    assert (
+        'TorchVision: 0.29' in text
+        and 'seed: 1 <b>' in text
+        and 'GCC' not in text
+        and 'mmengine' not in text
+    )
     assert run_report.processes(LOG) == 4
     assert (run_report.environment('nothing'), run_report.processes('nothing')) == ('', 1)
 
@@ -64,15 +80,33 @@ def test_a_report_has_curves_config_and_environment_as_text(tmp_path):
     stage = run(tmp_path / '<i>run')
     run_report.write(tmp_path / 'out/report.html', stage)
     html = (tmp_path / 'out/report.html').read_text()
-    assert html.count('<svg') == 5 and 'images a second' in html and '100 iterations are logged' in html
-    assert '<i>' not in html and '<b>' not in html and '<script' not in html and 'seed: 1 &lt;b&gt;' in html
+    assert (
+        html.count('<svg') == 5
+        and 'images a second' in html
+        and '100 iterations are logged' in html
+    )
+    assert (
+        '<i>' not in html
+        and '<b>' not in html
+        and '<script' not in html
+        and 'seed: 1 &lt;b&gt;' in html
+    )
     assert '&lt;/pre&gt;&lt;script&gt;' in html and 'val_loss</td><td>5</td>' in html
 
 
 def test_probes_have_a_chart_per_measure_with_a_line_per_layer(tmp_path):
     measured = [
-        {'probe/knn_top1/layer_1': 5.0, 'probe/knn_top1/layer_2': 6.0, 'probe/seconds': 1.5, 'step': 100 * i}
-        | {f'probe/attention_distance/layer_{layer}/head_{head}': 3.0 for layer in range(1, 9) for head in (1, 2)}
+        {
+            'probe/knn_top1/layer_1': 5.0,
+            'probe/knn_top1/layer_2': 6.0,
+            'probe/seconds': 1.5,
+            'step': 100 * i,
+        }
+        | {
+            f'probe/attention_distance/layer_{layer}/head_{head}': 3.0
+            for layer in range(1, 9)
+            for head in (1, 2)
+        }
         for i in (1, 2)
     ]
     stage = run(tmp_path / 'run', [*LINES, *measured])
@@ -117,5 +151,7 @@ def test_a_stage_of_a_recipe_knows_where_the_others_lie(tmp_path):
     assert run_report.stage_of(stage) == (tmp_path / 'work/task', 'scratch')
     (stage / 'a.pth').touch()
     (stage / 'last_checkpoint').write_text('a.pth')
-    (stage / 'stage.json').write_text(json.dumps(dict(name='task/scratch', weights={}, logs=['now'])))
+    (stage / 'stage.json').write_text(
+        json.dumps(dict(name='task/scratch', weights={}, logs=['now']))
+    )
     assert run_report.stage_of(stage) == (tmp_path / 'work', 'task/scratch')

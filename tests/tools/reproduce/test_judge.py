@@ -26,7 +26,9 @@ def figures(seeds: int) -> dict:
     return {
         str(seed): {
             'classification/1200/scratch': stage('top1', 10.0, 40.0 + seed, 60.0),
-            'classification/1200/beit': stage('top1', 30.0 + seed, 60.0 + seed, 60.0 + (-1) ** seed),
+            'classification/1200/beit': stage(
+                'top1', 30.0 + seed, 60.0 + seed, 60.0 + (-1) ** seed
+            ),
             'classification/1200/random-mask': stage('top1', 30.0, 60.0, 70.0 + seed),
             'segmentation/200/scratch': stage('mIoU', 5.0, 8.0, 10.0 + seed),
             'segmentation/200/beit': stage('mIoU', 5.0, 9.0, 20.0 + 2 * seed),
@@ -39,7 +41,12 @@ def test_verdicts_are_those_of_the_paired_test():
     found = {(one.claim.worse, one.metric): one for one in judge(figures(6), MAINS)}
     assert found.keys() == {('scratch', 'top1'), ('scratch', 'mIoU'), ('random-mask', 'top1')}
     ahead = found['scratch', 'mIoU']
-    assert (ahead.verdict, ahead.here, ahead.p, ahead.seeds) == (SUPPORTED, 13.5, 2 / 64, 6) and math.isnan(ahead.paper)
+    assert (ahead.verdict, ahead.here, ahead.p, ahead.seeds) == (
+        SUPPORTED,
+        13.5,
+        2 / 64,
+        6,
+    ) and math.isnan(ahead.paper)
     assert found['scratch', 'top1'].verdict == OPEN and found['scratch', 'top1'].p == 1.0
     behind = found['random-mask', 'top1']
     assert (behind.verdict, behind.paper, behind.here) == (CONTRADICTED, 0.09, -13.5)
@@ -55,7 +62,11 @@ def test_only_the_same_seed_is_a_pair():
 
 def test_where_it_pays_is_where_the_test_says_so():
     stages = ['classification/1200/beit', 'classification/1200/scratch']
-    assert pays(figures(6), *stages, 'top1') == [(10, 23.5, True), (20, 20.0, True), (30, 0.0, False)]
+    assert pays(figures(6), *stages, 'top1') == [
+        (10, 23.5, True),
+        (20, 20.0, True),
+        (30, 0.0, False),
+    ]
     assert [sure for _, _, sure in pays(figures(3), *stages, 'top1')] == [False] * 3
     assert curve(figures(6), stages[1], 'top1')[1][:2] == (20, 43.5)
 
@@ -64,7 +75,9 @@ def test_where_it_pays_is_where_the_test_says_so():
 def written(tmp_path):
     def write(seeds: int) -> str:
         scale = Config.fromfile(str(ROOT / 'configs/reproduce/hour.py')).to_dict()
-        made = dict(command='python tools/reproduce.py', commit='c0ffee', machine='mine', date='today')
+        made = dict(
+            command='python tools/reproduce.py', commit='c0ffee', machine='mine', date='today'
+        )
         page.write(tmp_path, scale, 'hour', figures(seeds), [made])
         return (tmp_path / 'results.md').read_text()
 

@@ -52,7 +52,11 @@ def tool(*words: str) -> None:
 def planned(capsys, *words: str) -> dict[str, str]:
     """Stage of seed 1 → its command."""
     tool(*words, '--dry-run')
-    lines = [line for line in capsys.readouterr().out.splitlines() if '--work-dir' in line and '/seed-1/' in line]
+    lines = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if '--work-dir' in line and '/seed-1/' in line
+    ]
     return {re.search(r'/seed-1/(\S+)', line)[1]: line for line in lines}
 
 
@@ -77,7 +81,8 @@ def test_the_papers_scale_is_the_papers_configs_on_many_gpus(place, capsys):
         'segmentation/all/beit', 'segmentation/all/pixels', 'segmentation/all/intermediate',
     ]  # fmt: skip
     assert all(
-        command.startswith('bash ') and 'dist_train.sh' in command and ' 8 ' in command for command in commands.values()
+        command.startswith('bash ') and 'dist_train.sh' in command and ' 8 ' in command
+        for command in commands.values()
     )
     assert (
         'data_root=/big/imagenet' in commands['pretrain/pixels']
@@ -103,7 +108,13 @@ def test_a_wrong_word_is_answered(words, complaint, place, capsys):
 
 def test_the_page_of_the_hour_is_made_from_its_figures_and_compares_what_is_comparable(tmp_path):
     store = results.read(ROOT / 'docs', 'hour')
-    page.write(tmp_path, Scale.read(ROOT / 'configs/reproduce/hour.py').cfg, 'hour', store['seeds'], store['runs'])
+    page.write(
+        tmp_path,
+        Scale.read(ROOT / 'configs/reproduce/hour.py').cfg,
+        'hour',
+        store['seeds'],
+        store['runs'],
+    )
     assert (tmp_path / 'results.md').read_text() == (ROOT / 'docs/results.md').read_text()
     for stages in store['seeds'].values():
         for row in ('recover-all', 'no-mask'):
@@ -112,7 +123,15 @@ def test_the_page_of_the_hour_is_made_from_its_figures_and_compares_what_is_comp
 
 
 def run(place: Path, *words: str) -> str:
-    command = [sys.executable, str(ROOT / 'tools/reproduce.py'), '--scale', 'tiny.py', '--out', 'out', *words]
+    command = [
+        sys.executable,
+        str(ROOT / 'tools/reproduce.py'),
+        '--scale',
+        'tiny.py',
+        '--out',
+        'out',
+        *words,
+    ]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True)
     logs = ''.join(log.read_text()[-3000:] for log in place.rglob('log.txt'))
     assert done.returncode == 0, done.stdout + done.stderr + logs
@@ -135,9 +154,21 @@ def test_what_is_in_the_figures_is_not_run_again(place, capsys):
 @pytest.mark.long
 def test_two_seeds_side_by_side_go_on_where_they_were_stopped(place):
     rows = ['--rows', 'scratch', 'beit', 'pixels', 'intermediate', '--jobs', '2']
-    command = [sys.executable, str(ROOT / 'tools/reproduce.py'), '--scale', 'tiny.py', '--out', 'out', *rows]
+    command = [
+        sys.executable,
+        str(ROOT / 'tools/reproduce.py'),
+        '--scale',
+        'tiny.py',
+        '--out',
+        'out',
+        *rows,
+    ]
     first = subprocess.Popen(
-        command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=place,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     for _ in range(1200):
         if list(place.rglob('pretrain/beit/begun.json')):
@@ -147,16 +178,32 @@ def test_two_seeds_side_by_side_go_on_where_they_were_stopped(place):
     first.wait(60)
     assert first.returncode and list(place.rglob('tokenizer/stage.json'))
     kept = json.loads((place / 'out/results/tiny.json').read_text())['seeds']
-    assert kept and all('tokenizer' in stages for stages in kept.values()), {s: list(k) for s, k in kept.items()}
+    assert kept and all('tokenizer' in stages for stages in kept.values()), {
+        s: list(k) for s, k in kept.items()
+    }
     made = {path: path.stat().st_mtime_ns for path in place.rglob('stage.json')}
     run(place, *rows)
-    assert all(path.stat().st_mtime_ns == then for path, then in made.items())  # none of them ran twice
+    assert all(
+        path.stat().st_mtime_ns == then for path, then in made.items()
+    )  # none of them ran twice
     seeds = json.loads((place / 'out/results/tiny.json').read_text())['seeds']
-    assert seeds.keys() == {'1', '2'} and seeds['1'].keys() == seeds['2'].keys() and len(seeds['1']) == 10
+    assert (
+        seeds.keys() == {'1', '2'}
+        and seeds['1'].keys() == seeds['2'].keys()
+        and len(seeds['1']) == 10
+    )
     loss = {seed: stages['pretrain/beit']['metrics']['val_loss'] for seed, stages in seeds.items()}
     assert loss['1'] != loss['2']
     assert 'nothing can be significant' in (place / 'out/results.md').read_text()
     with pytest.raises(SystemExit, match='2 of 2 seeds did not end well'):
-        tool('--scale', 'tiny.py', '--out', 'out', *rows, '--cfg-options', 'optim_wrapper.optimizer.lr=-1.0')
+        tool(
+            '--scale',
+            'tiny.py',
+            '--out',
+            'out',
+            *rows,
+            '--cfg-options',
+            'optim_wrapper.optimizer.lr=-1.0',
+        )
     # What the runs before have left in the folders is not taken for theirs.
     assert json.loads((place / 'out/results/tiny.json').read_text())['seeds'] == seeds

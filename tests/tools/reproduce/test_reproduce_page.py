@@ -15,7 +15,9 @@ ROWS = [line for line in PAGE.splitlines() if line.startswith('| ') and PATH.sea
 
 def test_every_recipe_is_in_a_table_and_every_config_named_is_there():
     named = set(PATH.findall(PAGE))
-    recipes = {name for name in CONFIGS if not name.startswith('quickstart/') and not name.endswith('_ms')}
+    recipes = {
+        name for name in CONFIGS if not name.startswith('quickstart/') and not name.endswith('_ms')
+    }
     assert named == recipes
     assert {name + '_ms' for name in recipes if name.startswith('segmentation/')} <= set(CONFIGS)
 
@@ -46,10 +48,14 @@ def test_links_and_anchors_are_there():
 
 
 @pytest.mark.parametrize(
-    'name', [name for name in CONFIGS if name.startswith('ablations/') and 'layer-scale' not in name]
+    'name',
+    [name for name in CONFIGS if name.startswith('ablations/') and 'layer-scale' not in name],
 )
 def test_the_fine_tunings_that_an_ablations_head_names_start_from_its_last_checkpoint(name):
     head = CONFIGS[name].read_text().split('_base_ =')[0]
     assert f'run=work_dirs/{name.split("/")[1]}\n' in head
-    assert re.findall(r'checkpoint=\$run/epoch_(\d+)\.pth', head) == [str(load(name).train_cfg.max_epochs)] * 2
+    assert (
+        re.findall(r'checkpoint=\$run/epoch_(\d+)\.pth', head)
+        == [str(load(name).train_cfg.max_epochs)] * 2
+    )
     assert len(PATH.findall(head)) == 3 and set(PATH.findall(head)) <= set(CONFIGS)

@@ -61,16 +61,25 @@ def test_rows_differ_in_length_alone_where_they_say_so():
     assert plan.pretrain_config(paper, 'longer')['train_cfg']['max_epochs'] == 800
 
 
-@pytest.mark.parametrize('row', [row for row in PRETRAINED if ROWS[row].length == 1 and row != 'other-tokenizer'])
+@pytest.mark.parametrize(
+    'row', [row for row in PRETRAINED if ROWS[row].length == 1 and row != 'other-tokenizer']
+)
 def test_at_the_papers_scale_a_row_is_its_config(row):
     paper = plan.Scale.read(ROOT / 'configs/reproduce/paper.py')
     assert plan.pretrain_config(paper, row) == Config.fromfile(ROWS[row].config).to_dict()
 
 
 def test_a_value_may_depend_on_the_configs_own_and_off_stays_off():
-    cfg = dict(a=dict(type='x.Part', n=8, gone=None), b=[dict(type='Part', n=7)], keep=1, swap=dict(type='Old', q=1))
+    cfg = dict(
+        a=dict(type='x.Part', n=8, gone=None),
+        b=[dict(type='Part', n=7)],
+        keep=1,
+        swap=dict(type='Old', q=1),
+    )
     small = scale.scaled(
-        cfg, {'Part': dict(n={8: 80, 7: 70}, gone=5, new=3)}, dict(swap=dict(_delete_=True, type='New'))
+        cfg,
+        {'Part': dict(n={8: 80, 7: 70}, gone=5, new=3)},
+        dict(swap=dict(_delete_=True, type='New')),
     )
     assert small['a'] == dict(type='x.Part', n=80, gone=None, new=3) and small['b'] == [
         dict(type='Part', n=70, gone=5, new=3)
@@ -83,7 +92,10 @@ def test_a_value_may_depend_on_the_configs_own_and_off_stays_off():
     'name, rows',
     [
         ('minutes', ['scratch', 'pixels']),
-        *(pytest.param(name, list(ROWS), marks=pytest.mark.long) for name in ('hour', 'gpu', 'paper')),
+        *(
+            pytest.param(name, list(ROWS), marks=pytest.mark.long)
+            for name in ('hour', 'gpu', 'paper')
+        ),
     ],
 )
 def test_every_stage_passes_what_a_run_checks_before_it_starts(name, rows, tmp_path):
@@ -106,7 +118,9 @@ def test_data_move():
     cfg = Config.fromfile('configs/quickstart/segmentation_112.py').to_dict()
     moved = scale.data_options(cfg, 'elsewhere/d')
     assert set(moved.values()) == {'elsewhere/d/ade20k'} and len(moved) == 3
-    cfg = Config.fromfile('configs/segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512.py').to_dict()
+    cfg = Config.fromfile(
+        'configs/segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512.py'
+    ).to_dict()
     assert set(scale.data_options(cfg, 'd').values()) == {'d/ade/ADEChallengeData2016'}
 
 

@@ -4,7 +4,15 @@ import math
 import random
 
 import pytest
-from reproduce.statistics import CONTRADICTED, OPEN, SUPPORTED, interval, sign_flip, smallest_p, verdict
+from reproduce.statistics import (
+    CONTRADICTED,
+    OPEN,
+    SUPPORTED,
+    interval,
+    sign_flip,
+    smallest_p,
+    verdict,
+)
 
 pytestmark = pytest.mark.any_stack
 
@@ -30,7 +38,10 @@ def test_it_does_not_depend_on_order_scale_or_direction():
     gaps = [draw.gauss(0.5, 1) for _ in range(8)]
     p = sign_flip(gaps)
     assert (
-        sign_flip(gaps[::-1]) == sign_flip([-1e6 * gap for gap in gaps]) == sign_flip([1e-9 * gap for gap in gaps]) == p
+        sign_flip(gaps[::-1])
+        == sign_flip([-1e6 * gap for gap in gaps])
+        == sign_flip([1e-9 * gap for gap in gaps])
+        == p
     )
 
 
