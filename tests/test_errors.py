@@ -186,7 +186,7 @@ MISTAKES = {
     'random budget larger than the grid': (
         lambda _: RandomMask(grid=(2, 3), budget=7),
         ValueError, r'does not fit grid=\(2, 3\): give 1 … 6'),
-    'no budget': (lambda _: RandomMask(grid=4, budget=0), ValueError, r'budget=0: give whole numbers, at least 1'),
+    'no budget': (lambda _: RandomMask(grid=4, budget=0), ValueError, r'budget=0: expected an integer, at least 1'),
     'budget smaller than a block': (
         lambda _: BlockwiseMask(budget=10),
         ValueError, r'a budget of 10 is smaller than a block of min_block=16: lower min_block'),
@@ -279,7 +279,7 @@ MISTAKES = {
     'unknown mode': (
         lambda _: pretrainer()(batch(), mode='train'), ValueError, r"choose 'loss', 'predict' or 'tensor'"),
     'annealing in no time': (
-        lambda _: Anneal('beta', 0, 1, 0), ValueError, r'iters=0: give whole numbers, at least 1'),
+        lambda _: Anneal('beta', 0, 1, 0), ValueError, r'iters=0: expected an integer, at least 1'),
     # checkpoints
     'checkpoint of another arch': (
         partial(loaded, source=dict(arch=ARCH | dict(num_layers=3)), load=load_backbone, model=beit),

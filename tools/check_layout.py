@@ -21,7 +21,7 @@ from PIL import Image
 from beit_mm.data.class_numbers import Numbering, compare_classes, read_numbering
 from beit_mm.data.label_maps import grouped, problems, read_label_maps
 from beit_mm.data.reading import SUFFIXES, BadSample, decode_image, read_bytes
-from beit_mm.utils.arguments import few
+from beit_mm.utils.arguments import join_names
 
 MOST = 2000  # files of a split that are read
 KINDS = dict(
@@ -123,7 +123,7 @@ def check_class_folders(
             path.name for path in folder.iterdir() if path.suffix in ('.tar', '.zip', '.gz')
         )
         hint = (
-            f'unpack {few([*map(repr, archives)])}'
+            f'unpack {join_names([*map(repr, archives)])}'
             if archives
             else 'sort them into class folders, or list them'
         )
@@ -136,11 +136,14 @@ def check_class_folders(
         )
     if numbering.folders and (loose := [name for name in names if os.sep not in name]):
         yield (
-            f'{folder} has {len(loose)} images outside of its class folders, which are not read: {few([*map(repr, loose)])}',
+            f'{folder} has {len(loose)} images outside of its class folders, which are not read: {join_names([*map(repr, loose)])}',
             True,
         )
     if empty := sorted(numbering.folders.keys() - {Path(name).parts[0] for name in names}):
-        yield f'{folder} has class folders without an image: {few([*map(repr, empty)])}', True
+        yield (
+            f'{folder} has class folders without an image: {join_names([*map(repr, empty)])}',
+            True,
+        )
 
 
 def check_ade20k(
@@ -168,12 +171,12 @@ def check_ade20k(
         yield from check_suffix(labels, list(right.values()), '.png', 'seg_map_suffix')
         if alone := sorted(left.keys() - right.keys()):
             yield (
-                f'{images} has images without a label map in {labels}: {few([*map(repr, alone)])}',
+                f'{images} has images without a label map in {labels}: {join_names([*map(repr, alone)])}',
                 True,
             )
         if alone := sorted(right.keys() - left.keys()):
             yield (
-                f'{labels} has label maps without an image in {images}: {few([*map(repr, alone)])}',
+                f'{labels} has label maps without an image in {images}: {join_names([*map(repr, alone)])}',
                 True,
             )
         yield from check_count(images, list(left), count)

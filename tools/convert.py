@@ -23,7 +23,7 @@ from beit_mm.checkpoint.download import local_path
 from beit_mm.checkpoint.export import TARGETS, export
 from beit_mm.checkpoint.facts import Facts
 from beit_mm.checkpoint.fit import PARTS
-from beit_mm.utils.arguments import few
+from beit_mm.utils.arguments import join_names
 
 TOLERANCE = 1e-4  # of the largest output
 
@@ -64,7 +64,7 @@ def _convert(args) -> None:
     )
     if alien and not args.backbone:
         raise ValueError(
-            f'{args.src}: BEiT has no {few(alien)}, which an adapter adds: --backbone takes the backbone without it'
+            f'{args.src}: BEiT has no {join_names(alien)}, which an adapter adds: --backbone takes the backbone without it'
         )
     if args.backbone:
         state = {

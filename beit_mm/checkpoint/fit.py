@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..models.beit import BEiT, resize_pos_embed
 from ..models.relative_position import Grid, resize_bias_table
 from ..registry import WEIGHT_INITIALIZERS
-from ..utils.arguments import few
+from ..utils.arguments import join_names
 from .facts import TABLE, square_side
 from .weights import load_with_meta
 
@@ -210,7 +210,7 @@ def check(
     ]
     if lost := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
         raise ValueError(
-            f'{path} holds NaN or infinity in {few(lost)}: take an earlier checkpoint of that run'
+            f'{path} holds NaN or infinity in {join_names(lost)}: take an earlier checkpoint of that run'
         )
     if missing or unexpected or wrong:
         settings = (
@@ -233,13 +233,13 @@ def check(
         )
         if what == 'BEiT' and alien:
             advice += (
-                f'. BEiT has no {few(alien)}, which an adapter adds: `python tools/convert.py {path} backbone.pth --to beit_mm '
+                f'. BEiT has no {join_names(alien)}, which an adapter adds: `python tools/convert.py {path} backbone.pth --to beit_mm '
                 '--backbone` writes the backbone alone'
             )
         positions = any(TABLE in entry or 'pos_embed' in entry for entry in wrong)
         raise ValueError(
-            f'{path} does not fit this {what}. Missing: {few(missing)}; unexpected: {few(unexpected)}; of another shape: '
-            f'{few(wrong)}. Give the model the settings that it was trained with: {settings}'
+            f'{path} does not fit this {what}. Missing: {join_names(missing)}; unexpected: {join_names(unexpected)}; of another shape: '
+            f'{join_names(wrong)}. Give the model the settings that it was trained with: {settings}'
             + (
                 ', and for positions of a grid that is not square init_cfg.grid=(h, w)'
                 if positions

@@ -14,7 +14,7 @@ from ..checkpoint.fit import Report, check, fit_backbone
 from ..models import BEiT, DiscreteVAE
 from ..models.targets import TokenTarget
 from ..registry import MODELS
-from ..utils.arguments import few
+from ..utils.arguments import join_names
 
 
 class _WithoutMemory(TorchFunctionMode):
@@ -142,11 +142,11 @@ def _by_name(state: dict[str, Tensor], model: nn.Module, where: str) -> Iterator
     fits = {k for k, v in own.items() if k in state and state[k].shape == v.shape}
     if not fits:
         yield (
-            f'{where} has nothing that this model has: {few(sorted(state))}; the model has {few(sorted(own))}',
+            f'{where} has nothing that this model has: {join_names(sorted(state))}; the model has {join_names(sorted(own))}',
             True,
         )
     elif missing := sorted(own.keys() - fits):
         yield (
-            f'{where} lacks {few(missing)}, or has them of another shape: they start from scratch',
+            f'{where} lacks {join_names(missing)}, or has them of another shape: they start from scratch',
             False,
         )

@@ -7,7 +7,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ..registry import TRANSFORMS
-from ..utils.arguments import height_and_width, pair, whole
+from ..utils.arguments import as_pair, check_integers, check_sizes
 
 TRIES = 10  # of placing a block, then the mask is done (official)
 ASPECTS = (0.3, 1 / 0.3)  # height / width of a block, log-uniform
@@ -75,9 +75,9 @@ def random_mask(rng: np.random.Generator, grid: tuple[int, int], budget: int) ->
 
 
 def _check(grid: int | tuple[int, int], budget: int) -> tuple[int, int]:
-    height_and_width(1, grid=grid)
-    whole(1, budget=budget)
-    grid = pair(grid)
+    check_sizes(1, grid=grid)
+    check_integers(1, budget=budget)
+    grid = as_pair(grid)
     if budget > grid[0] * grid[1]:
         raise ValueError(
             f'a mask of budget={budget} patches does not fit grid={grid}: give 1 … {grid[0] * grid[1]}'
@@ -106,7 +106,7 @@ class BlockwiseMask(BaseTransform):
         exact: bool = False,
     ):
         self.grid, self.budget, self.min_block = _check(grid, budget), budget, min_block
-        whole(1, min_block=min_block)
+        check_integers(1, min_block=min_block)
         if min_block > budget:
             raise ValueError(
                 f'a budget of {budget} is smaller than a block of min_block={min_block}: lower min_block'

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..utils.arguments import few
+from ..utils.arguments import join_names
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Numbering:
                 if min(self.labels) == 1 and high == [classes]
                 else ''
             )
-            words = f'{self.listed} has the labels {few([*map(repr, high)])}, but the classes are numbered 0 … {classes - 1}'
+            words = f'{self.listed} has the labels {join_names([*map(repr, high)])}, but the classes are numbered 0 … {classes - 1}'
             yield words + hint, True
         moved = [
             n
@@ -101,7 +101,7 @@ def compare_classes(first: Numbering, other: Numbering) -> Iterator[tuple[str, b
             return
     if first.labels and (unseen := sorted(other.labels - first.labels)):
         yield (
-            f'{other.listed} has the labels {few([*map(repr, unseen)])}, which no image of {first.listed} has',
+            f'{other.listed} has the labels {join_names([*map(repr, unseen)])}, which no image of {first.listed} has',
             False,
         )
 
@@ -113,7 +113,7 @@ def difference(place: str, mine: dict[str, int], other: str, theirs: dict[str, i
         [name for name in theirs if name not in mine],
     )
     words = [
-        f'{where} has {few([*map(repr, names)])}'
+        f'{where} has {join_names([*map(repr, names)])}'
         for where, names in zip((place, other), only, strict=True)
         if names
     ]

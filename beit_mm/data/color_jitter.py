@@ -8,7 +8,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ..registry import TRANSFORMS
-from ..utils.arguments import finite
+from ..utils.arguments import check_numbers
 
 GRAY = np.array([0.114, 0.587, 0.299])  # of blue, green, red
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
@@ -50,7 +50,7 @@ class ColorJitter(BaseTransform):
     """
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0):
-        finite(0, brightness=brightness, contrast=contrast, saturation=saturation)
+        check_numbers(0, brightness=brightness, contrast=contrast, saturation=saturation)
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
     def transform(self, results: dict) -> dict:

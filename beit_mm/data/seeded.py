@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..registry import DATA_SAMPLERS, DATASETS
-from ..utils.arguments import finite, one_of, whole
+from ..utils.arguments import check_choices, check_integers, check_numbers
 from .guard import guard, leaves, list_readable
 from .reading import MAX_PIXELS, BadSample
 from .token_cache import TokenCache
@@ -93,16 +93,16 @@ class SeededDataset(Dataset):
     ):
         if pipeline is not None:
             dataset = dict(dataset, pipeline=pipeline)
-        whole(0, seed=seed)
-        whole(1, max_pixels=max_pixels)
-        one_of(('raise', 'skip'), on_bad_sample=on_bad_sample)
-        finite(0, max_bad_share=max_bad_share)
+        check_integers(0, seed=seed)
+        check_integers(1, max_pixels=max_pixels)
+        check_choices(('raise', 'skip'), on_bad_sample=on_bad_sample)
+        check_numbers(0, max_bad_share=max_bad_share)
         if max_bad_share >= 1:
             raise ValueError(
                 f'max_bad_share={max_bad_share}: a share of 0 up to, not including, 1 is possible'
             )
         if views is not None:
-            whole(1, views=views)
+            check_integers(1, views=views)
         self.seed, self.skip, self.max_bad_share = seed, on_bad_sample == 'skip', max_bad_share
         self.about = dict(seed=seed, pipeline=_up_to_the_views(dataset))
         try:
@@ -341,7 +341,7 @@ class KeyedSampler(Sampler):
         infinite: bool = False,
     ):
         if seed is not None:
-            whole(0, seed=seed)
+            check_integers(0, seed=seed)
         self.rank, self.world_size = get_dist_info()
         self.size, self.shuffle, self.infinite = len(dataset), shuffle, infinite
         self.seed = sync_random_seed() if seed is None else seed

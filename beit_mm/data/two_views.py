@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 
 from ..registry import TRANSFORMS
-from ..utils.arguments import one_of, span, whole
+from ..utils.arguments import check_choices, check_integers, check_ranges
 
 
 def random_crop(
@@ -101,16 +101,16 @@ class TwoViews(BaseTransform):
         token_interpolation: str = 'lanczos',
         backend: str = 'pillow',
     ):
-        whole(1, size=size, token_size=size if token_size is None else token_size)
+        check_integers(1, size=size, token_size=size if token_size is None else token_size)
         if scale is not None:
-            span(1, scale=scale)
-        span(ratio=ratio)
-        one_of(
+            check_ranges(1, scale=scale)
+        check_ranges(ratio=ratio)
+        check_choices(
             pillow_interp_codes,
             interpolation=interpolation,
             token_interpolation=token_interpolation,
         )
-        one_of(('pillow', 'torch'), backend=backend)
+        check_choices(('pillow', 'torch'), backend=backend)
         self.views = [('patch_view', size, interpolation)]
         if token_size is not None:
             self.views.append(('token_view', token_size, token_interpolation))

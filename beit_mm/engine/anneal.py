@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from ..utils.arguments import finite, whole
+from ..utils.arguments import check_integers, check_numbers
 from ..utils.unwrap_model import unwrap_model
 
 
@@ -25,8 +25,8 @@ class Anneal(Hook):
     """
 
     def __init__(self, attribute: str, start: float, end: float, iters: int):
-        whole(1, iters=iters)
-        finite(start=start, end=end)
+        check_integers(1, iters=iters)
+        check_numbers(start=start, end=end)
         if not isinstance(attribute, str):
             raise TypeError(f'attribute={attribute!r}: give the name of a number of the model')
         self.attribute, self.start, self.end, self.iters = attribute, start, end, iters

@@ -15,7 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from ..checkpoint import store
 from ..checkpoint.files import read_file
 from ..registry import HOOKS
-from ..utils.arguments import few
+from ..utils.arguments import join_names
 
 _MID_EPOCH = 'iter_{}.pth'  # what is saved between epochs' ends, whatever the hook's own names
 _STOCK = (_MID_EPOCH, 'epoch_{}.pth')
@@ -56,7 +56,7 @@ def newest_checkpoint(
         others := [file.name for file in sorted(folder.glob('*')) if _was_trained(file)]
     ):
         raise ValueError(
-            f'--resume: {folder} holds checkpoints ({few(others)}), but none has a name of filename_tmpl={template!r} or is '
+            f'--resume: {folder} holds checkpoints ({join_names(others)}), but none has a name of filename_tmpl={template!r} or is '
             'named by last_checkpoint. Pass the one to continue from as --resume PATH, or start a new run without --resume'
         )
     return path, damaged

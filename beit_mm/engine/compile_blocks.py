@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from ..models.block import Block
 from ..models.targets import TokenTarget
 from ..registry import HOOKS
-from ..utils.arguments import one_of
+from ..utils.arguments import check_choices
 from ..utils.unwrap_model import unwrap_model
 
 
@@ -25,7 +25,7 @@ class CompileBlocks(Hook):
     """
 
     def __init__(self, backend: str = 'inductor', cpu: bool = False):
-        one_of(torch.compiler.list_backends(None), backend=backend)
+        check_choices(torch.compiler.list_backends(None), backend=backend)
         if not isinstance(cpu, bool):
             raise TypeError(f'cpu={cpu!r}: give True or False')
         self.backend, self.cpu = backend, cpu

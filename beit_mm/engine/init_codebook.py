@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..registry import HOOKS
-from ..utils.arguments import checkpoint_of, finite, whole
+from ..utils.arguments import check_integers, check_numbers, pretrained_checkpoint
 from ..utils.unwrap_model import unwrap_model
 
 
@@ -18,8 +18,8 @@ class InitCodebook(Hook):
     """
 
     def __init__(self, images: int = 192, sharpness: float = 4.0):
-        whole(1, images=images)
-        finite(1e-6, sharpness=sharpness)
+        check_integers(1, images=images)
+        check_numbers(1e-6, sharpness=sharpness)
         self.images, self.sharpness = images, sharpness
 
     def before_train(self, runner: Runner) -> None:
@@ -31,7 +31,7 @@ class InitCodebook(Hook):
         if (
             runner.iter
             or runner.cfg.get('load_from')
-            or checkpoint_of(model.init_cfg, type(model).__name__)
+            or pretrained_checkpoint(model.init_cfg, type(model).__name__)
         ):  # it has one
             return
         loader, views = runner.train_dataloader, []

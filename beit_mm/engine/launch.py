@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 from .. import compat
 from ..data.guard import GuardData, list_readable
 from ..registry import OPTIM_WRAPPERS
-from ..utils.arguments import few
+from ..utils.arguments import join_names
 from ..utils.cfg_options import Options
 from ..utils.config_tree import get
 from .any_checkpoint import AnyCheckpoint
@@ -154,7 +154,7 @@ def refuse_used_folder(cfg: Config) -> None:
     if cfg.get('resume') or not (found := earlier_checkpoints(cfg)):
         return
     raise SystemExit(
-        f'error: {found[0].parent} holds checkpoints of an earlier run ({few([path.name for path in found])}), and a new run '
+        f'error: {found[0].parent} holds checkpoints of an earlier run ({join_names([path.name for path in found])}), and a new run '
         'would overwrite some of them and mix its own with the rest. Continue the earlier run with --resume, choose '
         'another folder with --work-dir, remove the checkpoints, or start in this folder anyway with --force'
     )

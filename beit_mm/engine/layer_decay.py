@@ -12,7 +12,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
-from ..utils.arguments import finite
+from ..utils.arguments import check_numbers
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -44,7 +44,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(defaults)}'
             raise ValueError(f'paramwise_cfg has an unknown key {key!r}: {hint}')
         self.paramwise_cfg = {**defaults, **self.paramwise_cfg}
-        finite(
+        check_numbers(
             0, **{name: self.paramwise_cfg[name] for name in ('layer_decay_rate', 'head_lr_mult')}
         )
         if not 0 < self.paramwise_cfg['layer_decay_rate'] <= 1:

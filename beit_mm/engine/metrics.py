@@ -10,7 +10,7 @@ from torch import Tensor
 from ..models.distributed import histogram
 from ..models.dvae import perplexity
 from ..registry import METRICS
-from ..utils.arguments import whole
+from ..utils.arguments import check_integers
 
 
 @METRICS.register_module()
@@ -25,7 +25,7 @@ class TokenizerMetric(BaseMetric):
 
     def __init__(self, vocab_size: int, **kwargs):
         super().__init__(**kwargs)
-        whole(2, vocab_size=vocab_size)
+        check_integers(2, vocab_size=vocab_size)
         self.vocab_size = vocab_size
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:

@@ -19,7 +19,7 @@ from ..data.seeded import seeded
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
 from ..models.attention import weights
 from ..registry import HOOKS
-from ..utils.arguments import whole
+from ..utils.arguments import check_integers
 from ..utils.unwrap_model import unwrap_model
 from .measures import attention_distance, code_usage, effective_rank, knn_top1, linear_probe
 from .metrics import MIMMetric, TokenizerMetric
@@ -74,9 +74,9 @@ class Probe(Hook):
             raise ValueError(
                 f'measures={measures!r}: give None, or a list of {", ".join(MEASURES)}'
             )
-        whole(2, images=images)
+        check_integers(2, images=images)
         if interval is not None or by_epoch:
-            whole(1, interval=interval)
+            check_integers(1, interval=interval)
         if not isinstance(dataloader, str | dict):
             raise TypeError(
                 f'dataloader={dataloader!r}: give a key of the config, or the config of a data loader'

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from ..utils.arguments import finite
+from ..utils.arguments import check_numbers
 
 ENOUGH = 0.01  # seconds that a matrix product takes to be timed
 
@@ -34,7 +34,7 @@ class Throughput(Hook):
     def __init__(self, gflop: float | None = None, peak: float | None = None):
         for name, value in dict(gflop=gflop, peak=peak).items():
             if value is not None:
-                finite(**{name: value})
+                check_numbers(**{name: value})
                 if value <= 0:
                     raise ValueError(f'{name}={value}: give a positive number, or None')
         self.gflop, self.peak = gflop, peak

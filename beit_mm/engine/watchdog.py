@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ..registry import HOOKS
-from ..utils.arguments import few, whole
+from ..utils.arguments import check_integers, join_names
 from ..utils.unwrap_model import unwrap_model
 from .bad_updates import Update, leave_out_bad_updates
 from .ranks import Peers, apart, checksums
@@ -65,9 +65,9 @@ class Watchdog(Hook):
     def __init__(
         self, patience: int = 3, interval: int | None = None, checksum_interval: int = 200
     ):
-        whole(1, patience=patience, checksum_interval=checksum_interval)
+        check_integers(1, patience=patience, checksum_interval=checksum_interval)
         if interval is not None:
-            whole(1, interval=interval)
+            check_integers(1, interval=interval)
         self.patience, self.interval, self.checksum_interval = patience, interval, checksum_interval
         self.updates: list[Update] | None = None  # None: not guarded
         self.batches: list[list[Batch]] = [[]]  # of each update; of the last one so far
@@ -225,7 +225,7 @@ class Watchdog(Hook):
         ]
         if bad:
             raise FloatingPointError(
-                f'iteration {runner.iter + 1}: no checkpoint is written, these weights are not finite: {few(bad)}; '
+                f'iteration {runner.iter + 1}: no checkpoint is written, these weights are not finite: {join_names(bad)}; '
                 f'{_last_good(runner)}'
             )
 
@@ -272,12 +272,12 @@ def _line(batches: list[Batch], ranks: list[dict]) -> str:
     words = []
     for rank in guilty or range(len(ranks)):
         what = (
-            f'losses {few(ranks[rank]["losses"])}'
+            f'losses {join_names(ranks[rank]["losses"])}'
             if guilty
-            else f'gradients of {few(ranks[rank]["tensors"])}'
+            else f'gradients of {join_names(ranks[rank]["tensors"])}'
         )
         words.append(
-            f'{f"rank {rank}: " if len(ranks) > 1 else ""}{what}; samples: {few(ranks[rank]["files"])}'
+            f'{f"rank {rank}: " if len(ranks) > 1 else ""}{what}; samples: {join_names(ranks[rank]["files"])}'
         )
     span = f'{batches[0].iteration} … ' if len(batches) > 1 else ''
     return f'iteration {span}{batches[-1].iteration}: {" | ".join(words)}'

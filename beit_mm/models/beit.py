@@ -21,7 +21,13 @@ from torch.nn.init import trunc_normal_
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS, WEIGHT_INITIALIZERS
-from ..utils.arguments import checkpoint_of, finite, height_and_width, pair, whole
+from ..utils.arguments import (
+    as_pair,
+    check_integers,
+    check_numbers,
+    check_sizes,
+    pretrained_checkpoint,
+)
 from .block import Block, can_read
 from .relative_position import Grid, RelativePositionBias
 
@@ -97,12 +103,12 @@ class BEiT(BaseModule):
             raise ValueError(
                 f"rel_pos_bias={rel_pos_bias!r} is unknown: choose 'shared', 'per_layer' or None"
             )
-        whole(1, patch_size=patch_size, in_channels=in_channels)
-        whole(-1, frozen_stages=frozen_stages)
-        height_and_width(1, img_size=img_size)
-        finite(0, drop_path_rate=drop_path_rate, patch_embed_std=patch_embed_std)
+        check_integers(1, patch_size=patch_size, in_channels=in_channels)
+        check_integers(-1, frozen_stages=frozen_stages)
+        check_sizes(1, img_size=img_size)
+        check_numbers(0, drop_path_rate=drop_path_rate, patch_embed_std=patch_embed_std)
         if layer_scale is not None:
-            finite(0, layer_scale=layer_scale)
+            check_numbers(0, layer_scale=layer_scale)
         if drop_path_rate >= 1:
             raise ValueError(f'drop_path_rate={drop_path_rate}: give a share, in [0, 1)')
         self.embed_dims, depth, self.num_heads = (
@@ -116,7 +122,7 @@ class BEiT(BaseModule):
             patch_embed_std,
             layer_scale,
         )
-        self.grid = self._grid_of(pair(img_size))
+        self.grid = self._grid_of(as_pair(img_size))
         self.out_indices = _resolve_indices(out_indices, depth)
         if not -1 <= frozen_stages <= depth:
             raise ValueError(
@@ -252,7 +258,7 @@ class BEiT(BaseModule):
             for layer, block in enumerate(self.blocks, 1):
                 block.attn.proj.weight.div_(math.sqrt(2 * layer))
                 block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
-        if (source := checkpoint_of(self.init_cfg, 'BEiT')) is not None:
+        if (source := pretrained_checkpoint(self.init_cfg, 'BEiT')) is not None:
             load = WEIGHT_INITIALIZERS.get('load_backbone')
             load(
                 self,
@@ -327,7 +333,7 @@ def check_arch(arch: str | dict) -> dict:
         raise ValueError(
             f'arch needs exactly the keys {sorted(ARCHS["base"])}, given was arch={arch!r}'
         )
-    whole(1, **arch)
+    check_integers(1, **arch)
     if arch['embed_dims'] % arch['num_heads']:
         raise ValueError(
             f'embed_dims={arch["embed_dims"]} is no multiple of num_heads={arch["num_heads"]}'

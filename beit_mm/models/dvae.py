@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..registry import MODELS, WEIGHT_INITIALIZERS
-from ..utils.arguments import checkpoint_of, finite, whole
+from ..utils.arguments import check_integers, check_numbers, pretrained_checkpoint
 from .block import can_read
 from .distributed import broadcast_, histogram, mean_over_ranks
 from .dvae_networks import decoder, encoder
@@ -121,11 +121,13 @@ class DiscreteVAE(BaseModel):
             raise ValueError(
                 f'likelihood={likelihood!r} is unknown: choose one of {", ".join(LIKELIHOODS)}'
             )
-        whole(2, vocab_size=vocab_size)
-        whole(4, width=width)
-        whole(1, groups=groups, blocks=blocks, width_in=width_in, in_channels=in_channels)
-        finite(beta=beta, information_weight=information_weight, marginal_weight=marginal_weight)
-        finite(1e-6, temperature=temperature)
+        check_integers(2, vocab_size=vocab_size)
+        check_integers(4, width=width)
+        check_integers(1, groups=groups, blocks=blocks, width_in=width_in, in_channels=in_channels)
+        check_numbers(
+            beta=beta, information_weight=information_weight, marginal_weight=marginal_weight
+        )
+        check_numbers(1e-6, temperature=temperature)
         vocab_size, width, groups, blocks, width_in = map(
             int, (vocab_size, width, groups, blocks, width_in)
         )
@@ -259,7 +261,7 @@ class DiscreteVAE(BaseModel):
     def init_weights(self) -> None:
         """Set every parameter to its initial value, then load the checkpoint of `init_cfg`, if any."""
         self._reset_parameters()
-        if (source := checkpoint_of(self.init_cfg, 'DiscreteVAE')) is not None:
+        if (source := pretrained_checkpoint(self.init_cfg, 'DiscreteVAE')) is not None:
             load_tokenizer = WEIGHT_INITIALIZERS.get('load_tokenizer')
             load_tokenizer(self, source)
         self._is_init = True

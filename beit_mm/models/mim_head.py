@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from ..registry import MODELS
-from ..utils.arguments import whole
+from ..utils.arguments import check_integers
 from .distributed import histogram, mean_over_ranks, sum_over_ranks, world_size
 
 
@@ -23,7 +23,7 @@ class MIMHead(BaseModule):
         self, in_channels: int = 768, out_channels: int = 8192, init_cfg: dict | None = None
     ):
         super().__init__(init_cfg)
-        whole(1, in_channels=in_channels, out_channels=out_channels)
+        check_integers(1, in_channels=in_channels, out_channels=out_channels)
         self.proj = nn.Linear(in_channels, out_channels)
         # How often each id was the target of late: its entropy is the loss of a model that ignores the image.
         self.register_buffer('target_counts', torch.zeros(out_channels))

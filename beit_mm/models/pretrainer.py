@@ -6,7 +6,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ..registry import MODELS
-from ..utils.arguments import finite, whole
+from ..utils.arguments import check_integers, check_numbers
 
 
 @MODELS.register_module()
@@ -28,7 +28,7 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
                 raise ValueError(
                     f'{name}={values!r}: expected one number per channel, 0 … 255, as many in mean as in std'
                 )
-            finite(**{f'{name}[{i}]': value for i, value in enumerate(values)})
+            check_numbers(**{f'{name}[{i}]': value for i, value in enumerate(values)})
         if not all(value > 0 for value in std):
             raise ValueError(f'std={std!r}: images are divided by it, so give positive numbers')
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), False)
@@ -76,7 +76,7 @@ class BEiTPretrainer(BaseModel):
             MODELS.build(target),
             MODELS.build(head),
         )
-        whole(1, num_masked=num_masked)
+        check_integers(1, num_masked=num_masked)
         self.num_masked = num_masked
         if self.head.proj.out_features != self.target.channels:
             raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..registry import MODELS
-from ..utils.arguments import finite, whole
+from ..utils.arguments import check_integers, check_numbers
 
 
 def reset_layers(head: nn.Module) -> None:
@@ -65,10 +65,10 @@ class SETRPUPHead(BaseDecodeHead):
             raise ValueError(
                 f'num_stages={num_stages!r}: give 4 for patch 16, 3 for patch 8, at least 1'
             )
-        whole(1, in_channels=in_channels, channels=channels)
+        check_integers(1, in_channels=in_channels, channels=channels)
         if 'num_classes' in kwargs:
-            whole(1, num_classes=kwargs['num_classes'])
-        finite(0, dropout_ratio=dropout_ratio)
+            check_integers(1, num_classes=kwargs['num_classes'])
+        check_numbers(0, dropout_ratio=dropout_ratio)
         in_channels, channels, kwargs['in_index'] = int(in_channels), int(channels), int(levels[1])
         super().__init__(
             in_channels=in_channels, channels=channels, dropout_ratio=dropout_ratio, **kwargs

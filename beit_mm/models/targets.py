@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..registry import MODELS, WEIGHT_INITIALIZERS
-from ..utils.arguments import one_of, whole
+from ..utils.arguments import check_choices, check_integers
 
 RECOVER = ('masked', 'all')
 DTYPES = dict(float32=None, float16=torch.float16, bfloat16=torch.bfloat16)
@@ -51,7 +51,7 @@ class TokenTarget(Target):
             raise TypeError(
                 f'tokenizer={tokenizer!r}, checkpoint={checkpoint!r}: give a config, and a path or None'
             )
-        one_of(DTYPES, dtype=dtype)
+        check_choices(DTYPES, dtype=dtype)
         self.half = DTYPES[dtype]
         self._tokenizer, self._loaded, self.checkpoint = MODELS.build(tokenizer), False, checkpoint
         self.cached: int | None = (
@@ -112,7 +112,7 @@ class PixelTarget(Target):
     """
 
     def __init__(self, patch_size: int = 16, recover: str = 'masked', in_channels: int = 3):
-        whole(1, patch_size=patch_size, in_channels=in_channels)
+        check_integers(1, patch_size=patch_size, in_channels=in_channels)
         super().__init__(in_channels * patch_size**2, recover)
         self.patch_size = patch_size
 

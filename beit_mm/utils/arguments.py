@@ -1,44 +1,60 @@
-"""What a class is given, held against what it may be: errors that name each setting with its value."""
+"""Checks of arguments: errors name each setting, its value and what was expected."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 
 
-def whole(least: int, **given: object) -> None:
-    """Raises ValueError for settings that are no whole numbers, or below `least`."""
-    _refuse(
-        {k: v for k, v in given.items() if not _is(v, Integral) or v < least},
-        f'whole numbers, at least {least}',
-    )
+def check_integers(least: int, **settings: object) -> None:
+    """Raise ValueError unless every setting is an integer ≥ `least`."""
+    _check(settings, lambda value: _is_integer(value, least), f'an integer, at least {least}')
 
 
-def finite(least: float = -math.inf, **given: object) -> None:
-    """Raises ValueError for settings that are no finite numbers, or below `least`."""
-    end = '' if least == -math.inf else f', at least {least}'
-    wrong = {
-        k: v for k, v in given.items() if not _is(v, Real) or not math.isfinite(v) or v < least
-    }
-    _refuse(wrong, f'finite numbers{end}')
+def check_numbers(least: float = -math.inf, **settings: object) -> None:
+    """Raise ValueError unless every setting is a finite number ≥ `least`."""
+    limit = '' if least == -math.inf else f', at least {least}'
+
+    def is_valid(value: object) -> bool:
+        return _is_real(value) and math.isfinite(value) and value >= least
+
+    _check(settings, is_valid, f'a finite number{limit}')
 
 
-def height_and_width(least: int, **given: object) -> None:
-    """Raises ValueError for settings that are neither a whole number ≥ `least` nor two."""
-    wrong = {}
-    for name, value in given.items():
+def check_sizes(least: int, **settings: object) -> None:
+    """Raise ValueError unless every setting is an integer ≥ `least` or a pair (height, width)."""
+
+    def is_valid(value: object) -> bool:
         sides = value if isinstance(value, list | tuple) else (value, value)
-        if len(sides) != 2 or not all(_is(side, Integral) and side >= least for side in sides):
-            wrong[name] = value
-    _refuse(wrong, f'whole numbers, at least {least}: one, or (height, width)')
+        return len(sides) == 2 and all(_is_integer(side, least) for side in sides)
+
+    _check(settings, is_valid, f'an integer, at least {least}, or a pair (height, width)')
 
 
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) as plain ints, from one whole number of any type or two."""
-    height, width = (value, value) if isinstance(value, Integral) else value
+def check_ranges(highest: float = math.inf, **settings: object) -> None:
+    """Raise ValueError unless every setting is a pair (low, high) with 0 < low ≤ high ≤ `highest`."""
+
+    def is_valid(value: object) -> bool:
+        if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(_is_real, value)):
+            return False
+        return 0 < value[0] <= value[1] <= highest and value[1] != math.inf
+
+    limit = '' if highest == math.inf else f' ≤ {highest:g}'
+    _check(settings, is_valid, f'(low, high) with 0 < low ≤ high{limit}')
+
+
+def check_choices(known: Iterable[str], **settings: object) -> None:
+    """Raise ValueError unless every setting is one of the known words."""
+    known = list(known)
+    _check(settings, lambda value: value in known, f'one of {", ".join(known)}')
+
+
+def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width) as plain integers."""
+    height, width = (size, size) if isinstance(size, Integral) else size
     return int(height), int(width)
 
 
-def checkpoint_of(init_cfg: dict | None, model: str) -> str | None:
+def pretrained_checkpoint(init_cfg: dict | None, model: str) -> str | None:
     """Return the checkpoint that the `init_cfg` of a `model` names; None means: from scratch.
 
     Raises ValueError for an `init_cfg` that is not `dict(type='Pretrained', checkpoint=…)`.
@@ -46,45 +62,26 @@ def checkpoint_of(init_cfg: dict | None, model: str) -> str | None:
     if not init_cfg:
         return None
     if init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg:
-        raise ValueError(
-            f"init_cfg={init_cfg}: {model} takes dict(type='Pretrained', checkpoint=…) or None"
-        )
+        expected = "dict(type='Pretrained', checkpoint=…) or None"
+        raise ValueError(f'init_cfg={init_cfg}: {model} expected {expected}')
     return init_cfg['checkpoint']
 
 
-def span(highest: float = math.inf, **given: object) -> None:
-    """Raises ValueError for settings that are not (low, high), 0 < low ≤ high ≤ `highest`."""
-    wrong = {}
-    for name, value in given.items():
-        two = (
-            isinstance(value, list | tuple)
-            and len(value) == 2
-            and all(_is(end, Real) for end in value)
-        )
-        if not two or not 0 < value[0] <= value[1] <= highest or value[1] == math.inf:
-            wrong[name] = value
-    _refuse(wrong, f'(low, high), 0 < low ≤ high{"" if highest == math.inf else f" ≤ {highest:g}"}')
+def join_names(names: Sequence[str], most: int = 8) -> str:
+    """Return the first `most` names for a message, and the number of names if there are more."""
+    rest = f' … ({len(names)})' if len(names) > most else ''
+    return ', '.join(names[:most]) + rest if names else 'none'
 
 
-def one_of(known: Iterable[str], **given: object) -> None:
-    """Raises ValueError for settings that are none of the known words."""
-    known = list(known)
-    _refuse({k: v for k, v in given.items() if v not in known}, f'one of {", ".join(known)}')
+def _is_integer(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
 
-def _is(value: object, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _refuse(wrong: dict[str, object], needed: str) -> None:
-    if wrong:
-        raise ValueError(
-            f'{", ".join(f"{name}={value!r}" for name, value in wrong.items())}: give {needed}'
-        )
-
-
-def few(names: list[str]) -> str:
-    """Return at most eight names, and how many there are if there are more, for a message."""
-    return (
-        ', '.join(names[:8]) + (f' … ({len(names)})' if len(names) > 8 else '') if names else 'none'
-    )
+def _check(settings: dict, is_valid: Callable[[object], bool], expected: str) -> None:
+    if wrong := {name: value for name, value in settings.items() if not is_valid(value)}:
+        given = ', '.join(f'{name}={value!r}' for name, value in wrong.items())
+        raise ValueError(f'{given}: expected {expected}')

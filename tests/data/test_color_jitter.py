@@ -93,5 +93,5 @@ def test_both_views_get_the_same_colours_and_the_matrix_is_used_up():
 def test_jitter_that_nobody_does_is_an_error():
     with pytest.raises(ValueError, match=r'put beit_mm\.ColorJitter before beit_mm\.TwoViews'):
         PackViews()(ColorJitter(0.4)(dict(img=photo(0), patch_view=photo(0))))
-    with pytest.raises(ValueError, match=r'brightness=-1: give finite numbers, at least 0'):
+    with pytest.raises(ValueError, match=r'brightness=-1: expected a finite number, at least 0'):
         ColorJitter(-1)

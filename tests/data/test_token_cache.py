@@ -458,7 +458,7 @@ def test_a_wrong_use_says_what_to_do(data, cache, tmp_path):
             dict(token_cache=str(cache), views=3),
             r'views=3, but the token cache .* has 2: leave views out',
         ),
-        (dict(views=0), 'views=0: give whole numbers, at least 1'),
+        (dict(views=0), 'views=0: expected an integer, at least 1'),
     ]:
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             dataset(config(data, tmp_path / 'run', **dataset_of))

@@ -89,7 +89,7 @@ def test_torchs_resizing_is_pils_within_few_levels(side, how):
 def test_what_torch_cannot_resize_pil_does():
     assert torch_resizes('bicubic') and not torch_resizes('hamming')
     assert np.array_equal(resize(photo(), 50, 'hamming', 'torch'), resize(photo(), 50, 'hamming'))
-    with pytest.raises(ValueError, match=r"backend='cv2': give one of pillow, torch"):
+    with pytest.raises(ValueError, match=r"backend='cv2': expected one of pillow, torch"):
         TwoViews(backend='cv2')
 
 

@@ -79,5 +79,5 @@ def test_a_model_without_that_number_is_an_error_before_the_first_iteration(attr
 
 
 def test_no_iterations_are_an_error():
-    with pytest.raises(ValueError, match='iters=0: give whole numbers, at least 1'):
+    with pytest.raises(ValueError, match='iters=0: expected an integer, at least 1'):
         Anneal('beta', 0, 1, 0)

@@ -321,7 +321,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 @pytest.mark.parametrize('name', ['patience', 'interval', 'checksum_interval'])
 def test_nothing_less_than_one_is_taken(name):
-    with pytest.raises(ValueError, match=rf'{name}=0: give whole numbers, at least 1'):
+    with pytest.raises(ValueError, match=rf'{name}=0: expected an integer, at least 1'):
         Watchdog(**{name: 0})
 
 

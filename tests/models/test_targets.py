@@ -73,7 +73,7 @@ def test_half_precision_is_that_of_all_but_the_last_convolution(trained, dtype):
 
 
 def test_an_unknown_precision_is_an_error():
-    with pytest.raises(ValueError, match="dtype='half': give one of"):
+    with pytest.raises(ValueError, match="dtype='half': expected one of"):
         TokenTarget(VAE, dtype='half')
 
 
