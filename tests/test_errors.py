@@ -272,10 +272,10 @@ MISTAKES = {
         lambda _: pretrainer(out_type='featmap').loss(batch()), ValueError, r"index is for out_type='raw'"),
     'unknown init_cfg': (
         lambda _: beit(init_cfg=dict(type='Xavier')).init_weights(),
-        ValueError, r"BEiT takes dict\(type='Pretrained', checkpoint=…\) or None"),
+        ValueError, r"BEiT expected dict\(type='Pretrained', checkpoint=…\) or None"),
     'unknown init_cfg of a tokenizer': (
         lambda _: DiscreteVAE(**VAE, init_cfg=dict(type='Kaiming', layer='Conv2d')).init_weights(),
-        ValueError, r"DiscreteVAE takes dict\(type='Pretrained', checkpoint=…\) or None"),
+        ValueError, r"DiscreteVAE expected dict\(type='Pretrained', checkpoint=…\) or None"),
     'unknown mode': (
         lambda _: pretrainer()(batch(), mode='train'), ValueError, r"choose 'loss', 'predict' or 'tensor'"),
     'annealing in no time': (
