@@ -180,22 +180,22 @@ MISTAKES = {
         lambda _: resize_bias_table(torch.zeros(52, 2), (4, 5), (6, 6)),
         ValueError, r'a bias table of grid \(4, 5\) has 66 rows, this one has 52'),
     # masks
-    'budget larger than the grid': (
-        lambda _: BlockwiseMask(grid=4, budget=17, min_block=1),
-        ValueError, r'a mask of budget=17 patches does not fit grid=\(4, 4\): give 1 … 16'),
-    'random budget larger than the grid': (
-        lambda _: RandomMask(grid=(2, 3), budget=7),
-        ValueError, r'does not fit grid=\(2, 3\): give 1 … 6'),
-    'no budget': (lambda _: RandomMask(grid=4, budget=0), ValueError, r'budget=0: expected an integer, at least 1'),
-    'budget smaller than a block': (
-        lambda _: BlockwiseMask(budget=10),
-        ValueError, r'a budget of 10 is smaller than a block of min_block=16: lower min_block'),
+    'num_masked larger than the grid': (
+        lambda _: BlockwiseMask(grid=4, num_masked=17, min_block=1),
+        ValueError, r'num_masked=17: grid=\(4, 4\) has 16 patches. Set 1 … 16'),
+    'random num_masked larger than the grid': (
+        lambda _: RandomMask(grid=(2, 3), num_masked=7),
+        ValueError, r'num_masked=7: grid=\(2, 3\) has 6 patches. Set 1 … 6'),
+    'num_masked of 0': (lambda _: RandomMask(grid=4, num_masked=0), ValueError, r'num_masked=0: expected an integer, at least 1'),
+    'num_masked smaller than a block': (
+        lambda _: BlockwiseMask(num_masked=10),
+        ValueError, r'num_masked=10 is smaller than min_block=16: lower min_block'),
     'grid without a smaller block': (
-        lambda _: BlockwiseMask(grid=(1, 40), budget=20),
-        ValueError, r'no block smaller than itself .*RandomMask'),
+        lambda _: BlockwiseMask(grid=(1, 40), num_masked=20),
+        ValueError, r'one row or column, .*RandomMask'),
     'exact mask that cannot be': (
         lambda _: exact_blockwise_mask(np.random.default_rng(0), (4, 4), 16, 16),
-        ValueError, r'no mask of exactly 16 of 4×4 .*take another budget, smaller blocks, or exact=False'),
+        ValueError, r'no mask of exactly 16 of 4×4 .*change num_masked, lower min_block, or set exact=False'),
     'mask over the budget of the model': (
         lambda _: pretrainer().loss(batch(hidden=7)),
         ValueError, r'a mask hides 7 patches, the model reads num_masked=6: give .* the same budget'),

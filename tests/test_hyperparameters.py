@@ -73,8 +73,8 @@ def test_pretraining_recipe(name):
         *((3 * 16**2, None) if 'pixels' in variant else (8192, 112)),
     )
     blocks, single = (
-        dict(type='BlockwiseMask', grid=14, budget=75, min_block=16),
-        dict(grid=14, budget=75),
+        dict(type='BlockwiseMask', grid=14, num_masked=75, min_block=16),
+        dict(grid=14, num_masked=75),
     )
     single['type'] = 'RandomMask'
     assert mask == (

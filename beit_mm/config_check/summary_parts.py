@@ -113,7 +113,7 @@ def masked_modeling_facts(model: dict, pipeline: object, px: int) -> dict:
     )
     return found | dict(
         mask='random' if kind(mask) == 'RandomMask' else 'blockwise',
-        budget=mask.get('num_masking_patches' if theirs else 'budget', 75),
+        budget=mask.get('num_masking_patches' if theirs else 'num_masked', 75),
         mask_grid=side(mask.get('input_size' if theirs else 'grid', 14)),
         **(blocks if kind(mask) != 'RandomMask' else {}),
     )

@@ -1,6 +1,6 @@
 """The sample guard: in a data set that is built, the hosts' loaders are replaced by those of `reading`.
 
-Configs keep the hosts' names, which their inferencers look for. `SeededDataset` guards what it wraps, and `GuardData`, which
+Configs keep the hosts' names, which their inferencers look for. `SeededDataset` guards what it wraps, and `CheckSamples`, which
 `tools/train.py` and `tools/test.py` register, the data sets of a run that are not wrapped: validation and test.
 """
 
@@ -308,7 +308,7 @@ def _mean_of(model: nn.Module) -> Tensor | None:
 
 
 @HOOKS.register_module()
-class GuardData(Hook):
+class CheckSamples(Hook):
     """Guards the data sets of a run before their first sample is read, also those that no SeededDataset wraps.
 
     On several ranks, every `SHARED` iterations, it adds up the bad samples that a SeededDataset has skipped. Testing a

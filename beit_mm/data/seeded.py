@@ -68,13 +68,13 @@ class SeededDataset(Dataset):
         on_bad_sample: `raise` BadSample, which names the file; or `skip` to another sample, a function of (seed, epoch,
             index) too, and log the file, once in a run.
         max_bad_share: `skip` stops the run with a ValueError when more than this share of the data set is bad. The workers
-            of a process count together, and the processes of a distributed run every 500 iterations (`GuardData`).
+            of a process count together, and the processes of a distributed run every 500 iterations (`CheckSamples`).
         max_pixels: larger images are bad.
-        views: make so many crops of an image and no more, with flip and jitter: all up to `TwoViews` depends on (seed,
-            view, index), view = epoch mod `views`, and only what follows, the mask, on the epoch too. Up to the epoch of
+        num_crops: make so many crops of an image and no more, with flip and jitter: all up to `TwoViews` depends on (seed,
+            view, index), view = epoch mod `num_crops`, and only what follows, the mask, on the epoch too. Up to the epoch of
             that number nothing is different.
         token_cache: folder of `tools/tokenize.py`. The ids of the crop are read there, as `token_ids`, in place of a
-            token view; `views` is the cache's.
+            token view; `num_crops` is the cache's.
         pipeline: replaces that of `dataset`; mmpretrain's kfold-cross-valid.py gives it.
 
     Raises ValueError when the data set is empty, or the cache is unfinished or of other crops.
@@ -87,7 +87,7 @@ class SeededDataset(Dataset):
         on_bad_sample: str = 'raise',
         max_bad_share: float = 0.01,
         max_pixels: int = MAX_PIXELS,
-        views: int | None = None,
+        num_crops: int | None = None,
         token_cache: str | None = None,
         pipeline: list | None = None,
     ):
@@ -101,8 +101,8 @@ class SeededDataset(Dataset):
             raise ValueError(
                 f'max_bad_share={max_bad_share}: a share of 0 up to, not including, 1 is possible'
             )
-        if views is not None:
-            check_integers(1, views=views)
+        if num_crops is not None:
+            check_integers(1, num_crops=num_crops)
         self.seed, self.skip, self.max_bad_share = seed, on_bad_sample == 'skip', max_bad_share
         self.about = dict(seed=seed, pipeline=_up_to_the_views(dataset))
         try:
@@ -130,10 +130,10 @@ class SeededDataset(Dataset):
         self.bad = torch.zeros(
             len(self.dataset) if self.skip else 0, dtype=torch.bool
         ).share_memory_()  # by all workers
-        self.views, self.tokens, self.rekeys = views, None, []
+        self.num_crops, self.tokens, self.rekeys = num_crops, None, []
         if token_cache is not None:
             self._open(TokenCache(token_cache))
-        if self.views:
+        if self.num_crops:
             self._key_what_follows_the_views()
 
     @property
@@ -199,15 +199,15 @@ class SeededDataset(Dataset):
         return torch.stack([each['token_view'] for each in inputs]).numpy()
 
     def _open(self, cache: TokenCache) -> None:
-        if self.views not in (None, cache.views):
+        if self.num_crops not in (None, cache.num_crops):
             raise ValueError(
-                f'views={self.views}, but the token cache {cache.path} has {cache.views}: leave views out'
+                f'num_crops={self.num_crops}, but the token cache {cache.path} has {cache.num_crops}: remove num_crops'
             )
         cache.check(self.about, self.paths)
         cache.check_finished()
         cache.check_views(self.token_views(cache.probe_keys()))
         self.keep_views('patch_view')
-        self.views, self.tokens = cache.views, cache
+        self.num_crops, self.tokens = cache.num_crops, cache
 
     def _key_what_follows_the_views(self) -> None:
         for leaf in leaves(self.dataset):
@@ -215,7 +215,7 @@ class SeededDataset(Dataset):
             place = next((i for i, step in enumerate(steps) if isinstance(step, TwoViews)), None)
             if place is None:
                 raise ValueError(
-                    f'views={self.views} needs beit_mm.TwoViews in the pipeline: what precedes it is repeated'
+                    f'num_crops={self.num_crops} needs beit_mm.TwoViews in the pipeline: what precedes it is repeated'
                 )
             steps.insert(place + 1, Rekey())
             self.rekeys.append(steps[place + 1])
@@ -234,7 +234,7 @@ class SeededDataset(Dataset):
             index = int(others.integers(len(self)))
 
     def _sample(self, epoch: int, index: int) -> dict:
-        view = epoch % self.views if self.views else epoch
+        view = epoch % self.num_crops if self.num_crops else epoch
         for step in self.rekeys:
             step.key = None if view == epoch else (self.seed, epoch, index, MASK)
         with seeded(self.seed, view, index):

@@ -34,7 +34,7 @@ class TokenCache:
                 f'{path} is no token cache: make it with `python tools/tokenize.py CONFIG --out {path}`'
             )
         self.about = json.loads((self.path / 'about.json').read_text())
-        self.views, self.images, *self.grid = self.about['shape']
+        self.num_crops, self.images, *self.grid = self.about['shape']
         self._maps: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -105,14 +105,14 @@ class TokenCache:
 
     def check_finished(self) -> None:
         if missing := len(self.todo()):
-            of = self.views * _blocks(self.images)
+            of = self.num_crops * _blocks(self.images)
             raise ValueError(
                 f'{self.path} is not finished: {missing} of {of} blocks are missing. The command that made it goes on: '
                 f'`python tools/tokenize.py CONFIG --out {self.path}`'
             )
 
     def probe_keys(self) -> list[tuple[int, int]]:
-        return probe_keys(self.views, self.images)
+        return probe_keys(self.num_crops, self.images)
 
     def _refuse(self, reason: str) -> None:
         raise ValueError(
@@ -130,7 +130,9 @@ class TokenCache:
 
     def todo(self) -> np.ndarray:
         """(view, block) that are missing, int [n, 2]; block b holds the images from b·BLOCK to (b + 1)·BLOCK."""
-        return np.argwhere(np.fromfile(self.path / 'done', np.uint8).reshape(self.views, -1) == 0)
+        return np.argwhere(
+            np.fromfile(self.path / 'done', np.uint8).reshape(self.num_crops, -1) == 0
+        )
 
     def write(self, view: int, block: int, ids: np.ndarray) -> None:
         """Store a block's ids [n, h, w] and mark it as done, in this order on the disk as well.

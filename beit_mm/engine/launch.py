@@ -20,7 +20,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
-from ..data.guard import GuardData, list_readable
+from ..data.guard import CheckSamples, list_readable
 from ..registry import OPTIM_WRAPPERS
 from ..utils.arguments import join_names
 from ..utils.cfg_options import Options
@@ -136,7 +136,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     for hook in (
         KeyedRandomness(),
         ExactResume(),
-        GuardData(),
+        CheckSamples(),
         CachedTokens(),
         Watchdog(),
         DeferredLog(),

@@ -1,6 +1,6 @@
 """Computes the visual tokens of a pre-training config's crops once, for any number of runs.
 
-    python tools/tokenize.py CONFIG --views 8 --out data/tokens --cfg-options model.target.checkpoint=TOKENIZER
+    python tools/tokenize.py CONFIG --crops 8 --out data/tokens --cfg-options model.target.checkpoint=TOKENIZER
     python tools/train.py CONFIG --cfg-options model.target.checkpoint=TOKENIZER train_dataloader.dataset.token_cache=data/tokens
 
 Stopped or killed it goes on where it was, by the same command. Several processes share the work:
@@ -30,15 +30,15 @@ from ..utils.cfg_options import Options
 from . import launch
 
 
-def dataset_of(cfg: ConfigDict, split: str, views: int) -> SeededDataset:
-    """Of crops that a run with a cache of so many views will make. ValueError where the config has no such data set."""
+def dataset_of(cfg: ConfigDict, split: str, num_crops: int) -> SeededDataset:
+    """Of crops that a run with a cache of `num_crops` crops per image will make. ValueError where the config has no such data set."""
     node = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
     if str(node.get('type')).rpartition('.')[2] != 'SeededDataset':
         raise ValueError(
             f'{split}_dataloader.dataset is no beit_mm.SeededDataset, whose crops can be made again'
         )
     return DATASETS.build(
-        {key: node[key] for key in node if key != 'token_cache'} | dict(views=views)
+        {key: node[key] for key in node if key != 'token_cache'} | dict(num_crops=num_crops)
     )
 
 
@@ -49,17 +49,19 @@ def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> Token
         dict(tokenizer=target.fingerprint(), dtype=str(getattr(target, 'half', None)))
         | dataset.about
     )
-    probe = dataset.token_views(probe_keys(dataset.views, len(dataset)))
+    probe = dataset.token_views(probe_keys(dataset.num_crops, len(dataset)))
     if not (path / 'about.json').exists() and get_dist_info()[0] == 0:
         if target.channels > 1 << 16:
             raise ValueError(f'{target.channels} codes do not fit the 16 bits of an id')
         grid = ids_of(target, probe[:1]).shape[1:]
-        TokenCache.create(path, (dataset.views, len(dataset), *grid), about, dataset.paths, probe)
+        TokenCache.create(
+            path, (dataset.num_crops, len(dataset), *grid), about, dataset.paths, probe
+        )
     barrier()
     cache = TokenCache(path)
-    if cache.views != dataset.views:
+    if cache.num_crops != dataset.num_crops:
         raise ValueError(
-            f'{path} has {cache.views} views, not {dataset.views}: make another cache in another folder'
+            f'{path} has {cache.num_crops} crops per image, not {dataset.num_crops}: make another cache in another folder'
         )
     cache.check(about, dataset.paths)
     cache.check_views(probe)
@@ -109,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('config', help='config file of a pre-training')
     parser.add_argument('--out', type=Path, required=True, help='folder of the cache')
     parser.add_argument(
-        '--views', type=int, help='crops of each image (default: as many as the run has epochs)'
+        '--crops', type=int, help='crops per image (default: the number of epochs of the run)'
     )
     parser.add_argument(
         '--split', choices=('train', 'val', 'test'), default='train', help='of which data loader'
@@ -142,14 +144,14 @@ def main(arguments: list[str] | None = None) -> None:
         launch.for_cpu(cfg)  # as a run here would do
     first = get_dist_info()[0] == 0
     try:
-        views = args.views or (
+        num_crops = args.crops or (
             1 if args.split != 'train' else (cfg.get('train_cfg') or {}).get('max_epochs')
         )
-        if not views:
+        if not num_crops:
             raise ValueError(
-                'the run counts iterations, not epochs: say how many crops of each image, --views N'
+                'the run counts iterations, not epochs: pass the number of crops per image, --crops N'
             )
-        dataset, target = dataset_of(cfg, args.split, views), MODELS.build(cfg.model.target)
+        dataset, target = dataset_of(cfg, args.split, num_crops), MODELS.build(cfg.model.target)
         if not isinstance(target, TokenTarget):
             raise ValueError(f'model.target is a {type(target).__name__}, which has no tokens')
         dataset.keep_views('token_view')
@@ -169,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f'error: {error}')
     if first:
         print(
-            f'\n{args.out}: {cache.views} views of {cache.images} images. Use it by train_dataloader.dataset.token_cache'
+            f'\n{args.out}: {cache.num_crops} crops of {cache.images} images. Use it by train_dataloader.dataset.token_cache'
         )
 
 

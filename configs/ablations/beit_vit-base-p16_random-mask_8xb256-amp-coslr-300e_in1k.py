@@ -8,7 +8,7 @@
 #       --work-dir $run/ade20k --cfg-options model.backbone.init_cfg.checkpoint=$run/epoch_300.pth
 # Hardware: 8 GPUs of 40 GB, by estimate. Expected after fine-tuning (paper, table 4): 82.77 % top-1, 42.93 mIoU
 _base_ = '../pretrain/beit_vit-base-p16_8xb256-amp-coslr-300e_in1k.py'
-mask = dict(type='RandomMask', grid=14, budget=75)
+mask = dict(type='RandomMask', grid=14, num_masked=75)
 train_pipeline = _base_.train_pipeline
 test_pipeline = _base_.test_pipeline
 train_pipeline[4] = mask

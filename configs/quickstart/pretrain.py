@@ -27,7 +27,7 @@ model = dict(
         checkpoint=None),
     head=dict(type='MIMHead', in_channels=96, out_channels=codes))
 
-mask = dict(type='BlockwiseMask', grid=size // patch_size, budget=num_masked, min_block=4)
+mask = dict(type='BlockwiseMask', grid=size // patch_size, num_masked=num_masked, min_block=4)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomFlip', prob=0.5),

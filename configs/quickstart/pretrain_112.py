@@ -8,7 +8,7 @@ _base_ = 'pretrain.py'
 
 data_root = 'data/quickstart_112/imagenet'
 model = dict(num_masked=75, backbone=dict(img_size=112))
-mask = dict(grid=14, budget=75, min_block=16)
+mask = dict(grid=14, num_masked=75, min_block=16)
 train_pipeline = _base_.train_pipeline
 val_pipeline = _base_.val_pipeline
 train_pipeline[2].update(size=112, token_size=56)

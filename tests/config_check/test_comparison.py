@@ -259,7 +259,7 @@ def test_accumulation_counts_as_batch_and_costs_updates():
         (PRETRAIN, {'param_scheduler.0.end': 40}, 'warm-up'),
         (PRETRAIN, {'train_dataloader.dataset.dataset.pipeline.3.scale': (0.2, 1.0)}, 'crop scale'),
         (PRETRAIN, {'model.target.recover': 'all'}, 'predicted patches'),
-        (PRETRAIN, {'model.num_masked': 60, 'train_dataloader.dataset.dataset.pipeline.4.budget': 60}, 'hidden patches'),
+        (PRETRAIN, {'model.num_masked': 60, 'train_dataloader.dataset.dataset.pipeline.4.num_masked': 60}, 'hidden patches'),
         (PRETRAIN, {'model.data_preprocessor.mean': HALF[0], 'model.data_preprocessor.std': HALF[1]}, 'mean and std'),
         (FINETUNE, {'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.75}, 'layer decay'),
         (FINETUNE, {'model.backbone.drop_path_rate': 0.2}, 'drop path'),
@@ -284,7 +284,7 @@ def test_the_ablations_of_table_4_say_what_they_cost():
         PRETRAIN,
         {
             'train_dataloader.dataset.dataset.pipeline.4': dict(
-                type='RandomMask', grid=14, budget=75
+                type='RandomMask', grid=14, num_masked=75
             )
         },
     )

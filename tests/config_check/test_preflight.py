@@ -118,8 +118,8 @@ MISTAKES = {
         CLASSIFY, {'model.backbone.drop_path': 0.1},
         "model.backbone.drop_path is no argument of beit_mm.BEiT: did you mean 'drop_path_rate'?"),
     'unknown key of a transform': (
-        PRETRAIN, {f'{ITER}.pipeline.3.bugdet': 9},
-        f"{ITER}.pipeline.3.bugdet is no argument of BlockwiseMask: did you mean 'budget'?"),
+        PRETRAIN, {f'{ITER}.pipeline.3.num_mask': 9},
+        f"{ITER}.pipeline.3.num_mask is no argument of BlockwiseMask: did you mean 'num_masked'?"),
     'unknown key of the optimizer': (
         SEGMENT, {'optim_wrapper.optimizer.weight_decy': 0.1},
         "optim_wrapper.optimizer.weight_decy is no argument of AdamW: did you mean 'weight_decay'?"),
@@ -196,7 +196,7 @@ MISTAKES = {
         'val_evaluator.vocab_size=99, but the tokenizer has 32 codes'),
     'mask grid ≠ patch grid': (PRETRAIN, {f'{ITER}.pipeline.3.grid': 5}, 'grid of the mask: 5'),
     'token grid ≠ patch grid': (PRETRAIN, {f'{ITER}.pipeline.2.token_size': 64}, 'grid of tokens: 16'),
-    'budget ≠ num_masked': (PRETRAIN, {'model.num_masked': 7}, 'num_masked: 7'),
+    'num_masked of mask ≠ of model': (PRETRAIN, {'model.num_masked': 7}, 'num_masked: 7'),
     'schedule in epochs, run in iterations': (SEGMENT, {'param_scheduler.1.by_epoch': True}, 'unit of the schedule'),
     'epochs without an end': (
         CLASSIFY, dict(train_cfg=dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=20)),

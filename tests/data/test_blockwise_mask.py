@@ -40,8 +40,8 @@ def test_a_mask_and_its_mirror_images_are_equally_likely(masks):
 @pytest.mark.parametrize('share', [0.0, 0.1, 0.4, 1.0])
 @pytest.mark.parametrize('least', [1, 4, 16])
 def test_any_grid_and_budget_end_with_at_most_the_budget(grid, share, least, monkeypatch):
-    """By construction each block hides one more, and each is tried ten times: at most budget + 1 rounds."""
-    budget = max(1, round(share * grid[0] * grid[1]))
+    """By construction each block hides one more, and each is tried ten times: at most num_masked + 1 rounds."""
+    num_masked = max(1, round(share * grid[0] * grid[1]))
     rounds, original = [], np.random.default_rng(0)
 
     class Counting:
@@ -51,9 +51,9 @@ def test_any_grid_and_budget_end_with_at_most_the_budget(grid, share, least, mon
 
     for _ in range(20):
         rounds.clear()
-        mask = blockwise_mask(Counting(), grid, budget, least)
-        assert mask.shape == grid and mask.dtype == bool and mask.sum() <= budget
-        assert len(rounds) <= budget + 1
+        mask = blockwise_mask(Counting(), grid, num_masked, least)
+        assert mask.shape == grid and mask.dtype == bool and mask.sum() <= num_masked
+        assert len(rounds) <= num_masked + 1
 
 
 def test_a_grid_of_one_row_has_no_strictly_smaller_block():
@@ -61,13 +61,13 @@ def test_a_grid_of_one_row_has_no_strictly_smaller_block():
 
 
 @pytest.mark.parametrize(
-    ('grid', 'budget', 'least'),
+    ('grid', 'num_masked', 'least'),
     [((14, 14), 75, 16), ((8, 8), 25, 4), ((7, 10), 30, 9), ((3, 3), 4, 1)],
 )
-def test_exact_masks_hide_exactly_the_budget(grid, budget, least):
+def test_exact_masks_hide_exactly_the_budget(grid, num_masked, least):
     rng = np.random.default_rng(0)
-    assert {int(exact_blockwise_mask(rng, grid, budget, least).sum()) for _ in range(100)} == {
-        budget
+    assert {int(exact_blockwise_mask(rng, grid, num_masked, least).sum()) for _ in range(100)} == {
+        num_masked
     }
 
 
@@ -86,15 +86,15 @@ def test_an_impossible_exact_mask_is_an_error():
         exact_blockwise_mask(np.random.default_rng(0), (1, 9), 5, 4)
 
 
-@pytest.mark.parametrize(('grid', 'budget'), [((14, 14), 75), ((1, 7), 3), ((2, 3), 6)])
-def test_random_masks_are_exact_and_uniform(grid, budget):
+@pytest.mark.parametrize(('grid', 'num_masked'), [((14, 14), 75), ((1, 7), 3), ((2, 3), 6)])
+def test_random_masks_are_exact_and_uniform(grid, num_masked):
     rng = np.random.default_rng(0)
-    many = np.stack([random_mask(rng, grid, budget) for _ in range(2000)])
-    assert (many.sum((1, 2)) == budget).all()
-    share = budget / math.prod(grid)
+    many = np.stack([random_mask(rng, grid, num_masked) for _ in range(2000)])
+    assert (many.sum((1, 2)) == num_masked).all()
+    share = num_masked / math.prod(grid)
     assert abs(many.mean(0) - share).max() <= 4.5 * math.sqrt(share * (1 - share) / 2000)
     both = (many[:, 0, 0] & many[:, -1, -1]).mean()  # without replacement
-    pair = share * (budget - 1) / (math.prod(grid) - 1)
+    pair = share * (num_masked - 1) / (math.prod(grid) - 1)
     assert abs(both - pair) <= 4 * math.sqrt(pair * (1 - pair) / 2000)
 
 
@@ -132,6 +132,6 @@ def test_the_key_of_a_mask_is_four_draws_of_32_bits():
 
 def test_the_transform_samples_the_function():
     np.random.seed(1)
-    mask = BlockwiseMask(grid=(6, 9), budget=20, min_block=5)(dict())['mask']
+    mask = BlockwiseMask(grid=(6, 9), num_masked=20, min_block=5)(dict())['mask']
     np.random.seed(1)
     assert np.array_equal(mask, blockwise_mask(module._generator(), (6, 9), 20, 5))

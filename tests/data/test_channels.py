@@ -223,7 +223,7 @@ def test_every_part_takes_images_of_any_channels(channels, data, tmp_path):
     own = dict(type='beit_mm.BEiT', arch=ARCH, img_size=32, patch_size=8, in_channels=channels)
     views = [
         READ, dict(type='beit_mm.TwoViews', size=32, token_size=16),
-        dict(type='beit_mm.BlockwiseMask', grid=4, budget=6, min_block=2), dict(type='beit_mm.PackViews'),
+        dict(type='beit_mm.BlockwiseMask', grid=4, num_masked=6, min_block=2), dict(type='beit_mm.PackViews'),
     ]  # fmt: skip
     checkpoint = str(tmp_path / 'tokenizer/iter_2.pth')
     target = dict(

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from small import load, nodes
 from trials import toy
 
-from beit_mm.data.guard import GuardData, guard
+from beit_mm.data.guard import CheckSamples, guard
 from beit_mm.data.reading import BadSample, decode_image, oriented
 from beit_mm.data.seeded import SeededDataset
 from beit_mm.registry import DATASETS
@@ -66,7 +66,7 @@ def dataset(cfg, split: str, root: Path, pipeline: list | None = None, **options
 
 
 def sample(cfg, split: str, root: Path) -> dict:
-    """As the Runner reads it: training sets are wrapped in the config, those of testing are guarded by `GuardData`."""
+    """As the Runner reads it: training sets are wrapped in the config, those of testing are guarded by `CheckSamples`."""
     given = dataset(cfg, split, root)
     return SeededDataset(given)[3, 0] if split == 'train' else guard(DATASETS.build(given))[0]
 
@@ -402,7 +402,7 @@ def test_a_checkpoint_is_tested_on_classes_in_its_own_order(learned, tested, err
     checkpoint = dict(meta=dict(dataset_meta=dict(classes=learned)) if learned else {})
     if error:
         with pytest.raises(ValueError, match=error):
-            GuardData().after_load_checkpoint(runner, checkpoint)
+            CheckSamples().after_load_checkpoint(runner, checkpoint)
     else:
-        GuardData().after_load_checkpoint(runner, checkpoint)
+        CheckSamples().after_load_checkpoint(runner, checkpoint)
     assert len(said) == bool(warning) and all(warning in words for words in said)

@@ -26,7 +26,7 @@ from beit_mm.models import TokenTarget
 from beit_mm.registry import DATASETS, MODELS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
-IMAGES, VIEWS, TOTAL, BROKEN_AT = 12, 2, 24, 15  # four epochs of six batches of two
+IMAGES, CROPS, TOTAL, BROKEN_AT = 12, 2, 24, 15  # four epochs of six batches of two
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +65,7 @@ def cache(data, tmp_path_factory) -> Path:
     return make(data, tmp_path_factory.mktemp('tokens') / 'tokens')
 
 
-def make(data: Path, path: Path, views: int = VIEWS, split: str = 'train') -> Path:
+def make(data: Path, path: Path, num_crops: int = CROPS, split: str = 'train') -> Path:
     cfg = config(data, path.parent / f'config_{path.name}')
     cfg.dump(path.parent / 'config.py')
     with pytest.MonkeyPatch.context() as patch:
@@ -74,8 +74,8 @@ def make(data: Path, path: Path, views: int = VIEWS, split: str = 'train') -> Pa
             str(path.parent / 'config.py'),
             '--out',
             str(path),
-            '--views',
-            str(views),
+            '--crops',
+            str(num_crops),
             '--jobs',
             '0',
         ]
@@ -130,9 +130,9 @@ def same(one: dict, other: dict) -> bool:
 
 def test_cached_ids_are_those_of_the_very_crop_of_each_view_and_image(data, cache, tmp_path):
     cached = dataset(config(data, tmp_path / 'a', token_cache=str(cache)))
-    plain = dataset(cfg := config(data, tmp_path / 'b', views=VIEWS))
+    plain = dataset(cfg := config(data, tmp_path / 'b', num_crops=CROPS))
     seen = []
-    for epoch in range(2 * VIEWS):
+    for epoch in range(2 * CROPS):
         for index in range(IMAGES):
             inputs, expected = cached[epoch, index]['inputs'], plain[epoch, index]['inputs']
             assert (
@@ -146,26 +146,26 @@ def test_cached_ids_are_those_of_the_very_crop_of_each_view_and_image(data, cach
     assert (
         len(torch.stack(seen).unique()) > 8
     )  # a tokenizer that always says the same would prove nothing
-    assert len(torch.stack(seen).flatten(1).unique(dim=0)) == VIEWS * IMAGES
+    assert len(torch.stack(seen).flatten(1).unique(dim=0)) == CROPS * IMAGES
 
 
 def test_a_view_comes_again_with_another_mask_and_up_to_then_nothing_is_different(data, tmp_path):
     repeated, plain = (
-        dataset(config(data, tmp_path / 'a', views=VIEWS)),
+        dataset(config(data, tmp_path / 'a', num_crops=CROPS)),
         dataset(config(data, tmp_path / 'b')),
     )
     masks = set()
-    for epoch in range(4 * VIEWS):
+    for epoch in range(4 * CROPS):
         inputs, first, always = (
             one['inputs']
-            for one in (repeated[epoch, 3], repeated[epoch % VIEWS, 3], plain[epoch, 3])
+            for one in (repeated[epoch, 3], repeated[epoch % CROPS, 3], plain[epoch, 3])
         )
         masks.add(inputs['mask'].numpy().tobytes())
         for view in ('patch_view', 'token_view'):
             assert torch.equal(inputs[view], first[view])
-            assert torch.equal(inputs[view], always[view]) is (epoch < VIEWS)
-        assert torch.equal(inputs['mask'], always['mask']) is (epoch < VIEWS)
-    assert len(masks) == 4 * VIEWS
+            assert torch.equal(inputs[view], always[view]) is (epoch < CROPS)
+        assert torch.equal(inputs['mask'], always['mask']) is (epoch < CROPS)
+    assert len(masks) == 4 * CROPS
 
 
 def test_a_run_with_the_cache_is_the_run_with_the_tokenizer(data, cache, tmp_path):
@@ -175,7 +175,7 @@ def test_a_run_with_the_cache_is_the_run_with_the_tokenizer(data, cache, tmp_pat
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
     logged, weights = trained(cfg)
-    plain_logged, plain_weights = trained(config(data, tmp_path / 'online', views=VIEWS))
+    plain_logged, plain_weights = trained(config(data, tmp_path / 'online', num_crops=CROPS))
     assert len(logged) == TOTAL and logged == plain_logged and same(weights, plain_weights)
     assert (
         weights['target_fingerprint']
@@ -184,7 +184,7 @@ def test_a_run_with_the_cache_is_the_run_with_the_tokenizer(data, cache, tmp_pat
 
 
 def test_with_as_many_views_as_epochs_it_is_the_run_that_knows_no_views(data, tmp_path):
-    whole = make(data, tmp_path / 'all', views=TOTAL * 2 // IMAGES)
+    whole = make(data, tmp_path / 'all', num_crops=TOTAL * 2 // IMAGES)
     logged, weights = trained(config(data, tmp_path / 'cached', token_cache=str(whole)))
     plain_logged, plain_weights = trained(config(data, tmp_path / 'online'))
     assert logged == plain_logged and same(weights, plain_weights)
@@ -204,7 +204,7 @@ def test_a_resumed_run_with_a_cache_is_as_if_it_had_gone_through(data, cache, tm
 
 
 def test_validation_reads_a_cache_of_its_own(data, tmp_path):
-    cache = make(data, tmp_path / 'val', views=1, split='val')
+    cache = make(data, tmp_path / 'val', num_crops=1, split='val')
     cfg = config(data, tmp_path / 'run')
     plain = dataset(cfg, 'val')
     cfg.val_dataloader.dataset.token_cache = str(cache)
@@ -224,12 +224,12 @@ def test_where_a_bad_sample_is_skipped_the_ids_are_those_of_its_replacement(data
     bad = [line.split()[0] for line in Path(root, 'meta/train.txt').read_text().splitlines()][4]
     Path(root, 'train', bad).write_text('no image')
     cfg.dump(tmp_path / 'config.py')
-    words = ['--out', str(tmp_path / 'tokens'), '--views', str(VIEWS), '--jobs', '0']
+    words = ['--out', str(tmp_path / 'tokens'), '--crops', str(CROPS), '--jobs', '0']
     tokenize.main([str(tmp_path / 'config.py'), *words])
     plain = dataset(cfg)
     cfg.train_dataloader.dataset.token_cache = str(tmp_path / 'tokens')
     cached = dataset(cfg)
-    plain.views = VIEWS
+    plain.num_crops = CROPS
     for key in [(0, 4), (1, 4), (1, 3)]:
         sample, expected = cached[key], plain[key]
         assert sample['data_samples'].img_path == expected['data_samples'].img_path
@@ -250,7 +250,7 @@ def test_killed_at_any_write_what_is_marked_is_right_and_the_same_command_goes_o
     """At each call of pwrite and fsync, before and behind it, until a run comes to its end."""
     path, expected = (
         tmp_path / 'killed',
-        np.fromfile(cache / 'ids', '<u2').reshape(VIEWS, IMAGES, -1),
+        np.fromfile(cache / 'ids', '<u2').reshape(CROPS, IMAGES, -1),
     )
     codes, calls = [], 0
     while not codes or codes[-1]:
@@ -261,7 +261,7 @@ def test_killed_at_any_write_what_is_marked_is_right_and_the_same_command_goes_o
         codes.append(child.exitcode)
         calls += 1
         if (path / 'about.json').exists():
-            done = np.fromfile(path / 'done', np.uint8).reshape(VIEWS, -1).astype(bool)
+            done = np.fromfile(path / 'done', np.uint8).reshape(CROPS, -1).astype(bool)
             marked = done.repeat(5, axis=1)[:, :IMAGES]
             ids = np.fromfile(path / 'ids', '<u2').reshape(expected.shape)
             assert (ids[marked] == expected[marked]).all()
@@ -320,7 +320,7 @@ def test_ids_of_16_bits_are_kept(code, cache, tmp_path):
     before = own.todo()
     own.write(1, 2, np.full((2, *own.grid), code))
     assert (
-        np.fromfile(path / 'ids', '<u2').reshape(VIEWS, IMAGES, -1)[1, 10:].tolist()
+        np.fromfile(path / 'ids', '<u2').reshape(CROPS, IMAGES, -1)[1, 10:].tolist()
         == [[code] * 64] * 2
     )
     assert len(before) == len(own.todo()) == 0
@@ -362,7 +362,7 @@ def test_another_pipeline_is_refused_and_the_step_is_named(data, cache, tmp_path
 
 def test_another_mask_is_not_refused(data, cache, tmp_path):
     cfg = config(data, tmp_path, token_cache=str(cache))
-    cfg.train_dataloader.dataset.dataset.pipeline[3].budget = 20
+    cfg.train_dataloader.dataset.dataset.pipeline[3].num_masked = 20
     assert dataset(cfg)[0, 0]['inputs']['mask'].sum() <= 20
 
 
@@ -455,18 +455,18 @@ def test_a_wrong_use_says_what_to_do(data, cache, tmp_path):
             r'is no token cache: make it with `python tools/tokenize.py CONFIG',
         ),
         (
-            dict(token_cache=str(cache), views=3),
-            r'views=3, but the token cache .* has 2: leave views out',
+            dict(token_cache=str(cache), num_crops=3),
+            r'num_crops=3, but the token cache .* has 2: remove num_crops',
         ),
-        (dict(views=0), 'views=0: expected an integer, at least 1'),
+        (dict(num_crops=0), 'num_crops=0: expected an integer, at least 1'),
     ]:
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             dataset(config(data, tmp_path / 'run', **dataset_of))
-    cfg = config(data, tmp_path / 'run', views=2)
+    cfg = config(data, tmp_path / 'run', num_crops=2)
     cfg.train_dataloader.dataset.dataset.pipeline = cfg.train_dataloader.dataset.dataset.pipeline[
         :1
     ]
-    with pytest.raises(ValueError, match=r'views=2 needs beit_mm\.TwoViews in the pipeline'):
+    with pytest.raises(ValueError, match=r'num_crops=2 needs beit_mm\.TwoViews in the pipeline'):
         dataset(cfg)
 
 

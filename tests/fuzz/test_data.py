@@ -23,7 +23,7 @@ from beit_mm.models.pretrainer import masked_places
 pytestmark = pytest.mark.any_stack
 
 FUZZED = {
-    'BlockwiseMask', 'ColorJitter', 'GuardData', 'ImageList', 'KeyedSampler', 'PackViews', 'RandomMask', 'SeededDataset',
+    'BlockwiseMask', 'ColorJitter', 'CheckSamples', 'ImageList', 'KeyedSampler', 'PackViews', 'RandomMask', 'SeededDataset',
     'TwoViews',
 }  # fmt: skip
 pair = st.tuples(st.integers(1, 16), st.integers(1, 16))
@@ -33,24 +33,24 @@ pair = st.tuples(st.integers(1, 16), st.integers(1, 16))
 @given(
     kind=st.sampled_from([BlockwiseMask, RandomMask]),
     grid=mostly(st.one_of(st.integers(2, 16), pair), st.one_of(st.integers(-2, 1), wrong)),
-    budget=mostly(st.integers(1, 100), st.one_of(st.integers(-2, 270), wrong)),
+    num_masked=mostly(st.integers(1, 100), st.one_of(st.integers(-2, 270), wrong)),
     min_block=mostly(st.integers(1, 16), st.one_of(any_int, wrong)),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_a_mask_of_any_settings_is_refused_or_ends_within_its_budget(
-    kind, grid, budget, min_block, seed
+    kind, grid, num_masked, min_block, seed
 ):
     how = dict(min_block=min_block) if kind is BlockwiseMask else {}
     try:
-        transform = kind(grid=grid, budget=budget, **how)
+        transform = kind(grid=grid, num_masked=num_masked, **how)
     except Exception as error:
-        return refused(error, grid=grid, budget=budget, **how)
+        return refused(error, grid=grid, num_masked=num_masked, **how)
     np.random.seed(seed)
     mask = transform.transform({})['mask']
     assert mask.shape == ((grid, grid) if isinstance(grid, int) else grid) and mask.dtype == bool
-    assert mask.sum() == budget if kind is RandomMask else mask.sum() <= budget
-    index, valid = masked_places(torch.from_numpy(mask)[None], budget)
-    assert index.shape == (1, budget) and valid.sum() == mask.sum()
+    assert mask.sum() == num_masked if kind is RandomMask else mask.sum() <= num_masked
+    index, valid = masked_places(torch.from_numpy(mask)[None], num_masked)
+    assert index.shape == (1, num_masked) and valid.sum() == mask.sum()
 
 
 strength = mostly(st.sampled_from([0, 0.4, 2.0]), st.one_of(wrong, st.just(-0.1)))

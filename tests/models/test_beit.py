@@ -216,7 +216,9 @@ def test_settings_may_be_whole_numbers_of_numpy():
         norm_cfg=dict(type='BN'),
     )
     assert head.eval()((torch.randn(1, 8, 3, 2),)).shape == (1, 2, 12, 8)
-    assert BlockwiseMask(grid=np.int64(4), budget=6, min_block=2).transform({})['mask'].shape == (
+    assert BlockwiseMask(grid=np.int64(4), num_masked=6, min_block=2).transform({})[
+        'mask'
+    ].shape == (
         4,
         4,
     )

@@ -4,7 +4,7 @@ A scale names parts by their type, wherever they stand in a config, so one table
 
     parts = dict(
         BEiT=dict(arch=…, img_size=64, patch_size=8),
-        RandomMask=dict(grid=8, budget=25),            # of those configs that have one
+        RandomMask=dict(grid=8, num_masked=25),            # of those configs that have one
         TwoViews=dict(size=64, token_size=32),         # what a config has switched off (None) stays off
         MIMHead=dict(out_channels={8192: 512, 768: 192}))  # a value that depends on the config's own
 

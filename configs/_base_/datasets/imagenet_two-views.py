@@ -1,6 +1,6 @@
 # ImageNet-1k without its labels: one crop, at 224 px for the model and at 112 px for the tokenizer, and a mask of 75 of
 # 14×14 patches. Layout: docs/datasets.md; any folder of images will do.
-mask_and_pack = [dict(type='BlockwiseMask', grid=14, budget=75, min_block=16), dict(type='PackViews')]
+mask_and_pack = [dict(type='BlockwiseMask', grid=14, num_masked=75, min_block=16), dict(type='PackViews')]
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),

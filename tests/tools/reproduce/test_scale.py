@@ -44,7 +44,7 @@ def test_a_row_keeps_its_parts_and_builds_small(row):
     views = next(step for step in pipeline if step['type'] == 'TwoViews')
     assert views['size'] == 64 and views['token_size'] == (None if 'pixels' in row else 32)
     for mask in (step for step in pipeline if 'Mask' in step['type']):
-        assert (mask['grid'], mask['budget'], mask.get('min_block')) == (
+        assert (mask['grid'], mask['num_masked'], mask.get('min_block')) == (
             8,
             25,
             4 if mask['type'] == 'BlockwiseMask' else None,
