@@ -78,7 +78,7 @@ def test_summary_holds_what_the_runs_logged(quickstart):
     assert summary['tokenizer'].keys() >= {
         'psnr',
         'psnr_mean_color',
-        'codes',
+        'vocab_size',
         'codes_used',
         'perplexity',
     }

@@ -35,8 +35,8 @@ def beit(**kwargs) -> BEiT:
     return BEiT(**dict(arch=ARCH, img_size=32, patch_size=8, mask_token=True) | kwargs)
 
 
-def read(index: torch.Tensor) -> torch.Tensor:
-    return beit()(torch.zeros(2, 3, 32, 32), None, index)[0]
+def read(patch_ids: torch.Tensor) -> torch.Tensor:
+    return beit()(torch.zeros(2, 3, 32, 32), None, patch_ids)[0]
 
 
 def vae() -> DiscreteVAE:
@@ -148,17 +148,17 @@ MISTAKES = {
     'no image, tokenizer': (
         lambda _: vae().loss(torch.zeros(0, 3, 8, 8)),
         ValueError, r'images of shape \(0, 3, 8, 8\): expected a batch .* at least one'),
-    'index of another batch': (
+    'patch_ids of another batch': (
         lambda _: read(torch.zeros(1, 3, dtype=torch.int64)),
-        ValueError, r'index is torch\.int64 of shape \(1, 3\): expected torch\.int64 \[B, M\] for the B = 2 images'),
-    'index as a mask': (
-        lambda _: read(torch.ones(2, 16, dtype=torch.bool)), ValueError, r'index is torch\.bool of shape \(2, 16\): expected'),
-    'index of one dimension': (
-        lambda _: read(torch.zeros(2, dtype=torch.int64)), ValueError, r'index is torch\.int64 of shape \(2,\): expected'),
-    'index below 0': (
-        lambda _: read(torch.tensor([[0, -1], [1, 2]])), ValueError, r'index holds -1 … 2: expected patches 0 … 15 of the grid'),
-    'index beyond the grid': (
-        lambda _: read(torch.tensor([[0, 16], [1, 2]])), ValueError, r'index holds 0 … 16: expected patches 0 … 15 of the grid'),
+        ValueError, r'patch_ids is torch\.int64 of shape \(1, 3\): expected torch\.int64 \[B, M\] for the B = 2 images'),
+    'patch_ids as a mask': (
+        lambda _: read(torch.ones(2, 16, dtype=torch.bool)), ValueError, r'patch_ids is torch\.bool of shape \(2, 16\): expected'),
+    'patch_ids of one dimension': (
+        lambda _: read(torch.zeros(2, dtype=torch.int64)), ValueError, r'patch_ids is torch\.int64 of shape \(2,\): expected'),
+    'patch_ids below 0': (
+        lambda _: read(torch.tensor([[0, -1], [1, 2]])), ValueError, r'patch_ids holds -1 … 2: expected patches 0 … 15 of the grid'),
+    'patch_ids beyond the grid': (
+        lambda _: read(torch.tensor([[0, 16], [1, 2]])), ValueError, r'patch_ids holds 0 … 16: expected patches 0 … 15 of the grid'),
     'mask of numbers': (
         lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4)),
         ValueError, r'mask is torch\.float32, expected torch\.bool, True where a patch is hidden'),
@@ -196,10 +196,10 @@ MISTAKES = {
     'exact mask that cannot be': (
         lambda _: exact_blockwise_mask(np.random.default_rng(0), (4, 4), 16, 16),
         ValueError, r'no mask of exactly 16 of 4×4 .*change num_masked, lower min_block, or set exact=False'),
-    'mask over the budget of the model': (
+    'mask that hides more than num_masked of the model': (
         lambda _: pretrainer().loss(batch(hidden=7)),
-        ValueError, r'a mask hides 7 patches, the model reads num_masked=6: give .* the same budget'),
-    'budget of the model over the grid': (
+        ValueError, r'a mask hides 7 patches, the model reads num_masked=6: set the same num_masked'),
+    'num_masked of the model larger than the grid': (
         lambda _: pretrainer(num_masked=17).loss(batch()),
         ValueError, r'num_masked=17 is more than the 16 patches'),
     'no mask': (
@@ -269,7 +269,7 @@ MISTAKES = {
     'frozen_stages beyond the last block': (
         lambda _: beit(frozen_stages=3), ValueError, r'frozen_stages=3: give −1 \(train all\) to 2'),
     'features of another type in pre-training': (
-        lambda _: pretrainer(out_type='featmap').loss(batch()), ValueError, r"index is for out_type='raw'"),
+        lambda _: pretrainer(out_type='featmap').loss(batch()), ValueError, r"patch_ids is for out_type='raw'"),
     'unknown init_cfg': (
         lambda _: beit(init_cfg=dict(type='Xavier')).init_weights(),
         ValueError, r"BEiT expected dict\(type='Pretrained', checkpoint=…\) or None"),
@@ -346,7 +346,7 @@ WARNINGS = {
     'a loss of exactly 0': (
         lambda: dead('loss', 0), r'^iterations 7 … 9: the loss was exactly 0, so nothing is learned\. In label maps'),
     'a tokenizer with one code left': (
-        lambda: dead('codes', 1),
+        lambda: dead('codes_used', 1),
         r'^iterations 7 … 9: all patches got the same code, .*the codebook has collapsed\. Stop the run; use a lower'),
     'a tokenizer that uses few codes': (
         lambda: judged(vocab_size=41), r'^the codebook is collapsing: 4 of 41 codes are used\. Mends:'),

@@ -47,8 +47,8 @@ def summary(run) -> dict:
 
 def check_tokenizer(values: dict) -> None:
     assert (
-        values['codes'] >= 512
-        and values['codes_used'] >= 0.6 * values['codes']
+        values['vocab_size'] >= 512
+        and values['codes_used'] >= 0.6 * values['vocab_size']
         and values['perplexity'] >= 150
     )
     assert values['psnr'] >= values['psnr_mean_color'] + 3.5  # dB

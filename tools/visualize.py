@@ -183,11 +183,11 @@ def _pictures(
             ) from None
     row, column = attention.patch_at(x, y, (height, width), grid)
     place = 1 + row * grid[1] + column
-    found = attention.of_blocks(
+    found = attention.attention_of_blocks(
         backbone, inputs, lambda each: (each[0, :, place, 1:], each[0].mean(0))
     )
     heads = found[layer - 1][0]
-    through = attention.rollout([mean for _, mean in found[:layer]])[-1][place, 1:]
+    through = attention.attention_rollout([mean for _, mean in found[:layer]])[-1][place, 1:]
     maps = dict(
         mean=heads.mean(0),
         rollout=through,

@@ -30,7 +30,7 @@ from ..data.guard import DECODERS
 from ..data.reading import OTHER_CHANNELS, SUFFIXES, decode_image, read_bytes
 from ..data.seeded import seeded
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
-from ..models.attention import of_blocks
+from ..models.attention import attention_of_blocks
 from ..models.dvae import psnr
 from ..viz import draw
 from ..viz.fill import filled
@@ -290,9 +290,9 @@ class AttentionInferencer(Inferencer):
         image = read['patch_view'] if isinstance(read, dict) else read
         h, w = (side // backbone.patch_size for side in image.shape[-2:])
         middle = 1 + h // 2 * w + w // 2
-        attention = of_blocks(backbone, image, lambda a: a[:, :, middle, 1:])[-1].unflatten(
-            -1, (h, w)
-        )
+        attention = attention_of_blocks(backbone, image, lambda a: a[:, :, middle, 1:])[
+            -1
+        ].unflatten(-1, (h, w))
         low, high = (
             bound(image, dim=(1, 2, 3), keepdim=True) for bound in (torch.amin, torch.amax)
         )

@@ -14,7 +14,7 @@ TOKENIZER = (
     'reconstruction',
     'kl',
     'elbo',
-    'codes',
+    'vocab_size',
     'codes_used',
     'perplexity',
 )

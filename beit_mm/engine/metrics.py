@@ -15,7 +15,7 @@ from ..utils.arguments import check_integers
 
 @METRICS.register_module()
 class TokenizerMetric(BaseMetric):
-    """Figures of a `DiscreteVAE`'s predictions: `psnr` and that of the mean color (dB), `codes_used` of `codes`, `perplexity`,
+    """Figures of a `DiscreteVAE`'s predictions: `psnr` and that of the mean color (dB), `codes_used` of `vocab_size`, `perplexity`,
     `reconstruction` and `kl` (nats per subpixel, nats per token) and their `elbo` (nats per subpixel).
 
     Warns when less than a tenth of the codebook is used, and when the reconstructions are no better than the mean color.
@@ -58,7 +58,10 @@ class TokenizerMetric(BaseMetric):
                 'the learning rate'
             )
         return dict(
-            **means, codes=self.vocab_size, codes_used=used, perplexity=perplexity(counts).item()
+            **means,
+            vocab_size=self.vocab_size,
+            codes_used=used,
+            perplexity=perplexity(counts).item(),
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..data.seeded import seeded
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
-from ..models.attention import weights
+from ..models.attention import attention_weights
 from ..registry import HOOKS
 from ..utils.arguments import check_integers
 from ..utils.unwrap_model import unwrap_model
@@ -211,7 +211,7 @@ class Probe(Hook):
         means, distances = [], []
 
         def attend(module: nn.Module, inputs: tuple) -> None:
-            found = attention_distance(weights(module, *inputs).float(), grid, patch)
+            found = attention_distance(attention_weights(module, *inputs).float(), grid, patch)
             distances.append(found.cpu())
 
         hooks = [

@@ -34,7 +34,7 @@ DEAD = {
         'the loss was exactly 0, so nothing is learned. In label maps, all pixels may be ignored (255, and 0 with '
         'reduce_zero_label=True) or have one class: python tools/check_data.py CONFIG prints how often each class occurs',
     ),
-    'codes': (
+    'codes_used': (
         1,
         'all patches got the same code, so the tokenizer learns nothing: the codebook has collapsed. Stop the run; use a lower '
         'learning rate, the InitCodebook hook, a larger marginal_weight than information_weight or a slower temperature schedule',

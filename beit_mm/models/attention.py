@@ -16,7 +16,7 @@ from .relative_position import Grid
 Kept = TypeVar('Kept')
 
 
-def weights(
+def attention_weights(
     module: Attention,
     x: Tensor,
     grid: Grid,
@@ -24,13 +24,13 @@ def weights(
     index: Tensor | None = None,
 ) -> Tensor:
     """Of `Attention.forward`'s arguments, the softmax that it multiplies its values by: [B, H, M, 1 + N], rows sum to 1."""
-    q, k, _, bias = module.qkv_bias(x, grid, bias, index)
+    q, k, _, bias = module.project_qkv(x, grid, bias, index)
     scores = q @ k.transpose(-2, -1) / q.size(-1) ** 0.5
     return (scores if bias is None else scores + bias).softmax(-1)
 
 
 @torch.no_grad()
-def of_blocks(
+def attention_of_blocks(
     backbone: BEiT, image: Tensor, keep: Callable[[Tensor], Kept] = lambda attention: attention
 ) -> list[Kept]:
     """What `keep` makes of each block's attention [B, H, 1 + N, 1 + N] for an image [B, C, H, W] as the backbone takes it.
@@ -40,7 +40,7 @@ def of_blocks(
     kept: list[Kept] = []
     hooks = [
         block.attn.register_forward_pre_hook(
-            lambda module, inputs: kept.append(keep(weights(module, *inputs)))
+            lambda module, inputs: kept.append(keep(attention_weights(module, *inputs)))
         )
         for block in backbone.blocks
     ]
@@ -52,7 +52,7 @@ def of_blocks(
     return kept
 
 
-def rollout(means: Sequence[Tensor]) -> list[Tensor]:
+def attention_rollout(means: Sequence[Tensor]) -> list[Tensor]:
     """Attention through all blocks up to each one (Abnar and Zuidema, https://arxiv.org/abs/2005.00928, sec. 3), rows sum to 1.
 
     `means` [..., 1 + N, 1 + N]: each block's attention, the mean of its heads. The residual counts as half of what a block does.

@@ -4,7 +4,7 @@ One class for pre-training, classification and segmentation, in the plain form o
 in that of most public weights (relative bias, LayerScale), and in any mix of both. Parameters are named as in the official
 code.
 
-Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patches that are read (index).
+Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patches that are read.
 """
 
 import logging
@@ -151,18 +151,18 @@ class BEiT(BaseModule):
     # -- forward -------------------------------------------------------------------------------------------------
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, index: Tensor | None = None
+        self, x: Tensor, mask: Tensor | None = None, patch_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Features of images, one a block of `out_indices`, as `out_type` says.
 
         Args:
             x: images [B, C, H, W].
             mask: bool [B, h, w], True where the patch is replaced by the mask token.
-            index: int64 [B, M], the patches (0 … N − 1) that will be read: one feature [B, M, D] of 'raw' type is returned,
+            patch_ids: int64 [B, M], the patches (0 … N − 1) that will be read: one feature [B, M, D] of 'raw' type is returned,
                 and the last block computes nothing else.
 
         Raises ValueError for images that are no batch or no multiple of the patch, a mask of another grid or type or without a
-        mask token, and an `index` that is not int64 [B, M] (on a CPU also if out of range) or asks for other features than the
+        mask token, and `patch_ids` that is not int64 [B, M] (on a CPU also if out of range) or asks for other features than the
         last block's raw ones.
         """
         if x.ndim != 4:
@@ -172,15 +172,15 @@ class BEiT(BaseModule):
         grid = self._grid_of(x.shape[-2:])
         x = self._embed(x, mask, grid)
         bias = self.rel_pos_bias(grid) if self.rel_pos_bias else None
-        if index is not None and (
+        if patch_ids is not None and (
             self.out_type != 'raw' or self.out_indices != (len(self.blocks) - 1,)
         ):
-            raise ValueError("index is for out_type='raw' and the last block's output alone")
-        if index is not None:
-            _check_index(index, x.size(0), grid)
+            raise ValueError("patch_ids is for out_type='raw' and the last block's output alone")
+        if patch_ids is not None:
+            _check_patch_ids(patch_ids, x.size(0), grid)
         features = []
         for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
-            rows = index + 1 if index is not None and i == len(self.blocks) - 1 else None
+            rows = patch_ids + 1 if patch_ids is not None and i == len(self.blocks) - 1 else None
             if self.with_cp and x.requires_grad:
                 x = checkpoint(block, x, grid, bias, rows, use_reentrant=False)
             else:
@@ -357,17 +357,17 @@ def _resolve_indices(out_indices: int | Sequence[int], depth: int) -> tuple[int,
     return resolved
 
 
-def _check_index(index: Tensor, batch: int, grid: Grid) -> None:
-    if index.dtype != torch.int64 or index.ndim != 2 or index.size(0) != batch:
+def _check_patch_ids(patch_ids: Tensor, batch: int, grid: Grid) -> None:
+    if patch_ids.dtype != torch.int64 or patch_ids.ndim != 2 or patch_ids.size(0) != batch:
         raise ValueError(
-            f'index is {index.dtype} of shape {tuple(index.shape)}: expected torch.int64 [B, M] for the B = {batch} images, '
+            f'patch_ids is {patch_ids.dtype} of shape {tuple(patch_ids.shape)}: expected torch.int64 [B, M] for the B = {batch} images, '
             'the numbers of patches row by row'
         )
-    if can_read(index) and index.numel():
-        low, high = index.aminmax()
+    if can_read(patch_ids) and patch_ids.numel():
+        low, high = patch_ids.aminmax()
         if low < 0 or high >= grid[0] * grid[1]:
             raise ValueError(
-                f'index holds {low} … {high}: expected patches 0 … {grid[0] * grid[1] - 1} of the grid {grid}'
+                f'patch_ids holds {low} … {high}: expected patches 0 … {grid[0] * grid[1] - 1} of the grid {grid}'
             )
 
 

@@ -52,7 +52,7 @@ class Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def qkv_bias(
+    def project_qkv(
         self, x: Tensor, grid: Grid, bias: Tensor | None = None, index: Tensor | None = None
     ) -> tuple:
         """Return the inputs of `attend`: q [B, H, M, D/H], k and v [B, H, 1 + N, D/H], bias [H or B, H, M, 1 + N] or None."""
@@ -85,7 +85,7 @@ class Attention(nn.Module):
         index: Tensor | None = None,
         gamma: Tensor | None = None,
     ) -> Tensor:
-        q, k, v, bias = self.qkv_bias(x, grid, bias, index)
+        q, k, v, bias = self.project_qkv(x, grid, bias, index)
         return scaled(self.proj, attend(q, k, v, bias).transpose(1, 2).flatten(2), gamma)
 
 

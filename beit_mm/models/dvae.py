@@ -218,7 +218,7 @@ class DiscreteVAE(BaseModel):
             reconstruction=reconstruction.detach(),
             information=information.detach(),
             marginal_kl=marginal.detach(),
-            codes=(counts > 0).sum().float(),
+            codes_used=(counts > 0).sum().float(),
             perplexity=perplexity(counts),
         )
 

@@ -57,9 +57,9 @@ class BEiTPretrainer(BaseModel):
     [B, h, w] unless nothing is hidden.
 
     Args:
-        num_masked: the mask's budget, M; places that a smaller mask leaves unused do not count.
+        num_masked: hidden patches per image, M, as in the mask transform; places that a smaller mask leaves unused do not count.
 
-    Raises ValueError when the head's width is not the target's, a mask exceeds the budget, or the grids differ.
+    Raises ValueError when the head's width is not the target's, a mask hides more than `num_masked`, or the grids differ.
     """
 
     def __init__(
@@ -124,23 +124,25 @@ class BEiTPretrainer(BaseModel):
         lie [B, M]."""
         mask, target = inputs.get('mask'), self.target(inputs)
         self._check_grid(inputs['patch_view'], target)
-        index, valid = self._places(mask, target)
-        (features,) = self.backbone(inputs['patch_view'], mask, index)
+        patch_ids, valid = self._places(mask, target)
+        (features,) = self.backbone(inputs['patch_view'], mask, patch_ids)
         target = target.flatten(1, 2)
-        rows = index if target.ndim == 2 else index[..., None].expand(-1, -1, target.size(-1))
-        return features, target.gather(1, rows), valid, index
+        rows = (
+            patch_ids if target.ndim == 2 else patch_ids[..., None].expand(-1, -1, target.size(-1))
+        )
+        return features, target.gather(1, rows), valid, patch_ids
 
     def _places(self, mask: Tensor | None, target: Tensor) -> tuple[Tensor, Tensor]:
         if self.target.recover == 'all':
-            index = torch.arange(target.shape[1] * target.shape[2], device=target.device).expand(
-                len(target), -1
-            )
-            return index, torch.ones_like(index, dtype=torch.bool)
+            patch_ids = torch.arange(
+                target.shape[1] * target.shape[2], device=target.device
+            ).expand(len(target), -1)
+            return patch_ids, torch.ones_like(patch_ids, dtype=torch.bool)
         if mask is None:
             raise ValueError(
                 "recover='masked' needs a mask: add beit_mm.BlockwiseMask to the pipeline, or recover='all'"
             )
-        return masked_places(mask, self.num_masked)
+        return select_masked_patches(mask, self.num_masked)
 
     def _check_grid(self, patch_view: Tensor, target: Tensor) -> None:
         grid = tuple(side // self.backbone.patch_size for side in patch_view.shape[-2:])
@@ -156,18 +158,18 @@ class BEiTPretrainer(BaseModel):
     def predict(
         self, inputs: dict[str, Tensor], data_samples: list | None = None
     ) -> list[BaseDataElement]:
-        """Return one sample per image, with fields of its M places: `index`, `valid` (they count in the loss) and `hidden`.
+        """Return one sample per image, with fields of its M places: `patch_ids`, `valid` (they count in the loss) and `hidden`.
 
         Of tokens: `target` and `prediction` (ids) and `log_p_tokens` (of the target, nats); with a token view, and a
         tokenizer that has its decoder, also `log_likelihood` of the image given its tokens (nats per image). Of pixels:
         `mse`.
         """
-        features, target, valid, index = self._read(inputs)
+        features, target, valid, patch_ids = self._read(inputs)
         prediction = self.head(features).float()
         hidden = valid
         if self.target.recover == 'all':
             hidden = inputs['mask'].flatten(1) if 'mask' in inputs else torch.zeros_like(valid)
-        fields = dict(index=index, valid=valid, hidden=hidden)
+        fields = dict(patch_ids=patch_ids, valid=valid, hidden=hidden)
         if target.is_floating_point():
             fields['mse'] = (prediction - target).square().mean(-1)
         else:
@@ -185,22 +187,24 @@ class BEiTPretrainer(BaseModel):
         return samples
 
 
-def masked_places(mask: Tensor, budget: int) -> tuple[Tensor, Tensor]:
+def select_masked_patches(mask: Tensor, num_masked: int) -> tuple[Tensor, Tensor]:
     """Mask bool [B, h, w] → indices int64 [B, M] of the hidden patches first, and bool [B, M], which of them are hidden.
 
-    Static shapes, no host sync. Raises ValueError when a mask hides more than the budget (on a GPU a device assertion).
+    Static shapes, no host sync. Raises ValueError when a mask hides more than `num_masked` (on a GPU a device assertion).
     """
     flat = mask.flatten(1)
-    if budget > flat.size(1):
-        raise ValueError(f'num_masked={budget} is more than the {flat.size(1)} patches of the grid')
-    within = (flat.sum(1) <= budget).all()
+    if num_masked > flat.size(1):
+        raise ValueError(
+            f'num_masked={num_masked} is more than the {flat.size(1)} patches of the grid'
+        )
+    within = (flat.sum(1) <= num_masked).all()
     if mask.device.type == 'cpu':
         if not within:
             raise ValueError(
-                f'a mask hides {flat.sum(1).max()} patches, the model reads num_masked={budget}: give the model and the '
-                'mask transform the same budget'
+                f'a mask hides {flat.sum(1).max()} patches, the model reads num_masked={num_masked}: set the same '
+                'num_masked in the model and in the mask transform'
             )
     else:
-        torch._assert_async(within, f'a mask hides more than num_masked={budget} patches')
-    index = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :budget]
-    return index, flat.gather(1, index)
+        torch._assert_async(within, f'a mask hides more than num_masked={num_masked} patches')
+    patch_ids = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :num_masked]
+    return patch_ids, flat.gather(1, patch_ids)

@@ -7,10 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.attention import of_blocks, rollout, weights
+from ..models.attention import attention_of_blocks, attention_rollout, attention_weights
 from ..models.relative_position import Grid
 
-__all__ = ['dequantise', 'of_blocks', 'patch_at', 'pool', 'quantise', 'rollout', 'weights']
+__all__ = [
+    'attention_of_blocks',
+    'attention_rollout',
+    'attention_weights',
+    'dequantise',
+    'patch_at',
+    'pool',
+    'quantise',
+]
 
 
 def patch_at(x: int, y: int, size: tuple[int, int], grid: Grid) -> tuple[int, int]:

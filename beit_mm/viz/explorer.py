@@ -44,8 +44,8 @@ def read(backbone: BEiT, image: Tensor, limit: int = LIMIT) -> Maps:
         means.append(found[0].mean(0))
         return _small(found[0], grid, factor)
 
-    heads = attention.of_blocks(backbone, image, keep)
-    through = [_small(each[None], grid, factor) for each in attention.rollout(means)]
+    heads = attention.attention_of_blocks(backbone, image, keep)
+    through = [_small(each[None], grid, factor) for each in attention.attention_rollout(means)]
     parts = [
         [np.concatenate(pair) for pair in zip(*block, strict=True)]
         for block in zip(heads, through, strict=True)

@@ -44,7 +44,7 @@ def filled(true: Tensor, samples: list) -> Tensor:
     """Ids int64 [B, h, w] with what `BEiTPretrainer.predict` guessed (`samples`) in the hidden places."""
     guessed = true.flatten(1).clone()
     for row, sample in zip(guessed, samples, strict=True):
-        row[sample.index[sample.hidden]] = sample.prediction[sample.hidden]
+        row[sample.patch_ids[sample.hidden]] = sample.prediction[sample.hidden]
     return guessed.view_as(true)
 
 

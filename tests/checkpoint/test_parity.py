@@ -164,7 +164,7 @@ def test_hugging_face_at_384_with_the_positions_that_we_resized(case, randomize,
 def test_gradients_of_masked_image_modeling_are_hugging_faces(randomize, tmp_path):
     """Of every parameter, by the loss over the hidden patches alone, with the last block computed only there."""
     from beit_mm.models import MIMHead
-    from beit_mm.models.pretrainer import masked_places
+    from beit_mm.models.pretrainer import select_masked_patches
 
     kind, settings = HF['HF masked image modeling, shared bias']
     theirs = hugging_face(kind, randomize, tmp_path, **settings).double()
@@ -179,7 +179,7 @@ def test_gradients_of_masked_image_modeling_are_hugging_faces(randomize, tmp_pat
     mask = torch.rand(2, 14, 14, generator=generator) < 0.35
     ids = torch.randint(50, (2, 196), generator=generator)
 
-    index, valid = masked_places(mask, 100)
+    index, valid = select_masked_patches(mask, 100)
     loss = head.loss(backbone(image, mask, index)[0], ids.gather(1, index), valid)['loss']
     loss.backward()
     other = theirs(image, bool_masked_pos=mask.flatten(1), labels=ids[mask.flatten(1)]).loss

@@ -91,9 +91,9 @@ WAITS = (
     'equal',
 )  # item, float, bool, tolist, a bool index, …
 ON_THE_HOST = {
-    'masked_places',
+    'select_masked_patches',
     'check_image',
-    '_check_index',
+    '_check_patch_ids',
 }  # look at a batch that is on the host anyway, on a GPU they do not
 
 

@@ -42,7 +42,7 @@ def test_the_tokenizers_figures_are_over_the_whole_set():
         'tokenizer/reconstruction': pytest.approx(-(1 + 2 - 1) / 3),
         'tokenizer/kl': pytest.approx((2 + 3 + 1) / 3),
         'tokenizer/elbo': pytest.approx((40 + 84 - 52) / 48 / 3),
-        'tokenizer/codes': 8,
+        'tokenizer/vocab_size': 8,
         'tokenizer/codes_used': 4,
         'tokenizer/perplexity': pytest.approx(4),
     }

@@ -172,13 +172,13 @@ class Dead(Toy):
         losses = super().forward(inputs, data_samples, mode)
         if self.name == 'loss':
             return {name: value * (not dead) for name, value in losses.items()}
-        return losses | dict(codes=torch.tensor(1.0 if dead else 2.0))
+        return losses | dict(codes_used=torch.tensor(1.0 if dead else 2.0))
 
 
 @pytest.mark.parametrize('after', [0, 3, 6])
 @pytest.mark.parametrize(
     ('name', 'words'),
-    [('loss', 'the loss was exactly 0'), ('codes', 'all patches got the same code')],
+    [('loss', 'the loss was exactly 0'), ('codes_used', 'all patches got the same code')],
 )
 def test_what_learns_nothing_for_an_interval_is_named_once(name, words, after, tmp_path):
     model = Dead()

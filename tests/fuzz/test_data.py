@@ -18,7 +18,7 @@ from beit_mm.data.image_list import ImageList
 from beit_mm.data.reading import BadSample
 from beit_mm.data.seeded import KeyedSampler, SeededDataset
 from beit_mm.data.two_views import PackViews, TwoViews
-from beit_mm.models.pretrainer import masked_places
+from beit_mm.models.pretrainer import select_masked_patches
 
 pytestmark = pytest.mark.any_stack
 
@@ -49,7 +49,7 @@ def test_a_mask_of_any_settings_is_refused_or_ends_within_its_budget(
     mask = transform.transform({})['mask']
     assert mask.shape == ((grid, grid) if isinstance(grid, int) else grid) and mask.dtype == bool
     assert mask.sum() == num_masked if kind is RandomMask else mask.sum() <= num_masked
-    index, valid = masked_places(torch.from_numpy(mask)[None], num_masked)
+    index, valid = select_masked_patches(torch.from_numpy(mask)[None], num_masked)
     assert index.shape == (1, num_masked) and valid.sum() == mask.sum()
 
 

@@ -340,7 +340,7 @@ def test_logged_usage_is_the_batchs():
     model.init_codebook(x)
     logged = model.loss(x)
     counts = torch.bincount(model.tokens(x).flatten(), minlength=32)
-    assert logged['codes'] == (counts > 0).sum()
+    assert logged['codes_used'] == (counts > 0).sum()
     assert logged['perplexity'].item() == pytest.approx(perplexity(counts.float()).item(), rel=1e-5)
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from beit_mm.engine import MIMMetric
 from beit_mm.models import BEiTPretrainer, DiscreteVAE, MIMDataPreprocessor
-from beit_mm.models.pretrainer import masked_places
+from beit_mm.models.pretrainer import select_masked_patches
 
 K, BUDGET = 16, 6
 VAE = dict(vocab_size=K, width=8, groups=2, blocks=1, width_in=4)  # stride 2
@@ -200,26 +200,26 @@ def test_without_a_tokenizer_a_model_builds_but_does_not_start_to_train():
 
 
 @pytest.mark.parametrize('budget', [0, 1, 5, 9, 12])
-def test_masked_places_are_exactly_the_hidden_ones_in_a_static_shape(budget):
+def test_select_masked_patches_are_exactly_the_hidden_ones_in_a_static_shape(budget):
     rng = torch.Generator().manual_seed(0)
     mask = torch.zeros(4, 12, dtype=torch.bool)
     for row, n in zip(mask, (0, budget // 2, max(budget - 1, 0), budget), strict=True):
         row[torch.randperm(12, generator=rng)[:n]] = True
-    index, valid = masked_places(mask.unflatten(1, (3, 4)), budget)
+    index, valid = select_masked_patches(mask.unflatten(1, (3, 4)), budget)
     assert index.shape == valid.shape == (4, budget) and index.dtype == torch.int64
     for row, places, counts in zip(mask, index, valid, strict=True):
         assert sorted(places[counts].tolist()) == row.nonzero().flatten().tolist()
         assert not row[places[~counts]].any() and len(set(places.tolist())) == budget
-    assert masked_places(mask[:0].unflatten(1, (3, 4)), budget)[0].shape == (0, budget)
+    assert select_masked_patches(mask[:0].unflatten(1, (3, 4)), budget)[0].shape == (0, budget)
 
 
 def test_more_hidden_patches_than_the_budget_are_an_error():
     with pytest.raises(
-        ValueError, match=r'a mask hides 6 patches, the model reads num_masked=5.*same budget'
+        ValueError, match=r'a mask hides 6 patches, the model reads num_masked=5.*same num_masked'
     ):
-        masked_places(batch()['mask'], 5)
+        select_masked_patches(batch()['mask'], 5)
     with pytest.raises(ValueError, match=r'num_masked=17 is more than the 16 patches'):
-        masked_places(batch()['mask'], 17)
+        select_masked_patches(batch()['mask'], 17)
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_predict_gives_both_terms_of_eq_3_in_nats_an_image(tokenizer):
             expected.item(), rel=1e-4
         )
         assert sample.log_likelihood.item() == pytest.approx(pixel_term[i].item(), rel=1e-5)
-        assert sample.index[sample.valid].tolist() == hidden.nonzero().flatten().tolist()
+        assert sample.patch_ids[sample.valid].tolist() == hidden.nonzero().flatten().tolist()
         assert torch.equal(sample.target[sample.valid], own)
         assert torch.equal(sample.prediction[sample.valid], log_p[i][hidden].argmax(-1))
     token_terms = [sample.log_p_tokens[sample.hidden].sum().item() for sample in samples]

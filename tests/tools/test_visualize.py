@@ -112,7 +112,11 @@ def test_pictures_of_attention_are_at_the_images_resolution_and_show_the_patch_a
     }
     weights, photo = inputs.Weights('mim.pth'), inputs.read_image('photo.png')
     given = inputs.normalised(inputs.resized(photo, (32, 48)), weights.normalization)
-    rows = attention.of_blocks(weights.backbone(), given)[0][0, :, 1 + 5, 1:].view(2, 4, 6).numpy()
+    rows = (
+        attention.attention_of_blocks(weights.backbone(), given)[0][0, :, 1 + 5, 1:]
+        .view(2, 4, 6)
+        .numpy()
+    )
     for name, shares in (('mean', rows.mean(0)), ('head-02', rows[1])):
         drawn = draw.outline(draw.heat(photo, shares), (0, 5), (4, 6))
         assert np.array_equal(found[f'photo_layer-01_patch-6-1_{name}.png'], drawn)

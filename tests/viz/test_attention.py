@@ -66,7 +66,7 @@ def by_hand(module, x, grid, bias) -> np.ndarray:
 
 
 def test_maps_are_the_softmax_computed_by_hand_and_their_rows_sum_to_one(backbone):
-    maps = attention.of_blocks(backbone, IMAGE)
+    maps = attention.attention_of_blocks(backbone, IMAGE)
     assert [tuple(found.shape) for found in maps] == [(2, 2, 16, 16)] * 3
     with torch.no_grad():
         for found, block, (inputs, _) in zip(
@@ -78,13 +78,13 @@ def test_maps_are_the_softmax_computed_by_hand_and_their_rows_sum_to_one(backbon
 
 def test_maps_times_values_are_what_the_block_computed(backbone):
     for found, block, (inputs, out) in zip(
-        attention.of_blocks(backbone, IMAGE),
+        attention.attention_of_blocks(backbone, IMAGE),
         backbone.blocks,
         inputs_of(backbone, IMAGE),
         strict=True,
     ):
         with torch.no_grad():
-            v = block.attn.qkv_bias(*inputs)[2]
+            v = block.attn.project_qkv(*inputs)[2]
             again = scaled(block.attn.proj, (found @ v).transpose(1, 2).flatten(2), block.gamma_1)
         assert (again - out).abs().max() <= 1e-6 * out.abs().max()
 
@@ -94,8 +94,8 @@ def test_rows_of_some_patches_are_those_rows(backbone):
     index = torch.tensor([[3, 1], [15, 0]])
     with torch.no_grad():
         whole, some = (
-            attention.weights(block.attn, *inputs),
-            attention.weights(block.attn, *inputs[:3], index),
+            attention.attention_weights(block.attn, *inputs),
+            attention.attention_weights(block.attn, *inputs[:3], index),
         )
     for image, rows in enumerate(index):
         assert torch.allclose(some[image], whole[image][:, rows], atol=1e-6)
@@ -104,10 +104,10 @@ def test_rows_of_some_patches_are_those_rows(backbone):
 def test_looking_changes_nothing(backbone):
     with torch.no_grad():
         before = backbone(IMAGE)[0]
-    attention.of_blocks(backbone, IMAGE)
+    attention.attention_of_blocks(backbone, IMAGE)
     assert not any(block.attn._forward_pre_hooks for block in backbone.blocks)
     with pytest.raises(ValueError, match='no multiple of the patch'):
-        attention.of_blocks(backbone, IMAGE[..., :-1])
+        attention.attention_of_blocks(backbone, IMAGE[..., :-1])
     assert not any(block.attn._forward_pre_hooks for block in backbone.blocks)
     with torch.no_grad():
         assert torch.equal(backbone(IMAGE)[0], before)
@@ -117,8 +117,8 @@ def test_looking_changes_nothing(backbone):
 
 
 def test_rollout_is_the_product_of_all_blocks_and_its_rows_sum_to_one(backbone):
-    means = [found.mean(1).double() for found in attention.of_blocks(backbone, IMAGE)]
-    through = attention.rollout(means)
+    means = [found.mean(1).double() for found in attention.attention_of_blocks(backbone, IMAGE)]
+    through = attention.attention_rollout(means)
     product = np.eye(16)
     for mean, found in zip(means, through, strict=True):
         product = (mean[1].numpy() + np.eye(16)) / 2 @ product
@@ -134,7 +134,7 @@ def test_rollout_follows_a_path_through_two_blocks():
         torch.tensor([1.0, 0, 0]),
         torch.tensor([0, 1.0, 0]),
     )  # 1 looks at 0, later 2 at 1
-    assert attention.rollout([first, second])[-1][2].tolist() == [0.25, 0.25, 0.5]
+    assert attention.attention_rollout([first, second])[-1][2].tolist() == [0.25, 0.25, 0.5]
 
 
 # -- where it is drawn -------------------------------------------------------------------------------------------------
@@ -153,7 +153,11 @@ def test_planted_attention_lights_exactly_the_pixels_of_the_patch_meant(size, of
     x, y = size[1] // 2, int(size[0] * 0.3)  # of the patch in row 1, column 1
     row, column = attention.patch_at(x, y, size, grid)
     assert (row, column) == (1, 1)
-    shares = attention.of_blocks(model, IMAGE)[0][0, 0, 1 + row * 3 + column, 1:].view(grid).numpy()
+    shares = (
+        attention.attention_of_blocks(model, IMAGE)[0][0, 0, 1 + row * 3 + column, 1:]
+        .view(grid)
+        .numpy()
+    )
     drawn = draw.heat(image, shares)
     bright = (drawn == drawn.reshape(-1, 3)[drawn.sum(-1).argmax()]).all(-1)
     assert [shares[row + offset[0], column + offset[1]].round(3), shares.sum().round(3)] == [1, 1]

@@ -60,8 +60,8 @@ def test_the_data_of_the_page_are_the_maps_that_were_computed(page, backbone, in
     found = explorer.unpack(page.read_text())
     assert [name for name, _ in found] == list(inputs)
     for (_, maps), image in zip(found, inputs.values(), strict=True):
-        whole = attention.of_blocks(backbone, image)
-        through = attention.rollout([each[0].mean(0) for each in whole])
+        whole = attention.attention_of_blocks(backbone, image)
+        through = attention.attention_rollout([each[0].mean(0) for each in whole])
         grid = image.shape[2] // 8, image.shape[3] // 8
         assert (maps.grid, maps.factor, maps.levels.shape[:2]) == (grid, 1, (3, 3))
         shown = attention.dequantise(maps.levels, maps.top)

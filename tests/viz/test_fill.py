@@ -47,7 +47,7 @@ def test_visible_tokens_stay_and_hidden_ones_are_what_pre_training_predicts(pret
         patch_view=view.expand(3, -1, -1, -1), token_ids=true.expand(3, -1, -1), mask=hidden
     )
     for i, sample in enumerate(pretrainer.predict(inputs)):
-        places = sample.index[sample.hidden]
+        places = sample.patch_ids[sample.hidden]
         assert torch.equal(found.guessed[i].flatten()[places], sample.prediction[sample.hidden])
         assert len(places) == hidden[i].sum()
         right = (sample.prediction == sample.target)[sample.hidden].float().mean()

@@ -41,8 +41,8 @@ def test_whoever_wrote_it_the_maps_are_the_same(tmp_path, kind, target):
     model, state = state_of(kind)
     export(state, target, tmp_path / 'out', {}, False)
     weights = inputs.Weights(str(tmp_path / 'out'))
-    found = attention.of_blocks(weights.backbone(), IMAGE)
-    for theirs, ours in zip(found, attention.of_blocks(model, IMAGE), strict=True):
+    found = attention.attention_of_blocks(weights.backbone(), IMAGE)
+    for theirs, ours in zip(found, attention.attention_of_blocks(model, IMAGE), strict=True):
         assert (theirs - ours).abs().max() <= 1e-6
     assert weights.normalization == inputs.PUBLISHED and weights.facts.kind == kind
 

@@ -165,7 +165,7 @@ def sentences(summary: dict) -> list[str]:
     if 'psnr' in tokenizer:
         lines.append(
             f'Tokenizer: PSNR {tokenizer["psnr"]:.1f} dB (mean colour: {tokenizer["psnr_mean_color"]:.1f}), '
-            f'{tokenizer["codes_used"]:.0f} of {tokenizer["codes"]:.0f} codes used, '
+            f'{tokenizer["codes_used"]:.0f} of {tokenizer["vocab_size"]:.0f} codes used, '
             f'perplexity {tokenizer["perplexity"]:.0f}.'
         )
     if 'masked_accuracy' in pretrain:

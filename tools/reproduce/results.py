@@ -24,7 +24,7 @@ KEPT = (
     'marginal_accuracy',
     'psnr',
     'psnr_mean_color',
-    'codes',
+    'vocab_size',
     'codes_used',
     'perplexity',
     'mse',

@@ -34,7 +34,7 @@ def test_last_validation_of_the_latest_run_counts_and_the_test_adds_to_it(tmp_pa
 def one(scratch: float, pretrained: float) -> dict:
     return dict(
         tokenizer=dict(
-            psnr=20.0, psnr_mean_color=15.0, codes_used=400, codes=512, perplexity=300.0
+            psnr=20.0, psnr_mean_color=15.0, codes_used=400, vocab_size=512, perplexity=300.0
         ),
         classification=dict(scratch=dict(top1=scratch), pretrained=dict(top1=pretrained)),
         wall_s=dict(tokenizer=10.0),
