@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CODE = """
 import importlib, runpy, sys
 sys.modules['mmengine'] = None
-for name in ('apis', 'engine', 'registry', 'checkpoint', 'models', 'recipe', *sys.argv[1:]):
+for name in ('apis', 'engine', 'registry', 'checkpoint', 'models', 'config_check', *sys.argv[1:]):
     for known in [known for known in sys.modules if known.startswith('beit_mm.')]:
         del sys.modules[known]
     try:

@@ -44,7 +44,7 @@ def test_photos_become_a_tokenizer_a_pretrained_model_a_segmentor_and_a_file(
                 lambda found: f'{found[1]} {FEW.get(found[1], found[2])}',
                 block,
             )
-            assert shapes.main([*shlex.split(few)[3:], '--jobs', '1']) == 0
+            assert shapes.main([*shlex.split(few)[2:], '--jobs', '1']) == 0
         else:
             for command in block.splitlines():
                 runs.call(command)

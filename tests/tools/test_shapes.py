@@ -309,8 +309,8 @@ def test_bad_numbers_are_refused_before_anything_is_written(tmp_path, given, mes
 
 def test_the_command_line_draws_without_loading_torch(tmp_path):
     code = (
-        "import sys, runpy; sys.argv = ['shapes', *sys.argv[1:]]\n"
-        "try: runpy.run_module('shapes.draw', run_name='__main__')\n"
+        "import sys, runpy; sys.path[0] = 'tools'; sys.argv = ['shapes', *sys.argv[1:]]\n"
+        "try: runpy.run_path('tools/draw_shapes.py', run_name='__main__')\n"
         "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
     )
     words = [str(tmp_path / 'set'), '--train', '10', '--val', '10', '--jobs', '1']

@@ -49,7 +49,7 @@ def run(recipe: Recipe, to: Settings) -> None:
 
     Raises StageFailed with the stage's name, exit code and log, FileNotFoundError for a stage whose weights are missing.
     """
-    _prepare(recipe.prepare, to.work_dir)
+    _prepare(recipe.prepare, to)
     for title, stage in _chosen(recipe, to.only):
         stage_dir, options = to.work_dir / stage.name, settings(stage, to.seed, to.overrides)
         for source in stage.weights.values():
@@ -113,17 +113,21 @@ def _chosen(recipe: Recipe, only: tuple[str, ...]) -> Iterator[tuple[str, Stage]
             yield f'[{number} of {len(recipe.stages)}] {stage.name}', stage
 
 
-def _prepare(prepare: list[str], work_dir: Path) -> None:
+def _prepare(prepare: list[str], to: Settings) -> None:
     """Run the commands; what they took counts when they first ran, since later they have nothing to do."""
-    start, record = time.monotonic(), work_dir / PREPARED
+    start, record = time.monotonic(), to.work_dir / PREPARED
     for command in prepare:
-        execute('prepare', _words(command), work_dir)
+        execute('prepare', _words(command, to.tools), to.work_dir)
     if prepare and not (record.exists() and json.loads(record.read_text())['commands'] == prepare):
         write_json(record, dict(commands=prepare, wall_s=time.monotonic() - start))
 
 
-def _words(command: str) -> list[str]:
-    words = shlex.split(command)
+def _words(command: str, tools: Path) -> list[str]:
+    """Split a command of `prepare`; `tools/…` is found wherever the command line runs."""
+    words = [
+        str(tools / word.removeprefix('tools/')) if word.startswith('tools/') else word
+        for word in shlex.split(command)
+    ]
     return [sys.executable if words[0] == 'python' else words[0], *words[1:]]
 
 
@@ -205,7 +209,7 @@ def script(recipe: Recipe, planned: list[Planned], to: Settings, itself: list[st
     """The plan as a shell script. With Slurm its lines submit a job a stage, which runs `itself`, this command, for it:
     so what is finished is recorded, and a job that is requeued goes on."""
     slurm = to.launch.launcher == 'slurm'
-    lines = [] if slurm else [readable(_words(command)) for command in recipe.prepare]
+    lines = [] if slurm else [readable(_words(command, to.tools)) for command in recipe.prepare]
     first = []
     if slurm and planned and recipe.prepare:  # once, before all stages
         first = [commands.PREPARE]
