@@ -15,7 +15,8 @@ class Numbering:
     Args:
         place: where the data set is, for messages.
         names: of the classes, in the order of the labels.
-        folders: class folder → label. Empty for a list in which folders and labels do not correspond one to one.
+        folders: class folder → label, the first folder that the paths of a list do not share. Empty for a list in which
+            folders and labels do not correspond one to one.
         listed: the file with the labels; None if they are the numbers of the sorted folders.
         labels: all that occur in the list.
         fault: why the list cannot be read.
@@ -73,7 +74,9 @@ def read_numbering(
                 found.fault = f'{listed}, line {number}: {line.strip()!r}, expected a path, a space and a class number'
                 return found
             found.labels.add(int(label))
-            pairs.add((name.partition('/')[0] if '/' in name else '', int(label)))
+            pairs.add((Path(name).parent.parts, int(label)))
+    shared = len(os.path.commonprefix([parts for parts, _ in pairs]))
+    pairs = {(''.join(parts[shared : shared + 1]), label) for parts, label in pairs}
     folders = dict(sorted(pairs))
     if '' not in folders and len(pairs) == len(folders) == len(found.labels):
         found.folders = folders

@@ -65,6 +65,14 @@ CLASSES = {
     'folder with two numbers': (
         lambda root: lists(root, train='cat/1.jpg 0\ndog/2.jpg 1\n', val='dog/3.jpg 0\ncat/4.jpg 1\n'), LISTS,
         f"'cat' is number 0 in {TRAIN} and 1 in {VAL}", True),
+    'folders within a shared folder': (
+        lambda root: lists(root, train='train/cat/1.jpg 0\ntrain/dog/2.jpg 1\n', val='./val/dog/3.jpg 0\nval/cat/4.jpg 1\n'),
+        LISTS, f"'cat' is number 0 in {TRAIN} and 1 in {VAL}", True),
+    'absolute paths beside folders': (
+        lambda root: (folders(root, train='cat dog'), lists(root, val='/data/dog/3.jpg 0\n/data/cat/4.jpg 1\n')),
+        dict(train={}, val=LISTS['val']), f"'cat' is number 0 in {TRAIN} and 1 in {VAL}", True),
+    'one shared folder': (
+        lambda root: lists(root, train='train/1.jpg 0\ntrain/2.jpg 1\n', val='val/3.jpg 0\nval/4.jpg 1\n'), LISTS, None, None),
     'list beside folders': (
         lambda root: (folders(root, train='cat dog'), lists(root, val='dog/3.jpg 0\ncat/4.jpg 1\n')),
         dict(train={}, val=LISTS['val']),
