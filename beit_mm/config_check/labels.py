@@ -10,9 +10,10 @@ from mmengine.registry import init_default_scope
 from ..compat import installed
 from ..data.class_numbers import Numbering, compare_classes, read_numbering
 from ..data.label_maps import problems, read_label_maps
+from ..data.reading import IGNORE
 from ..registry import DATASETS
 from ..utils.config_tree import get, kind, nodes
-from .names import Problem, walk
+from .names import Problem, find_classes, walk
 
 MAX_LIST_BYTES = 1 << 26  # longer lists are not read before training
 SAMPLE, SECONDS = (
@@ -54,6 +55,43 @@ def labels(cfg: dict) -> Iterator[Problem]:
                 (f'{place}: its labels were not checked, since it cannot be built. {why}', False)
             ]
         yield from (Problem(*each) for each in found)
+
+
+def ignored_labels(cfg: dict) -> Iterator[Problem]:
+    """Yield an `ignore_index` that is a class, or that differs between the head and the metric."""
+    head = get(cfg, 'model', 'decode_head')
+    classes = get(head, 'num_classes')
+    if not isinstance(classes, int):
+        return
+    ignored = head.get('ignore_index', IGNORE)
+    if ignored in range(classes):
+        yield Problem(
+            f'model.decode_head.ignore_index={ignored} is the number of a class, which is then not learned. Pixels without '
+            f'a class have the label {IGNORE}: remove ignore_index',
+            stops=classes <= 2,
+        )
+    for path, metric in walk(cfg.get('val_evaluator'), 'val_evaluator'):
+        own = metric.get('ignore_index', IGNORE)
+        if kind(metric) == 'IoUMetric' and own != ignored:
+            yield Problem(
+                f'{path}.ignore_index={own}, but model.decode_head.ignore_index={ignored}: training and validation '
+                'ignore different pixels. Make them equal',
+                stops=False,
+            )
+
+
+def unnamed_classes(cfg: dict) -> Iterator[Problem]:
+    """Yield a validation set for segmentation that names no classes, which the metric needs."""
+    for place, node in _data_sets(cfg):
+        classes = next(
+            (c for c in find_classes(node['type'], cfg.get('default_scope') or 'mmengine')), None
+        )
+        named = get(node, 'metainfo', 'classes') or get(getattr(classes, 'METAINFO', {}), 'classes')
+        if get(node, 'data_prefix', 'seg_map_path') and not named and not place.startswith('train'):
+            yield Problem(
+                f'{place} names no classes, and mIoU is computed per class: set metainfo=dict(classes=…, palette=…) as in '
+                'the training set'
+            )
 
 
 def _rank() -> int:

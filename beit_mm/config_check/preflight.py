@@ -14,7 +14,7 @@ from ..utils.config_tree import find, get, kind, nodes
 from . import comparison as check
 from .comparison import CONTRADICTIONS, show
 from .images import channel_order, channels, image_sizes, sizes_when_testing
-from .labels import labels
+from .labels import ignored_labels, labels, unnamed_classes
 from .metrics import best_checkpoint_can_be_chosen, topk_is_within_the_classes
 from .names import (
     Problem,
@@ -284,6 +284,8 @@ RULES: list[Rule] = [
     files,
     classes_of_the_head,
     labels,
+    ignored_labels,
+    unnamed_classes,
     loop_and_hooks_count_alike,
     vocabularies,
     best_checkpoint_can_be_chosen,

@@ -75,12 +75,21 @@ def read_numbering(
                 return found
             found.labels.add(int(label))
             pairs.add((Path(name).parent.parts, int(label)))
-    shared = len(os.path.commonprefix([parts for parts, _ in pairs]))
+    shared = _shared_length([parts for parts, _ in pairs])
     pairs = {(''.join(parts[shared : shared + 1]), label) for parts, label in pairs}
     folders = dict(sorted(pairs))
     if '' not in folders and len(pairs) == len(folders) == len(found.labels):
         found.folders = folders
     return found
+
+
+def _shared_length(paths: list[tuple[str, ...]]) -> int:
+    """Return how many leading folders all paths share."""
+    columns = zip(*paths, strict=False)
+    return next(
+        (i for i, column in enumerate(columns) if len(set(column)) > 1),
+        min(map(len, paths), default=0),
+    )
 
 
 def compare_classes(first: Numbering, other: Numbering) -> Iterator[tuple[str, bool]]:

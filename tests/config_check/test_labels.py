@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from beit_mm.config_check import labels as label_check
-from beit_mm.config_check.labels import labels
+from beit_mm.config_check.labels import ignored_labels, labels, unnamed_classes
 
 pytestmark = pytest.mark.any_stack
 
@@ -180,6 +180,45 @@ def test_label_maps_are_read_before_training(mistake, tmp_path):
     assert all(problem.stops == stops for problem in found) and (
         not said or said in found[0].words
     ), found
+
+
+@pytest.mark.parametrize(
+    ('head', 'metric', 'classes', 'said'),
+    [
+        ({}, {}, 2, []),
+        (
+            dict(ignore_index=0),
+            dict(ignore_index=0),
+            2,
+            [('ignore_index=0 is the number of a class', True)],
+        ),
+        (
+            dict(ignore_index=1),
+            dict(ignore_index=1),
+            3,
+            [('ignore_index=1 is the number of a class', False)],
+        ),
+        (
+            {},
+            dict(ignore_index=0),
+            2,
+            [('ignore_index=0, but model.decode_head.ignore_index=255', False)],
+        ),
+    ],
+)
+def test_an_ignored_class_is_named(head, metric, classes, said):
+    head = dict(type='FCNHead', num_classes=classes) | head
+    cfg = dict(model=dict(decode_head=head), val_evaluator=dict(type='IoUMetric', **metric))
+    found = list(ignored_labels(cfg))
+    assert [problem.stops for problem in found] == [stops for _, stops in said]
+    assert all(words in problem.words for problem, (words, _) in zip(found, said, strict=True))
+
+
+def test_a_validation_set_without_classes_is_named(tmp_path):
+    cfg = segmentation(tmp_path, val=dict(metainfo={}))
+    (found,) = unnamed_classes(cfg)
+    assert found.stops and found.words.startswith(f'{VAL} names no classes')
+    assert not list(unnamed_classes(segmentation(tmp_path)))
 
 
 def test_a_bad_training_map_is_no_error_where_bad_samples_are_skipped(tmp_path):
