@@ -12,10 +12,23 @@ from .summary import IMAGENET, PUBLIC
 
 EXIF_ORIENTATION = 0x0112
 SPLITS = 'train', 'val'
-KEEP_SIZE = {
-    'LoadAnnotations', 'RandomFlip', 'ColorJitter', 'PhotoMetricDistortion', 'RandAugment', 'RandomErasing', 'RandomGrayscale',
-    'LoadImageFromFile', 'GaussianBlur', 'Normalize', 'BlockwiseMask', 'RandomMask', 'PackInputs', 'PackSegInputs', 'PackViews',
-}  # fmt: skip
+# Steps with other names keep the size of an image unless one of these words is in the name.
+RESIZES = (
+    'Crop',
+    'Resize',
+    'Pad',
+    'Choice',
+    'Apply',
+    'Albumentations',
+    'Affine',
+    'Mosaic',
+    'Expand',
+    'torchvision',
+)
+SIZE_KEYS = dict(
+    TwoViews='size', RandomCrop='crop_size', CenterCrop='crop_size', RandomResizedCrop='scale',
+    EfficientNetRandomCrop='scale', EfficientNetCenterCrop='crop_size',
+)  # fmt: skip
 CHANNELS = dict(color=3, grayscale=1)
 OF_COLORS = {
     'ColorJitter',
@@ -46,15 +59,13 @@ def size_after(pipeline: object, size: Size | None = None) -> Size | None:
     """Return (height, width) of the images that a pipeline gives to images of this size; None if it cannot be told."""
     for step in pipeline if isinstance(pipeline, list | tuple) else ():
         name = kind(step)
-        if name == 'TwoViews':
-            size = _pair(step.get('size', 224))
-        elif name in ('RandomCrop', 'CenterCrop'):
-            size = _pair(step.get('crop_size'))
-        elif name == 'RandomResizedCrop':
-            size = _pair(step.get('scale'))
+        if name in SIZE_KEYS:
+            size = _pair(step.get(SIZE_KEYS[name], 224 if name == 'TwoViews' else None))
         elif name == 'Resize':
             size = None if step.get('keep_ratio') else _pair(step.get('scale'), wide_first=True)
-        elif name not in KEEP_SIZE:
+        elif name == 'ResizeEdge' and size and size[0] == size[1]:
+            size = _pair(step.get('scale'))
+        elif any(word in name for word in RESIZES):
             size = None
     return size
 
@@ -86,11 +97,16 @@ def _pipelines(cfg: dict) -> Iterator[tuple[str, str, dict]]:
 
 def _backbones(cfg: dict) -> Iterator[tuple[str, dict]]:
     """Our backbones: (place in the config, node)."""
-    ours = 'BEiT', 'beit_mm.BEiT'
     for path, node in walk(cfg.get('model'), 'model'):
-        if node.get('type') == 'beit_mm.BEiT' or (
-            cfg.get('default_scope') == 'beit_mm' and node.get('type') in ours
-        ):
+        given = node.get('type')
+        scoped = (
+            given
+            if isinstance(given, str)
+            else f'{given.__module__.split(".")[0]}.{given.__name__}'
+            if given
+            else ''
+        )
+        if scoped == 'beit_mm.BEiT' or (scoped == 'BEiT' and cfg.get('default_scope') == 'beit_mm'):
             yield path, node
 
 

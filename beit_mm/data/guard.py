@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..registry import HOOKS
+from ..utils.config_tree import kind
 from .class_numbers import difference
 from .reading import (
     MAX_PIXELS,
@@ -209,7 +210,7 @@ def replace_loaders(steps: list, classes: int | None = None, max_pixels: int = M
 
 
 def list_readable(node: object) -> object:
-    """Return a data set's config in which each CustomDataset of folders lists all files of `SUFFIXES`.
+    """Return a data set's config in which each CustomDataset (or ImageNet) of folders lists all files of `SUFFIXES`.
 
     mmpretrain's default leaves out `.webp`, `.tiff` and `.npy`. A config's own `extensions` stay.
     """
@@ -220,7 +221,7 @@ def list_readable(node: object) -> object:
     node = type(node)(
         {key: value if key == 'pipeline' else list_readable(value) for key, value in node.items()}
     )
-    if str(node.get('type')).rpartition('.')[2] == 'CustomDataset' and not node.get('ann_file'):
+    if kind(node) in ('CustomDataset', 'ImageNet', 'ImageNet21k') and not node.get('ann_file'):
         node.setdefault('extensions', SUFFIXES)
     return node
 

@@ -14,6 +14,7 @@ from shapes import draw as shapes
 from small import CONFIGS, each, load, shrink
 
 from beit_mm.config_check import names as config_names
+from beit_mm.config_check.images import image_sizes, size_after
 from beit_mm.config_check.metrics import reported
 from beit_mm.config_check.names import accepted
 from beit_mm.config_check.preflight import preflight, report
@@ -553,3 +554,43 @@ def test_a_batch_is_held_against_the_images_of_a_rank(data, ranks, tmp_path):
         batch_size=3, drop_last=True, sampler=dict(type='KeyedSampler')
     )  # of four images
     assert len(list(batches(cfg, ranks))) == (ranks == 2)
+
+
+@pytest.mark.parametrize(
+    ('steps', 'size'),
+    [
+        (
+            [
+                dict(type='RandomResizedCrop', scale=64),
+                dict(type='AutoAugment', policies='imagenet'),
+            ],
+            (64, 64),
+        ),
+        (
+            [
+                dict(type='mmpretrain.EfficientNetCenterCrop', crop_size=64),
+                dict(type='Solarize', thr=9),
+            ],
+            (64, 64),
+        ),
+        ([dict(type='Resize', scale=(64, 32)), dict(type='RandomErasing')], (32, 64)),
+        ([dict(type='RandomCrop', crop_size=64), dict(type='RandomCutOut', n_holes=1)], (64, 64)),
+        ([dict(type='RandomCrop', crop_size=64), dict(type='ResizeEdge', scale=32)], (32, 32)),
+        ([dict(type='RandomCrop', crop_size=64), dict(type='Pad', size_divisor=32)], None),
+        ([dict(type='RandomCrop', crop_size=64), dict(type='RandomChoice', transforms=[])], None),
+    ],
+)
+def test_the_size_after_a_pipeline_is_known_unless_a_step_may_change_it(steps, size):
+    assert size_after(steps) == size
+
+
+def test_a_backbone_that_is_given_as_a_class_is_checked():
+    cfg = dict(
+        default_scope='mmpretrain',
+        model=dict(backbone=dict(type=BEiT, img_size=96)),
+        train_dataloader=dict(
+            dataset=dict(type='X', pipeline=[dict(type='CenterCrop', crop_size=64)])
+        ),
+    )
+    (found,) = image_sizes(cfg)
+    assert 'positions are interpolated from 6×6 to 4×4 patches' in found.words

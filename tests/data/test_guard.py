@@ -11,11 +11,12 @@ import torch
 from bad_files import IMAGES, MAPS
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmpretrain.datasets import CustomDataset
 from small import load, nodes
 from trials import toy
 
-from beit_mm.data.guard import CheckSamples, guard
-from beit_mm.data.reading import BadSample, decode_image, oriented
+from beit_mm.data.guard import CheckSamples, guard, list_readable
+from beit_mm.data.reading import SUFFIXES, BadSample, decode_image, oriented
 from beit_mm.data.seeded import SeededDataset
 from beit_mm.registry import DATASETS
 
@@ -406,3 +407,9 @@ def test_a_checkpoint_is_tested_on_classes_in_its_own_order(learned, tested, err
     else:
         CheckSamples().after_load_checkpoint(runner, checkpoint)
     assert len(said) == bool(warning) and all(warning in words for words in said)
+
+
+@pytest.mark.parametrize('kind', ['ImageNet', 'mmpretrain.CustomDataset', CustomDataset])
+def test_every_data_set_of_folders_lists_what_the_reader_reads(kind):
+    assert list_readable(dict(type=kind, data_root='data'))['extensions'] == SUFFIXES
+    assert 'extensions' not in list_readable(dict(type=kind, ann_file='list.txt'))
