@@ -247,3 +247,15 @@ def check(
             )
             + advice
         )
+
+
+def check_lora(state: dict[str, Tensor], source: str) -> None:
+    """Raise ValueError if weights for a model in mmpretrain's LoRAModel are not those of a LoRAModel.
+
+    Its layers have other names than the layers that they replace, so nothing would be loaded.
+    """
+    if not any('.lora_' in key for key in state):
+        raise ValueError(
+            f'load_from={source} holds no LoRA weights, and the model is in a LoRAModel: none of its layers would be loaded. '
+            "Remove load_from, and set init_cfg=dict(type='Pretrained', checkpoint=…) of LoRAModel's module"
+        )

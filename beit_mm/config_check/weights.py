@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from .. import checkpoint
 from ..checkpoint.download import is_missing, is_remote
 from ..checkpoint.files import WRAPPERS, read_file, state_of
-from ..checkpoint.fit import Report, check, fit_backbone
+from ..checkpoint.fit import Report, check, check_lora, fit_backbone
 from ..models import BEiT, DiscreteVAE
 from ..models.targets import TokenTarget
 from ..registry import MODELS
@@ -79,8 +79,11 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
         except ValueError as error:
             yield str(error), True
     source = cfg.get('load_from')
-    if _is_here(source) and not cfg.get('resume') and not adapted:
+    if _is_here(source) and not cfg.get('resume'):
         try:
+            if adapted:
+                check_lora(state_of(read_file(source), source)[0], source)
+                return
             backbone = getattr(model, 'backbone', None)
             if isinstance(backbone, BEiT) or isinstance(model, DiscreteVAE):
                 state, _ = checkpoint.load(source)

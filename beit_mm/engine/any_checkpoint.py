@@ -5,6 +5,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..checkpoint.files import state_of, unused_copies
+from ..checkpoint.fit import check_lora
 from ..checkpoint.model_loading import fit_model
 from ..checkpoint.weights import parse
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE
@@ -33,6 +34,8 @@ class AnyCheckpoint(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = unwrap_model(runner)
+        if any(type(module).__name__ == 'LoRAModel' for module in model.modules()):
+            check_lora(checkpoint.get('state_dict', checkpoint), runner.cfg.get('load_from'))
         if not isinstance(model, DiscreteVAE) and not isinstance(
             getattr(model, 'backbone', None), BEiT
         ):

@@ -288,8 +288,13 @@ def test_the_backbone_within_lora_is_compared_with_its_weights(tmp_path):
         backbone=lora,
         head=dict(type='LinearClsHead', num_classes=3, in_channels=16),
     )
-    cfg = dict(default_scope='mmpretrain', model=model, load_from=path)
+    cfg = dict(default_scope='mmpretrain', model=model)
     assert list(weights_fit(cfg)) == []
+    ((problem, stops),) = weights_fit(cfg | dict(load_from=path))
+    assert stops and 'a.pth holds no LoRA weights' in problem
+    with pytest.raises(ValueError, match='none of its layers would be loaded'):
+        run = runner(tmp_path, path, model=dict(model))
+        run.load_or_resume()
     backbone['arch'] = ARCH | dict(num_layers=3)
     ((problem, stops),) = weights_fit(cfg)
     assert stops and 'Missing: blocks.2.' in problem
