@@ -125,6 +125,7 @@ def scaled(linear: nn.Module, x: Tensor, gamma: Tensor | None) -> Tensor:
     if (
         x.device.type != 'cpu'
         or not torch.is_grad_enabled()
+        or torch.jit.is_tracing()  # its check traces again without gradients
         or not is_plain(linear)
         or linear.bias is None
     ):

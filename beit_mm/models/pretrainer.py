@@ -37,6 +37,11 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
         inputs = dict(data['inputs'])
+        for name in ('patch_view', 'token_view'):
+            if name in inputs and inputs[name].dtype != torch.uint8:
+                raise ValueError(
+                    f'{name} is {inputs[name].dtype}: expected uint8, 0 … 255, as PackViews gives it'
+                )
         view = inputs['patch_view'].float()
         if view.size(1) != len(self.mean):
             raise ValueError(

@@ -317,6 +317,14 @@ def test_views_are_normalised_on_the_device():
     assert out['mask'] is mask and views['patch_view'].dtype == torch.uint8
 
 
+@pytest.mark.parametrize('name', ['patch_view', 'token_view'])
+def test_views_that_are_not_uint8_are_refused(name):
+    views = dict.fromkeys(('patch_view', 'token_view'), torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    views[name] = views[name].float()
+    with pytest.raises(ValueError, match=f'{name} is torch.float32: expected uint8'):
+        MIMDataPreprocessor()(dict(inputs=views))
+
+
 def test_the_three_modes_are_the_three_methods():
     model, inputs = make(), batch()
     assert torch.equal(model(inputs, mode='loss')['loss'], model.loss(inputs)['loss'])

@@ -184,7 +184,8 @@ def model(**settings) -> BEiT:
     torch.manual_seed(0)
     arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
     model = BEiT(
-        **dict(arch=arch, img_size=32, patch_size=8, rel_pos_bias='per_layer') | settings
+        **dict(arch=arch, img_size=32, patch_size=8, rel_pos_bias='per_layer', layer_scale=0.1)
+        | settings
     ).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
