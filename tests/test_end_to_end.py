@@ -13,6 +13,8 @@ import pytest
 from mmengine.config import Config
 from recipe import chain as recipe
 from recipe import runner
+from recipe.plan import Settings
+from recipe.records import read_record
 from reports import run_report
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +56,7 @@ def quickstart(tmp_path_factory) -> Iterator[Path]:
 
 def test_every_stage_ran_and_started_from_the_one_it_names(quickstart):
     for name in STAGES:
-        assert recipe.read_record(quickstart / 'work' / name), name
+        assert read_record(quickstart / 'work' / name), name
     log = (quickstart / 'log.txt').read_text()
     assert (
         len(
@@ -165,7 +167,7 @@ def test_run_again_does_nothing(quickstart, monkeypatch, capsys):
     monkeypatch.chdir(quickstart)
     runner.run(
         recipe.read_recipe('recipe.json'),
-        runner.Settings(Path('work'), ROOT / 'tools', STEPS, seed=1),
+        Settings(Path('work'), STEPS, seed=1),
     )
     assert len(re.findall(r'finished before, in \d+ s; skipped', capsys.readouterr().out)) == len(
         STAGES

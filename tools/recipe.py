@@ -1,4 +1,4 @@
-"""Run a chain of stages, each from an earlier one's checkpoint; check a config against the paper.
+"""Run a recipe, which is a chain of training stages; or compare a config with the paper.
 
 python tools/recipe.py run RECIPE
 python tools/recipe.py check CONFIG
@@ -12,179 +12,99 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from recipe import chain, runner
-from recipe.commands import LAUNCHERS, PREPARE, Launch
+from recipe.commands import add_launch_arguments, launch_of, tool_path
+from recipe.plan import PREPARE, Settings, shell_script
 from recipe.process import StageFailed, Stopped
-from reports import summary
+from recipe.reporting import write_reports
 
-from beit_mm.config_check import comparison as check
-from beit_mm.config_check import comparison_table as table
-from beit_mm.config_check import paper
-from beit_mm.config_check import summary as facts
+from beit_mm.config_check import comparison, comparison_table, paper
+from beit_mm.config_check import summary as config_summary
 from beit_mm.utils.cfg_options import Options
-
-TOOLS = Path(__file__).parent
-if TOOLS.is_relative_to(Path.cwd()):  # commands that are printed stay short
-    TOOLS = TOOLS.relative_to(Path.cwd())
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest='verb', required=True)
-    run = verbs.add_parser(
-        'run', help='run what is not finished, then write report.html and summary.json'
-    )
+    run = verbs.add_parser('run', help='run what is not finished, then write a report')
     run.add_argument('recipe', help='recipe file, e.g. configs/paper/recipe.py')
-    run.add_argument(
-        '--work-dir',
-        type=Path,
-        help="of the stages' folders and the report (default: the recipe's)",
-    )
+    run.add_argument('--work-dir', type=Path, help="default: the recipe's")
     run.add_argument('--stage', nargs='+', default=[], metavar='NAME', help='only these stages')
     run.add_argument(
-        '--seeds', type=int, default=1, metavar='N', help='run all N times, report mean ± spread'
+        '--seeds', type=int, default=1, metavar='N', help='run N times, report mean ± spread'
     )
-    run.add_argument('--long', action='store_true', help='also the stages marked long')
-    run.add_argument(
-        '--launcher', choices=LAUNCHERS, default='none', help='pytorch: torchrun; slurm: srun'
+    run.add_argument('--long', action='store_true', help='also run the stages marked long')
+    add_launch_arguments(run)
+    check = verbs.add_parser('check', help='list differences from the paper and contradictions')
+    check.add_argument('config', help='a BEiT config of this project, mmpretrain or mmseg')
+    check.add_argument(
+        '--gpus', type=int, metavar='N', help='processes (default: from the file name, or 1)'
     )
-    run.add_argument('--gpus', type=int, default=1, metavar='N', help='processes, with a launcher')
-    run.add_argument('--partition', metavar='NAME', help="Slurm's")
-    run.add_argument(
-        '--time',
-        metavar='LIMIT',
-        help="of each Slurm job, e.g. 24:00:00 (default: the partition's)",
-    )
-    run.add_argument(
-        '--dry-run',
-        action='store_true',
-        help='print the commands, with slurm as sbatch lines; run nothing',
-    )
-    run.add_argument(
-        '--cfg-options',
-        nargs='+',
-        default=[],
-        metavar='KEY=VALUE',
-        help="over every stage's config",
-    )
-    look = verbs.add_parser(
-        'check', help="say where a config differs from the paper's, and where it contradicts itself"
-    )
-    look.add_argument(
-        'config', help="a config of this project's, or a BEiT config of mmpretrain or mmseg"
-    )
-    look.add_argument(
-        '--gpus', type=int, metavar='N', help="processes (default: the file name's, 8xb256, else 1)"
-    )
-    look.add_argument(
-        '--auto-scale-lr', action='store_true', help='as it will be given to tools/train.py'
-    )
-    look.add_argument(
-        '--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE', help='over the config'
-    )
+    check.add_argument('--auto-scale-lr', action='store_true', help='as for tools/train.py')
+    check.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE')
     args = parser.parse_args(arguments)
     if args.verb == 'check':
         sys.exit(_check(args))
-    if args.seeds < 1:
-        parser.error(f'--seeds {args.seeds}: at least one')
-    if wrong := [option for option in args.cfg_options if '=' not in option]:
-        parser.error(f'--cfg-options takes KEY=VALUE, got {" ".join(wrong)}')
-    if args.dry_run and args.launcher == 'slurm' and args.seeds > 1:
-        parser.error('--dry-run --launcher slurm prints the jobs of one seed: leave --seeds out')
     try:
-        _run(chain.read_recipe(args.recipe, args.long), args)
+        _run(args)
     except (FileNotFoundError, ValueError, StageFailed) as error:
         sys.exit(f'error: {error}')
     except Stopped as stopped:
-        print(
-            f'{stopped}; the same command continues: finished stages are kept, and the interrupted one resumes from its last '
-            'checkpoint',
-            file=sys.stderr,
-        )
+        print(f'{stopped}; the same command continues the interrupted stage', file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         sys.exit('stopped; the same command continues')
 
 
 def _check(args: Namespace) -> int:
-    """The exit code: 0, 1 for contradictions, 2 for what cannot be checked."""
+    """Return the exit code: 0, 1 for contradictions, 2 if the config cannot be checked."""
     try:
         if args.gpus is not None and args.gpus < 1:
-            raise ValueError(f'--gpus {args.gpus}: at least one')
-        found = facts.read(args.config, args.cfg_options, args.gpus, args.auto_scale_lr)
+            raise ValueError(f'--gpus {args.gpus}: expected at least 1')
+        found = config_summary.read(args.config, args.cfg_options, args.gpus, args.auto_scale_lr)
     except (FileNotFoundError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    row, misses = paper.nearest(found)
-    findings = check.check(found, row)
-    print(f'{args.config}\n{table.text(found, row, misses, findings)}')
+    recipe, misses = paper.nearest(found)
+    findings = comparison.check(found, recipe)
+    print(f'{args.config}\n{comparison_table.text(found, recipe, misses, findings)}')
     return int(any(finding.contradiction for finding in findings))
 
 
-def _run(recipe: chain.Recipe, args: Namespace) -> None:
-    work_dir = args.work_dir or Path(recipe.work_dir)
-    names, launch = (
-        [stage.name for stage in recipe.stages],
-        Launch(args.launcher, args.gpus, args.partition),
-    )
+def _run(args: Namespace) -> None:
+    if args.seeds < 1:
+        raise ValueError(f'--seeds {args.seeds}: expected at least 1')
+    if wrong := [option for option in args.cfg_options if '=' not in option]:
+        raise ValueError(f'--cfg-options {" ".join(wrong)}: expected KEY=VALUE')
+    if args.dry_run and args.launcher == 'slurm' and args.seeds > 1:
+        raise ValueError('--dry-run --launcher slurm prints the jobs of one seed: omit --seeds')
+    recipe = chain.read_recipe(args.recipe, args.long)
+    names = [stage.name for stage in recipe.stages]
     if unknown := [name for name in args.stage if name not in [*names, PREPARE]]:
         raise ValueError(
-            f'--stage {" ".join(unknown)}: {args.recipe} has the stages {", ".join(names)}'
+            f'--stage {" ".join(unknown)}: expected stages of {args.recipe}: {", ".join(names)}'
         )
-    if args.seeds == 1:
-        runs = [(work_dir, recipe.seed)]
-    else:
+    work_dir = args.work_dir or Path(recipe.work_dir)
+    runs = {work_dir: recipe.seed}
+    if args.seeds > 1:
         first = recipe.seed or 0
-        runs = [(work_dir / f'seed-{seed}', seed) for seed in range(first, first + args.seeds)]
-    for folder, seed in runs:
-        to = runner.Settings(
-            folder, TOOLS, args.cfg_options, seed, launch, tuple(args.stage), args.time
-        )
+        runs = {work_dir / f'seed-{seed}': seed for seed in range(first, first + args.seeds)}
+    for folder, seed in runs.items():
+        settings = Settings(folder, args.cfg_options, seed, launch_of(args), tuple(args.stage))
         if args.dry_run:
-            print(runner.script(recipe, runner.plan(recipe, to), to, _itself(args, work_dir)))
+            print(shell_script(recipe, settings, _job_command(args, work_dir)))
         else:
-            runner.run(recipe, to)
+            runner.run(recipe, settings)
     if not args.dry_run:
-        _report(recipe, work_dir, [folder for folder, _ in runs], names)
+        write_reports(recipe, work_dir, list(runs))
 
 
-def _itself(args: Namespace, work_dir: Path) -> list[str]:
-    """This command without --dry-run and --stage."""
-    start = [
-        sys.executable,
-        str(TOOLS / 'recipe.py'),
-        'run',
-        args.recipe,
-        '--work-dir',
-        str(work_dir),
-    ]
-    start += [
-        '--launcher',
-        args.launcher,
-        '--gpus',
-        str(args.gpus),
-        '--partition',
-        str(args.partition),
-    ]
-    options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
-    return [*start, *(['--long'] if args.long else []), *options]
-
-
-def _report(recipe: chain.Recipe, work_dir: Path, folders: list[Path], names: list[str]) -> None:
-    if missing := [
-        name for folder in folders for name in names if not chain.read_record(folder / name)
-    ]:
-        print(f'Not finished yet: {", ".join(missing)}. The report comes with the last.')
-        return
-    found = [summary.summarize(folder, names) for folder in folders]
-    for folder, one in zip(folders, found, strict=True):
-        chain.write_json(folder / 'summary.json', one)
-    together = found[0] if len(found) == 1 else summary.over_seeds(found)
-    chain.write_json(work_dir / 'summary.json', together)
-    print(f'\n{summary.text_table(together)}\n', flush=True)
-    from reports import recipe_report as report  # imports torch and the hosts, which takes seconds
-
-    report.write(work_dir / 'report.html', folders[0], names, together, recipe.title, recipe.note)
-    print(f'All of it, with pictures: {work_dir / "report.html"}')
+def _job_command(args: Namespace, work_dir: Path) -> list[str]:
+    """Return the command of a Slurm job, which is this command without --dry-run and --stage."""
+    command = [sys.executable, tool_path('recipe.py'), 'run', args.recipe]
+    command += ['--work-dir', str(work_dir), '--launcher', args.launcher]
+    command += ['--gpus', str(args.gpus), '--partition', str(args.partition)]
+    command += ['--long'] if args.long else []
+    return [*command, '--cfg-options', *args.cfg_options] if args.cfg_options else command
 
 
 if __name__ == '__main__':

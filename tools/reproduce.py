@@ -9,8 +9,9 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from recipe import runner
 from recipe.commands import LAUNCHERS, Launch
+from recipe.plan import Settings, shell_script
+from recipe.plan import plan as plan_stages
 from reproduce import page, plan, results
 from reproduce.rows import ROWS
 from reproduce.run import run
@@ -103,13 +104,13 @@ def _main(args: Namespace, typed: list[str]) -> None:
         if only := plan.missing(recipe, current[seed], results.digests(store, seed)):
             chains[seed] = (
                 recipe,
-                runner.Settings(Path(recipe.work_dir), TOOLS, args.cfg_options, seed, launch, only),
+                Settings(Path(recipe.work_dir), args.cfg_options, seed, launch, only),
             )
     if args.dry_run and launch.launcher == 'slurm':
         raise ValueError('--dry-run prints no jobs of Slurm: run the command itself where srun is')
     if args.dry_run:
         for recipe, to in chains.values():
-            print(f'# seed {to.seed}\n{runner.script(recipe, runner.plan(recipe, to), to, [])}\n')
+            print(f'# seed {to.seed}\n{shell_script(recipe, to, [])}\n')
         return
     for recipe, to in chains.values():
         print(
@@ -139,7 +140,7 @@ def _main(args: Namespace, typed: list[str]) -> None:
 def _kept(store: dict, out: Path, chains: dict, current: dict, typed: list[str]) -> dict:
     """The store, saved, with the stages of these chains that are finished and made from what they would be made from now."""
     for seed, (recipe, to) in chains.items():
-        unfinished = {stage.name for stage in runner.plan(recipe, to)}
+        unfinished = {one.stage.name for one in plan_stages(recipe, to)}
         made = {stage: current[seed][stage] for stage in to.only if stage not in unfinished}
         if made:
             store = results.add(store, seed, made, to.work_dir, results.made(typed))

@@ -1,4 +1,4 @@
-"""Recipes: a chain of runs (`chain`), and whether a config is the paper's (`check`)."""
+"""The chain runner of `tools/recipe.py`."""
 
 from beit_mm import compat
 

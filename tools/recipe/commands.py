@@ -1,121 +1,134 @@
-"""The commands of a stage, as pure functions: training and testing by each launcher, and a job of a Slurm queue."""
+"""Commands of a stage: training and testing with each launcher, and the submission of a Slurm job."""
 
-import re
+import os
 import shlex
+import shutil
 import sys
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-PREPARE = 'prepare'  # names the job that runs a recipe's `prepare` alone
+from .chain import Stage
+
+TOOLS = Path(__file__).parents[1]
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How processes are started: one in here ('none'), `gpus` by torchrun ('pytorch') or by srun in `partition` ('slurm').
+    """How a stage starts its `gpus` processes: 'none' (one process), 'pytorch' (torchrun) or 'slurm'.
 
-    Raises ValueError for several processes without a launcher, or Slurm without a partition.
+    `time` limits a Slurm job, e.g. 24:00:00. Raises ValueError for several processes without a
+    launcher, or for Slurm without a partition.
     """
 
     launcher: str = 'none'
     gpus: int = 1
     partition: str | None = None
+    time: str | None = None
 
     def __post_init__(self):
-        if self.launcher not in LAUNCHERS:
-            raise ValueError(
-                f'--launcher {self.launcher} is unknown: choose one of {", ".join(LAUNCHERS)}'
-            )
         if self.gpus < 1:
-            raise ValueError(f'--gpus {self.gpus}: at least one')
+            raise ValueError(f'--gpus {self.gpus}: expected at least 1')
         if self.launcher == 'none' and self.gpus > 1:
             raise ValueError(f'--gpus {self.gpus} needs --launcher pytorch or slurm')
         if self.launcher == 'slurm' and not self.partition:
             raise ValueError('--launcher slurm needs --partition NAME')
 
     @property
-    def per_node(self) -> int:
+    def gpus_per_node(self) -> int:
         return min(self.gpus, 8)
 
 
-def train(
-    launch: Launch,
-    tools: Path,
-    name: str,
-    config: str,
-    work_dir: Path,
-    options: list[str],
-    resume: bool,
-) -> list[str]:
-    """tools/train.py for the stage `name`; `options`: 'key=value', `resume`: from the newest checkpoint in `work_dir`."""
-    last = [*(['--resume'] if resume else []), *_cfg_options(options)]
-    if launch.launcher == 'slurm':
-        return [*_slurm(launch, tools / 'slurm_train.sh', name), config, str(work_dir), *last]
-    start = [sys.executable, str(tools / 'train.py'), config]
-    if launch.launcher == 'pytorch':
-        start = ['bash', str(tools / 'dist_train.sh'), config, str(launch.gpus)]
-    return [*start, '--work-dir', str(work_dir), *last]
+def add_launch_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that recipe.py and reproduce.py share."""
+    add = parser.add_argument
+    add('--launcher', choices=LAUNCHERS, default='none', help='pytorch: torchrun; slurm: srun')
+    add('--gpus', type=int, default=1, metavar='N', help='processes per stage')
+    add('--partition', metavar='NAME', help='Slurm partition')
+    add('--time', metavar='LIMIT', help='limit per Slurm job, e.g. 24:00:00')
+    add('--dry-run', action='store_true', help='print the commands or Slurm jobs, run nothing')
+    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override all configs')
 
 
-def test(
+def launch_of(args: Namespace) -> Launch:
+    return Launch(args.launcher, args.gpus, args.partition, args.time)
+
+
+def tool_path(name: str) -> str:
+    """Return the path of a tool, relative to the current folder if possible."""
+    path = TOOLS / name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def stage_command(
     launch: Launch,
-    tools: Path,
-    name: str,
-    config: str,
-    checkpoint: str,
+    stage: Stage,
     work_dir: Path,
     options: list[str],
+    resume: bool = False,
+    checkpoint: str | None = None,
 ) -> list[str]:
-    """tools/test.py on a checkpoint of the stage `name`."""
-    start = [sys.executable, str(tools / 'test.py'), config, checkpoint]
+    """Return the command that trains a stage, or tests its `checkpoint`."""
+    kind, arguments = (
+        ('test', [stage.config, checkpoint]) if checkpoint else ('train', [stage.config])
+    )
+    flags = ['--work-dir', str(work_dir)]
     if launch.launcher == 'slurm':
-        start = [*_slurm(launch, tools / 'slurm_test.sh', name), config, checkpoint]
+        start = ['env', f'GPUS={launch.gpus}', f'GPUS_PER_NODE={launch.gpus_per_node}']
+        start += ['bash', tool_path(f'slurm_{kind}.sh'), launch.partition, stage.name]
+        if kind == 'train':  # takes the work dir as an argument
+            arguments, flags = [stage.config, str(work_dir)], []
     elif launch.launcher == 'pytorch':
-        start = ['bash', str(tools / 'dist_test.sh'), config, checkpoint, str(launch.gpus)]
-    return [*start, '--work-dir', str(work_dir), *_cfg_options(options)]
-
-
-def _slurm(launch: Launch, script: Path, name: str) -> list[str]:
-    sizes = [f'GPUS={launch.gpus}', f'GPUS_PER_NODE={launch.per_node}']
-    return ['env', *sizes, 'bash', str(script), launch.partition, name]
-
-
-def _cfg_options(options: list[str]) -> list[str]:
-    return ['--cfg-options', *options] if options else []
+        start = ['bash', tool_path(f'dist_{kind}.sh')]
+        arguments.append(str(launch.gpus))
+    else:
+        start = [sys.executable, tool_path(f'{kind}.py')]
+    if resume:
+        flags.append('--resume')
+    if options:
+        flags += ['--cfg-options', *options]
+    return start + arguments + flags
 
 
 def sbatch(
-    launch: Launch, name: str, after: list[str], command: list[str], time: str | None = None
+    launch: Launch, name: str, command: list[str], after: list[str], gpus: bool = True
 ) -> str:
-    """Return a line of shell that submits `command` for the stage `name`, to start when the stages `after` have succeeded.
+    """Return a shell command that submits a job and prints its id.
 
-    Slurm signals the job's processes two minutes before its time limit; they save, and the job queues itself again.
+    The job starts when the jobs in the shell variables `after` have succeeded. Slurm signals its
+    processes two minutes before the time limit: they save, and the job queues itself again.
     """
-    gpu = (
-        [f'--ntasks-per-node={launch.per_node}', f'--gres=gpu:{launch.per_node}']
-        if name != PREPARE
-        else []
-    )
-    words = [
-        'sbatch', '--parsable', f'--partition={launch.partition}', f'--job-name={name}',
-        f'--ntasks={launch.gpus if gpu else 1}', *gpu, '--cpus-per-task=5', *([f'--time={time}'] if time else []),
-        '--signal=USR1@120', '--requeue', '--open-mode=append',
-    ]  # fmt: skip
-    dependency = (
-        [f'--dependency=afterok:{":".join(f"${_variable(stage)}" for stage in after)}']
-        if after
-        else []
-    )
-    again = f'{readable(command)}; code=$?; [ $code != 138 ] || scontrol requeue $SLURM_JOB_ID; exit $code'
-    line = ' '.join([shlex.join(words), *dependency, f'--wrap={shlex.quote(again)}'])
-    return f'{_variable(name)}=$({line})'
+    words = ['sbatch', '--parsable', f'--partition={launch.partition}', f'--job-name={name}']
+    words.append(f'--ntasks={launch.gpus if gpus else 1}')
+    if gpus:
+        per_node = launch.gpus_per_node
+        words += [f'--ntasks-per-node={per_node}', f'--gres=gpu:{per_node}']
+    words.append('--cpus-per-task=5')
+    if launch.time:
+        words.append(f'--time={launch.time}')
+    line = shlex.join([*words, '--signal=USR1@120', '--requeue', '--open-mode=append'])
+    if after:
+        line += f' --dependency=afterok:{":".join(f"${job}" for job in after)}'
+    script = f'{shell_line(command)}; code=$?; [ $code != 138 ] || scontrol requeue $SLURM_JOB_ID'
+    return f'{line} --wrap={shlex.quote(f"{script}; exit $code")}'
 
 
-def _variable(name: str) -> str:
-    """A stage's name as a variable of the shell."""
-    return re.sub(r'\W', '_', f'job_{name}')
+def split_command(line: str) -> list[str]:
+    """Split a line of `prepare`; `python` is this Python, and `tools/` is found from any folder."""
+    words = []
+    for word in shlex.split(line):
+        is_tool = word.startswith('tools/')
+        words.append(tool_path(word.removeprefix('tools/')) if is_tool else word)
+    if words[0] == 'python':
+        words[0] = sys.executable
+    return words
 
 
-def readable(command: list[str]) -> str:
-    """The command as one would type it."""
-    return shlex.join(['python', *command[1:]] if command[0] == sys.executable else command)
+def shell_line(command: list[str]) -> str:
+    """Return the command as a shell line, with `python` for this Python if the PATH leads to it."""
+    # Not the resolved paths: the interpreters of virtual environments are links to one file.
+    on_path = os.path.abspath(shutil.which('python') or '')
+    if command[0] == sys.executable and on_path == os.path.abspath(sys.executable):
+        command = ['python', *command[1:]]
+    return shlex.join(command)

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
-from recipe.chain import checkpoint, read_record, weight_options
+from recipe.records import find_checkpoint, read_record, weight_options
 from torch import nn
 
 from beit_mm.checkpoint.model_loading import load_model
@@ -40,7 +40,7 @@ def show(work_dir: Path, name: str, count: int) -> Shown:
     cfg = stage_config(work_dir, name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(cfg.val_dataloader.dataset)
-    model = load_model(cfg, checkpoint(work_dir / name))
+    model = load_model(cfg, find_checkpoint(work_dir / name))
     stacked = cfg.val_dataloader.get('collate_fn', {}).get('type') == 'default_collate'
     # Even steps would meet one class only where the classes alternate.
     picks = np.sort(np.random.default_rng(0).permutation(len(dataset))[:count])

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from recipe.chain import read_record
+from recipe.records import read_record
 
 from beit_mm.viz import draw, page
 from beit_mm.viz.draw import text

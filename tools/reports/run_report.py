@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from mmengine.config import Config
-from recipe.chain import read_record
+from recipe.records import read_record
 
 from beit_mm.viz import draw, page
 from beit_mm.viz.draw import text

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from statistics import mean, stdev
 
-from recipe.chain import PREPARED, read_record
+from recipe.records import PREPARED, read_record
 
 _PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg')
 _NO_METRIC = {'data_time', 'time', 'step', 'iter', 'epoch'}

@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mmengine.config import Config
-from recipe.chain import Recipe, Stage, settings
+from recipe.chain import Recipe, Stage, stage_options
 
 from . import scale as scaling
 from .rows import BEIT, ROWS, TASKS
@@ -176,7 +176,7 @@ def keys(recipe: Recipe, overrides: list[str]) -> dict[str, str]:
     for stage in recipe.stages:
         sources = {key: found[source] for key, source in stage.weights.items()}
         config = {key: value for key, value in _load(stage.config).items() if key != 'visualizer'}
-        content = [config, settings(stage, recipe.seed, overrides), recipe.prepare, sources]
+        content = [config, stage_options(stage, recipe.seed, overrides), recipe.prepare, sources]
         text = json.dumps(content, sort_keys=True, default=str)
         found[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return found

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from recipe.chain import read_record, write_json
+from recipe.records import read_record, write_json
 from reports.summary import metrics, processor, scalars, validations, versions
 
 from .rows import TASKS

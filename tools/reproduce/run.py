@@ -5,24 +5,23 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 
 from recipe import runner
 from recipe.chain import Recipe
+from recipe.plan import Settings
 from recipe.process import StageFailed, Stopped, say
 
 from beit_mm.utils.processes import end_with_parent
 
 
-def run(chains: list[tuple[Recipe, runner.Settings]], jobs: int) -> Iterator[tuple[int, str]]:
+def run(chains: list[tuple[Recipe, Settings]], jobs: int) -> Iterator[tuple[int, str]]:
     """Run them, `jobs` at a time; yields each seed as it ends, and the error in words, '' for none.
 
     A process has its share of the cores, unless OMP_NUM_THREADS says otherwise, and on a machine with several GPUs
     its own.
     """
-    if chains:  # the data once, not by all seeds at once
-        recipe, to = chains[0]
-        runner.run(replace(recipe, stages=[]), to)
+    for recipe, settings in chains:  # one after the other; processes of seeds share the data
+        runner.prepare(recipe, settings)
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))
     context = multiprocessing.get_context('spawn')
     slots = context.Queue()
@@ -49,7 +48,7 @@ def _begin(slots) -> None:
         os.environ['CUDA_VISIBLE_DEVICES'] = str(slot % gpus)
 
 
-def _one(recipe: Recipe, to: runner.Settings) -> str:
+def _one(recipe: Recipe, to: Settings) -> str:
     to.work_dir.mkdir(parents=True, exist_ok=True)
     with (to.work_dir / 'log.txt').open('a') as log:
         sys.stdout.flush()

@@ -1,0 +1,119 @@
+"""Records in a stage's folder: the inputs that the stage was made from, and what it took.
+
+`stage.json` marks a finished stage, `begun.json` one that has started and is not finished.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .chain import Stage
+
+FINISHED, BEGUN, PREPARED = 'stage.json', 'begun.json', 'prepare.json'
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix('.tmp')
+    unfinished.write_text(json.dumps(content, indent=2) + '\n')
+    os.replace(unfinished, path)
+
+
+def read_json(path: Path) -> dict | None:
+    """Read a JSON file; return None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def digest(content: object) -> str:
+    """Return the SHA-256 of nested dicts and lists; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def find_checkpoint(stage_dir: Path) -> Path:
+    """Return a stage's last checkpoint, also if the folder was moved. Raises FileNotFoundError."""
+    pointer = stage_dir / 'last_checkpoint'
+    path = stage_dir / Path(pointer.read_text().strip()).name if pointer.is_file() else pointer
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'no checkpoint in {stage_dir} ({path.name} not found): run this stage first'
+        )
+    return path
+
+
+def weight_options(weights: dict[str, str], work_dir: Path) -> list[str]:
+    """Return the `--cfg-options` that name the checkpoints of earlier stages."""
+    return [f'{key}={find_checkpoint(work_dir / source)}' for key, source in weights.items()]
+
+
+def read_record(stage_dir: Path) -> dict | None:
+    """Return the record of a finished stage whose checkpoint exists, else None."""
+    try:
+        find_checkpoint(stage_dir)
+    except FileNotFoundError:
+        return None
+    return read_json(stage_dir / FINISHED)
+
+
+def describe_inputs(
+    stage: Stage, work_dir: Path, options: list[str], prepare: list[str], gpus: int = 1
+) -> dict:
+    """Return everything that determines a stage's result; config and checkpoints as SHA-256."""
+    checkpoints = {key: find_checkpoint(work_dir / name) for key, name in stage.weights.items()}
+    inputs = dict(
+        config=digest(Config.fromfile(stage.config).to_dict()),
+        options=options,
+        weights={key: _sha256(path) for key, path in checkpoints.items()},
+        data=prepare,
+        test=stage.test,
+    )
+    return inputs | dict(gpus=gpus) if gpus > 1 else inputs
+
+
+def _sha256(path: Path) -> str:
+    sha = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 22):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def stage_status(stage_dir: Path, inputs: dict) -> tuple[str, str]:
+    """Return 'finished', 'interrupted' or 'new', and a sentence for the log ('' for a new stage)."""
+    finished = read_record(stage_dir)
+    record = finished or read_json(stage_dir / BEGUN)
+    if not record:
+        return 'new', ''
+    before = record['made_from']
+    changed = [name for name in before | inputs if inputs.get(name) != before.get(name)]
+    if changed:
+        return 'new', f'runs again, because its inputs have changed: {", ".join(changed)}'
+    if finished:
+        return 'finished', f'finished before, in {record["wall_s"]:.0f} s; skipped'
+    try:
+        return 'interrupted', f'was interrupted, resumes from {find_checkpoint(stage_dir)}'
+    except FileNotFoundError:
+        return 'new', ''
+
+
+def move_to_previous(stage_dir: Path) -> Path | None:
+    """Move a stage's checkpoints to its folder `previous`, and delete what that held.
+
+    Returns the folder, None if there was nothing to move.
+    """
+    files = [*stage_dir.glob('*.pth'), *stage_dir.glob('last_checkpoint')]
+    if not files:
+        return None
+    previous = stage_dir / 'previous'
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir()
+    for path in files:
+        path.rename(previous / path.name)
+    return previous
