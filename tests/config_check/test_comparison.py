@@ -340,7 +340,7 @@ def test_a_rule_that_says_nothing_about_the_paper_holds_against_any_row():
         ),
         (['nowhere.py'], 2, 'error: no config at nowhere.py'),
         (['configs/_base_/default_runtime.py'], 2, 'the backbone is not there, known are BEiT, '),
-        ([f'configs/{PRETRAIN}.py', '--gpus', '0'], 2, 'error: --gpus 0: at least one'),
+        ([f'configs/{PRETRAIN}.py', '--gpus', '0'], 2, 'error: --gpus 0: expected at least 1'),
         (
             ['configs/quickstart/pretrain.py', '--auto-scale-lr'],
             2,
