@@ -12,14 +12,19 @@ import numpy as np
 import pages
 import pytest
 import small
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from shapes import draw as shapes
 
+from beit_mm.checkpoint.download import published
 from beit_mm.config_check import preflight
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
-SNIPPETS = pages.blocks(README, 'python')
+OWN_IMAGES = (ROOT / 'docs/own_images.md').read_text()
+SNIPPETS = pages.blocks(README + OWN_IMAGES, 'python')
 
 
 pytestmark = pytest.mark.usefixtures('unformatted')
@@ -35,7 +40,7 @@ def test_every_link_and_every_file_named_is_there():
 def test_a_row_of_the_table_names_a_config_and_a_command_that_takes_it():
     rows = [
         row.strip('| ').split(' | ')
-        for row in README.splitlines()
+        for row in README.split('## Documentation')[0].splitlines()
         if row.startswith('| ') and '`' in row
     ]
     assert len(rows) > 10
@@ -78,8 +83,9 @@ def test_own_images_go_from_tokenizer_to_segmentation_by_the_commands_given(
     monkeypatch.setattr(
         preflight, 'preflight', lambda *_: []
     )  # of configs at their real size, with small weights
-    section = README.split('## Your own images')[1].split('\n## ')[0]
-    for command in [line for block in pages.blocks(section, 'bash') for line in block.splitlines()]:
+    for command in [
+        line for block in pages.blocks(OWN_IMAGES, 'bash') for line in block.splitlines()
+    ]:
         runs.call(command)
     logs = runs.logs()
     assert list(logs) == ['tokenizer', 'pretrain', 'classification', 'segmentation']
@@ -90,6 +96,14 @@ def test_own_images_go_from_tokenizer_to_segmentation_by_the_commands_given(
             'work_dirs/pretrain/epoch_300.pth, written by beit_mm:' in logs[task]
             and metric in logs[task]
         )
+
+
+def test_the_example_starts_from_published_weights_and_builds(mine):
+    cfg = Config.fromfile('my/finetune.py')
+    assert cfg.model.backbone.init_cfg.checkpoint in published()
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        assert MODELS.build(cfg.model).head.fc.out_features == 3
 
 
 HOSTS = dict(
