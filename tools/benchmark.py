@@ -1,59 +1,53 @@
-"""Times the project beside other BEiTs: they take turns in one process, and what counts is the ratio of each pair.
+"""Compare the speed and memory of BEiT here and in other libraries, which take turns in one process.
 
-    python tools/benchmark.py step                    # pre-training steps of BEiT-B, bf16 and f32, tokens online and cached
-    python tools/benchmark.py step --compile          # everyone's blocks compiled (needs a C++ compiler; minutes to start)
-    python tools/benchmark.py data mask --json speed.json
-    python tools/benchmark.py memory tokenize inference segment growth
-    python tools/benchmark.py step --quick            # a toy: shows that it works, not how fast
+    python tools/benchmark.py step                # pre-training steps of BEiT-B, bf16 and f32
+    python tools/benchmark.py step --compile      # with compiled blocks (needs a C++ compiler)
+    python tools/benchmark.py data mask memory tokenize inference segment --json speed.json
+    python tools/benchmark.py step --quick        # a toy model: shows that it works, not how fast
 
-A ratio above 1 says that ours is faster; medians over rounds, with the least and the greatest. The share of the peak is of a
-large matrix product of the same dtype and threads, timed in the same rounds. docs/performance.md explains the cases.
+A ratio above 1 means that ours is faster: median over rounds (lowest … highest). The share of the
+peak is that of a large matrix product in the same precision. docs/performance.md explains the cases.
 """
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from benchmarks import growth, images, pipelines, steps
-from benchmarks.turns import Settings, show
+from benchmarks import inference, pipelines, training
+from benchmarks.timing import LIBRARIES, Settings, show
 
 VERBS = dict(
-    step=steps.step,
-    memory=steps.memory,
-    tokenize=steps.tokenize,
+    step=training.step,
+    memory=training.memory,
+    tokenize=training.tokenize,
     mask=pipelines.mask,
     data=pipelines.data,
-    inference=images.inference,
-    segment=images.segment,
-    growth=growth.growth,
+    inference=inference.inference,
+    segment=inference.segment,
 )
-PEERS = ('hf', 'timm', 'mmpretrain', 'mmseg', 'torchvision')
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('verbs', nargs='+', choices=VERBS, metavar='VERB', help=', '.join(VERBS))
-    parser.add_argument(
-        '--peers',
-        default=','.join(PEERS),
-        help='which, by commas; "" for none (default: %(default)s)',
+    add = parser.add_argument
+    add('verbs', nargs='+', choices=VERBS, metavar='VERB', help=', '.join(VERBS))
+    names = ','.join(LIBRARIES)
+    add(
+        '--libraries', default=names, help='separated by commas, "" for none (default: %(default)s)'
     )
-    parser.add_argument('--json', type=Path, help='the rows go into this file too')
-    parser.add_argument('--batch', type=int, help='images of a step or an inference (default: 8)')
-    parser.add_argument('--rounds', type=int, help='turns of each (default: 5)')
-    parser.add_argument(
-        '--compile', action='store_true', help='compile the blocks and tokenizers of all'
-    )
-    parser.add_argument('--quick', action='store_true', help='a toy model, one round')
+    add('--json', type=Path, help='also write the rows to this file')
+    add('--batch', type=int, help='images per step or inference (default: 8)')
+    add('--rounds', type=int, help='turns of each (default: 5)')
+    add('--compile', action='store_true', help='compile the blocks and tokenizers of all')
+    add('--quick', action='store_true', help='a toy model, one round')
     args = parser.parse_args(arguments)
-    peers = [name for name in args.peers.split(',') if name]
-    if unknown := sorted(set(peers) - set(PEERS)):
-        parser.error(f'--peers {",".join(unknown)}: choose among {",".join(PEERS)}')
+    libraries = [name for name in args.libraries.split(',') if name]
+    if unknown := sorted(set(libraries) - LIBRARIES.keys()):
+        parser.error(f'--libraries {",".join(unknown)}: expected some of {names}')
     settings = Settings(
-        peers=peers,
+        libraries=libraries,
         batch=args.batch or (2 if args.quick else 8),
         rounds=args.rounds or (1 if args.quick else 5),
         compile=args.compile,
@@ -64,10 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         for row in VERBS[verb](settings):
             print(show(row), flush=True)
             rows.append(row)
-            if args.json:  # after each: a long run that is cut off has not been for nothing
+            if args.json:  # after each row, since a long run may be interrupted
                 args.json.write_text(json.dumps(rows, indent=1) + '\n')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -1,140 +1,116 @@
-"""Classification images a second, and segmentation of whole images by sliding windows beside mmseg's own loop."""
+"""Classification of images per second, and segmentation by sliding windows with mmseg's own loop."""
 
 from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
-from torch import nn
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
 
 from beit_mm.models import BEiT
 
-from .steps import DEVICE, ROOT, TOY, precisions, present
-from .turns import PEAK, Settings, Turn, matrix_product, row, take_turns
+from .other_training import hf_sizes
+from .timing import DEVICE, TOY, Settings, dtypes, row, take_turns
+from .training import ROOT
 
 CONFIG = ROOT / 'configs/segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512.py'
-PEERS = dict(hf=(None, 'transformers'), timm=(None, 'timm'), mmpretrain=(None, 'mmpretrain'))
-SIZES = ((512, 683), (1024, 2048))
+IMAGE_SIZES = ((512, 683), (1024, 2048))
+GFLOP = 35  # per image
 
 
-def classifier(name: str, settings: Settings) -> nn.Module:
-    """BEiT-B at 224 px with a table a layer, the mean pooled, 1000 classes, of each library."""
-    toy = TOY if settings.quick else None
-    if name == 'hf':
+def build_classifier(library: str, quick: bool) -> nn.Module:
+    """Build BEiT-B at 224 px with a bias table per layer, mean pooling and 1000 classes."""
+    if library == 'hf':
         from transformers import BeitConfig, BeitForImageClassification
 
-        sizes = (
-            dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-            if toy
-            else {}
+        config = BeitConfig(
+            use_relative_position_bias=True,
+            num_labels=1000,
+            attn_implementation='sdpa',
+            **(hf_sizes() if quick else {}),
         )
-        return BeitForImageClassification(
-            BeitConfig(
-                use_relative_position_bias=True,
-                num_labels=1000,
-                attn_implementation='sdpa',
-                **sizes,
-            )
-        )
-    if name == 'timm':
+        return BeitForImageClassification(config)
+    if library == 'timm':
         from timm.models.beit import Beit
 
-        sizes = dict(embed_dim=32, depth=2, num_heads=2, mlp_ratio=2) if toy else {}
+        sizes = dict(embed_dim=32, depth=2, num_heads=2, mlp_ratio=2) if quick else {}
         return Beit(use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1, **sizes)
-    if name == 'mmpretrain':
+    arch, options = TOY if quick else 'base', dict(out_type='avg_featmap')
+    if library == 'mmpretrain':
         from mmpretrain.models.backbones import BEiTViT
 
         init_default_scope('mmpretrain')
-        body = BEiTViT(
-            toy or 'base', out_type='avg_featmap', use_abs_pos_emb=False, use_rel_pos_bias=True
-        )
+        body = BEiTViT(arch, use_abs_pos_emb=False, use_rel_pos_bias=True, **options)
     else:
-        body = BEiT(
-            toy or 'base', layer_scale=0.1, rel_pos_bias='per_layer', out_type='avg_featmap'
-        )
+        body = BEiT(arch, layer_scale=0.1, rel_pos_bias='per_layer', **options)
+    return _Classifier(body, 32 if quick else 768)
 
-    class Classifier(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body, self.head = body, nn.Linear(32 if toy else 768, 1000)
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.head(self.body(images)[0])
+class _Classifier(nn.Module):
+    def __init__(self, body: nn.Module, channels: int):
+        super().__init__()
+        self.body, self.head = body, nn.Linear(channels, 1000)
 
-    return Classifier()
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images)[0])
 
 
 def inference(settings: Settings) -> Iterator[dict]:
-    models = {name: classifier(name, settings) for name in ('ours', *present(settings, PEERS))}
-    models = {name: model.to(DEVICE).train(False) or model for name, model in models.items()}
+    models = {}
+    for name in ('ours', *settings.installed('hf', 'timm', 'mmpretrain')):
+        models[name] = build_classifier(name, settings.quick).to(DEVICE).eval()
     images = torch.randn(settings.batch, 3, 224, 224, device=DEVICE)
-    for name, bf16 in precisions():
+    for name, dtype in dtypes().items():
+        is_half = dtype != torch.float32
 
-        def turn(model: nn.Module, bf16: bool = bf16) -> None:
-            with torch.inference_mode(), torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
+        def turn(model: nn.Module, is_half: bool = is_half) -> None:
+            with torch.inference_mode(), torch.autocast(DEVICE, torch.bfloat16, enabled=is_half):
                 model(images)
 
         turns = {who: lambda model=model, turn=turn: turn(model) for who, model in models.items()}
-        turns[PEAK] = matrix_product(torch.bfloat16 if bf16 else torch.float32)
         times = take_turns(turns, settings.rounds)
-        flop = None if settings.quick else 35e9 * settings.batch
-        yield row(f'inference/{name}', 'images/s', times, settings.batch, flop=flop)
+        gflop = None if settings.quick else GFLOP * settings.batch
+        yield row(f'inference/{name}', 'images/s', times, settings.batch, gflop=gflop, dtype=dtype)
 
 
-def segmentor(settings: Settings, kind: str) -> nn.Module:
-    """Our config's model; of mmseg its own segmentor around its own BEiT, the rest the same."""
+def build_segmentor(library: str, quick: bool) -> nn.Module:
+    """Build our config's model; for mmseg its own segmentor and BEiT with the same neck and head."""
     import mmseg.models  # noqa: F401 (registers)
-    from mmseg.registry import MODELS
 
-    cfg = Config.fromfile(CONFIG)
     init_default_scope('mmseg')
-    model = cfg.model
+    model = Config.fromfile(CONFIG).model
     model.backbone.init_cfg, model.test_cfg = None, ConfigDict(model.test_cfg)
     for part in (model.neck, model.decode_head):
         part.norm_cfg = dict(type='BN')
     model.pop('auxiliary_head')
-    if kind == 'mmseg':
+    backbone = dict(arch=dict(TOY, num_layers=4), img_size=64)
+    if library == 'mmseg':
         model.type, model.decode_head.type = 'EncoderDecoder', 'UPerHead'
-        model.backbone = dict(
-            type='BEiT',
-            img_size=(512, 512),
-            out_indices=(3, 5, 7, 11),
-            init_values=0.1,
-            qv_bias=True,
-        )
-    if settings.quick:
-        if kind == 'mmseg':
-            model.backbone.update(
-                embed_dims=32, num_layers=4, num_heads=2, mlp_ratio=2, out_indices=(0, 1, 2, 3)
-            )
-            model.backbone.img_size = (64, 64)
-        else:
-            model.backbone.update(
-                arch=dict(TOY, num_layers=4), img_size=64, out_indices=(0, 1, 2, 3)
-            )
+        out = dict(img_size=(512, 512), out_indices=(3, 5, 7, 11))
+        model.backbone = dict(type='BEiT', init_values=0.1, qv_bias=True, **out)
+        backbone = dict(embed_dims=32, num_layers=4, num_heads=2, mlp_ratio=2, img_size=(64, 64))
+    if quick:
+        model.backbone.update(backbone, out_indices=(0, 1, 2, 3))
         model.neck.embed_dim = 32
         model.decode_head.update(in_channels=[32] * 4, channels=8)
         model.test_cfg.update(crop_size=(64, 64), stride=(42, 42))
-    return MODELS.build(model).to(DEVICE)
+    return MODELS.build(model).to(DEVICE).eval()
 
 
 def segment(settings: Settings) -> Iterator[dict]:
-    """f32 on a CPU, as mmseg tests; the larger image takes minutes there and gets one round."""
-    kinds = ['ours'] + (['mmseg'] if 'mmseg' in settings.peers else [])
-    models = {kind: segmentor(settings, kind) for kind in kinds}
-    for model in models.values():
-        model.train(False)
-    for height, width in ((64, 85),) if settings.quick else SIZES:
-        image = torch.randn(1, 3, height, width, device=DEVICE)
-        size = (height, width)
+    """Time f32, as mmseg tests; on a CPU the larger image takes minutes and gets one round."""
+    models = {}
+    for name in ('ours', *settings.installed('mmseg')):
+        models[name] = build_segmentor(name, settings.quick)
+    for size in ((64, 85),) if settings.quick else IMAGE_SIZES:
+        image = torch.randn(1, 3, *size, device=DEVICE)
         meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0, 0, 0, 0])
+
+        def turn(model: nn.Module, image: Tensor = image, meta: dict = meta) -> None:
+            model.inference(image, [dict(meta)])
+
+        turns = {who: lambda model=model, turn=turn: turn(model) for who, model in models.items()}
+        is_slow = size[0] * size[1] > 10**6 and DEVICE == 'cpu'
         with torch.inference_mode():
-            turns: dict[str, Turn] = {
-                kind: lambda model=model, image=image, meta=meta: model.inference(
-                    image, [dict(meta)]
-                )
-                for kind, model in models.items()
-            }
-            long = height * width > 10**6 and DEVICE == 'cpu'
-            times = take_turns(turns, 1 if long else settings.rounds, warm_up=0 if long else 1)
-        yield row(f'segment/{height}x{width}', 'images/s', times, 1)
+            times = take_turns(turns, 1 if is_slow else settings.rounds, 0 if is_slow else 1)
+        yield row(f'segment/{size[0]}x{size[1]}', 'images/s', times, 1)

@@ -1,58 +1,77 @@
-"""Who is faster: contestants take turns (A B C A B C …), so that a busy machine is equally busy for all of them."""
+"""Times libraries in turns (A B C, B C A, …), so that other load on the machine affects all of them equally."""
 
-import ctypes
-import gc
-import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 from reports.summary import processor
 
+from beit_mm.engine.launch import has_bfloat16
+from beit_mm.engine.throughput import matmul_peak
+from beit_mm.utils.processes import peak_memory_mib
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+# Name on the command line → package
+LIBRARIES = dict(
+    hf='transformers',
+    timm='timm',
+    mmpretrain='mmpretrain',
+    mmseg='mmseg',
+    torchvision='torchvision',
+)
+TOY = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 Turn = Callable[[], object]
 Times = dict[str, list[float]]
-PEAK = 'matrix product'
 
 
 @dataclass(frozen=True)
 class Settings:
-    peers: list[str]
+    """Options of the command line."""
+
+    libraries: list[str]
     batch: int = 8
     rounds: int = 5
     compile: bool = False
     quick: bool = False
 
+    def installed(self, *supported: str) -> list[str]:
+        """Return the requested libraries among the supported ones, and name those not installed."""
+        found = []
+        for name in (name for name in self.libraries if name in supported):
+            if find_spec(LIBRARIES[name]):
+                found.append(name)
+            else:
+                print(f'{name} is skipped: pip install {LIBRARIES[name]}')
+        return found
 
-def take_turns(
-    contestants: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int = 1
-) -> Times:
-    """Seconds of each call in each turn of each contestant; the warm-up's are left out. The device is waited for once a turn."""
-    times, order = {name: [] for name in contestants}, list(contestants)
+
+def dtypes() -> dict[str, torch.dtype]:
+    """Return the precisions that the device supports at full speed."""
+    if DEVICE == 'cpu' and not has_bfloat16():
+        print('bf16 is skipped: this CPU has no bfloat16')
+        return dict(f32=torch.float32)
+    return dict(bf16=torch.bfloat16, f32=torch.float32)
+
+
+def take_turns(turns: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int = 1) -> Times:
+    """Return the seconds per call for each round after the warm-up; a GPU is waited for once a turn."""
+    times, order = {name: [] for name in turns}, list(turns)
     for round_ in range(-warm_up, rounds):
-        order.append(order.pop(0))  # who follows the matrix product finds a hot processor
+        order.append(order.pop(0))  # the first one of a round finds another state of the caches
         for name in order:
-            turn = contestants[name]
             start = time.perf_counter()
             for _ in range(calls):
-                turn()
-            if torch.cuda.is_available():
+                turns[name]()
+            if DEVICE == 'cuda':
                 torch.cuda.synchronize()
             if round_ >= 0:
                 times[name].append((time.perf_counter() - start) / calls)
     return times
-
-
-def spread(values: list[float]) -> tuple[float, float, float]:
-    return statistics.median(values), min(values), max(values)
-
-
-def ratios(of: list[float], to: list[float]) -> list[float]:
-    return [a / b for a, b in zip(of, to, strict=True)]
 
 
 def row(
@@ -61,35 +80,44 @@ def row(
     times: Times,
     work: float,
     ours: str = 'ours',
-    peers: list[str] | None = None,
-    flop: float | None = None,
+    gflop: float | None = None,
+    dtype: torch.dtype = torch.float32,
     rss: float | None = None,
 ) -> dict:
-    """One row of the report: `work` units are done in a turn, `flop` operations by ours.
+    """Return one row of the report.
 
-    Extra to what was asked for, `spread` holds the least and the greatest ratio of each pair.
+    Args:
+        case: name of the row.
+        unit: unit of the rates.
+        times: seconds of `ours` and of everything it is compared with.
+        work: units done per turn.
+        ours: key of ours in `times`.
+        gflop: operations per turn, for the share of the peak of a matrix product of `dtype`.
+        dtype: see `gflop`.
+        rss: peak memory, GiB.
     """
-    peers = [name for name in times if name not in (ours, PEAK)] if peers is None else peers
-    pairs = {name: ratios(times[name], times[ours]) for name in peers}
-    share = None
-    if flop and PEAK in times:
-        share = statistics.median(
-            flop / (product_flop() * t) for t in ratios(times[ours], times[PEAK])
-        )
+    ratios = {
+        name: [theirs / own for theirs, own in zip(times[name], times[ours], strict=True)]
+        for name in times
+        if name != ours
+    }
+    median = {name: statistics.median(seconds) for name, seconds in times.items()}
+    peak = matmul_peak(torch.device(DEVICE), dtype) if gflop else None
     return dict(
         case=case,
         unit=unit,
-        ours=work / statistics.median(times[ours]),
-        peers={name: work / statistics.median(times[name]) for name in peers},
-        ratio={name: statistics.median(pair) for name, pair in pairs.items()},
-        spread={name: [min(pair), max(pair)] for name, pair in pairs.items()},
-        share_of_peak=share,
+        ours=work / median[ours],
+        libraries={name: work / median[name] for name in ratios},
+        ratio={name: statistics.median(ratio) for name, ratio in ratios.items()},
+        spread={name: [min(ratio), max(ratio)] for name, ratio in ratios.items()},
+        share_of_peak=gflop * 1e9 / median[ours] / peak if gflop else None,
         peak_rss_gib=rss,
         machine=machine(),
     )
 
 
 def show(row: dict) -> str:
+    """Return a row as a line of text."""
     words = [f'{row["case"]:24s} {row["ours"]:10.4g} {row["unit"]}']
     if row['share_of_peak']:
         words.append(f'{row["share_of_peak"]:.0%} of the peak')
@@ -97,40 +125,26 @@ def show(row: dict) -> str:
         words.append(f'{row["peak_rss_gib"]:.2f} GiB')
     for name, ratio in row['ratio'].items():
         low, high = row['spread'][name]
-        words.append(f'{ratio:.2f}× {name} ({low:.2f} … {high:.2f}; {row["peers"][name]:.4g})')
+        words.append(f'{ratio:.2f}× {name} ({low:.2f} … {high:.2f}; {row["libraries"][name]:.4g})')
     return '   '.join(words)
 
 
-# -- the machine -------------------------------------------------------------------------------------------------------
-
-
-PRODUCTS = 8  # in a turn: one alone is too short to be timed
-
-
-def product_flop() -> float:
-    return PRODUCTS * 2.0 * (8192 if torch.cuda.is_available() else 2048) ** 3
-
-
-def matrix_product(dtype: torch.dtype) -> Turn:
-    """Large square products: what a processor can do at most with this dtype and these threads."""
-    side, device = (8192, 'cuda') if torch.cuda.is_available() else (2048, 'cpu')
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return lambda: [a @ b for _ in range(PRODUCTS)]
-
-
 def machine() -> str:
-    """The processor (or GPU), how many threads, the versions that matter."""
+    """Return the processor or GPU, the number of threads and the versions that matter."""
     cpu = f'{torch.get_num_threads()} threads of {processor()}'
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+    name = torch.cuda.get_device_name() if DEVICE == 'cuda' else cpu
     return f'{name}, torch {torch.__version__}, python {platform.python_version()}'
 
 
 def peak_memory(function: Callable, *args: object) -> float:
-    """GiB that a new process needed at most for `function(*args)`: resident memory, or the GPU's."""
-    receive, send = get_context('spawn').Pipe(False)
-    process = get_context('spawn').Process(
-        target=_measured, args=(send, torch.get_num_threads(), function, *args)
-    )
+    """Return the peak memory (GiB, on a GPU: allocated) of `function(*args)` in a process of its own.
+
+    The process is forked from a small server: one that is spawned inherits the peak of this process.
+    """
+    context = get_context('forkserver')
+    receive, send = context.Pipe(False)
+    arguments = (send, torch.get_num_threads(), function, *args)
+    process = context.Process(target=_send_peak, args=arguments)
     process.start()
     send.close()
     try:
@@ -139,39 +153,8 @@ def peak_memory(function: Callable, *args: object) -> float:
         process.join()
 
 
-def _measured(send: object, threads: int, function: Callable, *args: object) -> None:
+def _send_peak(send: object, threads: int, function: Callable, *args: object) -> None:
     torch.set_num_threads(threads)
     function(*args)
-    send.send(_high_water())
-
-
-def extra_memory(turn: Turn) -> float:
-    """GiB that a turn needs at most above what this process has; not a number where the system does not tell."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() / 2**30
-    elif not Path('/proc/self/clear_refs').exists():
-        return float('nan')
-    else:
-        ctypes.CDLL(None).malloc_trim(0)  # what is kept for the next time would not be counted
-        Path('/proc/self/clear_refs').write_text('5')  # the high water mark begins anew
-        before = _high_water()
-    turn()
-    return _high_water() - before
-
-
-def _high_water() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    status = Path('/proc/self/status')
-    if (
-        status.exists()
-    ):  # unlike ru_maxrss this is not inherited from the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM'))
-        return int(line.split()[1]) / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**30 if os.uname().sysname == 'Darwin' else 2**20
-    )
+    on_gpu = torch.cuda.max_memory_allocated() / 2**30 if DEVICE == 'cuda' else 0
+    send.send(on_gpu or peak_memory_mib() / 1024)
