@@ -22,7 +22,7 @@ from beit_mm.engine import (
     TokenizerMetric,
     Watchdog,
 )
-from beit_mm.engine.atomic_checkpoint import newest_checkpoint
+from beit_mm.engine.find_checkpoint import find_resume_checkpoint
 from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, PixelTarget, TokenTarget
 from beit_mm.models.relative_position import resize_bias_table
 
@@ -86,7 +86,7 @@ def resumed_from_weights(_) -> None:
 
 def resumed_among_others(tmp_path) -> None:
     torch.save(dict(meta=dict(iter=2)), tmp_path / 'step-2.ckpt')
-    newest_checkpoint(tmp_path, tmp_path, 'iter_{}.pth')
+    find_resume_checkpoint(tmp_path, tmp_path, 'iter_{}.pth')
 
 
 def folder(tmp_path, **config) -> SeededDataset:
@@ -119,7 +119,7 @@ def dead(name: str, value: float) -> None:
     for _ in range(3):
         hub.update_scalar(f'train/{name}', value)
     runner = SimpleNamespace(message_hub=hub, logger=MMLogger.get_current_instance(), iter=8)
-    Watchdog(interval=3)._warn_of_dead_runs(runner)
+    Watchdog(interval=3).warn_if_collapsed(runner)
 
 
 CLASSES = dict(classes=['thing'], palette=[[0, 0, 0]])

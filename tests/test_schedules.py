@@ -20,7 +20,7 @@ from recipes import ADE20K, IMAGENET, LINEAR_PROBE
 from small import CONFIGS, each, load, nodes
 from torch.utils.data import DataLoader
 
-from beit_mm.engine.launch import for_cpu
+from beit_mm.engine.cpu import adapt_to_cpu
 from beit_mm.registry import HOOKS, MODELS
 
 TRAINING = [name for name in CONFIGS if not name.endswith('_ms')]
@@ -253,7 +253,7 @@ ONE_OF_EACH = [  # of base and large: pre-training, classification, SETR-PUP, UP
 def test_every_parameter_has_its_learning_rate_and_weight_decay_throughout(name):
     cfg = shortened(load(name))
     init_default_scope(cfg.default_scope)
-    for_cpu(cfg)
+    adapt_to_cpu(cfg)
     if cfg.get('data_preprocessor'):
         cfg.model.data_preprocessor = cfg.data_preprocessor
     with torch.device('meta'):
@@ -290,7 +290,7 @@ def test_every_parameter_has_its_learning_rate_and_weight_decay_throughout(name)
 def test_a_linear_probe_has_one_rate_and_two_parameters(name):
     cfg = load(f'classification/{name}')
     init_default_scope(cfg.default_scope)
-    for_cpu(cfg)
+    adapt_to_cpu(cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups

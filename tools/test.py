@@ -1,20 +1,24 @@
 """Test a checkpoint with the metrics of its config: `python tools/test.py CONFIG CHECKPOINT`."""
 
+from beit_mm.utils.processes import silence_other_ranks
+
+silence_other_ranks()
+
+# isort: split
 import beit_mm.registry  # noqa: F401  names the packages that are missing
 
 # isort: split
 from mmengine.evaluator import DumpResults
 
-from beit_mm.engine import launch
+from beit_mm.engine import launch, process_group
 
 
 def main() -> None:
-    parser = launch.parser(__doc__)
+    parser = launch.make_parser(__doc__)
     parser.add_argument(
-        'checkpoint',
-        help='what training with this config wrote, or another project, for the same model',
+        'checkpoint', help='file of training with this config, or of another project, same model'
     )
-    parser.add_argument('--out', metavar='FILE.pkl', help='keep the predictions')
+    parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
     args = parser.parse_args()
     cfg = launch.read_config(args)
     cfg.load_from = args.checkpoint
@@ -24,7 +28,7 @@ def main() -> None:
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     runner.test()
-    launch.leave()
+    process_group.leave()
 
 
 if __name__ == '__main__':

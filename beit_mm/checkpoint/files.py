@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from . import pickled_modules, store
+from . import pickled_modules
 from .download import EMA, local_path
+from .integrity import damaged_entry
 
 # Keys of a file that hold weights (OpenMMLab's, the official code's, DeepSpeed's), or their average (official, timm's, mmengine's).
 _PLAIN = ('state_dict', 'model', 'module')
@@ -144,10 +145,6 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_torch(path: Path, map_location: Any) -> Any:
-    if words := store.damage(path):
-        raise ValueError(
-            f'{path} was not loaded: {words}. Take another copy, or an earlier checkpoint'
-        )
     if zipfile.is_zipfile(path):
         _check_archive(path)
     try:
@@ -171,7 +168,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             script = any(name.endswith('/constants.pkl') for name in archive.namelist())
-            broken = None if script else store.broken_in(archive)
+            broken = None if script else damaged_entry(archive)
     except Exception as error:  # zlib's, zipfile's and struct's
         raise ValueError(
             f'{path} is damaged: {error}. Take another copy, or an earlier checkpoint'

@@ -4,17 +4,16 @@ compat.require('torch', 'mmengine', 'mmcv')
 
 from .anneal import Anneal
 from .any_checkpoint import AnyCheckpoint
-from .atomic_checkpoint import AtomicCheckpointHook
 from .cached_tokens import CachedTokens
+from .checkpointing import AtomicCheckpointHook
 from .compile_blocks import CompileBlocks
 from .deferred_log import DeferredLog
-from .exact_resume import ExactResume
+from .determinism import ExactResume, KeyedRandomness
 from .init_codebook import InitCodebook
 from .layer_decay import LayerDecayConstructor
 from .metrics import MIMMetric, TokenizerMetric
 from .probe import Probe
-from .randomness import KeyedRandomness
-from .stop_on_signal import StopOnSignal
+from .signals import StopOnSignal
 from .throughput import Throughput
 from .watchdog import Watchdog
 

@@ -27,7 +27,8 @@ from ..data.token_cache import BLOCK, TokenCache, probe_keys
 from ..models import TokenTarget
 from ..registry import DATASETS, MODELS
 from ..utils.cfg_options import Options
-from . import launch
+from . import launch, process_group
+from .cpu import adapt_to_cpu
 
 
 def dataset_of(cfg: ConfigDict, split: str, num_crops: int) -> SeededDataset:
@@ -137,11 +138,11 @@ def main(arguments: list[str] | None = None) -> None:
     init_default_scope(cfg.get('default_scope', 'beit_mm'))
     launch.seed_data(cfg)
     if args.launcher != 'none':
-        launch.join(args.launcher, 'gloo')
+        process_group.join(args.launcher, 'gloo')
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if get_device() == 'cpu':
-        launch.for_cpu(cfg)  # as a run here would do
+        adapt_to_cpu(cfg)  # as a run here would do
     first = get_dist_info()[0] == 0
     try:
         num_crops = args.crops or (
@@ -166,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(
                     f'\r{left} blocks of {BLOCK} images left ', end='', file=sys.stderr, flush=True
                 )
-        launch.leave()
+        process_group.leave()
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f'error: {error}')
     if first:

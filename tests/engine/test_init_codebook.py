@@ -105,7 +105,7 @@ def train(folder, images: torch.Tensor, iters: int, seed: int, **config) -> Watc
     return Runner(**cfg, cfg=Config(config)).train()
 
 
-@pytest.mark.long  # that a resumed tokenizer keeps its codes is in test_exact_resume.py as well
+@pytest.mark.long  # that a resumed tokenizer keeps its codes is in test_determinism.py as well
 def test_a_run_uses_its_codes_begins_with_its_first_image_and_keeps_the_codes_when_resumed(
     tmp_path,
 ):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,7 @@ from trials.toy import free_port
 
 from beit_mm import compat
 from beit_mm.checkpoint.files import read_file
-from beit_mm.engine import launch
+from beit_mm.engine import cpu, launch, process_group
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -79,12 +78,12 @@ def call(*words: object, **variables: str) -> str:
 
 
 @pytest.mark.skipif(not compat.installed('mmpretrain'), reason='the toy is a classifier')
-@pytest.mark.long  # tests/recipe and test_exact_resume have two processes as well
+@pytest.mark.long  # tests/recipe and test_determinism have two processes as well
 def test_two_gloo_processes_resume_what_one_began_and_end_with_its_weights(config):
     tools, one, two = ROOT / 'tools', config.parent / 'one', config.parent / 'two'
     words = [str(config), '--work-dir', str(one), '--cfg-options', 'train_dataloader.batch_size=4']
-    launch.build_runner(launch.read_config(launch.parser('').parse_args(words))).train()
-    launch.leave()
+    launch.build_runner(launch.read_config(launch.make_parser('').parse_args(words))).train()
+    process_group.leave()
 
     train = [
         'bash',
@@ -109,7 +108,7 @@ def test_two_gloo_processes_resume_what_one_began_and_end_with_its_weights(confi
         two / 'out.pkl',
     )
 
-    assert 'SyncBN became BN' in trained and '2 processes talk through gloo' in trained
+    assert 'SyncBN became BN' in trained and '2 processes communicate through gloo' in trained
     assert 'iter: 2' in trained and not (two / 'iter_2.pth').exists()
     assert 'accuracy/top1' in tested and (two / 'out.pkl').exists()
     expected, found = (read_file(folder / 'iter_4.pth')['state_dict'] for folder in (one, two))
@@ -140,35 +139,69 @@ def test_the_variables_of_other_launchers_make_a_process_group(launcher, variabl
         **variables,
     ).items():
         monkeypatch.setenv(name, value)
-    launch.join(launcher, 'gloo', timeout=300)
+    process_group.join(launcher, 'gloo', timeout=300)
     try:
         assert torch.distributed.get_world_size() == 1 and os.environ['LOCAL_RANK'] == '0'
     finally:
         torch.distributed.destroy_process_group()
 
 
-def test_every_slurm_step_has_a_port_of_its_own_and_other_ranks_print_no_warnings(
-    tmp_path, monkeypatch
-):
-    (tmp_path / 'a.py').write_text('model = dict()')
-    args = launch.parser('').parse_args([str(tmp_path / 'a.py'), '--launcher', 'slurm'])
+def test_every_slurm_step_has_its_own_port(monkeypatch):
     ports = set()
-    for job, step, rank in ((7, 0, 0), (7, 1, 0), (8, 0, 1)):
+    for job, step in ((7, 0), (7, 1), (8, 0)):
         for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_PORT'):
             monkeypatch.setenv(name, '0')
             monkeypatch.delenv(name)
-        for name, value in dict(
-            PROCID=rank, LOCALID=rank, NTASKS=2, JOB_ID=job, STEP_ID=step
-        ).items():
-            monkeypatch.setenv(f'SLURM_{name}', str(value))
+        for name in ('PROCID', 'LOCALID', 'NTASKS'):
+            monkeypatch.setenv(f'SLURM_{name}', '0')
+        monkeypatch.setenv('SLURM_JOB_ID', str(job))
+        monkeypatch.setenv('SLURM_STEP_ID', str(step))
         monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter('always')
-            launch.read_config(args)
-            warnings.warn('of a library', UserWarning, stacklevel=1)
-        assert len(heard) == (rank == 0)
+        process_group.set_ranks('slurm')
         ports.add(int(os.environ['MASTER_PORT']))
     assert len(ports) == 3 and all(20_000 < port < 32_768 for port in ports)
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+@pytest.mark.parametrize('variable', ['RANK', 'SLURM_PROCID'])
+def test_only_rank_0_prints_the_warnings_of_imports(rank, variable):
+    code = """if True:
+        import runpy, sys, warnings
+        sys.argv = ['train.py', '--help']
+        try:
+            runpy.run_path('tools/train.py', run_name='__main__')
+        except SystemExit:
+            warnings.warn('of a library', FutureWarning)
+    """
+    env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'SLURM_PROCID')}
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=env | {variable: str(rank)},
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0 and 'usage: train.py' in done.stdout
+    assert ('Warning' in done.stderr) is (rank == 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ('settings', 'library'),
+    [
+        (dict(default_scope='mmdet'), 'mmdet'),
+        (dict(train_dataloader=dict(dataset=dict(type='mmpretrain.CustomDataset'))), 'mmpretrain'),
+        (dict(model=dict(_scope_='mmseg', type='EncoderDecoder')), 'mmseg'),
+    ],
+)
+def test_a_config_that_needs_a_missing_library_says_how_to_install_it(
+    settings, library, tmp_path, monkeypatch
+):
+    """Before other checks, which would call every class of the library a mistake."""
+    (tmp_path / 'a.py').write_text('\n'.join(f'{k} = {v!r}' for k, v in settings.items()))
+    for name in ('mmpretrain', 'mmseg', 'mmdet'):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf'{library} is not installed.*\n  pip install'):
+        launch.read_config(launch.make_parser('').parse_args([str(tmp_path / 'a.py')]))
 
 
 def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
@@ -176,27 +209,31 @@ def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
     with pytest.raises(
         ValueError, match=r'--launcher slurm needs .*SLURM_PROCID.*tools/slurm_train.sh'
     ):
-        launch.join('slurm')
+        process_group.join('slurm')
 
 
 @pytest.mark.parametrize(
-    ('visualizer', 'kinds'),
+    'visualizer',
     [
-        (dict(type='Visualizer'), ['LocalVisBackend']),
-        (dict(type='Visualizer', name='visualizer', vis_backends=None), ['LocalVisBackend']),
-        (
-            dict(vis_backends=[dict(type='TensorboardVisBackend')]),
-            ['LocalVisBackend', 'TensorboardVisBackend'],
-        ),
-        (dict(vis_backends=[dict(type='mmengine.LocalVisBackend')]), ['mmengine.LocalVisBackend']),
+        dict(type='Visualizer'),
+        dict(type='Visualizer', name='visualizer', vis_backends=None),
+        dict(type='Visualizer', vis_backends=[dict(type='mmengine.LocalVisBackend')]),
+        dict(vis_backends=[dict(type='LocalVisBackend', save_dir='elsewhere')]),
+        dict(vis_backends=[dict(type='LocalVisBackend', scalar_save_file='other.json')]),
+        dict(save_dir='elsewhere', vis_backends=[dict(type='LocalVisBackend')]),
+        dict(save_dir='elsewhere'),
     ],
 )
-def test_every_run_keeps_the_log_that_reports_are_made_from(visualizer, kinds):
-    cfg = Config(dict(visualizer=visualizer))
-    launch.log_locally(cfg)
-    assert [
-        backend.type for backend in cfg.visualizer.vis_backends
-    ] == kinds and 'name' not in cfg.visualizer
+@pytest.mark.usefixtures('unformatted')
+def test_every_run_keeps_the_log_that_reports_are_made_from(visualizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = toy_config(tmp_path / 'run', iters=1)
+    name = f'log_{tmp_path.name}'
+    cfg.update(visualizer=visualizer, experiment_name=name, log_processor=dict(by_epoch=False))
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
+    launch.build_runner(cfg).train()
+    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    assert '"loss"' in log.read_text()
 
 
 def test_settings_of_none_are_mmengines_defaults(tmp_path):
@@ -211,7 +248,7 @@ def test_settings_of_none_are_mmengines_defaults(tmp_path):
     ('there', 'kind'), [(True, 'beit_mm.CPUAmpOptimWrapper'), (False, 'OptimWrapper')]
 )
 def test_without_a_gpu_mixed_precision_is_bfloat16_on_a_cpu_that_has_it(there, kind, monkeypatch):
-    monkeypatch.setattr(launch, 'has_bfloat16', lambda: there)
+    monkeypatch.setattr(cpu, 'has_bfloat16', lambda: there)
     cfg = Config(
         dict(
             optim_wrapper=dict(
@@ -219,14 +256,14 @@ def test_without_a_gpu_mixed_precision_is_bfloat16_on_a_cpu_that_has_it(there, k
             )
         )
     )
-    (words,) = launch.for_cpu(cfg)
+    (words,) = cpu.adapt_to_cpu(cfg)
     assert ('bfloat16 without' in words) is there and ('full precision' in words) is not there
     assert cfg.optim_wrapper == dict(type=kind, optimizer=dict(type='SGD', lr=1.0))
 
 
 def test_mixed_precision_on_a_cpu_is_bfloat16_autocast():
     model = torch.nn.Linear(2, 2)
-    wrapper = launch.CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
+    wrapper = cpu.CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
     with wrapper.optim_context(model):
         assert model(torch.ones(1, 2)).dtype == torch.bfloat16
     assert model(torch.ones(1, 2)).dtype == torch.float32
@@ -234,15 +271,15 @@ def test_mixed_precision_on_a_cpu_is_bfloat16_autocast():
 
 @pytest.mark.parametrize(('there', 'dtype'), [(True, 'bfloat16'), (False, 'float32')])
 def test_without_a_gpu_tokens_are_not_read_in_float16(there, dtype, monkeypatch):
-    monkeypatch.setattr(launch, 'has_bfloat16', lambda: there)
+    monkeypatch.setattr(cpu, 'has_bfloat16', lambda: there)
     target = dict(type='TokenTarget', dtype='float16')
     cfg = Config(dict(model=dict(type='BEiTPretrainer', target=target)))
     assert (
-        launch.for_cpu(cfg) == [f'visual tokens are read in {dtype}']
+        cpu.adapt_to_cpu(cfg) == [f'visual tokens are computed in {dtype}']
         and cfg.model.target.dtype == dtype
     )
     cfg.model.target.dtype = 'float32'
-    assert not launch.for_cpu(cfg) and cfg.model.target.dtype == 'float32'
+    assert not cpu.adapt_to_cpu(cfg) and cfg.model.target.dtype == 'float32'
 
 
 def test_every_sync_bn_is_replaced_and_what_the_user_asked_of_ddp_stays():
@@ -257,7 +294,7 @@ def test_every_sync_bn_is_replaced_and_what_the_user_asked_of_ddp_stays():
             model_wrapper_cfg=dict(find_unused_parameters=True),
         )
     )
-    launch.for_cpu(cfg)
+    cpu.adapt_to_cpu(cfg)
     assert 'Sync' not in cfg.pretty_text and cfg.model.backbone.norm_cfg == dict(
         type='BN', requires_grad=True
     )
@@ -277,7 +314,7 @@ def test_every_sync_bn_is_replaced_and_what_the_user_asked_of_ddp_stays():
     ],
 )
 def test_blanks_inside_the_values_of_options_are_kept(given, read):
-    args = launch.parser('').parse_args(['config.py', '--cfg-options', f'key={given}'])
+    args = launch.make_parser('').parse_args(['config.py', '--cfg-options', f'key={given}'])
     assert args.cfg_options == dict(key=read)
 
 

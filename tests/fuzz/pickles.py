@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from hypothesis import strategies as st
 
-from beit_mm.checkpoint import store
+from beit_mm.checkpoint.integrity import add_save_time
 
 MARK = '@mark@'  # stands for a file that must never appear; as long as what replaces it, since lengths are written before
 LENGTH = 96
@@ -152,11 +152,11 @@ def marked(program: bytes, mark: Path) -> bytes:
     return out + program[place:]
 
 
-FORMS = 'zip', 'sealed', 'old', 'bare', 'module'
+FORMS = 'zip', 'dated', 'old', 'bare', 'module'
 
 
 def write(path: Path, program: bytes, form: str) -> None:
-    """A file of torch's, new or old, sealed or not, or the bare pickle, with this program in it."""
+    """A file of torch's, new or old, with our comment or not, or the bare pickle, with this program in it."""
     if form == 'bare':
         path.write_bytes(program)
     elif form == 'old':
@@ -172,5 +172,5 @@ def write(path: Path, program: bytes, form: str) -> None:
             for each in source.namelist():
                 target.writestr(each, program if each.endswith('data.pkl') else source.read(each))
         path.write_bytes(
-            b''.join(store.seal(bad.getvalue())) if form == 'sealed' else bad.getvalue()
+            b''.join(add_save_time(bad.getvalue())) if form == 'dated' else bad.getvalue()
         )

@@ -11,8 +11,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 from trials import toy
 
-from beit_mm.checkpoint import store
 from beit_mm.checkpoint.files import read_file
+from beit_mm.checkpoint.integrity import find_newest
 from beit_mm.data.seeded import seeded
 from beit_mm.engine import (
     Anneal,
@@ -263,7 +263,7 @@ def test_a_run_of_any_settings_ends_and_goes_on(tmp_path_factory, patience, keep
     train(how['iters'])
     train(how['iters'] + (4 if how['epochs'] else 1) * more)
     names = r'(epoch|iter)_\d+\.pth'
-    path, passed = store.newest(work, names)
+    path, passed = find_newest(work, names)
     assert (
         path
         and not passed

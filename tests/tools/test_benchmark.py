@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchmarks import timing
 
-from beit_mm.engine.launch import has_bfloat16
+from beit_mm.engine.cpu import has_bfloat16
 
 pytestmark = pytest.mark.any_stack
 

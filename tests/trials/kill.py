@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from beit_mm.checkpoint import store
 from beit_mm.checkpoint.files import read_file
+from beit_mm.checkpoint.integrity import find_newest
 
 from . import toy
 
@@ -29,7 +29,7 @@ def same(a: object, b: object) -> bool:
 
 def result(work_dir: Path) -> dict:
     """What a run ends with: its last checkpoint without clock times, and its best weights."""
-    last, best = read_file(store.newest(work_dir, NAMES)[0]), list(work_dir.glob('best_*.pth'))
+    last, best = read_file(find_newest(work_dir, NAMES)[0]), list(work_dir.glob('best_*.pth'))
     info = last['message_hub']['runtime_info']
     return dict(
         {key: last[key] for key in ('state_dict', 'optimizer', 'param_schedulers')},
@@ -76,11 +76,11 @@ def kills(n: int, seed: int, folder: Path, epochs: bool = False) -> dict[str, in
         reports.close()
         if process.exitcode == -signal.SIGKILL:
             killed += 1
-            path, _ = store.newest(work, NAMES)
+            path, _ = find_newest(work, NAMES)
             found = _iteration(path) if path else 0
             if not epochs:
-                count['unreadable'] += saved > 0 and not path
-                count['lost'] += max(0, saved - found)
+                count['unreadable'] += saved > 1 and not path
+                count['lost'] += max(0, saved - 1 - found)  # the last save may be in flight
         elif process.exitcode:
             count['not resumed'] += 1
             killed += killed < n

@@ -18,7 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 
-from beit_mm.engine import StopOnSignal, launch
+from beit_mm.engine import StopOnSignal, launch, process_group
 from beit_mm.registry import DATASETS, HOOKS, MODELS
 
 FAULT, WORK_DIR = sys.argv[1], Path(sys.argv[6])
@@ -100,4 +100,4 @@ runner = launch.build_runner(
 )
 runner.register_hook(StopOnSignal())
 runner.train()
-launch.leave()
+process_group.leave()

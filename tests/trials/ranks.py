@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from beit_mm.checkpoint import store
+from beit_mm.checkpoint.integrity import find_newest
 
 from .kill import NAMES, _iteration
 from .toy import free_port
@@ -124,20 +124,20 @@ def until(condition: Callable[[], object], seconds: float = FOR_EVER) -> bool:
 
 def last(work: Path) -> int:
     """The iteration of the newest whole checkpoint, or 0."""
-    path, _ = store.newest(work, NAMES)
+    path, _ = find_newest(work, NAMES)
     return _iteration(path) if path else 0
 
 
 def says(fault: str, rank: int) -> str:
     """A pattern of words that name the faulty rank."""
     return {
-        'kill': rf'rank +: {rank} .*\n +exitcode +: -9|rank {rank} is ended without a word',
+        'kill': rf'rank +: {rank} .*\n +exitcode +: -9|rank {rank} ended unexpectedly',
         'restart': r'\(exitcode: -9\) local_rank: \d',
         'raise': f'the disk of rank {rank}',
-        'forward': rf'rank {rank} is behind the others: .*rank {rank} at iteration \d+, forward \(one_rank\.py:\d+ forward\)',
-        'stop': rf'rank {rank} is behind the others',  # at a place that is up to half a second old
-        'told': rf'rank {rank} is behind the others',
-        'apart': rf'rank {rank} ≠|≠ rank {rank}\b',
+        'forward': rf'rank {rank} behind the others: rank {rank} at iteration \d+, forward',
+        'stop': rf'rank {rank} behind the others',
+        'told': rf'rank {rank} behind the others',
+        'apart': 'differ between ranks: body.bias',
         'nan': rf'rank {rank}: losses loss; samples: ',
     }.get(fault, '')
 

@@ -8,7 +8,7 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from beit_mm.checkpoint import store
+from beit_mm.checkpoint.integrity import find_newest
 
 from . import toy
 from .kill import NAMES, _iteration, result, same
@@ -141,7 +141,7 @@ def signals(n: int, seed: int, folder: Path, ranks: int = 1) -> dict[str, float]
             time.sleep(chance.random() * 0.02)
         run.tell(number, told)
         codes, took, gone = run.end()
-        path, _ = store.newest(work, NAMES) if work.exists() else (None, [])
+        path, _ = find_newest(work, NAMES) if work.exists() else (None, [])
         early = run.last == 0
         count['in start-up'] += early
         count['lost'] += max(0, run.last - (_iteration(path) if path else 0))

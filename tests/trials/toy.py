@@ -17,8 +17,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from torch.utils.data import Dataset
 
-from beit_mm.engine import StopOnSignal, launch
-from beit_mm.engine.stop_on_signal import SIGNALS
+from beit_mm.engine import StopOnSignal, launch, process_group
+from beit_mm.engine.signals import SIGNALS
 from beit_mm.registry import DATASETS, METRICS, MODELS
 
 WIDTH = 256  # a checkpoint has 3 × 4 × width² bytes
@@ -126,7 +126,7 @@ def train(cfg: Config, each: Callable | None = None) -> None:
     if each:
         runner.register_hook(Each())
     runner.train()
-    launch.leave()
+    process_group.leave()
 
 
 def start(

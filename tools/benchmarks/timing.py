@@ -11,7 +11,7 @@ from multiprocessing import get_context
 import torch
 from reports.summary import processor
 
-from beit_mm.engine.launch import has_bfloat16
+from beit_mm.engine.cpu import has_bfloat16
 from beit_mm.engine.throughput import matmul_peak
 from beit_mm.utils.processes import peak_memory_mib
 

@@ -15,10 +15,10 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from beit_mm.data.blockwise_mask import BlockwiseMask
-from beit_mm.engine.bad_updates import leave_out_bad_updates
 from beit_mm.engine.compile_blocks import compile_blocks
+from beit_mm.engine.cpu import adapt_to_cpu
 from beit_mm.engine.deferred_log import defer
-from beit_mm.engine.launch import for_cpu
+from beit_mm.engine.nonfinite_steps import skip_nonfinite_steps
 from beit_mm.models import BEiTPretrainer
 from beit_mm.registry import MODELS
 
@@ -59,7 +59,7 @@ def build_pretrainer(settings: Settings, dtype: torch.dtype) -> tuple[Config, BE
         cfg.optim_wrapper.pop('loss_scale')
         cfg.model.target.dtype = 'float32'
     elif DEVICE == 'cpu':
-        for_cpu(cfg)  # bfloat16
+        adapt_to_cpu(cfg)  # bfloat16
     else:
         cfg.optim_wrapper.update(dtype='bfloat16', loss_scale=1.0)
     model = MODELS.build(cfg.model).to(DEVICE).train()
@@ -70,7 +70,7 @@ def build_pretrainer(settings: Settings, dtype: torch.dtype) -> tuple[Config, BE
 def our_step(settings: Settings, dtype: torch.dtype, cached: bool) -> Turn:
     cfg, model = build_pretrainer(settings, dtype)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    updates = leave_out_bad_updates(wrapper, model)
+    steps = skip_nonfinite_steps(wrapper, model)
     defer(wrapper.message_hub)
     if settings.compile:
         compile_blocks(model)
@@ -79,7 +79,7 @@ def our_step(settings: Settings, dtype: torch.dtype, cached: bool) -> Turn:
 
     def turn() -> None:
         model.train_step(dict(inputs=inputs), wrapper)
-        updates.clear()  # as the watchdog does
+        steps.clear()  # as the watchdog does
 
     return turn
 

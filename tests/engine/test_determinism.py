@@ -18,7 +18,8 @@ from trials import toy
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.engine import KeyedRandomness
-from beit_mm.engine.launch import build_runner, leave
+from beit_mm.engine.launch import build_runner
+from beit_mm.engine.process_group import leave
 from beit_mm.registry import HOOKS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
@@ -238,7 +239,8 @@ def test_a_run_has_one_seed_for_weights_order_and_draws_and_keeps_it_when_it_is_
     meta = read_file(whole / f'iter_{BROKEN_AT}.pth')['meta']
     assert meta['seed'] == meta['sampler_seed'] == meta['data_seed'] == 5
     with pytest.raises(
-        ValueError, match=r'drew its crops by seed 5, now it would by 0: set randomness\.seed'
+        ValueError,
+        match=r'drew its crops with seed 5, this config has seed 0: set randomness\.seed',
     ):
         resumed(config('pretrain', data, tmp_path / 'again'), whole)
 

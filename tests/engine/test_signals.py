@@ -14,7 +14,7 @@ from trials import kill, signals, toy
 from trials.ranks import last, until
 
 from beit_mm.checkpoint.files import read_file
-from beit_mm.engine import stop_on_signal
+from beit_mm.engine import signals as engine_signals
 from beit_mm.registry import HOOKS
 
 FOR_EVER = signals.FOR_EVER
@@ -46,7 +46,7 @@ def test_twenty_signals(tmp_path, ranks):
 def test_a_second_signal_ends_a_run_at_once_and_one_that_is_the_same_does_not(
     tmp_path, monkeypatch, same, saved
 ):
-    monkeypatch.setattr(stop_on_signal, '_SAME', same)
+    monkeypatch.setattr(engine_signals, '_SAME_SIGNAL_SECONDS', same)
 
     def told_twice(done: int) -> None:
         if done == 3:
@@ -64,7 +64,7 @@ def test_a_second_signal_ends_a_run_at_once_and_one_that_is_the_same_does_not(
 
 
 def test_a_second_signal_ends_a_rank_that_waits_in_a_collective(tmp_path, monkeypatch):
-    monkeypatch.setattr(stop_on_signal, '_SAME', -1)
+    monkeypatch.setattr(engine_signals, '_SAME_SIGNAL_SECONDS', -1)
     port, log, here = toy.free_port(), tmp_path / 'log', tmp_path / 'here'
 
     def hang(done: int) -> None:
@@ -80,7 +80,7 @@ def test_a_second_signal_ends_a_rank_that_waits_in_a_collective(tmp_path, monkey
         assert until(here.exists), log.read_text()
         time.sleep(1)  # the other comes to its collective, whose own timeout is half an hour
         os.kill(both[0].pid, signal.SIGTERM)
-        assert until(lambda: 'told to stop' in log.read_text()), log.read_text()
+        assert until(lambda: 'stopping after' in log.read_text()), log.read_text()
         os.kill(both[0].pid, signal.SIGTERM)
         both[0].join(FOR_EVER)
         assert both[0].exitcode == 143, log.read_text()
@@ -193,9 +193,9 @@ def test_torchrun_passes_a_signal_on_and_waits_for_the_checkpoint(tmp_path, numb
         run.send_signal(number)
         code = run.wait(FOR_EVER)
     text = (tmp_path / 'log').read_text()
-    assert f'{number.name}: saving behind iteration' in text and list(work.glob('iter_*.pth')), (
-        text[-3000:]
-    )
+    assert f'{number.name}: saving after iteration' in text and list(work.glob('iter_*.pth')), text[
+        -3000:
+    ]
     assert code == 1, text[
         -3000:
     ]  # torchrun's own, whatever the signal; those of its processes are as the log says

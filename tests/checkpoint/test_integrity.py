@@ -1,0 +1,68 @@
+"""Damaged checkpoints are found by the CRC-32 of their entries, and the one before is taken."""
+
+import io
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from beit_mm.checkpoint.files import read_file
+from beit_mm.checkpoint.integrity import add_save_time, find_damage, find_newest
+
+pytestmark = pytest.mark.any_stack
+NAMES = r'iter_\d+\.pth'
+
+
+def serialize(value: int, size: int = 300) -> bytes:
+    with io.BytesIO() as file:
+        torch.save(dict(state_dict=dict(weight=torch.full((size,), value))), file)
+        return file.getvalue()
+
+
+def save(folder: Path, step: int) -> Path:
+    path = folder / f'iter_{step}.pth'
+    path.write_bytes(b''.join(add_save_time(serialize(step))))
+    return path
+
+
+def test_a_dated_file_is_a_checkpoint_for_every_reader(tmp_path):
+    path = save(tmp_path, 3)
+    for options in (dict(), dict(mmap=True)):
+        state = torch.load(path, weights_only=True, **options)['state_dict']
+        assert state['weight'][0] == 3
+    assert path.read_bytes().startswith(serialize(3)[:-2]) and find_damage(path) is None
+
+
+@pytest.mark.parametrize('stock', [True, False])
+def test_flipped_bits_of_weights_and_cut_files_are_found_and_the_one_before_is_taken(
+    tmp_path, stock
+):
+    before, path = save(tmp_path, 1), save(tmp_path, 2)
+    if stock:
+        path.write_bytes(serialize(2))
+    content = path.read_bytes()
+    first = content.index(torch.full((300,), 2).numpy().tobytes())
+    generator = random.Random(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[generator.randrange(first, first + 2400)] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        assert find_newest(tmp_path, NAMES)[0] == before
+        with pytest.raises(ValueError, match=r'iter_2.pth is damaged: .*/data/0'):
+            read_file(path)
+    assert torch.load(path, weights_only=True)  # torch itself finds nothing
+    for _ in range(60):
+        path.write_bytes(content[: generator.randrange(len(content) - 60)])
+        found, damaged = find_newest(tmp_path, NAMES)
+        assert found == before and len(damaged) == 1 and 'iter_2.pth: it is' in damaged[0]
+
+
+def test_the_newest_is_the_last_saved_also_in_a_copied_folder_with_an_older_longer_run(tmp_path):
+    save(tmp_path, 1000)
+    last = save(tmp_path, 20)
+    os.utime(last, (0, 0))
+    (tmp_path / 'iter_30-0a1b2c3d.pth').touch()  # published weights
+    assert find_newest(tmp_path, NAMES) == (last, [])
+    assert find_newest(tmp_path, r'epoch_\d+\.pth') == (None, [])

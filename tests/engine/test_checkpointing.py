@@ -1,0 +1,249 @@
+"""Runs that are killed, moved, damaged or out of disk space resume and end with the same bits."""
+
+import os
+import re
+import resource
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from trials import kill, toy
+
+from beit_mm.engine import AtomicCheckpointHook, checkpointing, launch
+from beit_mm.engine.find_checkpoint import find_resume_checkpoint, list_checkpoints
+
+
+@pytest.fixture(autouse=True)
+def quick(unformatted):
+    """Build Runners, and their forks, without formatting their configs."""
+
+
+def run(work_dir: Path, each=None, **settings) -> int:
+    """Return the exit code of a run in its own process, which appends to `log` beside work_dir."""
+    cfg = toy.config(work_dir, **settings)
+    process = toy.start(toy.train, cfg, each, log=work_dir.parent / 'log')
+    process.join()
+    return process.exitcode
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+def log(folder: Path) -> str:
+    return (folder / 'log').read_text()
+
+
+def wait_for_checkpoint() -> None:
+    checkpointing._BackgroundBackend.jobs.join()
+
+
+@pytest.mark.parametrize('epochs', [False, True], ids=['iterations', 'epochs'])
+def test_killed_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, epochs):
+    count = kill.kills(5 if epochs else 20, seed=0, folder=tmp_path, epochs=epochs)
+    assert count.pop('ends') > 0 and not any(count.values()), (count, log(tmp_path)[-3000:])
+
+
+@pytest.mark.long
+def test_killed_two_hundred_times_a_run_loses_nothing(tmp_path):
+    assert kill.main(200, 1, tmp_path)
+
+
+def test_only_the_kept_and_the_best_checkpoint_remain(tmp_path):
+    assert run(tmp_path / 'a') == 0
+    assert names(tmp_path / 'a') == ['best_loss_iter_8.pth', 'iter_8.pth']
+    assert (tmp_path / 'a/last_checkpoint').read_text() == str(tmp_path / 'a/iter_8.pth')
+    assert 'no checkpoint to resume from: this is a new run' in log(tmp_path)
+
+
+def test_a_moved_folder_with_a_damaged_newest_file_and_a_wrong_pointer_is_resumed(tmp_path):
+    old, new = tmp_path / 'old', tmp_path / 'new'
+
+    def stop(done: int) -> None:
+        """Leave two checkpoints, as a kill before the removal of the older one does."""
+        wait_for_checkpoint()
+        if done == 5:
+            shutil.copy(old / 'iter_5.pth', tmp_path)
+        if done == 6:
+            os._exit(0)
+
+    assert run(tmp_path / 'uninterrupted') == 0
+    run(old, stop)
+    shutil.copy(tmp_path / 'iter_5.pth', old)
+    shutil.copytree(old, new)
+    before = names(old)
+    content = bytearray((new / 'iter_6.pth').read_bytes())
+    content[len(content) // 2] ^= 1
+    (new / 'iter_6.pth').write_bytes(content)
+    (new / '.iter_7.pth.tmp').write_bytes(b'half')
+    assert run(new) == 0
+    assert re.search(r'skipped: .*new/iter_6.pth: it is damaged', log(tmp_path))
+    assert f'resuming from {new}/iter_5.pth' in log(tmp_path)
+    assert '.iter_7.pth.tmp, the partial file' in log(tmp_path)
+    assert kill.same(kill.result(new), kill.result(tmp_path / 'uninterrupted'))
+    assert not list(new.glob('.*')) and names(old) == before
+
+
+def test_a_run_without_an_intact_checkpoint_ends_and_names_all_of_them(tmp_path):
+    (tmp_path / 'a').mkdir()
+    for step in (1, 2):
+        (tmp_path / f'a/iter_{step}.pth').write_bytes(b'half')
+    assert run(tmp_path / 'a') == 1
+    error = log(tmp_path).rpartition('ValueError')[2]
+    assert 'none of the 2 checkpoints' in error
+    assert 'iter_1.pth: it is cut off' in error and 'iter_2.pth' in error
+
+
+# -- which checkpoint is resumed
+
+
+def save(path: Path, **more: object) -> Path:
+    """Write a small file with a name and the content of CheckpointHook."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(meta=dict(iter=1, epoch=0), state_dict={}) | more, path)
+    return path
+
+
+def config(work_dir: Path, **checkpoint: object) -> Config:
+    return Config(dict(work_dir=str(work_dir), default_hooks=dict(checkpoint=checkpoint)))
+
+
+@pytest.mark.parametrize('template', ['step-{:06d}.ckpt', 'iter_{}.pth', None])
+@pytest.mark.parametrize('name', ['step-000002.ckpt', 'epoch_2.pth', 'ours v2 at 2.pth'])
+def test_resume_finds_the_checkpoints_of_any_template(tmp_path, name, template):
+    previous = save(tmp_path / name.replace('2.', '1.'))
+    last = save(tmp_path / name)
+    save(tmp_path / 'best_loss_iter_9.pth')
+    (tmp_path / 'last_checkpoint').write_text(f'/moved/since/{name}')
+    assert find_resume_checkpoint(tmp_path, tmp_path, template) == (last, [])
+    assert last in list_checkpoints(config(tmp_path, filename_tmpl=template))
+    last.write_bytes(b'half')
+    assert find_resume_checkpoint(tmp_path, tmp_path, template)[0] == previous
+
+
+def test_resume_takes_what_last_checkpoint_names_in_another_folder(tmp_path):
+    last, work_dir = save(tmp_path / 'large disk/run/iter_5.pth'), tmp_path / 'run'
+    work_dir.mkdir()
+    (work_dir / 'last_checkpoint').write_text(str(last))
+    assert find_resume_checkpoint(work_dir, work_dir, 'iter_{}.pth') == (last, [])
+    last.write_bytes(b'half')
+    with pytest.raises(ValueError, match=r'none of the 1 checkpoints .*\n.*iter_5.pth: it is cut'):
+        find_resume_checkpoint(work_dir, work_dir, 'iter_{}.pth')
+
+
+def test_weights_and_other_files_are_no_checkpoints_to_resume_from(tmp_path):
+    torch.save(dict(state_dict={}), tmp_path / 'tokenizer_8192.pth')
+    np.savez(tmp_path / 'data.npz', iter=1)
+    assert find_resume_checkpoint(tmp_path, tmp_path, 'iter_{}.pth') == (None, [])
+
+
+def test_a_new_run_does_not_start_among_the_checkpoints_of_another(tmp_path, monkeypatch):
+    cfg = config(tmp_path / 'run', out_dir=str(tmp_path / 'large disk'))
+    save(tmp_path / 'run/best_loss_iter_3.pth')
+    launch.check_unused_folder(cfg)
+    save(tmp_path / 'large disk/run/iter_3.pth')
+    words = r'large disk/run holds .* \(iter_3.pth\).*--resume.*--work-dir.*--force'
+    with pytest.raises(SystemExit, match=words):
+        launch.check_unused_folder(cfg)
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    launch.check_unused_folder(cfg)
+    assert cfg.resume and cfg.load_from is None
+
+
+def test_resuming_a_finished_run_says_so_and_resuming_from_weights_is_an_error(tmp_path):
+    assert run(tmp_path / 'a', iters=4) == run(tmp_path / 'a', iters=4) == 0
+    best = tmp_path / 'a/best_loss_iter_4.pth'
+    assert run(tmp_path / 'b', load_from=str(best)) == 1
+    words = log(tmp_path)
+    assert f'ValueError: --resume: {best} has no optimizer, param_schedulers, so a run' in words
+    assert 'a/iter_4.pth is from the end of its run (iter 4 of 4): nothing is left' in words
+    assert 'raise train_cfg.max_iters' in words
+
+
+# -- background writing
+
+
+def test_training_continues_while_a_checkpoint_is_written_and_the_next_save_waits(
+    tmp_path, monkeypatch
+):
+    slow, released, seen = threading.Event(), threading.Event(), []
+
+    def write_file(path: Path, parts: list) -> None:
+        if path.name == 'iter_2.pth':
+            slow.set()
+            assert released.wait(60)
+        real(path, parts)
+
+    def note(done: int) -> None:
+        if done == 3:  # iteration 3 is trained while the checkpoint of iteration 2 is being written
+            seen.append(slow.wait(60) and not (tmp_path / 'a/iter_2.pth').exists())
+            threading.Timer(0.2, released.set).start()
+        if done == 4:  # saved, so the checkpoint before is complete
+            seen.append((tmp_path / 'a/iter_2.pth').exists())
+
+    real = checkpointing.write_file
+    monkeypatch.setattr(checkpointing, 'write_file', write_file)
+    cfg = toy.config(tmp_path / 'a', iters=5, interval=2, val=100, experiment_name='slow')
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 9
+    toy.train(cfg, note)
+    assert seen == [True, True]
+
+
+def test_a_full_disk_ends_the_run_with_path_and_size_and_keeps_the_last_checkpoint(tmp_path):
+    def fill(done: int) -> None:
+        if done == 3:
+            wait_for_checkpoint()
+            limit = 100_000  # bytes; a checkpoint has 800 000
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    assert run(tmp_path / 'a', fill) == 1
+    words = r'OSError: .*a/iter_4.pth of \d{6} bytes could not be written .*with --resume'
+    assert re.search(words, log(tmp_path))
+    assert 'iter_3.pth' in names(tmp_path / 'a') and not list((tmp_path / 'a').glob('.*'))
+    assert run(tmp_path / 'a') == 0
+    assert run(tmp_path / 'uninterrupted') == 0
+    assert kill.same(kill.result(tmp_path / 'a'), kill.result(tmp_path / 'uninterrupted'))
+
+
+def test_an_interrupted_validation_is_repeated_by_the_resumed_run(tmp_path):
+    assert run(tmp_path / 'a', val=8) == 0
+    (tmp_path / 'a/best_loss_iter_8.pth').unlink()
+    saved = torch.load(tmp_path / 'a/iter_8.pth', weights_only=True)
+    for key in ('iter_validated', 'best_score', 'best_ckpt'):
+        del saved['message_hub']['runtime_info'][key]
+    torch.save(saved, tmp_path / 'a/iter_8.pth')
+    assert run(tmp_path / 'a', val=8) == 0
+    assert names(tmp_path / 'a') == ['best_loss_iter_8.pth', 'iter_8.pth']
+
+
+def test_a_file_that_cannot_be_removed_is_logged_and_tried_again(tmp_path, monkeypatch, caplog):
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    runner = launch.build_runner(toy.config(tmp_path / 'a', iters=2, experiment_name='remove'))
+    hook = next(hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
+    runner.logger.addHandler(caplog.handler)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointing, 'remove_file', refuse)
+        runner.train()
+    assert 'iter_1.pth could not be removed' in caplog.text and 'iter_1.pth' in hook.superseded
+    hook._remove_superseded(runner)
+    assert 'iter_1.pth' not in names(tmp_path / 'a') and not hook.superseded
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'expected'),
+    [
+        ({}, 'beit_mm.AtomicCheckpointHook'),
+        (dict(checkpoint=dict(type='CheckpointHook')), 'beit_mm.AtomicCheckpointHook'),
+        (dict(checkpoint=dict(type='mmengine.CheckpointHook')), 'mmengine.CheckpointHook'),
+    ],
+)
+def test_every_config_has_atomic_checkpoints_unless_it_names_another_hook(hooks, expected):
+    cfg = Config(dict(default_hooks=hooks))
+    launch.use_atomic_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint.type == expected
