@@ -218,10 +218,13 @@ def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
         dict(type='Visualizer'),
         dict(type='Visualizer', name='visualizer', vis_backends=None),
         dict(type='Visualizer', vis_backends=[dict(type='mmengine.LocalVisBackend')]),
-        dict(vis_backends=[dict(type='LocalVisBackend', save_dir='elsewhere')]),
-        dict(vis_backends=[dict(type='LocalVisBackend', scalar_save_file='other.json')]),
-        dict(save_dir='elsewhere', vis_backends=[dict(type='LocalVisBackend')]),
-        dict(save_dir='elsewhere'),
+        dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend', save_dir='elsewhere')]),
+        dict(
+            type='Visualizer',
+            vis_backends=[dict(type='LocalVisBackend', scalar_save_file='other.json')],
+        ),
+        dict(type='Visualizer', save_dir='elsewhere', vis_backends=[dict(type='LocalVisBackend')]),
+        dict(type='Visualizer', save_dir='elsewhere'),
     ],
 )
 @pytest.mark.usefixtures('unformatted')
