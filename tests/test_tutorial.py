@@ -20,7 +20,9 @@ def short(cfg: Config) -> Config:
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     for hook in cfg.get('custom_hooks', ()):
         hook.update(
-            dict(InitCodebook=dict(images=16), Probe=dict(interval=2, images=12)).get(hook.type, {})
+            dict(InitCodebook=dict(num_images=16), Probe=dict(interval=2, num_images=12)).get(
+                hook.type, {}
+            )
         )
     return cfg
 

@@ -122,7 +122,7 @@ def files(cfg: dict) -> Iterator[Problem]:
         cache = get(cfg, name, 'dataset', 'token_cache')
         if cache and not Path(cache, 'about.json').exists():
             yield Problem(
-                f'{name}.dataset.token_cache: {cache} is no token cache; make it by tools/tokenize.py'
+                f'{name}.dataset.token_cache: {cache} is no token cache; make it by tools/cache_tokens.py'
             )
     load = cfg.get('load_from')
     if load and is_missing(load):

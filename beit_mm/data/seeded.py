@@ -73,7 +73,7 @@ class SeededDataset(Dataset):
         num_crops: make so many crops of an image and no more, with flip and jitter: all up to `TwoViews` depends on (seed,
             view, index), view = epoch mod `num_crops`, and only what follows, the mask, on the epoch too. Up to the epoch of
             that number nothing is different.
-        token_cache: folder of `tools/tokenize.py`. The ids of the crop are read there, as `token_ids`, in place of a
+        token_cache: folder of `tools/cache_tokens.py`. The ids of the crop are read there, as `token_ids`, in place of a
             token view; `num_crops` is the cache's.
         pipeline: replaces that of `dataset`; mmpretrain's kfold-cross-valid.py gives it.
 

@@ -1,4 +1,4 @@
-"""Visual tokens on disk: the ids of some crops of every image, computed once by `tools/tokenize.py` and read by every run.
+"""Visual tokens on disk: the ids of some crops of every image, computed once by `tools/cache_tokens.py` and read by every run.
 
 A cache is a folder of
     about.json   shape [views, images, h, w] and what the ids are of: tokenizer, seed, pipeline
@@ -31,7 +31,7 @@ class TokenCache:
         self.path = Path(path)
         if not (self.path / 'about.json').is_file():
             raise FileNotFoundError(
-                f'{path} is no token cache: make it with `python tools/tokenize.py CONFIG --out {path}`'
+                f'{path} is no token cache: make it with `python tools/cache_tokens.py CONFIG --out {path}`'
             )
         self.about = json.loads((self.path / 'about.json').read_text())
         self.num_crops, self.images, *self.grid = self.about['shape']
@@ -108,7 +108,7 @@ class TokenCache:
             of = self.num_crops * _blocks(self.images)
             raise ValueError(
                 f'{self.path} is not finished: {missing} of {of} blocks are missing. The command that made it goes on: '
-                f'`python tools/tokenize.py CONFIG --out {self.path}`'
+                f'`python tools/cache_tokens.py CONFIG --out {self.path}`'
             )
 
     def probe_keys(self) -> list[tuple[int, int]]:
@@ -117,7 +117,7 @@ class TokenCache:
     def _refuse(self, reason: str) -> None:
         raise ValueError(
             f'the token cache {self.path} is of something else. {reason}. Set this back, or make another cache: '
-            '`python tools/tokenize.py CONFIG --out OTHER_FOLDER`'
+            '`python tools/cache_tokens.py CONFIG --out OTHER_FOLDER`'
         )
 
     # -- ids -----------------------------------------------------------------------------------------------------------

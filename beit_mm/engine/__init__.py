@@ -2,27 +2,29 @@ from .. import compat
 
 compat.require('torch', 'mmengine', 'mmcv')
 
-from .anneal import Anneal
-from .any_checkpoint import AnyCheckpoint
-from .cached_tokens import CachedTokens
 from .checkpointing import AtomicCheckpointHook
-from .compile_blocks import CompileBlocks
-from .deferred_log import DeferredLog
 from .determinism import ExactResume, KeyedRandomness
-from .init_codebook import InitCodebook
-from .layer_decay import LayerDecayConstructor
+from .hooks import (
+    Anneal,
+    CachedTokens,
+    CompileBlocks,
+    ConvertCheckpoint,
+    DeferredLog,
+    InitCodebook,
+    Probe,
+    Throughput,
+)
 from .metrics import MIMMetric, TokenizerMetric
-from .probe import Probe
+from .optim import LayerDecayConstructor
 from .signals import StopOnSignal
-from .throughput import Throughput
 from .watchdog import Watchdog
 
 __all__ = [
     'Anneal',
-    'AnyCheckpoint',
     'AtomicCheckpointHook',
     'CachedTokens',
     'CompileBlocks',
+    'ConvertCheckpoint',
     'DeferredLog',
     'ExactResume',
     'InitCodebook',

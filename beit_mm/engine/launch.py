@@ -13,12 +13,10 @@ from ..data.guard import CheckSamples, list_readable
 from ..utils.arguments import join_names
 from ..utils.cfg_options import Options
 from ..utils.config_tree import kind, nodes
-from .any_checkpoint import AnyCheckpoint
-from .cached_tokens import CachedTokens
 from .cpu import adapt_to_cpu
-from .deferred_log import DeferredLog
 from .determinism import ExactResume, KeyedRandomness
 from .find_checkpoint import list_checkpoints
+from .hooks import CachedTokens, ConvertCheckpoint, DeferredLog
 from .process_group import LAUNCHERS, join, resume_after_restart, set_ranks
 from .watchdog import Watchdog
 
@@ -102,7 +100,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
             loader['dataset'] = list_readable(loader['dataset'])
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.register_hook(AnyCheckpoint(strict=every_key))
+    runner.register_hook(ConvertCheckpoint(strict=every_key))
     for hook in (KeyedRandomness, ExactResume, CheckSamples, CachedTokens, Watchdog, DeferredLog):
         if not any(isinstance(known, hook) for known in runner.hooks):
             runner.register_hook(hook())

@@ -16,4 +16,4 @@ test_pipeline[4] = mask
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 val_dataloader = dict(dataset=dict(dataset=dict(pipeline=test_pipeline)))
 test_dataloader = val_dataloader
-custom_hooks = [dict(type='Throughput', gflop=106), dict(type='CompileBlocks')]  # no tokenizer
+custom_hooks = [dict(type='Throughput', gflop_per_image=106), dict(type='CompileBlocks')]  # no tokenizer

@@ -65,7 +65,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iters, eta_min=5e-5),
 ]
 custom_hooks = [
-    dict(type='InitCodebook', images=192, sharpness=15.0),
+    dict(type='InitCodebook', num_images=192, sharpness=15.0),
     dict(type='Anneal', attribute='beta', start=0.1, end=0.02, iters=iters),
     dict(type='Anneal', attribute='temperature', start=1.0, end=1 / 16, iters=iters),
 ]

@@ -148,7 +148,7 @@ MISTAKES = {
     'no tokenizer': (PRETRAIN, {'model.target.checkpoint': None}, 'model.target: no tokenizer is given'),
     'no token cache': (
         PRETRAIN, {'train_dataloader.dataset.token_cache': 'nowhere'},
-        'train_dataloader.dataset.token_cache: nowhere is no token cache; make it by tools/tokenize.py'),
+        'train_dataloader.dataset.token_cache: nowhere is no token cache; make it by tools/cache_tokens.py'),
     'weights of another kind': (
         CLASSIFY, {INIT: dict(_delete_=True, type='Pretrained', checkpoint='{other}')},
         'state dict'),

@@ -237,7 +237,7 @@ def test_every_part_takes_images_of_any_channels(channels, data, tmp_path):
         head=dict(type='beit_mm.MIMHead', in_channels=16, out_channels=16), num_masked=6,
         data_preprocessor=dict(type='beit_mm.MIMDataPreprocessor', **normalize),
     )  # fmt: skip
-    probe = dict(type='beit_mm.Probe', interval=2, images=4, dataloader='train_dataloader')
+    probe = dict(type='beit_mm.Probe', interval=2, num_images=4, dataloader='train_dataloader')
     dataset = dict(folder, pipeline=views)
     trained(tmp_path / 'pretrain', 'beit_mm', pretrainer, dataset, 'default_collate', [probe])
 

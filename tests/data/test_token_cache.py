@@ -20,7 +20,7 @@ from beit_mm.checkpoint.files import read_file
 from beit_mm.data import token_cache
 from beit_mm.data.seeded import SeededDataset
 from beit_mm.data.token_cache import TokenCache
-from beit_mm.engine import tokenize
+from beit_mm.engine import cache_tokens
 from beit_mm.engine.launch import build_runner
 from beit_mm.models import TokenTarget
 from beit_mm.registry import DATASETS, MODELS
@@ -79,13 +79,13 @@ def make(data: Path, path: Path, num_crops: int = CROPS, split: str = 'train') -
             '--jobs',
             '0',
         ]
-        tokenize.main([*words, '--split', split])
+        cache_tokens.main([*words, '--split', split])
     return path
 
 
 def small_blocks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(token_cache, 'BLOCK', 5)
-    patch.setattr(tokenize, 'BLOCK', 5)
+    patch.setattr(cache_tokens, 'BLOCK', 5)
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +225,7 @@ def test_where_a_bad_sample_is_skipped_the_ids_are_those_of_its_replacement(data
     Path(root, 'train', bad).write_text('no image')
     cfg.dump(tmp_path / 'config.py')
     words = ['--out', str(tmp_path / 'tokens'), '--crops', str(CROPS), '--jobs', '0']
-    tokenize.main([str(tmp_path / 'config.py'), *words])
+    cache_tokens.main([str(tmp_path / 'config.py'), *words])
     plain = dataset(cfg)
     cfg.train_dataloader.dataset.token_cache = str(tmp_path / 'tokens')
     cached = dataset(cfg)
@@ -452,7 +452,7 @@ def test_a_wrong_use_says_what_to_do(data, cache, tmp_path):
     for dataset_of, words in [
         (
             dict(token_cache=str(tmp_path / 'none')),
-            r'is no token cache: make it with `python tools/tokenize.py CONFIG',
+            r'is no token cache: make it with `python tools/cache_tokens.py CONFIG',
         ),
         (
             dict(token_cache=str(cache), num_crops=3),

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from beit_mm.engine import Anneal
-from beit_mm.engine.anneal import cosine
+from beit_mm.engine.hooks.anneal import cosine
 
 
 def test_half_a_cosine():

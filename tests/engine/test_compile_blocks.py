@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from beit_mm.engine import compile_blocks as module
-from beit_mm.engine.compile_blocks import CompileBlocks, compile_blocks
+from beit_mm.engine.hooks import compile_blocks as module
+from beit_mm.engine.hooks.compile_blocks import CompileBlocks, compile_blocks
 from beit_mm.models import BEiT, TokenTarget
 from beit_mm.registry import MODELS
 

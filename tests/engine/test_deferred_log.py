@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trials import toy
 
 from beit_mm.checkpoint.files import read_file
-from beit_mm.engine.deferred_log import DeferredLog, defer
+from beit_mm.engine.hooks.deferred_log import DeferredLog, defer
 from beit_mm.engine.launch import build_runner
 from beit_mm.models import relative_position
 from beit_mm.registry import MODELS

@@ -47,7 +47,7 @@ def test_codes_are_those_of_the_first_training_images(init_cfg):
     by_hand.load_state_dict(by_hook.state_dict())
     runner = run(by_hook)
     torch.manual_seed(2)
-    InitCodebook(images=20, sharpness=3.0).before_train(runner)  # whole batches: 24
+    InitCodebook(num_images=20, sharpness=3.0).before_train(runner)  # whole batches: 24
     torch.manual_seed(2)
     by_hand.init_codebook(runner.images[:24], 3.0)
     assert torch.equal(row(by_hook), row(by_hand)) and not torch.equal(row(by_hook), row(vae()))
@@ -57,7 +57,7 @@ def test_a_smaller_data_set_is_taken_whole():
     by_hook, by_hand = vae(), vae()
     runner = run(by_hook)
     torch.manual_seed(2)
-    InitCodebook(images=1000).before_train(runner)
+    InitCodebook(num_images=1000).before_train(runner)
     torch.manual_seed(2)
     by_hand.init_codebook(runner.images)
     assert torch.equal(row(by_hook), row(by_hand))
@@ -95,7 +95,7 @@ def train(folder, images: torch.Tensor, iters: int, seed: int, **config) -> Watc
         ),
         train_cfg=dict(by_epoch=False, max_iters=iters),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
-        custom_hooks=[InitCodebook(images=24)],
+        custom_hooks=[InitCodebook(num_images=24)],
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False)),
         randomness=dict(seed=seed),
         experiment_name=f'{folder.name}_{seed}',

@@ -18,7 +18,7 @@ from shapes import draw as shapes
 from trials import toy
 
 from beit_mm.engine import Probe
-from beit_mm.engine.probe import choose
+from beit_mm.engine.hooks.probe import choose
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 
@@ -72,7 +72,7 @@ def test_a_run_has_the_same_bits_with_a_probe_and_without(name, data, tmp_path):
         cfg.train_dataloader.sampler.seed = 0
         if 'backbone' in cfg.model:
             cfg.model.backbone.update(drop_path_rate=0.5, frozen_stages=1)
-        cfg.custom_hooks = [dict(type='beit_mm.Probe', interval=2, images=9)] if probe else []
+        cfg.custom_hooks = [dict(type='beit_mm.Probe', interval=2, num_images=9)] if probe else []
         runner = Runner.from_cfg(
             cfg
         )  # without KeyedRandomness, which would hide that random numbers were used up
@@ -108,7 +108,7 @@ def test_probes_are_no_validations(data, tmp_path):
 
 def _of_a_rank(cfg: Config, out: Path) -> None:
     torch.distributed.init_process_group('gloo')
-    probe, model = Probe(images=7), built(cfg)
+    probe, model = Probe(num_images=7), built(cfg)
     probe.before_train(bare(cfg, model))
     torch.save((len(probe.picks), probe.measure(model)), out / f'{torch.distributed.get_rank()}.pt')
     torch.distributed.destroy_process_group()
@@ -116,7 +116,7 @@ def _of_a_rank(cfg: Config, out: Path) -> None:
 
 def test_two_ranks_share_the_images_and_find_what_one_does(data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
-    model, probe = built(cfg), Probe(images=7)
+    model, probe = built(cfg), Probe(num_images=7)
     probe.before_train(bare(cfg, model))
     alone, alarms = probe.measure(model)
     port = toy.free_port()
@@ -137,7 +137,11 @@ def test_two_ranks_share_the_images_and_find_what_one_does(data, tmp_path):
 @pytest.mark.parametrize('name', ['knn_top1', 'attention_distance', 'code_usage', 'masked_tokens'])
 def test_measures_are_taken_one_by_one(name, data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
-    model, alone, all_of_them = built(cfg), Probe(images=6, measures=[name]), Probe(images=6)
+    model, alone, all_of_them = (
+        built(cfg),
+        Probe(num_images=6, measures=[name]),
+        Probe(num_images=6),
+    )
     found = []
     for probe in (alone, all_of_them):
         probe.before_train(bare(cfg, model))
@@ -150,7 +154,7 @@ def test_scenes_of_any_size_are_measured_without_classes(data, tmp_path):
     cfg.val_dataloader.dataset.pipeline.insert(
         1, dict(type='Resize', scale=(90, 60), keep_ratio=False)
     )
-    probe, model = Probe(images=2), built(cfg)
+    probe, model = Probe(num_images=2), built(cfg)
     probe.before_train(bare(cfg, model))
     names = {name.split('/')[0] for name in probe.measure(model)[0]}
     assert names == {'effective_rank', 'attention_distance'}
@@ -161,7 +165,7 @@ def test_every_second_epoch_is_measured_and_the_last(data, tmp_path):
     cfg.train_dataloader.sampler.infinite = False
     cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
     cfg.custom_hooks = [
-        dict(type='beit_mm.Probe', by_epoch=True, interval=2, images=4, measures=['knn_top1'])
+        dict(type='beit_mm.Probe', by_epoch=True, interval=2, num_images=4, measures=['knn_top1'])
     ]
     Runner.from_cfg(cfg).train()
     assert [line['step'] for line in lines(tmp_path) if 'probe/seconds' in line] == [
@@ -172,7 +176,7 @@ def test_every_second_epoch_is_measured_and_the_last(data, tmp_path):
 
 def test_a_dead_run_is_called_dead(data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
-    model, probe = built(cfg), Probe(images=9)
+    model, probe = built(cfg), Probe(num_images=9)
     with torch.no_grad():
         model.backbone.patch_embed.proj.weight.zero_()
         model.head.proj.weight.zero_()
@@ -186,7 +190,7 @@ def test_a_dead_run_is_called_dead(data, tmp_path):
 
 def test_a_run_that_learns_is_left_in_peace(data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
-    model, probe = built(cfg), Probe(images=9)
+    model, probe = built(cfg), Probe(num_images=9)
     probe.before_train(bare(cfg, model))
     probe.begins = False
     views = torch.cat(
@@ -209,7 +213,7 @@ def test_a_run_that_learns_is_left_in_peace(data, tmp_path):
 
 def test_a_tokenizer_that_forgot_its_codes_is_named(data, tmp_path):
     cfg = config('tokenizer', data, tmp_path)
-    model, probe = built(cfg), Probe(images=5)
+    model, probe = built(cfg), Probe(num_images=5)
     with torch.no_grad():
         model.encoder.output.conv.bias[3] = 1e6
     probe.before_train(bare(cfg, model))
@@ -226,7 +230,7 @@ def test_a_tokenizer_that_forgot_its_codes_is_named(data, tmp_path):
 def test_frozen_parts_still_evaluate_and_the_others_train_behind_a_measurement(data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
     cfg.model.backbone.frozen_stages = 1
-    model, probe = built(cfg).train(), Probe(images=2)
+    model, probe = built(cfg).train(), Probe(num_images=2)
     probe.before_train(bare(cfg, model))
     modes = [module.training for module in model.modules()]
     probe.measure(model)
@@ -235,10 +239,10 @@ def test_frozen_parts_still_evaluate_and_the_others_train_behind_a_measurement(d
 
 def test_the_interval_keeps_it_rare(data, tmp_path):
     cfg = config('pretrain', data, tmp_path)
-    probe = Probe(images=12)
+    probe = Probe(num_images=12)
     probe.before_train(bare(cfg, built(cfg)))
     assert probe.interval == 600  # 2 images a step: 1200 for 12
-    probe = Probe(images=2)
+    probe = Probe(num_images=2)
     runner = bare(cfg, built(cfg))
     runner.max_iters = 20_000
     probe.before_train(runner)

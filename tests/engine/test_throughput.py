@@ -7,7 +7,7 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from beit_mm.engine.throughput import Throughput, images_of, matmul_peak
+from beit_mm.engine.hooks.throughput import Throughput, images_of, matmul_peak
 
 
 class Toy(BaseModel):
@@ -48,24 +48,26 @@ def train(tmp_path, hook: Throughput) -> dict:
 
 
 def test_each_log_tells_images_a_second_the_wait_for_data_and_the_share_of_the_peak(tmp_path):
-    logged = train(tmp_path, Throughput(gflop=2.0, peak=0.001))
-    assert all(len(logged[f'train/{name}']) == 2 for name in ('images_per_s', 'data_wait', 'mfu'))
+    logged = train(tmp_path, Throughput(gflop_per_image=2.0, peak_tflops=0.001))
+    assert all(
+        len(logged[f'train/{name}']) == 2 for name in ('images_per_s', 'data_time_frac', 'mfu')
+    )
     for rate, wait, share in zip(
-        *(logged[f'train/{n}'] for n in ('images_per_s', 'data_wait', 'mfu')), strict=True
+        *(logged[f'train/{n}'] for n in ('images_per_s', 'data_time_frac', 'mfu')), strict=True
     ):
         assert 0 < rate <= 12 / (12 * 0.01)  # no faster than its loader
         assert 0 < wait < 1
         assert share == pytest.approx(rate * 2.0 / 1.0)
     if not torch.cuda.is_available():
-        assert logged['train/rss'][-1] > 50
+        assert logged['train/peak_rss_mib'][-1] > 50
 
 
 @pytest.mark.long
 def test_without_operations_there_is_no_share_and_nonsense_is_an_error(tmp_path):
     logged = train(tmp_path, Throughput())
     assert 'train/images_per_s' in logged and 'train/mfu' not in logged
-    with pytest.raises(ValueError, match='gflop=-1'):
-        Throughput(gflop=-1)
+    with pytest.raises(ValueError, match='gflop_per_image=-1'):
+        Throughput(gflop_per_image=-1)
 
 
 def test_images_are_counted_in_any_batch():

@@ -26,12 +26,12 @@ from beit_mm.engine import (
     Watchdog,
     launch,
 )  # fmt: skip
-from beit_mm.engine.anneal import cosine
-from beit_mm.engine.probe import MEASURES
+from beit_mm.engine.hooks.anneal import cosine
+from beit_mm.engine.hooks.probe import MEASURES
 from beit_mm.models import BEiT, DiscreteVAE
 
 FUZZED = {
-    'Anneal', 'AnyCheckpoint', 'AtomicCheckpointHook', 'CPUAmpOptimWrapper', 'CachedTokens', 'CompileBlocks', 'DeferredLog',
+    'Anneal', 'ConvertCheckpoint', 'AtomicCheckpointHook', 'CPUAmpOptimWrapper', 'CachedTokens', 'CompileBlocks', 'DeferredLog',
     'ExactResume', 'InitCodebook', 'KeyedRandomness', 'LayerDecayConstructor', 'MIMMetric', 'Probe', 'StopOnSignal',
     'Throughput', 'TokenizerMetric', 'Watchdog',
 }  # fmt: skip
@@ -70,16 +70,16 @@ def test_a_watchdog_of_any_settings_is_refused_or_has_them(**how):
 
 @examples(40)
 @given(
-    images=mostly(st.integers(1, 9)), sharpness=mostly(st.floats(0.1, 9)), vocab_size=st.integers(2, 9),
+    num_images=mostly(st.integers(1, 9)), sharpness=mostly(st.floats(0.1, 9)), vocab_size=st.integers(2, 9),
     alike=st.booleans(), number=st.integers(1, 3),
 )  # fmt: skip
 def test_a_codebook_is_refused_or_starts_from_the_data(
-    images, sharpness, vocab_size, alike, number
+    num_images, sharpness, vocab_size, alike, number
 ):
     try:
-        hook = InitCodebook(images, sharpness)
+        hook = InitCodebook(num_images, sharpness)
     except Exception as error:
-        return refused(error, images=images, sharpness=sharpness)
+        return refused(error, num_images=num_images, sharpness=sharpness)
     model = DiscreteVAE(vocab_size=vocab_size, width=4, groups=2, blocks=1, width_in=4)
     views = torch.full((number, 3, 4, 4), 0.5) if alike else torch.rand(number, 3, 4, 4)
     try:
@@ -202,7 +202,7 @@ def test_a_metric_of_masked_modeling_is_finite_or_says_that_nothing_is_hidden(
 
 @examples(60)
 @given(
-    interval=mostly(st.none() | st.integers(1, 9)), by_epoch=st.booleans(), images=mostly(st.integers(2, 9)),
+    interval=mostly(st.none() | st.integers(1, 9)), by_epoch=st.booleans(), num_images=mostly(st.integers(2, 9)),
     dataloader=mostly(st.sampled_from(['val_dataloader', {}]), st.sampled_from([None, 3])),
     measures=mostly(st.none() | st.lists(st.sampled_from(MEASURES)), st.sampled_from(['knn', ['knn'], 3, [[]]])),
 )  # fmt: skip
@@ -222,8 +222,12 @@ def test_hooks_of_speed_are_refused_or_keep_their_settings(gflop, peak, backend)
     try:
         hooks = [Throughput(gflop, peak), CompileBlocks(backend)]
     except Exception as error:
-        return refused(error, gflop=gflop, peak=peak, backend=backend)
-    assert [hooks[0].gflop, hooks[0].peak, hooks[1].backend] == [gflop, peak, backend]
+        return refused(error, gflop_per_image=gflop, peak_tflops=peak, backend=backend)
+    assert [hooks[0].gflop_per_image, hooks[0].peak_tflops, hooks[1].backend] == [
+        gflop,
+        peak,
+        backend,
+    ]
 
 
 # -- a whole run -----------------------------------------------------------------------------------------------------------
@@ -252,7 +256,7 @@ def test_a_run_of_any_settings_ends_and_goes_on(tmp_path_factory, patience, keep
         cfg.default_hooks.checkpoint.max_keep_ckpts = keep
         cfg.custom_hooks = [dict(type='Watchdog', patience=patience), dict(type='StopOnSignal')]
         cfg.custom_hooks += [
-            dict(type='Throughput', gflop=1.0, peak=1.0),
+            dict(type='Throughput', gflop_per_image=1.0, peak_tflops=1.0),
             dict(type='CompileBlocks', backend='eager', cpu=True),
         ]
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper' if amp else 'OptimWrapper'

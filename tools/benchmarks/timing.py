@@ -12,7 +12,7 @@ import torch
 from reports.summary import processor
 
 from beit_mm.engine.cpu import has_bfloat16
-from beit_mm.engine.throughput import matmul_peak
+from beit_mm.engine.hooks.throughput import matmul_peak
 from beit_mm.utils.processes import peak_memory_mib
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'

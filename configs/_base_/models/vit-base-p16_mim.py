@@ -21,5 +21,5 @@ model = dict(
         tokenizer=dict(type='DiscreteVAE', vocab_size=8192, width=256, groups=4, blocks=2, width_in=128)),
     head=dict(type='MIMHead', in_channels=768, out_channels=8192))
 custom_hooks = [
-    dict(type='Throughput', gflop=160),  # an image, with its tokens (docs/performance.md)
+    dict(type='Throughput', gflop_per_image=160),  # an image, with its tokens (docs/performance.md)
     dict(type='CompileBlocks')]  # on a GPU: about a minute to start, then 1.4 times as fast

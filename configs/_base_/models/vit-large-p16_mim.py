@@ -1,3 +1,3 @@
 _base_ = 'vit-base-p16_mim.py'
 model = dict(backbone=dict(arch='large'), head=dict(in_channels=1024))
-custom_hooks = [dict(type='Throughput', gflop=425), dict(type='CompileBlocks')]
+custom_hooks = [dict(type='Throughput', gflop_per_image=425), dict(type='CompileBlocks')]

@@ -9,43 +9,43 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
-from ..registry import HOOKS
-from ..utils.arguments import check_numbers
+from ...registry import HOOKS
+from ...utils.arguments import check_numbers
 
 ENOUGH = 0.01  # seconds that a matrix product takes to be timed
 
 
 @HOOKS.register_module()
 class Throughput(Hook):
-    """Adds to each line of the training log, over the iterations since the last one: `images_per_s` of all ranks, `data_wait`
-    (the share of the time, from 0 to 1, in which the loop waited for its loader), `mfu` and, on a CPU, `rss` (peak, MiB;
+    """Adds to each line of the training log, over the iterations since the last one: `images_per_s` of all ranks, `data_time_frac`
+    (the share of the time, from 0 to 1, in which the loop waited for its loader), `mfu` and, on a CPU, `peak_rss_mib` (peak, MiB;
     the log has a GPU's memory anyway).
 
     Args:
-        gflop: operations an image, forward, backward and tokenizer (docs/performance.md); None leaves `mfu` out, the share of
+        gflop_per_image: operations an image, forward, backward and tokenizer (docs/performance.md); None leaves `mfu` out, the share of
             the peak ("model FLOPs utilization").
-        peak: TFLOP/s of a device in the precision that is trained in; None: measured by a large matrix product at the start.
+        peak_tflops: TFLOP/s of a device in the precision that is trained in; None: measured by a large matrix product at the start.
 
-    Raises ValueError for a `gflop` or `peak` that is not positive.
+    Raises ValueError for a `gflop_per_image` or `peak_tflops` that is not positive.
     """
 
     priority = 'NORMAL'  # before the logger, which comes below
 
-    def __init__(self, gflop: float | None = None, peak: float | None = None):
-        for name, value in dict(gflop=gflop, peak=peak).items():
+    def __init__(self, gflop_per_image: float | None = None, peak_tflops: float | None = None):
+        for name, value in dict(gflop_per_image=gflop_per_image, peak_tflops=peak_tflops).items():
             if value is not None:
                 check_numbers(**{name: value})
                 if value <= 0:
                     raise ValueError(f'{name}={value}: give a positive number, or None')
-        self.gflop, self.peak = gflop, peak
+        self.gflop_per_image, self.peak_tflops = gflop_per_image, peak_tflops
 
     def before_train(self, runner: Runner) -> None:
         self.interval = next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 50)
-        if self.gflop and self.peak is None:
+        if self.gflop_per_image and self.peak_tflops is None:
             device = next(runner.model.parameters()).device
             amp = 'Amp' in type(runner.optim_wrapper).__name__
             half = torch.bfloat16 if device.type == 'cpu' else torch.float16
-            self.peak = matmul_peak(device, half if amp else torch.float32) / 1e12
+            self.peak_tflops = matmul_peak(device, half if amp else torch.float32) / 1e12
         self._restart()
 
     before_train_epoch = before_train  # a validation in between is not training
@@ -66,11 +66,13 @@ class Throughput(Hook):
                 torch.cuda.synchronize()  # the logger is about to wait in any case
             seconds = time.perf_counter() - self.start
             rate = self.images / seconds
-            values = dict(images_per_s=rate * get_world_size(), data_wait=self.waited / seconds)
-            if self.gflop:
-                values['mfu'] = rate * self.gflop / (self.peak * 1e3)
+            values = dict(
+                images_per_s=rate * get_world_size(), data_time_frac=self.waited / seconds
+            )
+            if self.gflop_per_image:
+                values['mfu'] = rate * self.gflop_per_image / (self.peak_tflops * 1e3)
             if not torch.cuda.is_available():
-                values['rss'] = peak_rss()
+                values['peak_rss_mib'] = peak_rss()
             for name, value in values.items():
                 runner.message_hub.update_scalar(f'train/{name}', value)
             self._restart()

@@ -1,11 +1,11 @@
 """Computes the visual tokens of a pre-training config's crops once, for any number of runs.
 
-    python tools/tokenize.py CONFIG --crops 8 --out data/tokens --cfg-options model.target.checkpoint=TOKENIZER
+    python tools/cache_tokens.py CONFIG --crops 8 --out data/tokens --cfg-options model.target.checkpoint=TOKENIZER
     python tools/train.py CONFIG --cfg-options model.target.checkpoint=TOKENIZER train_dataloader.dataset.token_cache=data/tokens
 
 Stopped or killed it goes on where it was, by the same command. Several processes share the work:
 
-    torchrun --nproc-per-node 8 tools/tokenize.py CONFIG --launcher pytorch …
+    torchrun --nproc-per-node 8 tools/cache_tokens.py CONFIG --launcher pytorch …
 """
 
 import argparse

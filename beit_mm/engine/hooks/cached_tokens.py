@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..data.token_cache import TokenCache
-from ..registry import HOOKS
-from ..utils.unwrap_model import unwrap_model
+from ...data.token_cache import TokenCache
+from ...registry import HOOKS
+from ...utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()

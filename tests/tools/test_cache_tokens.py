@@ -1,4 +1,4 @@
-"""tools/tokenize.py from the command line: on several processes, and what it says of what cannot be."""
+"""tools/cache_tokens.py from the command line: on several processes, and what it says of what cannot be."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from data.test_token_cache import config, data, whole  # noqa: F401
 from small import ROOT
 
 from beit_mm.data.token_cache import TokenCache
-from beit_mm.engine import tokenize
+from beit_mm.engine import cache_tokens
 from beit_mm.registry import MODELS
 
 pytestmark = pytest.mark.any_stack
@@ -28,7 +28,7 @@ def run(*words: object, ranks: int = 0) -> str:
         if ranks
         else []
     )
-    command = [sys.executable, *launcher, 'tools/tokenize.py', *map(str, words)]
+    command = [sys.executable, *launcher, 'tools/cache_tokens.py', *map(str, words)]
     env = os.environ | dict(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1')
     done = subprocess.run(
         command,
@@ -52,11 +52,11 @@ def file(data, tmp_path) -> Path:  # noqa: F811
 @pytest.mark.long
 def test_two_processes_share_the_work_and_make_what_one_makes(file, tmp_path):
     words = [file, '--crops', 3, '--jobs', 0]
-    tokenize.main([*map(str, words), '--out', str(tmp_path / 'one')])
+    cache_tokens.main([*map(str, words), '--out', str(tmp_path / 'one')])
     said = run(*words, '--out', tmp_path / 'two', '--launcher', 'pytorch', ranks=2)
     assert whole(tmp_path / 'one') == whole(tmp_path / 'two')
     assert said.count('3 crops of 12 images. Use it by train_dataloader.dataset.token_cache') == 1
-    tokenize.main([*map(str, words), '--out', str(tmp_path / 'two')])  # has nothing left to do
+    cache_tokens.main([*map(str, words), '--out', str(tmp_path / 'two')])  # has nothing left to do
     assert len(TokenCache(tmp_path / 'two').todo()) == 0
 
 
@@ -64,7 +64,9 @@ def test_the_views_are_the_epochs_of_the_run(data, tmp_path):  # noqa: F811
     cfg = config(data, tmp_path / 'work')
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2)
     cfg.dump(tmp_path / 'config.py')
-    tokenize.main([str(tmp_path / 'config.py'), '--out', str(tmp_path / 'tokens'), '--jobs', '2'])
+    cache_tokens.main(
+        [str(tmp_path / 'config.py'), '--out', str(tmp_path / 'tokens'), '--jobs', '2']
+    )
     assert TokenCache(tmp_path / 'tokens').num_crops == 2
     ids = np.fromfile(tmp_path / 'tokens/ids', '<u2').reshape(2, 12, 64)
     assert len(np.unique(ids.reshape(24, 64), axis=0)) == 24
@@ -102,7 +104,7 @@ def test_what_cannot_be_is_told_with_the_mend(options, words, data, tmp_path):  
     cfg.dump(tmp_path / 'config.py')
     views = ['--crops', '1'] if options else []
     with pytest.raises(SystemExit, match=f'error: .*{words}'):
-        tokenize.main([str(tmp_path / 'config.py'), '--out', str(tmp_path / 'tokens'), *views])
+        cache_tokens.main([str(tmp_path / 'config.py'), '--out', str(tmp_path / 'tokens'), *views])
     assert not (tmp_path / 'tokens').exists()
 
 
@@ -116,20 +118,22 @@ def test_more_codes_than_16_bits_tell_apart_are_an_error(data, tmp_path):  # noq
     )
     cfg.dump(tmp_path / 'config.py')
     with pytest.raises(SystemExit, match='error: 65537 codes do not fit the 16 bits of an id'):
-        tokenize.main(
+        cache_tokens.main(
             [str(tmp_path / 'config.py'), '--out', str(tmp_path / 'tokens'), '--crops', '1']
         )
 
 
 def test_a_cache_of_other_crops_is_not_gone_on_with(file, tmp_path):
     words = [str(file), '--out', str(tmp_path / 'tokens'), '--jobs', '0']
-    tokenize.main([*words, '--crops', '1'])
+    cache_tokens.main([*words, '--crops', '1'])
     with pytest.raises(
         SystemExit, match='has 1 crops per image, not 2: make another cache in another folder'
     ):
-        tokenize.main([*words, '--crops', '2'])
+        cache_tokens.main([*words, '--crops', '2'])
     with pytest.raises(SystemExit, match='seed: the cache has 0, the run 1'):
-        tokenize.main([*words, '--crops', '1', '--cfg-options', 'train_dataloader.dataset.seed=1'])
+        cache_tokens.main(
+            [*words, '--crops', '1', '--cfg-options', 'train_dataloader.dataset.seed=1']
+        )
 
 
 def test_beside_this_tool_python_finds_its_own_module_of_the_name():

@@ -4,11 +4,11 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..models.block import Block
-from ..models.targets import TokenTarget
-from ..registry import HOOKS
-from ..utils.arguments import check_choices
-from ..utils.unwrap_model import unwrap_model
+from ...models.block import Block
+from ...models.targets import TokenTarget
+from ...registry import HOOKS
+from ...utils.arguments import check_choices
+from ...utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()

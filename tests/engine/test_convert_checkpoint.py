@@ -15,8 +15,8 @@ from beit_mm.checkpoint.files import read_file, state_of
 from beit_mm.checkpoint.model_loading import load_weights
 from beit_mm.checkpoint.origins import from_ours
 from beit_mm.config_check.weights import _by_name, weights_fit
-from beit_mm.engine import AnyCheckpoint
-from beit_mm.engine.any_checkpoint import _normalization
+from beit_mm.engine import ConvertCheckpoint
+from beit_mm.engine.hooks.convert_checkpoint import _normalization
 from beit_mm.engine.launch import build_runner
 from beit_mm.models import BEiT, BEiTPretrainer
 from beit_mm.registry import MODELS
@@ -175,7 +175,7 @@ def test_a_state_dict_without_a_wrapper_is_loaded_too(tmp_path, plain):
     state = {k: torch.full_like(v, 3) for k, v in model.state_dict().items()}
     run = SimpleNamespace(model=model, cfg=dict(load_from='a.pth'), logger=None, _resume=False)
     checkpoint = dict(state) if plain == 'bare' else dict(state_dict=state)
-    AnyCheckpoint().after_load_checkpoint(run, checkpoint)
+    ConvertCheckpoint().after_load_checkpoint(run, checkpoint)
     assert checkpoint['state_dict'] == state
 
 

@@ -15,14 +15,14 @@ from mmengine.registry import DATASETS, FUNCTIONS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..data.seeded import seeded
-from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
-from ..models.attention import attention_weights
-from ..registry import HOOKS
-from ..utils.arguments import check_integers
-from ..utils.unwrap_model import unwrap_model
-from .measures import attention_distance, code_usage, effective_rank, knn_top1, linear_probe
-from .metrics import MIMMetric, TokenizerMetric
+from ...data.seeded import seeded
+from ...models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
+from ...models.attention import attention_weights
+from ...registry import HOOKS
+from ...utils.arguments import check_integers
+from ...utils.unwrap_model import unwrap_model
+from ..measures import attention_distance, code_usage, effective_rank, knn_top1, linear_probe
+from ..metrics import MIMMetric, TokenizerMetric
 
 MEASURES = (
     'knn_top1',
@@ -53,7 +53,7 @@ class Probe(Hook):
     Args:
         interval: iterations, or with `by_epoch` epochs. None: a hundredth of the run, but a hundred images are trained
             on for one that is measured. Both take about as long, so that this is 1 % of the time; the log says `seconds`.
-        images: how many, of at most twenty classes; they are read once and kept.
+        num_images: how many, of at most twenty classes; they are read once and kept.
         dataloader: key of the config, or a data loader's config: whose data set, collate_fn and batch_size are used.
         measures: names of the table; None: all that this model and these images allow.
 
@@ -64,7 +64,7 @@ class Probe(Hook):
         self,
         interval: int | None = None,
         by_epoch: bool = False,
-        images: int = 500,
+        num_images: int = 500,
         dataloader: str | dict = 'val_dataloader',
         measures: list[str] | None = None,
     ):
@@ -74,14 +74,14 @@ class Probe(Hook):
             raise ValueError(
                 f'measures={measures!r}: give None, or a list of {", ".join(MEASURES)}'
             )
-        check_integers(2, images=images)
+        check_integers(2, num_images=num_images)
         if interval is not None or by_epoch:
             check_integers(1, interval=interval)
         if not isinstance(dataloader, str | dict):
             raise TypeError(
                 f'dataloader={dataloader!r}: give a key of the config, or the config of a data loader'
             )
-        self.interval, self.by_epoch, self.images = interval, by_epoch, images
+        self.interval, self.by_epoch, self.num_images = interval, by_epoch, num_images
         self.dataloader, self.measures = dataloader, measures
         self.begins = True  # every model is at the marginal then
 
@@ -98,7 +98,7 @@ class Probe(Hook):
         with seeded(0):
             dataset = DATASETS.build(loader['dataset'])
             known = labels_of(dataset)
-            picks = choose(known, self.images)
+            picks = choose(known, self.num_images)
             self.picks = picks[get_rank() :: get_world_size()]
             collate = FUNCTIONS.get(loader.get('collate_fn', dict(type='pseudo_collate'))['type'])
             size = loader.get('batch_size', 1)

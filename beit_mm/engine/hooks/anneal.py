@@ -5,9 +5,9 @@ import math
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..registry import HOOKS
-from ..utils.arguments import check_integers, check_numbers
-from ..utils.unwrap_model import unwrap_model
+from ...registry import HOOKS
+from ...utils.arguments import check_integers, check_numbers
+from ...utils.unwrap_model import unwrap_model
 
 
 def cosine(start: float, end: float, iters: int, iteration: int) -> float:

@@ -4,17 +4,17 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..checkpoint.files import state_of, unused_copies
-from ..checkpoint.fit import check_lora
-from ..checkpoint.model_loading import fit_model
-from ..checkpoint.weights import parse
-from ..models import BEiT, BEiTPretrainer, DiscreteVAE
-from ..registry import HOOKS
-from ..utils.unwrap_model import unwrap_model
+from ...checkpoint.files import state_of, unused_copies
+from ...checkpoint.fit import check_lora
+from ...checkpoint.model_loading import fit_model
+from ...checkpoint.weights import parse
+from ...models import BEiT, BEiTPretrainer, DiscreteVAE
+from ...registry import HOOKS
+from ...utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()
-class AnyCheckpoint(Hook):
+class ConvertCheckpoint(Hook):
     """Make the checkpoint of `load_from` one of this model, whoever wrote it: renamed, positions fitted, each key accounted for.
 
     It also stores mean, std and channel order of the data preprocessor in each checkpoint, and warns if a run normalizes its

@@ -10,7 +10,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..registry import HOOKS
+from ...registry import HOOKS
 
 MOST = 4096  # values kept, should nobody ever read
 

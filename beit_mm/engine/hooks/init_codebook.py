@@ -5,22 +5,22 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from ..registry import HOOKS
-from ..utils.arguments import check_integers, check_numbers, pretrained_checkpoint
-from ..utils.unwrap_model import unwrap_model
+from ...registry import HOOKS
+from ...utils.arguments import check_integers, check_numbers, pretrained_checkpoint
+from ...utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()
 class InitCodebook(Hook):
-    """Before the first iteration of a run from scratch, give `DiscreteVAE.init_codebook` the first `images` training images.
+    """Before the first iteration of a run from scratch, give `DiscreteVAE.init_codebook` the first `num_images` training images.
 
     Raises ValueError when the model has no codebook.
     """
 
-    def __init__(self, images: int = 192, sharpness: float = 4.0):
-        check_integers(1, images=images)
+    def __init__(self, num_images: int = 192, sharpness: float = 4.0):
+        check_integers(1, num_images=num_images)
         check_numbers(1e-6, sharpness=sharpness)
-        self.images, self.sharpness = images, sharpness
+        self.num_images, self.sharpness = num_images, sharpness
 
     def before_train(self, runner: Runner) -> None:
         model = unwrap_model(runner)
@@ -44,7 +44,7 @@ class InitCodebook(Hook):
         first = DataLoader(loader.dataset, **same)
         for batch in first:
             views.append(model.data_preprocessor(batch)['inputs'])
-            if sum(map(len, views)) >= self.images:
+            if sum(map(len, views)) >= self.num_images:
                 break
         model.init_codebook(torch.cat(views), self.sharpness)
         runner.logger.info(
