@@ -15,8 +15,8 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from beit_mm.data.blockwise_mask import BlockwiseMask
-from beit_mm.engine.hooks.compile_blocks import compile_blocks
 from beit_mm.engine.cpu import adapt_to_cpu
+from beit_mm.engine.hooks.compile_blocks import compile_blocks
 from beit_mm.engine.hooks.deferred_log import defer
 from beit_mm.engine.nonfinite_steps import skip_nonfinite_steps
 from beit_mm.models import BEiTPretrainer
