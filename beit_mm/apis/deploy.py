@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..checkpoint.model_loading import channels_of
 from ..models import DiscreteVAE
-from ..models.dvae import at_least_f32, map_pixels, unmap_pixels
+from ..models.dvae_losses import at_least_float32, map_pixels, unmap_pixels
 
 FORMATS = dict(onnx='.onnx', torch='.pt2')
 
@@ -60,13 +60,13 @@ class Deployed(nn.Module):
         return getattr(self, f'_{self.kind}')(x)
 
     def _tokenizer(self, x: Tensor) -> tuple[Tensor, ...]:
-        ids = self.model.ids(
+        ids = self.model.argmax_ids(
             map_pixels(x), None
         )  # `tokens` looks at the pixels first, which no graph can
         if self.model.decoder is None:
             return (ids,)
         out = self.model.decode_maps(ids)[:, : self.model.in_channels]
-        return ids, unmap_pixels(torch.sigmoid(at_least_f32(out)))
+        return ids, unmap_pixels(torch.sigmoid(at_least_float32(out)))
 
     def _classifier(self, x: Tensor) -> tuple[Tensor, ...]:
         return (self.model(x, mode='tensor'),)

@@ -31,7 +31,7 @@ from ..data.reading import OTHER_CHANNELS, SUFFIXES, decode_image, read_bytes
 from ..data.seeded import seeded
 from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
 from ..models.attention import attention_of_blocks
-from ..models.dvae import psnr
+from ..models.dvae_losses import psnr
 from ..viz import draw
 from ..viz.fill import filled
 from ..viz.inputs import shown

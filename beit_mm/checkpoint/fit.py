@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..models.beit import BEiT, resize_pos_embed
+from ..models.beit import BEiT
+from ..models.embeddings import resize_pos_embed
 from ..models.relative_position import Grid, resize_bias_table
 from ..registry import WEIGHT_INITIALIZERS
 from ..utils.arguments import join_names
@@ -113,7 +114,7 @@ def fit_backbone(
         state[PATCH_EMBED] = adapted_patch_embed(weight, own_channels, own_patch[0])
         note = f'{channels} → {own_channels} channels, patch {patch[0]} → {own_patch[0]} pixels'
         report.add('adapted', PATCH_EMBED, note)
-    if SHARED in state and model.rel_pos_bias is None and model.blocks[0].attn.grid:
+    if SHARED in state and model.rel_pos_bias is None and model.blocks[0].attn.bias_grid:
         table, depth = state.pop(SHARED), len(model.blocks)
         state |= {f'blocks.{i}.attn.{TABLE}': table.clone() for i in range(depth)}
         report.add('expanded', SHARED, f'copied into {depth} layers')

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import BEiT
-from ..models.dvae import map_pixels
-from ..models.dvae_networks import encoder
+from ..models.dvae_losses import map_pixels
+from ..models.dvae_networks import build_encoder
 from .facts import Facts, describe
 from .files import read_file, state_of
 
@@ -235,6 +235,6 @@ def _tokenizer(state: dict[str, Tensor], dtype: torch.dtype) -> Peer:
         state['encoder.input.weight'].shape[:2],
     )
     model = _loaded(
-        encoder(width, groups, blocks, vocab_size, channels), _part(state, 'encoder.'), dtype
+        build_encoder(width, groups, blocks, vocab_size, channels), _part(state, 'encoder.'), dtype
     )
     return lambda image, mask: model(map_pixels(image))

@@ -75,7 +75,7 @@ def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
     target = getattr(model, 'target', None)
     if isinstance(target, TokenTarget) and _is_here(target.checkpoint):
         try:
-            _tokenizer(target._tokenizer, target.checkpoint)
+            _tokenizer(target.untrained_tokenizer, target.checkpoint)
         except ValueError as error:
             yield str(error), True
     source = cfg.get('load_from')

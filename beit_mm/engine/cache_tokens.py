@@ -47,7 +47,7 @@ def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> Token
     """The cache at `path`, begun if there is none. ValueError where it is of something else."""
     # A run does not ask for the precision, which is its device's; one cache has one.
     about = (
-        dict(tokenizer=target.fingerprint(), dtype=str(getattr(target, 'half', None)))
+        dict(tokenizer=target.fingerprint(), dtype=str(getattr(target, 'dtype', None)))
         | dataset.about
     )
     probe = dataset.token_views(probe_keys(dataset.num_crops, len(dataset)))

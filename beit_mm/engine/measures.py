@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.distributed import histogram
-from ..models.dvae import perplexity
+from ..models.histogram import histogram, perplexity
 from ..models.relative_position import Grid
 
 

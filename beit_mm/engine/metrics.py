@@ -7,8 +7,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import Tensor
 
-from ..models.distributed import histogram
-from ..models.dvae import perplexity
+from ..models.histogram import histogram, perplexity
 from ..registry import METRICS
 from ..utils.arguments import check_integers
 

@@ -1,14 +1,13 @@
 from .. import compat
 
-compat.require(
-    'torch', 'mmengine', 'mmcv'
-)  # here, since the registries swallow what beit_mm.registry raises
+compat.require('torch', 'mmengine', 'mmcv')  # the registries hide what beit_mm.registry raises
 
 from .beit import BEiT
 from .dvae import DiscreteVAE
 from .mim_head import MIMHead
+from .mim_preprocessor import MIMDataPreprocessor
 from .patchwise import PatchwiseBEiT
-from .pretrainer import BEiTPretrainer, MIMDataPreprocessor
+from .pretrainer import BEiTPretrainer
 from .targets import PixelTarget, TokenTarget
 
 __all__ = [
@@ -22,7 +21,7 @@ __all__ = [
     'TokenTarget',
 ]
 
-if compat.installed('mmseg'):  # who only classifies needs no mmseg
+if compat.installed('mmseg'):  # classification and pre-training do not need mmseg
     compat.weigh_classes_beside_ignored_pixels()
     from .setr_pup_head import SETRPUPHead
     from .sliding import EncoderDecoder

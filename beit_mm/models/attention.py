@@ -1,6 +1,7 @@
-"""Attention maps (paper, Figure 2): how much each patch takes from every other, in every block and head.
+"""Attention maps: how much each patch attends to every other one (paper, Figure 2).
 
-Shapes: L blocks, H heads, N = h·w patches of a grid (h, w); [CLS] comes first in a sequence of 1 + N.
+Shapes: B images, H heads, N = h·w patches of a grid (h, w), M rows of the sequence of 1 + N tokens,
+whose first one is [CLS].
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from .beit import BEiT
 from .block import Attention
 from .relative_position import Grid
 
-Kept = TypeVar('Kept')
+T = TypeVar('T')
 
 
 def attention_weights(
@@ -21,44 +22,48 @@ def attention_weights(
     x: Tensor,
     grid: Grid,
     bias: Tensor | None = None,
-    index: Tensor | None = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """Of `Attention.forward`'s arguments, the softmax that it multiplies its values by: [B, H, M, 1 + N], rows sum to 1."""
-    q, k, _, bias = module.project_qkv(x, grid, bias, index)
+    """Return the softmax [B, H, M, 1 + N] of `Attention.forward` for the same arguments."""
+    q, k, _, bias = module.project_qkv(x, grid, bias, rows)
     scores = q @ k.transpose(-2, -1) / q.size(-1) ** 0.5
     return (scores if bias is None else scores + bias).softmax(-1)
 
 
 @torch.no_grad()
 def attention_of_blocks(
-    backbone: BEiT, image: Tensor, keep: Callable[[Tensor], Kept] = lambda attention: attention
-) -> list[Kept]:
-    """What `keep` makes of each block's attention [B, H, 1 + N, 1 + N] for an image [B, C, H, W] as the backbone takes it.
+    backbone: BEiT, image: Tensor, reduce: Callable[[Tensor], T] = lambda weights: weights
+) -> list[T]:
+    """Return `reduce(attention [B, H, 1 + N, 1 + N])` per block for a normalized image [B, C, H, W].
 
-    A block's attention at a time is in memory, unless `keep` keeps it. Blocks above the last of `out_indices` do not run.
+    Only the results of `reduce` are kept in memory. Blocks after the last of `out_indices` do not
+    run.
     """
-    kept: list[Kept] = []
-    hooks = [
-        block.attn.register_forward_pre_hook(
-            lambda module, inputs: kept.append(keep(attention_weights(module, *inputs)))
-        )
-        for block in backbone.blocks
-    ]
+    results: list[T] = []
+
+    def record(module: Attention, inputs: tuple) -> None:
+        results.append(reduce(attention_weights(module, *inputs)))
+
+    hooks = [block.attn.register_forward_pre_hook(record) for block in backbone.blocks]
     try:
         backbone(image)
     finally:
         for hook in hooks:
             hook.remove()
-    return kept
+    return results
 
 
-def attention_rollout(means: Sequence[Tensor]) -> list[Tensor]:
-    """Attention through all blocks up to each one (Abnar and Zuidema, https://arxiv.org/abs/2005.00928, sec. 3), rows sum to 1.
+def attention_rollout(attention: Sequence[Tensor]) -> list[Tensor]:
+    """Return attention from the input to each block (https://arxiv.org/abs/2005.00928, sec. 3).
 
-    `means` [..., 1 + N, 1 + N]: each block's attention, the mean of its heads. The residual counts as half of what a block does.
+    `attention` holds the mean of the heads of each block [..., 1 + N, 1 + N]. The residual path
+    counts as half of a block. Rows sum to 1.
     """
-    through: list[Tensor] = []
-    for mean in means:
-        step = (mean + torch.eye(mean.size(-1), dtype=mean.dtype, device=mean.device)) / 2
-        through.append(step @ through[-1] if through else step)
-    return through
+    rollouts: list[Tensor] = []
+    for block_attention in attention:
+        identity = torch.eye(
+            block_attention.size(-1), dtype=block_attention.dtype, device=block_attention.device
+        )
+        step = (block_attention + identity) / 2
+        rollouts.append(step @ rollouts[-1] if rollouts else step)
+    return rollouts

@@ -1,86 +1,78 @@
-"""The head of masked image modeling: one linear map, softmax over the codebook (paper, eq. 1) or squared error."""
+"""Head of masked image modeling: a linear layer with the loss of the paper's eq. 1."""
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import get_world_size
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from ..registry import MODELS
 from ..utils.arguments import check_integers
-from .distributed import histogram, mean_over_ranks, sum_over_ranks, world_size
+from .distributed import mean_over_ranks, sum_over_ranks
+from .dvae_losses import at_least_float32
+from .histogram import entropy, histogram
 
 
 @MODELS.register_module()
 class MIMHead(BaseModule):
-    """Features [B, M, D] → losses against ids int64 [B, M] (cross-entropy) or pixels [B, M, C] (mean squared error).
+    """Linear head whose loss is a mean over the valid positions of all ranks.
 
-    Means are over the valid places of all ranks, exactly, also when ranks have different numbers of them or none.
-    Raises ValueError for a width that is no whole number, at least 1.
+    The target is ids int64 [B, M] (cross-entropy) or pixels float [B, M, C] (mean squared error).
+    The mean is exact if ranks have different numbers of valid positions, or none.
     """
 
-    def __init__(
-        self, in_channels: int = 768, out_channels: int = 8192, init_cfg: dict | None = None
-    ):
-        super().__init__(init_cfg)
+    def __init__(self, in_channels: int = 768, out_channels: int = 8192):
+        super().__init__()
         check_integers(1, in_channels=in_channels, out_channels=out_channels)
         self.proj = nn.Linear(in_channels, out_channels)
-        # How often each id was the target of late: its entropy is the loss of a model that ignores the image.
+        # Moving average of the targets' histogram.
         self.register_buffer('target_counts', torch.zeros(out_channels))
 
     def init_weights(self) -> None:
         trunc_normal_(self.proj.weight, std=0.02, a=-0.02, b=0.02)
         nn.init.zeros_(self.proj.bias)
         self.target_counts.zero_()
-        super().init_weights()
 
     def forward(self, features: Tensor) -> Tensor:
         return self.proj(features)
 
     def loss(
-        self,
-        features: Tensor,
-        target: Tensor,
-        valid: Tensor,
-        places: dict[str, Tensor] | None = None,
+        self, features: Tensor, target: Tensor, valid: Tensor, scored: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return the loss of features [B, M, D] at the places that count, `valid` bool [B, M], and what is logged beside it.
+        """Return the loss at the positions `valid` bool [B, M], and figures to log.
 
-        Of tokens that is `token_entropy` (nats) and an accuracy (%) under each name of `places`, bool [B, M]; by default
-        `masked_accuracy` of the valid ones.
+        Tokens have `token_entropy` (nats), the loss of a model that ignores the image, and an
+        accuracy (%) per name and positions bool [B, M] of `scored`.
         """
-        prediction = self(features)
-        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        scale = _scale(valid, prediction.dtype)
+        prediction = at_least_float32(self(features))
+        scale = _mean_scale(valid, prediction.dtype)
         if target.is_floating_point():
-            error = F.mse_loss(prediction, target.to(prediction.dtype), reduction='none').mean(-1)
-            return dict(loss=(error * valid).sum() * scale)
+            squared = F.mse_loss(prediction, target.to(prediction.dtype), reduction='none').mean(-1)
+            return dict(loss=(squared * valid).sum() * scale)
         labels = torch.where(valid, target, -100)
         loss = F.cross_entropy(prediction.flatten(0, 1), labels.flatten(), reduction='sum') * scale
+        logged = dict(loss=loss, token_entropy=self._update_entropy(target, valid))
         correct = prediction.detach().argmax(-1) == labels
-        accuracies = {
-            name: 100
-            * (correct & among).sum()
-            * (scale if among is valid else _scale(among, prediction.dtype))
-            for name, among in (places or dict(masked_accuracy=valid)).items()
-        }
-        return dict(loss=loss, token_entropy=self._entropy(target, valid), **accuracies)
+        for name, positions in scored.items():
+            # Computing the scale again would cost one more all-reduce.
+            share = scale if positions is valid else _mean_scale(positions, prediction.dtype)
+            logged[name] = 100 * (correct & positions).sum() * share
+        return logged
 
     @torch.no_grad()
-    def _entropy(self, target: Tensor, valid: Tensor) -> Tensor:
-        """Entropy of the ids that were targets in about the last hundred iterations."""
-        spare = torch.where(
-            valid, target, self.target_counts.numel()
-        )  # unused places fall into one more bin
-        counts = histogram(spare, self.target_counts.numel() + 1)[:-1]
+    def _update_entropy(self, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the entropy of the targets of about the last hundred iterations, in nats."""
+        num_ids = len(self.target_counts)
+        # Positions that are not valid fall into one more bin.
+        counts = histogram(torch.where(valid, target, num_ids), num_ids + 1)[:-1]
         self.target_counts.mul_(0.99).add_(mean_over_ranks(counts))
-        share = self.target_counts / self.target_counts.sum().clamp_min(1e-9)
-        return torch.special.entr(share).sum()
+        return entropy(self.target_counts)
 
 
-def _scale(among: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what makes this rank's sum over places its share of the mean over all ranks' places.
+def _mean_scale(positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the factor by which the sum over this rank's positions becomes a part of the mean.
 
-    DDP divides by the number of ranks afterwards, and so does the mean over ranks that is logged.
+    DDP and the logger take means over ranks, hence the number of ranks in the factor.
     """
-    return world_size() / sum_over_ranks(among.sum().to(dtype)).clamp_min(1)
+    return get_world_size() / sum_over_ranks(positions.sum().to(dtype)).clamp_min(1)

@@ -1,4 +1,4 @@
-"""BEiT whose patches never see each other: what the patches alone tell, the floor of a data set."""
+"""Ablation of BEiT whose patches do not see each other."""
 
 from torch import nn
 
@@ -8,13 +8,11 @@ from .beit import BEiT
 
 @MODELS.register_module()
 class PatchwiseBEiT(BEiT):
-    """BEiT with attention that adds exactly nothing; the MLP of each block works on every patch by itself."""
+    """BEiT whose attention adds zero: a baseline of what single patches tell about the target."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        for (
-            block
-        ) in self.blocks:  # frozen before the optimizer is built; zero from `init_weights` on
+        for block in self.blocks:
             block.attn.proj.requires_grad_(False)
 
     def init_weights(self) -> None:

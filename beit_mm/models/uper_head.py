@@ -1,89 +1,80 @@
-"""mmseg's UPerNet head, whose last convolution reads the coarse levels where they are coarse."""
+"""UPerNet head of mmseg with a faster last convolution in evaluation."""
 
 import torch
 import torch.nn.functional as F
-from mmseg.models import UPerHead as _UPerHead
+from mmseg.models import UPerHead as MMSegUPerHead
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .block import is_hooked, is_plain
-from .setr_pup_head import reset_layers
-
-
-def convolve_resized(levels: list[Tensor], weight: Tensor, align_corners: bool = False) -> Tensor:
-    """A 3×3 convolution, padding 1, of levels that are resized (bilinear) to the first one's size and concatenated.
-
-    Resizing mixes places, a tap of the kernel mixes channels, so either may be first: the nine taps meet a coarse level at
-    its own few places, and their products are resized and shifted, along one axis after the other. Equal but for rounding,
-    with a third of UPerNet's operations (levels of 1, 1/4, 1/16 and 1/64 of the places).
-
-    Args:
-        levels: [B, C_i, H_i, W_i] each, the largest first.
-        weight: [O, ΣC_i, 3, 3].
-
-    Returns:
-        [B, O, H_0, W_0]
-    """
-    first, *coarse = levels
-    own, *weights = weight.split([level.shape[1] for level in levels], 1)
-    out = F.conv2d(first, own, padding=1)
-    height, width = out.shape[2:]
-    for level, kernel in zip(coarse, weights, strict=True):
-        taps = F.conv2d(level, kernel.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]).unflatten(
-            1, (3, 3, -1)
-        )
-        for dy in range(3):
-            rows = taps.new_zeros(*taps.shape[:1], *taps.shape[3:5], width)
-            for dx in range(3):
-                wide = _resized(taps[:, dy, dx], (taps.shape[4], width), align_corners)
-                _add_shifted(rows, wide, dx - 1, 3)
-            _add_shifted(out, _resized(rows, (height, width), align_corners), dy - 1, 2)
-    return out
-
-
-def _resized(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    return F.interpolate(x, size, mode='bilinear', align_corners=align_corners)
-
-
-def _add_shifted(out: Tensor, values: Tensor, shift: int, dim: int) -> None:
-    """out[i] += values[i + shift] along an axis, where there is such a value."""
-    length = out.shape[dim] - abs(shift)
-    out.narrow(dim, max(0, -shift), length).add_(values.narrow(dim, max(0, shift), length))
+from .plain_layers import is_hooked, is_plain
 
 
 @MODELS.register_module()
-class UPerHead(_UPerHead):
-    """mmseg's UPerHead, with its weights and outputs, faster in evaluation: see `convolve_resized`.
+class UPerHead(MMSegUPerHead):
+    """mmseg's UPerHead with the same weights and outputs, faster in evaluation.
 
-    mmseg's code runs in training, under autocast (which would round the taps one by one), in a graph (an export's runtime has one
-    fast convolution for these many steps), and for a convolution that is not plain (`is_plain`) or has no normalization.
+    `convolve_resized` replaces its last convolution, unless something is attached to that layer.
+    mmseg's code also runs in training, under autocast (which would round each product of the
+    kernel), and in a graph (where one convolution is faster than these many steps).
     """
-
-    def init_weights(self) -> None:
-        """Set every parameter and running statistic to its initial value, then what `init_cfg` says."""
-        reset_layers(self)
-        super().init_weights()
 
     def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
         last = self.fpn_bottleneck
-        plain = is_plain(last.conv, nn.Conv2d) and not is_hooked(last) and last.with_norm
-        device = inputs[0].device.type
-        in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if (
-            self.training
-            or not plain
-            or in_graph
-            or (device != 'meta' and torch.is_autocast_enabled(device))
-        ):
+        if self.training or not self._can_use_weights(inputs[0].device.type):
             return super()._forward_feature(inputs)
         inputs = self._transform_inputs(inputs)
         laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, inputs[:-1], strict=True)]
         laterals.append(self.psp_forward(inputs))
         for i in range(len(laterals) - 1, 0, -1):
             finer = laterals[i - 1]
-            laterals[i - 1] = finer + _resized(laterals[i], finer.shape[2:], self.align_corners)
-        levels = [
-            conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals[:-1], strict=True)
-        ]
-        out = convolve_resized([*levels, laterals[-1]], last.conv.weight, self.align_corners)
+            laterals[i - 1] = finer + _resize(laterals[i], finer.shape[2:], self.align_corners)
+        levels = [conv(x) for conv, x in zip(self.fpn_convs, laterals[:-1], strict=True)]
+        levels.append(laterals[-1])
+        out = convolve_resized(levels, last.conv.weight, self.align_corners)
         return last.activate(last.norm(out))
+
+    def _can_use_weights(self, device: str) -> bool:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        if device != 'meta' and torch.is_autocast_enabled(device):
+            return False
+        last = self.fpn_bottleneck
+        return is_plain(last.conv, nn.Conv2d) and not is_hooked(last) and last.with_norm
+
+
+def convolve_resized(levels: list[Tensor], weight: Tensor, align_corners: bool = False) -> Tensor:
+    """Return the 3×3 convolution, padding 1, of levels resized to the first one and concatenated.
+
+    Resizing mixes positions, and each of the kernel's nine products mixes channels, so their order
+    may change: coarse levels are multiplied at their own resolution, then resized and shifted. This
+    takes a third of UPerNet's operations. Results are equal except for rounding.
+
+    Args:
+        levels: [B, C_i, H_i, W_i] each, the largest first.
+        weight: [O, ΣC_i, 3, 3].
+    """
+    first_weight, *weights = weight.split([level.shape[1] for level in levels], 1)
+    out = F.conv2d(levels[0], first_weight, padding=1)
+    height, width = out.shape[2:]
+    for level, kernel in zip(levels[1:], weights, strict=True):
+        flat_kernel = kernel.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]
+        products = F.conv2d(level, flat_kernel).unflatten(1, (3, 3, -1))
+        level_height = level.shape[2]
+        for dy in range(3):
+            rows = products.new_zeros(len(level), len(weight), level_height, width)
+            for dx in range(3):
+                wide = _resize(products[:, dy, dx], (level_height, width), align_corners)
+                _add_shifted(rows, wide, dx - 1, dim=3)
+            _add_shifted(out, _resize(rows, (height, width), align_corners), dy - 1, dim=2)
+    return out
+
+
+def _resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    return F.interpolate(x, size, mode='bilinear', align_corners=align_corners)
+
+
+def _add_shifted(out: Tensor, values: Tensor, shift: int, dim: int) -> None:
+    """Add values[i + shift] to out[i] along a dimension, where both exist."""
+    length = out.shape[dim] - abs(shift)
+    target = out.narrow(dim, max(0, -shift), length)
+    target.add_(values.narrow(dim, max(0, shift), length))

@@ -42,10 +42,11 @@ def check_ranges(highest: float = math.inf, **settings: object) -> None:
     _check(settings, is_valid, f'(low, high) with 0 < low ≤ high{limit}')
 
 
-def check_choices(known: Iterable[str], **settings: object) -> None:
+def check_choices(known: Iterable[str | None], **settings: object) -> None:
     """Raise ValueError unless every setting is one of the known words."""
     known = list(known)
-    _check(settings, lambda value: value in known, f'one of {", ".join(known)}')
+    expected = f'one of {", ".join(map(str, known))}'
+    _check(settings, lambda value: value in known, expected)
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..models import DiscreteVAE
-from ..models.dvae import perplexity
+from ..models.histogram import perplexity
 from . import draw
 from .draw import text
 from .inputs import shown, to_tensor

@@ -7,7 +7,7 @@ from mmengine.logging import MMLogger
 from beit_mm.checkpoint import load_backbone, load_tokenizer
 from beit_mm.checkpoint.fit import SHARED, adapted_patch_embed
 from beit_mm.models import BEiT, DiscreteVAE
-from beit_mm.models.beit import resize_pos_embed
+from beit_mm.models.embeddings import resize_pos_embed
 from beit_mm.models.relative_position import resize_bias_table
 
 pytestmark = pytest.mark.any_stack

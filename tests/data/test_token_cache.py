@@ -472,7 +472,7 @@ def test_a_wrong_use_says_what_to_do(data, cache, tmp_path):
 
 def test_a_target_that_was_given_weights_does_not_believe_a_cache(data, tmp_path):
     target: TokenTarget = MODELS.build(config(data, tmp_path).model.target)
-    target.cached = 5
+    target.cached_fingerprint = 5
     assert target.fingerprint() != 5
     target.checkpoint = None
     assert target.fingerprint() == 5

@@ -92,8 +92,7 @@ WAITS = (
 )  # item, float, bool, tolist, a bool index, …
 ON_THE_HOST = {
     'select_masked_patches',
-    'check_image',
-    '_check_patch_ids',
+    '_check_images',
 }  # look at a batch that is on the host anyway, on a GPU they do not
 
 
@@ -178,7 +177,9 @@ def test_no_iteration_waits_and_all_is_logged(shapes, tmp_path, unformatted):
 def test_on_a_gpu_the_forward_pass_of_pretraining_waits_for_nothing(tmp_path, monkeypatch):
     """With tensors that have a device and no contents: reading one would raise."""
     # A constant of the cache is a real tensor, on a real GPU.
-    monkeypatch.setattr(relative_position, '_index', relative_position._index.__wrapped__)
+    monkeypatch.setattr(
+        relative_position, '_position_index', relative_position._position_index.__wrapped__
+    )
     cfg = shrink(load('pretrain/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k'), None, tmp_path)
     model = MODELS.build(cfg.model)
     assert model.target.tokenizer

@@ -1,37 +1,39 @@
-"""The backbone: what it computes does not depend on how it is asked, and what it must not see it does not see."""
+"""The backbone: features do not depend on how they are read, and masked pixels are not seen."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import func
 
-from beit_mm.data.blockwise_mask import BlockwiseMask
-from beit_mm.models import BEiT, DiscreteVAE, MIMHead, SETRPUPHead, UPerHead
-from beit_mm.models.block import take
+from beit_mm.models import BEiT, PatchwiseBEiT
+from beit_mm.models.block import take_rows
 
 TINY = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
+POSITIONS = [
+    dict(rel_pos_bias='shared'),
+    dict(rel_pos_bias='per_layer'),
+    dict(abs_pos_embed=True),
+]
 
 
-def make(randomise=True, **kwargs) -> BEiT:
-    """A small BEiT in f64 whose every parameter is drawn away from its special initial value."""
+def make(random: bool = True, **kwargs) -> BEiT:
+    """Return a small BEiT in float64, whose parameters are random instead of their initial values."""
     torch.manual_seed(0)
-    model = BEiT(**{**dict(arch=TINY, img_size=32, patch_size=8), **kwargs}).double()
+    model = BEiT(**dict(arch=TINY, img_size=32, patch_size=8) | kwargs).double()
     model.init_weights()
-    if randomise:
+    if random:
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.3)
     return model.eval()
 
 
-def image(batch=2, h=32, w=32):
-    return torch.randn(
-        batch, 3, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    )
+def image(batch: int = 2, h: int = 32, w: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 3, h, w, dtype=torch.float64, generator=generator)
 
 
-def count(model) -> int:
+def count(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
@@ -45,46 +47,30 @@ def test_parameter_counts_are_the_papers():
     assert count(vanilla) == count(plus) - relative - scales + absolute
 
 
-@pytest.mark.parametrize(
-    'positions',
-    [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)],
-)
-def test_index_reads_the_same_features_as_the_whole_sequence(positions):
-    model, x = make(layer_scale=0.1, mask_token=True, **positions), image()
-    mask = torch.rand(2, 4, 4) < 0.4
-    index = torch.stack([torch.randperm(16)[:5] for _ in range(2)])
-    (whole,), (part,) = model(x, mask), model(x, mask, index)
-    torch.testing.assert_close(part, take(whole, index + 1), rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize('positions', POSITIONS)
+def test_patch_ids_read_the_same_features_and_gradients(positions):
+    model = make(layer_scale=0.1, mask_token=True, **positions).train()
+    x, mask = image(), torch.rand(2, 4, 4) < 0.4
+    patch_ids = torch.stack([torch.randperm(16)[:5] for _ in range(2)])
+    all_features = model(x, mask)[0]
+    expected = take_rows(all_features, patch_ids + 1)
+    (found,) = model(x, mask, patch_ids)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    gradients = [
+        torch.autograd.grad(features.square().sum(), list(model.parameters()))
+        for features in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
-def test_index_gives_the_same_gradients():
-    model, x = make(rel_pos_bias='shared', layer_scale=0.1, mask_token=True).train(), image()
-    index = torch.tensor([[3, 1, 7], [15, 0, 2]])
-    grads = []
-    for read in (lambda: take(model(x)[0], index + 1), lambda: model(x, None, index)[0]):
-        model.zero_grad()
-        read().square().sum().backward()
-        grads.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-    for name, grad in grads[0].items():
-        torch.testing.assert_close(grads[1][name], grad, rtol=1e-9, atol=1e-9, msg=name)
-
-
-def test_pixels_under_the_mask_change_nothing():
+def test_masked_pixels_do_not_change_the_features():
     model, x = make(rel_pos_bias='shared', mask_token=True), image()
     mask = torch.zeros(2, 4, 4, dtype=torch.bool)
     mask[:, 1:3, 2] = True
-    hidden = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
-    other = torch.where(hidden, torch.randn_like(x), x)
+    masked_pixels = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    other = torch.where(masked_pixels, torch.randn_like(x), x)
     assert torch.equal(model(x, mask)[0], model(other, mask)[0])
     assert not torch.equal(model(x)[0], model(other)[0])
-
-
-def test_mask_token_gets_a_gradient_only_if_something_is_hidden():
-    model, x = make(mask_token=True), image()
-    for hidden in (False, True):
-        model.zero_grad()
-        model(x, torch.full((2, 4, 4), hidden))[0].sum().backward()
-        assert bool(model.mask_token.grad.abs().sum() > 0) is hidden
 
 
 def test_permuting_patches_with_their_absolute_positions_permutes_the_output():
@@ -101,34 +87,31 @@ def test_permuting_patches_with_their_absolute_positions_permutes_the_output():
     assert (biased(shuffled)[0][:, 1:] - biased(x)[0][:, 1:][:, order]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(
-    'positions',
-    [dict(rel_pos_bias='shared'), dict(rel_pos_bias='per_layer'), dict(abs_pos_embed=True)],
-)
-def test_other_sizes_at_run_time(positions):
+@pytest.mark.parametrize('positions', POSITIONS)
+def test_positions_are_interpolated_for_other_sizes_and_learn(positions):
     model = make(out_type='featmap', **positions).train()
     (feature,) = model(image(1, 48, 24))
     assert feature.shape == (1, 32, 6, 3)
     feature.sum().backward()
-    assert all(
-        p.grad is not None
-        for n, p in model.named_parameters()
-        if 'position' in n or 'pos_embed' in n
-    )
+    for name, p in model.named_parameters():
+        if 'position' in name or 'pos_embed' in name:
+            assert p.grad.any(), name
 
 
-def test_a_batch_is_its_images():
-    model, x = make(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap'), image(3)
-    torch.testing.assert_close(
-        model(x)[0], torch.cat([model(i)[0] for i in x.split(1)]), rtol=1e-10, atol=1e-10
-    )
+def test_an_image_has_the_same_features_in_any_batch():
+    model = make(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap')
+    x = image(3)
+    alone = torch.cat([model(one)[0] for one in x.split(1)])
+    torch.testing.assert_close(model(x)[0], alone, rtol=1e-10, atol=1e-10)
 
 
 def test_out_types_are_views_of_one_sequence():
-    (raw,) = make(rel_pos_bias='shared', randomise=False)(image())
-    (featmap,) = make(rel_pos_bias='shared', out_type='featmap', randomise=False)(image())
-    (average,) = make(rel_pos_bias='shared', out_type='avg_featmap', randomise=False)(image())
-    (cls,) = make(rel_pos_bias='shared', out_type='cls_token', randomise=False)(image())
+    out_types = ('raw', 'featmap', 'avg_featmap', 'cls_token')
+    found = [
+        make(rel_pos_bias='shared', out_type=out_type, random=False)(image())[0]
+        for out_type in out_types
+    ]
+    raw, featmap, average, cls = found
     norm = torch.nn.functional.layer_norm
     patches = featmap.flatten(2).transpose(1, 2)
     torch.testing.assert_close(norm(patches, (32,), eps=1e-6), raw[:, 1:])
@@ -136,8 +119,8 @@ def test_out_types_are_views_of_one_sequence():
     assert torch.equal(cls, raw[:, 0])
 
 
-def test_out_indices_are_the_blocks_outputs():
-    model, x = make(out_type='featmap', out_indices=(0, 2)), image()
+def test_out_indices_are_the_outputs_of_blocks():
+    model, x = make(out_type='featmap', out_indices=(0, -1)), image()
     outputs = []
     for block in model.blocks:
         block.register_forward_hook(lambda *args: outputs.append(args[-1]))
@@ -145,208 +128,126 @@ def test_out_indices_are_the_blocks_outputs():
         assert torch.equal(feature.flatten(2).transpose(1, 2), outputs[i][:, 1:])
 
 
-def test_activation_checkpointing_changes_no_gradient():
-    grads = []
+def test_activation_checkpointing_does_not_change_gradients():
+    gradients = []
     for with_cp in (False, True):
         model = make(rel_pos_bias='shared', layer_scale=0.1, with_cp=with_cp).train()
         model(image())[0].square().sum().backward()
-        grads.append([p.grad for p in model.parameters()])
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
 
 
-def test_every_parameter_is_used():
-    for kwargs in (
+@pytest.mark.parametrize(
+    'settings',
+    [
         dict(mask_token=True, rel_pos_bias='shared', layer_scale=0.1),
         dict(out_type='avg_featmap', rel_pos_bias='per_layer'),
         dict(out_type='featmap', abs_pos_embed=True),
         dict(out_type='cls_token', rel_pos_bias='per_layer'),
-    ):
-        model = make(**kwargs).train()
-        mask = torch.rand(2, 4, 4) < 0.5 if 'mask_token' in kwargs else None
-        model(image(), mask)[0].square().sum().backward()
-        assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    ],
+)
+def test_every_parameter_is_used(settings):
+    model = make(**settings).train()
+    mask = torch.rand(2, 4, 4) < 0.5 if 'mask_token' in settings else None
+    model(image(), mask)[0].square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_frozen_stages_stay_as_they_are():
-    model = make(frozen_stages=2, drop_path_rate=0.5).train()
-    model(image())[0].sum().backward()
-    trained = {
-        n.split('.')[0] + n.split('.')[1] if n.startswith('blocks') else n.split('.')[0]
-        for n, p in model.named_parameters()
-        if p.grad is not None
-    }
-    assert trained == {'blocks2', 'norm'}
-    assert [block.training for block in model.blocks] == [False, False, True]
-
-
-@pytest.mark.parametrize('stages, trained', [(-1, True), (0, True), (1, False), (3, False)])
-def test_a_shared_table_is_frozen_with_the_first_block_that_reads_it(stages, trained):
-    model = make(frozen_stages=stages, rel_pos_bias='shared')
-    assert model.rel_pos_bias.relative_position_bias_table.requires_grad is trained
+@pytest.mark.parametrize('stages, table_trains', [(-1, True), (0, True), (1, False), (2, False)])
+def test_frozen_stages_stay_as_they_are(stages, table_trains):
+    model = make(frozen_stages=stages, drop_path_rate=0.5, rel_pos_bias='shared').train()
+    assert [block.training for block in model.blocks] == [i >= stages for i in range(3)]
+    embeddings = [model.cls_token, *model.patch_embed.parameters()]
+    assert {p.requires_grad for p in embeddings} == {stages < 0}
+    for i, block in enumerate(model.blocks):
+        assert {p.requires_grad for p in block.parameters()} == {i >= stages}
+    assert model.rel_pos_bias.relative_position_bias_table.requires_grad is table_trains
+    assert model.norm.weight.requires_grad
 
 
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('with_cp', [True, False])
-def test_a_batch_of_no_images_has_no_features(training, with_cp):
-    model = make(
-        rel_pos_bias='shared', layer_scale=0.1, drop_path_rate=0.5, with_cp=with_cp, mask_token=True
-    ).train(training)
-    mask, index = torch.zeros(0, 4, 4, dtype=torch.bool), torch.zeros(0, 5, dtype=torch.int64)
+def test_an_empty_batch_has_empty_features(training, with_cp):
+    settings = dict(rel_pos_bias='shared', layer_scale=0.1, drop_path_rate=0.5, mask_token=True)
+    model = make(with_cp=with_cp, **settings).train(training)
+    mask = torch.zeros(0, 4, 4, dtype=torch.bool)
     assert model(image(0))[0].shape == (0, 17, 32)
-    (features,) = model(image(0), mask, index)
+    (features,) = model(image(0), mask, torch.zeros(0, 5, dtype=torch.int64))
     assert features.shape == (0, 5, 32)
     features.sum().backward()
 
 
-def test_settings_may_be_whole_numbers_of_numpy():
-    settings = dict(img_size=32, patch_size=8, in_channels=3, out_indices=2, frozen_stages=1)
-    arch = {key: np.int64(value) for key, value in TINY.items()}
-    model = BEiT(
-        arch, **{key: np.int64(value) for key, value in settings.items()}, rel_pos_bias='shared'
-    ).double()
-    assert model(image())[0].shape == (2, 17, 32)
-    assert (model.grid, model.out_indices) == ((4, 4), (2,)) and type(model.grid[0]) is int
-    head = SETRPUPHead(
-        np.int64(8),
-        np.int64(4),
-        np.int64(2),
-        in_index=np.int64(0),
-        num_classes=2,
-        norm_cfg=dict(type='BN'),
-    )
-    assert head.eval()((torch.randn(1, 8, 3, 2),)).shape == (1, 2, 12, 8)
-    assert BlockwiseMask(grid=np.int64(4), num_masked=6, min_block=2).transform({})[
-        'mask'
-    ].shape == (
-        4,
-        4,
-    )
-
-
-def test_each_image_has_a_gradient_of_its_own():
-    """Per-sample gradients by torch.func, in training, where each image drops other branches."""
+def test_torch_func_gives_per_image_gradients():
+    """In training, where each image drops other branches, and in evaluation."""
     model = make(rel_pos_bias='shared', layer_scale=0.1, drop_path_rate=0.5).train()
     weights = dict(model.named_parameters())
 
     def loss(weights, one):
         return func.functional_call(model, weights, (one[None],))[0].square().mean()
 
-    found = func.vmap(func.grad(loss), in_dims=(None, 0), randomness='different')(weights, image(8))
-    assert all(
-        found[name].shape == (8, *p.shape) and found[name].isfinite().all()
-        for name, p in weights.items()
-    )
-    dropped = [not gradient.any() for gradient in found['blocks.2.mlp.fc2.weight']]
-    assert any(dropped) and not all(dropped)
-    for name, gradient in func.vmap(func.grad(loss), in_dims=(None, 0))(
-        dict(model.eval().named_parameters()), image(2)
-    ).items():
-        alone = torch.stack(
-            [torch.autograd.grad(loss(weights, one), weights[name])[0] for one in image(2)]
-        )
-        torch.testing.assert_close(gradient, alone, rtol=1e-9, atol=1e-12)
+    gradient_of_each = func.vmap(func.grad(loss), in_dims=(None, 0), randomness='different')
+    found = gradient_of_each(weights, image(8))
+    assert all(found[name].isfinite().all() for name in weights)
+    is_dropped = [not gradient.any() for gradient in found['blocks.2.mlp.fc2.weight']]
+    assert any(is_dropped) and not all(is_dropped)
+    model.eval()
+    for name, gradient in gradient_of_each(weights, image(2)).items():
+        alone = [torch.autograd.grad(loss(weights, one), weights[name])[0] for one in image(2)]
+        torch.testing.assert_close(gradient, torch.stack(alone), rtol=1e-9, atol=1e-12)
 
 
-NEW = {
-    'pre-training': lambda: BEiT(
-        TINY, 32, 8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True
-    ),
-    'fine-tuning': lambda: BEiT(
-        TINY, 32, 8, rel_pos_bias='per_layer', layer_scale=1e-5, out_type='avg_featmap'
-    ),
-    'vanilla': lambda: BEiT(TINY, 32, 8, abs_pos_embed=True),
-    'head': lambda: MIMHead(8, 4),
-    'tokenizer': lambda: DiscreteVAE(vocab_size=16, width=4, groups=2, blocks=1, width_in=4),
-    'decoder': lambda: SETRPUPHead(
-        in_channels=8, channels=4, num_classes=2, num_stages=2, norm_cfg=dict(type='BN')
-    ),
-    'UPerNet': lambda: UPerHead(
-        in_channels=[4] * 2,
-        in_index=[0, 1],
-        pool_scales=(1, 2),
-        channels=4,
-        num_classes=2,
-        norm_cfg=dict(type='BN'),
-    ),
-    'deconvolution': lambda: SETRPUPHead(
-        in_channels=8,
-        channels=4,
-        num_classes=2,
-        num_stages=2,
-        upsample='deconv',
-        norm_cfg=dict(type='BN'),
-    ),
-}
-
-
-@pytest.mark.parametrize('kind', NEW)
-def test_initialisation_sets_everything_whatever_was_in_memory(kind):
-    models = NEW[kind](), NEW[kind]().to('meta').to_empty(device='cpu')
-    states = []
-    for tensor in models[1].state_dict().values():
-        tensor.fill_(float('nan') if tensor.is_floating_point() else -1)
-    for model in models:
-        torch.manual_seed(0)
-        model.init_weights()
-        states.append(model.state_dict())
-    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
-
-
-def test_initialisation_is_the_papers():
+@pytest.mark.parametrize('patch_embed_std', [0.02, 0.2])
+def test_initialization_is_the_papers(patch_embed_std):
     torch.manual_seed(0)
+    arch = dict(embed_dims=256, num_layers=4, num_heads=4, feedforward_channels=512)
     model = BEiT(
-        dict(embed_dims=256, num_layers=4, num_heads=4, feedforward_channels=512),
-        32,
-        8,
-        rel_pos_bias='shared',
-        layer_scale=0.1,
-    )
+        arch, 32, 8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True,
+        patch_embed_std=patch_embed_std,
+    )  # fmt: skip
+    for p in model.parameters():
+        torch.nn.init.constant_(p, float('nan'))
     model.init_weights()
-    cut = 0.02 * math.sqrt(0.2912)  # deviation of a normal of 0.02 cut at one deviation
+    std_of_cut_normal = math.sqrt(0.2912)  # of a normal of std 1 cut at ±1
+    weights = [(model.patch_embed.proj.weight, patch_embed_std)]
     for layer, block in enumerate(model.blocks, 1):
-        for weight, scale in (
-            (block.attn.qkv.weight, 1),
-            (block.mlp.fc1.weight, 1),
-            (block.attn.proj.weight, math.sqrt(2 * layer)),
-            (block.mlp.fc2.weight, math.sqrt(2 * layer)),
-        ):
-            assert weight.abs().max() <= 0.02 / scale + 1e-9
-            assert weight.std().item() == pytest.approx(cut / scale, rel=0.02)
-        assert block.mlp.fc1.bias.abs().max() == 0 and (block.gamma_1 == 0.1).all()
-    assert model.rel_pos_bias.relative_position_bias_table.abs().max() == 0
+        weights += [(block.attn.qkv.weight, 0.02), (block.mlp.fc1.weight, 0.02)]
+        std = 0.02 / math.sqrt(2 * layer)
+        weights += [(block.attn.proj.weight, std), (block.mlp.fc2.weight, std)]
+        assert not block.mlp.fc1.bias.any() and (block.gamma_1 == 0.1).all()
+        assert not block.attn.q_bias.any() and (block.norm1.weight == 1).all()
+    for weight, std in weights:
+        assert 0.95 * std < weight.abs().max() <= std + 1e-9
+        assert weight.std().item() == pytest.approx(std * std_of_cut_normal, rel=0.02)
+    assert 0.01 < model.mask_token.abs().max() <= 0.02 + 1e-9
+    assert not model.rel_pos_bias.relative_position_bias_table.any()
+    assert not model.patch_embed.proj.bias.any()
 
 
-@pytest.mark.parametrize('std', [None, 0.2])
-def test_the_patch_embedding_starts_with_its_own_deviation(std):
-    torch.manual_seed(0)
-    model = BEiT(
-        dict(TINY, embed_dims=256),
-        32,
-        8,
-        mask_token=True,
-        **({} if std is None else dict(patch_embed_std=std)),
-    )
-    torch.nn.init.ones_(model.patch_embed.proj.bias)
-    model.init_weights()
-    std = std or 0.02  # the paper's
-    weight = model.patch_embed.proj.weight
-    assert 0.99 * std < weight.abs().max() <= std * (1 + 1e-6)
-    assert weight.std().item() == pytest.approx(std * math.sqrt(0.2912), rel=0.02)
-    assert model.patch_embed.proj.bias.abs().max() == 0
-    for other in (model.cls_token, model.mask_token, model.blocks[0].mlp.fc1.weight):
-        assert 0.01 < other.abs().max() <= 0.02 + 1e-9
-
-
-def test_layer_depth_counts_as_the_official_code():
+def test_layer_depth_counts_as_in_the_official_code():
     model = make(rel_pos_bias='shared', mask_token=True)
-    depth = {
-        n: model.get_layer_depth(f'backbone.{n}', 'backbone.')[0]
-        for n, _ in model.named_parameters()
-    }
-    assert depth['cls_token'] == depth['mask_token'] == depth['patch_embed.proj.weight'] == 0
-    assert depth['blocks.0.norm1.weight'] == 1 and depth['blocks.2.attn.q_bias'] == 3
-    assert depth['norm.weight'] == depth['rel_pos_bias.relative_position_bias_table'] == 4
-    assert model.get_layer_depth(
-        'backbone.module.blocks.2.attn.qkv.lora_up.weight', 'backbone.'
-    ) == (3, 5)
+
+    def layer(name: str) -> int:
+        return model.get_layer_depth(f'backbone.{name}', 'backbone.')[0]
+
+    assert layer('cls_token') == layer('mask_token') == layer('patch_embed.proj.weight') == 0
+    assert layer('blocks.0.norm1.weight') == 1 and layer('blocks.2.attn.q_bias') == 3
+    assert layer('norm.weight') == layer('rel_pos_bias.relative_position_bias_table') == 4
+    adapted = 'backbone.module.blocks.2.attn.qkv.lora_up.weight'
+    assert model.get_layer_depth(adapted, 'backbone.') == (3, 5)
+
+
+def test_patches_of_the_patchwise_backbone_never_see_each_other_also_when_trained():
+    torch.manual_seed(0)
+    model = PatchwiseBEiT(
+        arch=TINY, img_size=32, patch_size=8, rel_pos_bias='per_layer', out_type='featmap'
+    )
+    model.init_weights()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        model(torch.randn(2, 3, 32, 32))[0].square().sum().backward()
+        optimizer.step()
+    one = torch.randn(1, 3, 32, 32)
+    other = one.clone()
+    other[..., 8:16, 16:24] += 1
+    changed = (model(one)[0] != model(other)[0]).any(1)[0]
+    assert changed.nonzero().tolist() == [[1, 2]]

@@ -1,4 +1,4 @@
-"""Twenty steps of pre-training give the losses they gave before: what makes a step faster must not change what it computes."""
+"""The losses of twenty steps of pre-training do not change, because faster code must compute the same."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from beit_mm.models import BEiTPretrainer
 
 pytestmark = pytest.mark.any_stack
 
-STEPS, BATCH, K, BUDGET = 20, 3, 16, 6
+STEPS, BATCH, K, NUM_MASKED = 20, 3, 16, 6
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
 VAE = dict(type='DiscreteVAE', vocab_size=K, width=8, groups=2, blocks=1, width_in=4)  # stride 2
 BEIT = dict(rel_pos_bias='shared', layer_scale=0.1)  # as most public weights
 VIT = dict(abs_pos_embed=True)  # as the paper's tables
-# Losses of steps 1 to 20, f64. They depend on NumPy's draws and torch's CPU generator, on no library's initialisation.
+# Losses of steps 1 to 20 in float64. They depend on the draws of NumPy and of torch's CPU generator.
 GOLDEN = {
     'beit': [
         2.991769778490, 0.448599892209, 0.137303644471, 0.030520961155, 0.013766128907,
@@ -33,6 +33,7 @@ GOLDEN = {
 
 
 def fill(model: nn.Module, rng: np.random.Generator) -> None:
+    """Draw all parameters with NumPy."""
     for name, p in model.named_parameters():
         p.data = torch.from_numpy(
             rng.normal(float('norm' in name and 'weight' in name), 0.2, p.shape)
@@ -53,20 +54,19 @@ def run(backbone: dict, **target: object) -> list[float]:
         ),
         target=dict(type='TokenTarget', tokenizer=VAE, **target),
         head=dict(type='MIMHead', in_channels=32, out_channels=K),
-        num_masked=BUDGET,
+        num_masked=NUM_MASKED,
         data_preprocessor=dict(type='BaseDataPreprocessor'),
     ).double()
     fill(model, rng)
-    model.target._tokenizer.double()
-    fill(model.target._tokenizer, rng)
-    model.target._loaded = True  # its weights are those drawn here
+    fill(model.target.untrained_tokenizer.double(), rng)
+    model.target.has_weights = True
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.05, fused=True)
     wrapper = OptimWrapper(optimizer, clip_grad=dict(max_norm=1.0))
     torch.manual_seed(0)
     losses = []
     for _ in range(STEPS):
         mask = np.zeros((BATCH, 16), bool)
-        for row, hidden in zip(mask, (BUDGET, BUDGET, BUDGET - 2), strict=True):
+        for row, hidden in zip(mask, (NUM_MASKED, NUM_MASKED, NUM_MASKED - 2), strict=True):
             row[rng.permutation(16)[:hidden]] = True
         inputs = dict(
             patch_view=torch.from_numpy(rng.normal(size=(BATCH, 3, 32, 32))),
@@ -81,6 +81,6 @@ def run(backbone: dict, **target: object) -> list[float]:
 @pytest.mark.parametrize(
     'name, backbone', [('beit', BEIT), ('vit', VIT), ('checkpointing', BEIT | dict(with_cp=True))]
 )
-def test_the_losses_of_twenty_steps_are_what_they_were(name, backbone):
+def test_losses_of_twenty_steps_are_unchanged(name, backbone):
     expected = GOLDEN['beit' if name == 'checkpointing' else name]
     np.testing.assert_allclose(run(backbone), expected, rtol=1e-9)

@@ -1,4 +1,4 @@
-"""The head of masked image modeling: the mean over exactly the places that count."""
+"""The head of masked image modeling: its loss is the mean over exactly the valid positions."""
 
 import math
 
@@ -9,117 +9,98 @@ import torch.nn.functional as F
 from beit_mm.models import MIMHead
 
 B, M, D, K = 3, 5, 8, 16
+VALID = torch.arange(M) < torch.tensor([[5], [2], [0]])
+IDS = torch.randint(K, (B, M), generator=torch.Generator().manual_seed(2))
+PIXELS = torch.randn(B, M, K, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
-def head(channels: int = K) -> MIMHead:
+def make() -> MIMHead:
     torch.manual_seed(0)
-    return MIMHead(D, channels).double()
+    return MIMHead(D, K).double()
 
 
 def features() -> torch.Tensor:
-    return torch.randn(
-        B, M, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True
-    )
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(B, M, D, dtype=torch.float64, generator=generator, requires_grad=True)
 
 
-def ids() -> torch.Tensor:
-    return torch.randint(K, (B, M), generator=torch.Generator().manual_seed(2))
+def loss_of(model: MIMHead, x: torch.Tensor, target: torch.Tensor, valid=VALID) -> dict:
+    return model.loss(x, target, valid, dict(masked_accuracy=valid))
 
 
-def valid() -> torch.Tensor:
-    """Five, two and no places that count."""
-    return torch.arange(M) < torch.tensor([[5], [2], [0]])
-
-
-def test_loss_is_cross_entropy_at_the_valid_places():
-    model, x, target = head(), features(), ids()
-    loss = model.loss(x, target, valid())['loss']
-    expected = F.cross_entropy(model(x)[valid()], target[valid()])
+@pytest.mark.parametrize(
+    'target, criterion', [(IDS, F.cross_entropy), (PIXELS, F.mse_loss)], ids=['ids', 'pixels']
+)
+def test_loss_is_a_mean_over_the_valid_positions(target, criterion):
+    model, x = make(), features()
+    loss = loss_of(model, x, target)['loss']
+    expected = criterion(model(x)[VALID], target[VALID])
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     (found,) = torch.autograd.grad(loss, x, retain_graph=True)
     torch.testing.assert_close(found, torch.autograd.grad(expected, x)[0], rtol=1e-6, atol=1e-12)
-    assert found[~valid()].abs().max() == 0
+    assert not found[~VALID].any()
 
 
-def test_loss_of_pixels_is_the_mean_squared_error_at_the_valid_places():
-    model, x, target = head(), features(), torch.randn(B, M, K, dtype=torch.float64)
-    logged = model.loss(x, target, valid())
-    torch.testing.assert_close(
-        logged['loss'], F.mse_loss(model(x)[valid()], target[valid()]), rtol=1e-6, atol=0
-    )
-    assert set(logged) == {'loss'}
+@pytest.mark.parametrize('target', [IDS, PIXELS], ids=['ids', 'pixels'])
+def test_values_at_other_positions_change_nothing(target):
+    valid = VALID if target.ndim == 2 else VALID[..., None]
+    other_x = torch.where(VALID[..., None], features(), 1e3)
+    first = loss_of(make(), features(), target)
+    second = loss_of(make(), other_x, torch.where(valid, target, 0))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_what_stands_at_unused_places_changes_nothing():
-    model, x, target = head(), features().detach(), ids()
-    other_x, other = torch.where(valid()[..., None], x, 1e3), torch.where(valid(), target, 0)
-    first, second = (head().loss(*both, valid()) for both in ((x, target), (other_x, other)))
-    assert all(torch.equal(first[k], second[k]) for k in first)
-    pixels = model(x).detach()
-    assert torch.equal(
-        model.loss(x, pixels + 1, valid())['loss'],
-        model.loss(other_x, model(other_x) + 1, valid())['loss'],
-    )
-
-
-def test_accuracy_counts_hits_among_the_valid_places():
-    model = head()
+def test_accuracy_counts_hits_among_the_scored_positions():
+    model = make()
     model.proj.weight.data = torch.eye(K, D, dtype=torch.float64) * 9
-    target = ids() % D
-    x = F.one_hot(target, D).double()  # every prediction is right,
-    x[0, :3] = x[0, :3].roll(1, -1)  # but three of the seven that count,
-    x[2] = x[2].roll(1, -1)  # and some that do not
-    assert model.loss(x, target, valid())['masked_accuracy'].item() == pytest.approx(
-        100 * 4 / 7, rel=1e-6
-    )
+    target = IDS % D
+    x = F.one_hot(target, D).double()
+    x[0, :3] = x[0, :3].roll(1, -1)  # three of the seven valid positions are wrong,
+    x[2] = x[2].roll(1, -1)  # and some others
+    found = loss_of(model, x, target)['masked_accuracy'].item()
+    assert found == pytest.approx(100 * 4 / 7, rel=1e-6)
 
 
-def test_nothing_to_predict_is_a_loss_of_zero_with_a_gradient_of_zero():
-    model, x = head(), features()
-    for target in (ids(), torch.randn(B, M, K, dtype=torch.float64)):
-        logged = model.loss(x, target, torch.zeros(B, M, dtype=torch.bool))
-        logged['loss'].backward()
-        assert all(v == 0 for v in logged.values())
-    assert x.grad.abs().max() == 0 and model.proj.weight.grad.abs().max() == 0
+@pytest.mark.parametrize('target', [IDS, PIXELS], ids=['ids', 'pixels'])
+def test_without_valid_positions_loss_and_gradient_are_zero(target):
+    model, x = make(), features()
+    logged = loss_of(model, x, target, torch.zeros(B, M, dtype=torch.bool))
+    logged['loss'].backward()
+    assert all(v == 0 for v in logged.values())
+    assert not x.grad.any() and not model.proj.weight.grad.any()
 
 
 def test_token_entropy_is_the_loss_of_a_model_that_ignores_the_image():
-    model, target = (
-        head(),
-        torch.tensor([[1, 1, 2, 3, 0], [3, 3, 9, 9, 9], [4, 4, 4, 4, 4]]),
-    )  # 1 1 2 3 0 3 3 count
-    share = torch.tensor([1, 2, 1, 3]) / 7
+    model = make()
+    target = torch.tensor([[1, 1, 2, 3, 0], [3, 3, 9, 9, 9], [4, 4, 4, 4, 4]])
+    share = torch.tensor([1, 2, 1, 3]) / 7  # the valid ones are 1 1 2 3 0 3 3
     entropy = -(share * share.log()).sum().item()
-    logged = model.loss(features(), target, valid())
+    logged = loss_of(model, features(), target)
     assert logged['token_entropy'].item() == pytest.approx(entropy, rel=1e-5)
     model.proj.weight.data.zero_()
     model.proj.bias.data = torch.full((K,), -1e3, dtype=torch.float64)
     model.proj.bias.data[:4] = share.log().double()
-    assert model.loss(features(), target, valid())['loss'].item() == pytest.approx(
-        entropy, rel=1e-6
-    )
+    loss = loss_of(model, features(), target)['loss'].item()
+    assert loss == pytest.approx(entropy, rel=1e-6)
 
 
-def test_token_entropy_forgets():
-    """Uniform targets after many of one id: within a few hundred iterations the entropy is the new one."""
-    model, x, every = (
-        head(),
-        torch.zeros(K, 1, D, dtype=torch.float64),
-        torch.ones(K, 1, dtype=torch.bool),
-    )
+def test_token_entropy_forgets_within_a_few_hundred_iterations():
+    model, valid = make(), torch.ones(K, 1, dtype=torch.bool)
     for _ in range(5):
-        entropy = model.loss(x, torch.zeros(K, 1, dtype=torch.int64), every)['token_entropy']
+        entropy = model._update_entropy(torch.zeros(K, 1, dtype=torch.int64), valid)
     assert entropy == 0
     for _ in range(700):
-        entropy = model._entropy(torch.arange(K)[:, None], every)
+        entropy = model._update_entropy(torch.arange(K)[:, None], valid)
     assert entropy.item() == pytest.approx(math.log(K), abs=1e-2)
 
 
 def test_the_head_starts_near_uniform():
     model = MIMHead(64, 4096)
+    model.target_counts.fill_(1)
     model.init_weights()
-    assert model.proj.bias.abs().max() == 0 and model.proj.weight.abs().max() <= 0.02
+    assert not model.proj.bias.any() and not model.target_counts.any()
+    assert model.proj.weight.abs().max() <= 0.02
     assert model.proj.weight.std().item() == pytest.approx(0.02 * math.sqrt(0.2912), rel=0.02)
     x = F.layer_norm(torch.randn(4, 8, 64), (64,))
-    loss = model.loss(x, torch.randint(4096, (4, 8)), torch.ones(4, 8, dtype=torch.bool))['loss']
+    loss = loss_of(model, x, torch.randint(4096, (4, 8)), torch.ones(4, 8).bool())['loss']
     assert loss.item() == pytest.approx(math.log(4096), abs=0.1)

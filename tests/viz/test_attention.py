@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from beit_mm.models import BEiT
-from beit_mm.models.block import scaled
+from beit_mm.models.plain_layers import scaled_linear
 from beit_mm.models.relative_position import position_bias, relative_position_index
 from beit_mm.viz import attention, draw
 
@@ -85,7 +85,9 @@ def test_maps_times_values_are_what_the_block_computed(backbone):
     ):
         with torch.no_grad():
             v = block.attn.project_qkv(*inputs)[2]
-            again = scaled(block.attn.proj, (found @ v).transpose(1, 2).flatten(2), block.gamma_1)
+            again = scaled_linear(
+                block.attn.proj, (found @ v).transpose(1, 2).flatten(2), block.gamma_1
+            )
         assert (again - out).abs().max() <= 1e-6 * out.abs().max()
 
 

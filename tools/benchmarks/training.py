@@ -63,7 +63,7 @@ def build_pretrainer(settings: Settings, dtype: torch.dtype) -> tuple[Config, BE
     else:
         cfg.optim_wrapper.update(dtype='bfloat16', loss_scale=1.0)
     model = MODELS.build(cfg.model).to(DEVICE).train()
-    model.target._loaded = True  # the time does not depend on the weights
+    model.target.has_weights = True  # the time does not depend on the weights
     return cfg, model
 
 

@@ -22,13 +22,13 @@ class CachedTokens(Hook):
     def before_run(self, runner: Runner) -> None:
         for cache in _caches(runner):
             target = getattr(unwrap_model(runner), 'target', None)
-            if not hasattr(target, 'cached'):
+            if not hasattr(target, 'cached_fingerprint'):
                 raise ValueError(
                     f'{cache.path} holds visual tokens, but the model predicts none: remove token_cache'
                 )
-            target.cached = cache.about['tokenizer']
-            if cache.about['dtype'] != str(target.half):
-                words = f'{cache.path} holds tokens read in {cache.about["dtype"]}, this run would read them in {target.half}'
+            target.cached_fingerprint = cache.about['tokenizer']
+            if cache.about['dtype'] != str(target.dtype):
+                words = f'{cache.path} holds tokens read in {cache.about["dtype"]}, this run would read them in {target.dtype}'
                 runner.logger.warning(f'{words}: a few in a hundred differ')
 
     def before_train(self, runner: Runner) -> None:

@@ -1,0 +1,42 @@
+"""Sizes of BEiT, and the blocks whose outputs it returns."""
+
+from collections.abc import Sequence
+from numbers import Integral
+
+from ..utils.arguments import check_choices, check_integers
+
+ARCHS = dict(
+    base=dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072),
+    large=dict(embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=4096),
+)
+
+
+def resolve_arch(arch: str | dict) -> dict:
+    """Return the sizes of an architecture; ValueError names what is wrong."""
+    if isinstance(arch, str):
+        check_choices(ARCHS, arch=arch)
+        return ARCHS[arch]
+    if not isinstance(arch, dict) or set(arch) != set(ARCHS['base']):
+        raise ValueError(
+            f"arch={arch!r}: expected 'base', 'large' or a dict with exactly the keys "
+            f'{", ".join(ARCHS["base"])}'
+        )
+    check_integers(1, **arch)
+    if arch['embed_dims'] % arch['num_heads']:
+        raise ValueError(
+            f'embed_dims={arch["embed_dims"]} is no multiple of num_heads={arch["num_heads"]}'
+        )
+    return arch
+
+
+def resolve_out_indices(out_indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Return block numbers 0 … depth − 1; negative ones count from the last block."""
+    given = out_indices if isinstance(out_indices, list | tuple) else [out_indices]
+    blocks = range(depth)
+    if all(isinstance(i, Integral) and -depth <= i < depth for i in given):
+        resolved = [blocks[i] for i in given]
+        if resolved and resolved == sorted(set(resolved)):
+            return tuple(resolved)
+    raise ValueError(
+        f'out_indices={out_indices!r}: expected block numbers in rising order, {-depth} … {depth - 1}'
+    )

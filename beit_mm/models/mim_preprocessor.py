@@ -1,0 +1,50 @@
+"""Normalization of the two views of a batch on the device."""
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+
+from ..registry import MODELS
+from ..utils.arguments import check_numbers
+
+
+@MODELS.register_module()
+class MIMDataPreprocessor(BaseDataPreprocessor):
+    """Preprocessor of uint8 views: normalizes `patch_view`, scales `token_view` to [0, 1].
+
+    Args:
+        mean, std: one number per channel, on the scale 0 … 255; three channels are RGB.
+    """
+
+    def __init__(
+        self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)
+    ):
+        super().__init__(non_blocking=True)
+        for name, values in dict(mean=mean, std=std).items():
+            if not isinstance(values, list | tuple) or not values or len(values) != len(mean):
+                raise ValueError(
+                    f'{name}={values!r}: expected one number per channel, as many in mean as in std'
+                )
+            least = {} if name == 'mean' else dict(least=1e-6)
+            check_numbers(**least, **{f'{name}[{i}]': value for i, value in enumerate(values)})
+        self.register_buffer('mean', torch.tensor(mean).float().view(-1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std).float().view(-1, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        data = self.cast_data(data)
+        inputs = dict(data['inputs'])
+        for name in ('patch_view', 'token_view'):
+            if name in inputs and inputs[name].dtype != torch.uint8:
+                raise ValueError(
+                    f'{name} is {inputs[name].dtype}: expected uint8, 0 … 255, from PackViews'
+                )
+        view = inputs['patch_view'].float()
+        if view.size(1) != len(self.mean):
+            raise ValueError(
+                f'images have {view.size(1)} channels, data_preprocessor has mean and std of '
+                f'{len(self.mean)}: set one number per channel, and read other numbers of channels '
+                "than 3 with LoadImageFromFile(color_type='unchanged')"
+            )
+        inputs['patch_view'] = (view - self.mean) / self.std
+        if 'token_view' in inputs:
+            inputs['token_view'] = inputs['token_view'].float() / 255
+        return dict(inputs=inputs, data_samples=data.get('data_samples'))
