@@ -38,7 +38,11 @@ class MIMHead(BaseModule):
         return self.proj(features)
 
     def loss(
-        self, features: Tensor, target: Tensor, valid: Tensor, scored: dict[str, Tensor]
+        self,
+        features: Tensor,
+        target: Tensor,
+        valid: Tensor,
+        scored: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss at the positions `valid` bool [B, M], and figures to log.
 
@@ -54,7 +58,7 @@ class MIMHead(BaseModule):
         loss = F.cross_entropy(prediction.flatten(0, 1), labels.flatten(), reduction='sum') * scale
         logged = dict(loss=loss, token_entropy=self._update_entropy(target, valid))
         correct = prediction.detach().argmax(-1) == labels
-        for name, positions in scored.items():
+        for name, positions in (scored or {}).items():
             # Computing the scale again would cost one more all-reduce.
             share = scale if positions is valid else _mean_scale(positions, prediction.dtype)
             logged[name] = 100 * (correct & positions).sum() * share
