@@ -52,7 +52,7 @@ def by_hand(module, x, grid, bias) -> np.ndarray:
     weight, q_bias = module.qkv.weight.double().numpy(), module.q_bias.double().numpy()
     table, dims = module.relative_position_bias_table, len(q_bias)
     if table is not None:
-        bias = position_bias(table, module.grid, grid)
+        bias = position_bias(table, module.bias_grid, grid)
     d, out = dims // module.num_heads, []
     for one in x.double().numpy():
         q, k = one @ weight[:dims].T + q_bias, one @ weight[dims : 2 * dims].T
