@@ -1,10 +1,10 @@
-# All rows with ViT-S on 100 000 drawn images of 112 px, the paper's grid of 14×14: for one GPU of 40 GB or more, by estimate a
+# All ablations with ViT-S on 100 000 drawn images of 112 px, the paper's grid of 14×14: for one GPU of 40 GB or more, by estimate a
 # day a seed. Never run; its learning rates are guesses between those of the quickstart and the paper's.
 #   python tools/reproduce.py --scale gpu --jobs N   # N GPUs, a seed on each
 _base_ = 'shapes.py'
 
 seeds = 6
-rows = [
+ablations = [
     'scratch', 'beit', 'random-mask', 'pixels', 'pixels-random-mask', 'recover-all', 'no-mask', 'longer', 'intermediate',
     'other-tokenizer', 'layer-scale', 'relative', 'quarter', 'sixteenth', 'ceiling', 'floor']
 data = 'data/reproduce-gpu'

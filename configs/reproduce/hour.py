@@ -4,4 +4,4 @@
 _base_ = 'shapes.py'
 
 seeds = 6
-rows = ['scratch', 'beit', 'random-mask', 'pixels', 'recover-all', 'no-mask', 'intermediate', 'quarter', 'sixteenth']
+ablations = ['scratch', 'beit', 'random-mask', 'pixels', 'recover-all', 'no-mask', 'intermediate', 'quarter', 'sixteenth']

@@ -1,16 +1,16 @@
-# The paper's own size: each row's pre-training of 300 epochs on ImageNet-1k, 100 epochs of classification, 160 000 updates of
-# SETR-PUP on ADE20K. Hardware: 8 GPUs of 80 GB, for months; rows and seeds one by one.
-#   python tools/reproduce.py --scale paper --rows scratch beit pixels --seeds 1 --launcher pytorch --gpus 8 --dry-run
+# The paper's own size: each ablation's pre-training of 300 epochs on ImageNet-1k, 100 epochs of classification, 160 000 updates of
+# SETR-PUP on ADE20K. Hardware: 8 GPUs of 80 GB, for months; ablations and seeds one by one.
+#   python tools/reproduce.py --scale paper --ablations scratch beit pixels --seeds 1 --launcher pytorch --gpus 8 --dry-run
 # The fine-tunings are those of configs/classification and configs/segmentation, from scratch as well: DeiT's own recipe, which the
 # paper compares with, is not among them.
 data = 'data'
 seeds = 6
-rows = [
+ablations = [
     'scratch', 'beit', 'random-mask', 'pixels', 'pixels-random-mask', 'recover-all', 'no-mask', 'longer', 'intermediate',
     'other-tokenizer', 'layer-scale', 'relative']
 note = (
     'ImageNet-1k and ADE20K. The tokenizer is trained on ImageNet-1k alone, which costs 0.16 points of top-1 in the paper (app. C).')
-budget = 'pre-training of 300 epochs, unless the row says otherwise.'
+comparison = 'pre-training of 300 epochs, unless the name says otherwise.'
 images = 300 * 1281167
 tokenizer = 'configs/tokenizer/dvae_64xb8-coslr-3000k_in1k-256px.py'
 batch = {'train_dataloader.batch_size': 64, 'optim_wrapper.type': 'AmpOptimWrapper'}  # 512 images on 8 GPUs

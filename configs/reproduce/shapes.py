@@ -10,7 +10,7 @@ images = 32 * steps  # that a pre-training sees
 note = (
     'Drawn scenes of 64 px and tiny networks: nothing here is about photographs, and a claim that holds for ViT-B after weeks '
     'need not show in minutes. Settings were found on seed 0, which is not reported.')
-budget = 'all rows pre-train and fine-tune for the same number of steps, unless their name says otherwise.'
+comparison = 'all ablations pre-train and fine-tune for the same number of steps, unless the name says otherwise.'
 arch = dict(embed_dims=96, num_layers=3, num_heads=3, feedforward_channels=384)
 once = 10**9  # an interval that never ends: only the last step is validated and kept
 
@@ -22,7 +22,7 @@ tokenizers = {
         parts=dict(DiscreteVAE=dict(vocab_size=128), MIMHead=dict(out_channels={8192: 128}))),
 }
 
-# Over the pre-training config of each row, by the type of the part.
+# Over the pre-training config of each ablation, by the type of the part.
 pretrain = dict(
     parts=dict(
         BEiTPretrainer=dict(num_masked=25),

@@ -1,1 +1,1 @@
-"""The paper's claims, re-run at any scale: rows of experiments, what they reached, and whether that tells anything."""
+"""Re-runs the paper's ablations at any scale, and compares the results with the paper's claims."""

@@ -1,28 +1,78 @@
-"""From raw figures to what they say: means, verdicts, and where pre-training begins and ceases to pay. Pure functions."""
+"""Statistics of paired seeds: intervals, an exact test, verdicts on claims, and gains over time."""
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
+from statistics import mean, stdev
 
-from .rows import CLAIMS, TASKS, Claim
-from .statistics import SUPPORTED, interval, sign_flip, verdict
+from scipy import stats
 
-Figures = dict[str, dict]  # seed → stage → what `results` keeps of it
+from .ablations import CLAIMS, TASKS, Claim
+
+Figures = dict[str, dict]  # seed → stage → its results
+SIGNIFICANCE = 0.05
+SUPPORTED, OPEN, CONTRADICTED = 'supported', 'not distinguishable', 'contradicted here'
+MAX_SEEDS = 20  # a million sign patterns
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and half the width of its 95 % interval (Student's t), NaN for one value."""
+    n = len(values)
+    if n < 2:
+        return mean(values), math.nan
+    return mean(values), float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """Return the exact two-sided p of paired differences.
+
+    p is the share of all 2ⁿ choices of signs whose sum is at least as far from zero. The test assumes
+    no distribution: without an effect both signs are equally likely. Its smallest p is 2 / 2ⁿ.
+
+    Raises ValueError for no differences or more than 20.
+    """
+    if not 1 <= len(differences) <= MAX_SEEDS:
+        raise ValueError(f'{len(differences)} differences: expected 1 to {MAX_SEEDS}')
+    observed = abs(math.fsum(differences))
+    tolerance = 1e-9 * math.fsum(map(abs, differences))
+    extreme = 0
+    for signs in itertools.product((1, -1), repeat=len(differences)):
+        total = math.fsum(s * d for s, d in zip(signs, differences, strict=True))
+        extreme += abs(total) >= observed - tolerance
+    return extreme / 2 ** len(differences)
+
+
+def smallest_p(seeds: int) -> float:
+    """Return the smallest p that this number of seeds can reach."""
+    return 2 / 2**seeds
+
+
+def verdict(differences: Sequence[float]) -> str:
+    """Return the verdict on the claim that paired differences are positive."""
+    if not differences or sign_flip(differences) > SIGNIFICANCE:
+        return OPEN
+    return SUPPORTED if math.fsum(differences) > 0 else CONTRADICTED
 
 
 def values(figures: Figures, stage: str, metric: str) -> dict[str, float]:
-    """Seed → figure, of the seeds that have it."""
-    return {seed: stages[stage]['metrics'][metric] for seed, stages in figures.items()
-            if metric in stages.get(stage, {}).get('metrics', {})}  # fmt: skip
+    """Return seed → final value for the seeds that have it."""
+    found = {}
+    for seed, stages in figures.items():
+        value = stages.get(stage, {}).get('metrics', {}).get(metric)
+        if value is not None:
+            found[seed] = value
+    return found
 
 
 def differences(better: dict[str, float], worse: dict[str, float]) -> list[float]:
-    """Pairs of the same seed."""
+    """Return the differences of the seeds that both have."""
     return [better[seed] - worse[seed] for seed in better if seed in worse]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A claim, for one metric: gap in the paper (NaN: it has none), here with half its 95 % interval, p, seeds, verdict."""
+class JudgedClaim:
+    """A claim for one metric: its gap in the paper (NaN: none) and here, half an interval, p, verdict."""
 
     claim: Claim
     metric: str
@@ -34,56 +84,44 @@ class Judged:
     verdict: str
 
 
-def judge(figures: Figures, mains: dict[str, str]) -> list[Judged]:
-    """All claims that both rows have run for, at the labels `mains` (task → labels)."""
+def judge(figures: Figures, labels: dict[str, str]) -> list[JudgedClaim]:
+    """Judge all claims whose ablations both have results; `labels` maps a task to its labels."""
+    judged = []
+    for claim, (task, metric) in itertools.product(CLAIMS, TASKS.items()):
+        if metric not in claim.gap:
+            continue
+        prefix = f'{task}/{labels[task]}'
+        better = values(figures, f'{prefix}/{claim.better}', metric)
+        worse = values(figures, f'{prefix}/{claim.worse}', metric)
+        if pairs := differences(better, worse):
+            test = (sign_flip(pairs), len(pairs), verdict(pairs))
+            judged.append(JudgedClaim(claim, metric, claim.gap[metric], *interval(pairs), *test))
+    return judged
+
+
+def curve_values(figures: Figures, stage: str, metric: str) -> dict[float, dict[str, float]]:
+    """Return step → seed → value for the validations of a stage."""
+    found: dict[float, dict[str, float]] = {}
+    for seed, stages in figures.items():
+        for step, value in stages.get(stage, {}).get('curves', {}).get(metric, []):
+            found.setdefault(step, {})[seed] = value
+    return dict(sorted(found.items()))
+
+
+def curve(figures: Figures, stage: str, metric: str) -> list[tuple[float, float, float]]:
+    """Return (step, mean, half the 95 % interval) for the steps that all seeds of the stage have."""
+    by_step = curve_values(figures, stage, metric)
+    seeds = max(map(len, by_step.values()), default=0)
+    return [(x, *interval(list(y.values()))) for x, y in by_step.items() if len(y) == seeds]
+
+
+def gains(
+    figures: Figures, better: str, worse: str, metric: str
+) -> list[tuple[float, float, bool]]:
+    """Return (step, mean gain, whether it is significantly positive) for two stages of equal length."""
+    other = curve_values(figures, worse, metric)
     found = []
-    for claim in CLAIMS:
-        for task, metric in TASKS.items():
-            if metric not in claim.gap:
-                continue
-            both = (
-                values(figures, f'{task}/{mains[task]}/{row}', metric)
-                for row in (claim.better, claim.worse)
-            )
-            if not (pairs := differences(*both)):
-                continue
-            here, half = interval(pairs)
-            found.append(
-                Judged(
-                    claim,
-                    metric,
-                    claim.gap[metric],
-                    here,
-                    half,
-                    sign_flip(pairs),
-                    len(pairs),
-                    verdict(pairs),
-                )
-            )
+    for step, own in curve_values(figures, better, metric).items():
+        if pairs := differences(own, other.get(step, {})):
+            found.append((step, mean(pairs), verdict(pairs) == SUPPORTED))
     return found
-
-
-def curve(figures: Figures, stage: str, name: str) -> list[tuple[float, float, float]]:
-    """(step, mean, half the 95 % interval) over the seeds that have the stage."""
-    lines = [
-        dict(map(tuple, stages[stage]['curves'].get(name, [])))
-        for stages in figures.values()
-        if stage in stages
-    ]
-    steps = sorted(set.intersection(*map(set, lines))) if lines else []
-    return [(step, *interval([line[step] for line in lines])) for step in steps]
-
-
-def pays(figures: Figures, better: str, worse: str, metric: str) -> list[tuple[int, float, bool]]:
-    """(step, mean gain, whether it is above zero by the test) along two fine-tunings of the same length."""
-
-    def at(stage: str, step: int) -> dict[str, float]:
-        lines = {seed: dict(map(tuple, stages[stage]['curves'].get(metric, [])))
-                 for seed, stages in figures.items() if stage in stages}  # fmt: skip
-        return {seed: line[step] for seed, line in lines.items() if step in line}
-
-    steps = [step for step, _, _ in curve(figures, better, metric)]
-    pairs = {step: differences(at(better, step), at(worse, step)) for step in steps}
-    return [
-        (step, mean(gains), verdict(gains) == SUPPORTED) for step, gains in pairs.items() if gains
-    ]

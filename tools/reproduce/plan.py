@@ -1,54 +1,18 @@
-"""A scale and a choice of rows as chains of stages: one recipe a seed, for the chain runner of `recipe`.
+"""Turns a scale and a choice of ablations into recipes, one per seed.
 
-A scale is a Python config (configs/reproduce/):
-
-    data, prepare = 'data/…', ['python -m …']      # the data set and the commands that draw it
-    seeds, rows = 6, ['scratch', 'beit', …]        # by default; rows are those of `reproduce.rows`
-    tokenizers = dict(tokenizer=dict(config=…, options={…}))
-    pretrain = dict(parts={…}, whole={…})          # laid over each row's config by `scale.scaled`
-    classification = dict(config=…, options={…},   # options on a config, as --cfg-options has them
-        kinds=dict(scratch={…}, pretrained={…}),   # of rows: the learning rates
-        labels={'1200': {…}, …}, main='1200')      # how many labels: one for all rows, all of them for `curves`
-    segmentation = …
-    curves = ['scratch', 'beit']
-
-Stages are named 'tokenizer', 'pretrain/ROW' and 'TASK/LABELS/ROW'.
+Stages are named 'tokenizer', 'pretrain/ABLATION' and 'TASK/LABELS/ABLATION'.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from mmengine.config import Config
 from recipe.chain import Recipe, Stage, stage_options
+from recipe.records import digest
 
-from . import scale as scaling
-from .rows import BEIT, ROWS, TASKS
-
-_BACKBONE = 'model.backbone.init_cfg.checkpoint'
-_MODEL = 'model.backbone.'
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The file, its name, its content, and where the data lie."""
-
-    path: Path
-    name: str
-    cfg: dict
-    data: str
-
-    @classmethod
-    def read(cls, path: Path, data: str | None = None) -> 'Scale':
-        """Raises FileNotFoundError for a file that is not there."""
-        if not path.is_file():
-            there = ', '.join(sorted(file.stem for file in path.parent.glob('*.py')))
-            raise FileNotFoundError(f'no scale {path.stem}: {path.parent} has {there}')
-        cfg = Config.fromfile(str(path)).to_dict()
-        return cls(path, path.stem, cfg, data or cfg['data'])
+from .ablations import ABLATIONS, BEIT, TASKS
+from .scale import Scale, data_options, resize, write_config
 
 
 @lru_cache
@@ -56,136 +20,122 @@ def _load(path: str) -> dict:
     return Config.fromfile(path).to_dict()
 
 
-def rows_of(scale: Scale, chosen: list[str] | None) -> list[str]:
-    """The rows to run, in the order of `ROWS`, with those that they start from. Raises ValueError for an unknown one."""
-    names = chosen or scale.cfg['rows']
-    if unknown := [name for name in names if name not in ROWS]:
-        raise ValueError(f'--rows {" ".join(unknown)}: known are {", ".join(ROWS)}')
-    needed = {*names, *(ROWS[name].start for name in names)}
-    return [row for row in ROWS if row in needed]
+def choose_ablations(scale: Scale, names: list[str] | None) -> list[str]:
+    """Return the chosen ablations or the scale's, and those that they start from. Raises ValueError."""
+    names = names or scale.cfg['ablations']
+    if unknown := [name for name in names if name not in ABLATIONS]:
+        raise ValueError(
+            f'--ablations {" ".join(unknown)}: expected some of {", ".join(ABLATIONS)}'
+        )
+    needed = {*names, *(ABLATIONS[name].start for name in names)}
+    return [name for name in ABLATIONS if name in needed]
 
 
-def recipe(scale: Scale, rows: list[str], seed: int, work_dir: Path) -> Recipe:
-    """The chain of one seed; the configs that are made for it lie in `work_dir/configs`."""
-    stages = [*_tokenizers(scale, rows), *_pretrainings(scale, rows, work_dir)]
-    for task in TASKS:  # classification first: the intermediate task
-        stages += _tuned(scale, rows, task)
+def make_recipe(scale: Scale, names: list[str], seed: int, work_dir: Path) -> Recipe:
+    """Return the recipe of one seed; its generated configs are written to `work_dir/configs`."""
+    stages = [*_tokenizer_stages(scale, names), *_pretrain_stages(scale, names, work_dir)]
+    for task in TASKS:  # classification first, since it is the intermediate task
+        stages += _task_stages(scale, names, task)
     prepare = [command.format(data=scale.data) for command in scale.cfg.get('prepare', [])]
-    return Recipe(
-        str(work_dir / f'seed-{seed}'), stages, prepare, seed, f'{scale.name}, seed {seed}', ''
-    )
+    folder = str(work_dir / f'seed-{seed}')
+    return Recipe(folder, stages, prepare, seed, f'{scale.name}, seed {seed}', '')
 
 
-def _tokenizers(scale: Scale, rows: list[str]) -> Iterator[Stage]:
-    needed = {ROWS[row].tokenizer for row in rows if ROWS[row].config and _targets_tokens(row)}
+def _tokenizer_stages(scale: Scale, names: list[str]) -> Iterator[Stage]:
+    needed = {ABLATIONS[name].tokenizer for name in names if _predicts_tokens(name)}
     for name, entry in scale.cfg['tokenizers'].items():
         if name in needed:
-            yield Stage(
-                name,
-                entry['config'],
-                options=_options(scale, entry['config'], entry.get('options', {})),
-            )
+            options = _with_data(scale, entry['config'], entry.get('options', {}))
+            yield Stage(name, entry['config'], options=options)
 
 
-def _targets_tokens(row: str) -> bool:
-    return _load(ROWS[row].config)['model']['target']['type'] == 'TokenTarget'
+def _pretrain_stages(scale: Scale, names: list[str], work_dir: Path) -> Iterator[Stage]:
+    for name in names:
+        ablation = ABLATIONS[name]
+        if ablation.config is None or ablation.start:
+            continue
+        path = work_dir / 'configs' / f'{name}.py'
+        write_config(path, pretrain_config(scale, name), ablation.config)
+        key = 'model.target.checkpoint'
+        weights = {key: ablation.tokenizer} if _predicts_tokens(name) else {}
+        yield Stage(f'pretrain/{name}', str(path), weights, _with_data(scale, str(path), {}))
 
 
-def pretrain_config(scale: Scale, row: str) -> dict:
-    """A row's pre-training at this scale."""
-    own = scale.cfg['pretrain']
-    parts = dict(own.get('parts', {}))
-    for part, values in (
-        scale.cfg['tokenizers'].get(ROWS[row].tokenizer, {}).get('parts', {}).items()
-    ):
+def _task_stages(scale: Scale, names: list[str], task: str) -> Iterator[Stage]:
+    entry = scale.cfg[task]
+    for labels, label_options in entry['labels'].items():
+        for name in names:
+            ablation = ABLATIONS[name]
+            is_shown = labels == entry['main'] or name in scale.cfg.get('curves', [])
+            if task not in ablation.tasks or not is_shown:
+                continue
+            options = {**entry.get('options', {}), **label_options, **_backbone_options(name)}
+            options |= entry['kinds'].get(ablation.kind, {})
+            weights = {}
+            if ablation.config:
+                through = ablation.through
+                source = f'{through}/{scale.cfg[through]["main"]}' if through else 'pretrain'
+                key = 'model.backbone.init_cfg.checkpoint'
+                weights[key] = f'{source}/{ablation.start or name}'
+            config = entry['config']
+            options = _with_data(scale, config, options)
+            yield Stage(f'{task}/{labels}/{name}', config, weights, options)
+
+
+def pretrain_config(scale: Scale, name: str) -> dict:
+    """Return the config of an ablation's pre-training at this scale."""
+    ablation, entry = ABLATIONS[name], scale.cfg['pretrain']
+    parts, whole = dict(entry.get('parts', {})), entry.get('whole', {})
+    tokenizer = scale.cfg['tokenizers'].get(ablation.tokenizer, {})
+    for part, values in tokenizer.get('parts', {}).items():
         parts[part] = parts.get(part, {}) | values
-    cfg = scaling.scaled(_load(ROWS[row].config), parts, own.get('whole', {}))
-    if ROWS[row].length != 1:
-        base = scaling.scaled(_load(BEIT), parts, own.get('whole', {}))['train_cfg']
-        unit = 'max_iters' if 'max_iters' in base else 'max_epochs'
-        cfg['train_cfg'][unit] = round(base[unit] * ROWS[row].length)
+    cfg = resize(_load(ablation.config), parts, whole)
+    if ablation.length != 1:
+        loop = resize(_load(BEIT), parts, whole)['train_cfg']
+        unit = 'max_iters' if 'max_iters' in loop else 'max_epochs'
+        cfg['train_cfg'][unit] = round(loop[unit] * ablation.length)
     return cfg
 
 
-def _pretrainings(scale: Scale, rows: list[str], work_dir: Path) -> Iterator[Stage]:
-    for row in rows:
-        if ROWS[row].config is None or ROWS[row].start:
-            continue
-        path = work_dir / 'configs' / f'{row}.py'
-        scaling.write(path, pretrain_config(scale, row), ROWS[row].config)
-        weights = {'model.target.checkpoint': ROWS[row].tokenizer} if _targets_tokens(row) else {}
-        yield Stage(f'pretrain/{row}', str(path), weights, _options(scale, str(path), {}))
+def _predicts_tokens(name: str) -> bool:
+    config = ABLATIONS[name].config
+    return bool(config) and _load(config)['model']['target']['type'] == 'TokenTarget'
 
 
-def _tuned(scale: Scale, rows: list[str], task: str) -> Iterator[Stage]:
-    entry = scale.cfg[task]
-    for labels, of_labels in entry['labels'].items():
-        for row in rows:
-            one = ROWS[row]
-            if task not in one.tasks or (
-                labels != entry['main'] and row not in scale.cfg.get('curves', [])
-            ):
-                continue
-            weights = {}
-            if one.config:
-                origin = (
-                    f'{one.through}/{scale.cfg[one.through]["main"]}' if one.through else 'pretrain'
-                )
-                weights[_BACKBONE] = f'{origin}/{one.start or row}'
-            options = (
-                entry.get('options', {})
-                | of_labels
-                | _architecture(row)
-                | entry['kinds'].get(one.kind, {})
-            )
-            yield Stage(
-                f'{task}/{labels}/{row}',
-                entry['config'],
-                weights,
-                _options(scale, entry['config'], options),
-            )
+def _backbone_options(name: str) -> dict[str, object]:
+    """Return options that give a fine-tuned backbone the parts of the pre-trained one (or of BEiT)."""
+    backbone = _load(ABLATIONS[name].config or BEIT)['model']['backbone']
+    return {
+        'model.backbone.abs_pos_embed': backbone.get('abs_pos_embed', False),
+        'model.backbone.rel_pos_bias': backbone.get('rel_pos_bias') and 'per_layer',
+        'model.backbone.layer_scale': backbone.get('layer_scale'),
+    }
 
 
-def _architecture(row: str) -> dict[str, object]:
-    """Options that give a fine-tuning the form of the network that was pre-trained; without one BEiT's."""
-    backbone = _load(ROWS[row].config or BEIT)['model']['backbone']
-    bias = backbone.get('rel_pos_bias') and 'per_layer'
-    form = dict(
-        abs_pos_embed=backbone.get('abs_pos_embed', False),
-        rel_pos_bias=bias,
-        layer_scale=backbone.get('layer_scale'),
-    )
-    return {_MODEL + key: value for key, value in form.items()}
+def _with_data(scale: Scale, config: str, options: dict) -> dict:
+    return options if scale.data == 'data' else data_options(_load(config), scale.data) | options
 
 
-def _options(scale: Scale, config: str, options: dict) -> dict:
-    return (
-        scaling.data_options(_load(config), scale.data) if scale.data != 'data' else {}
-    ) | options
+def stage_digests(recipe: Recipe, overrides: list[str]) -> dict[str, str]:
+    """Return for each stage the digest of what determines its result: config, options, data, sources.
 
-
-# -- what was run already ----------------------------------------------------------------------------------------------
-
-
-def keys(recipe: Recipe, overrides: list[str]) -> dict[str, str]:
-    """Return for each stage the digest of all that decides its result: config, options, seed, data, and its sources'.
-
-    How a config's log is shown (`visualizer`) decides nothing.
+    How the log is shown (`visualizer`) does not count.
     """
     found: dict[str, str] = {}
     for stage in recipe.stages:
         sources = {key: found[source] for key, source in stage.weights.items()}
         config = {key: value for key, value in _load(stage.config).items() if key != 'visualizer'}
-        content = [config, stage_options(stage, recipe.seed, overrides), recipe.prepare, sources]
-        text = json.dumps(content, sort_keys=True, default=str)
-        found[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        options = stage_options(stage, recipe.seed, overrides)
+        found[stage.name] = digest([config, options, recipe.prepare, sources])[:16]
     return found
 
 
-def missing(recipe: Recipe, current: dict[str, str], done: dict[str, str]) -> tuple[str, ...]:
-    """The stages whose digest is not in `done` (stage → digest), with those that they start from."""
-    wanted: set[str] = set()
+def missing_stages(
+    recipe: Recipe, digests: dict[str, str], finished: dict[str, str]
+) -> tuple[str, ...]:
+    """Return the stages whose digest is not in `finished`, with the stages that they start from."""
+    needed: set[str] = set()
     for stage in reversed(recipe.stages):
-        if stage.name in wanted or done.get(stage.name) != current[stage.name]:
-            wanted |= {stage.name, *stage.weights.values()}
-    return tuple(stage.name for stage in recipe.stages if stage.name in wanted)
+        if stage.name in needed or finished.get(stage.name) != digests[stage.name]:
+            needed |= {stage.name, *stage.weights.values()}
+    return tuple(stage.name for stage in recipe.stages if stage.name in needed)

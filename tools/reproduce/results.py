@@ -1,115 +1,98 @@
-"""What the runs reached: figures and curves of every stage and seed, as JSON that another checkout goes on from.
+"""Results of all seeds and stages in one JSON file, from which another checkout can continue.
 
 {'scale': 'hour', 'runs': [{'command': …, 'commit': …, 'machine': …, 'date': …}], 'seeds':
- {'1': {'TASK/LABELS/ROW': {'digest': …, 'metrics': {…}, 'curves': {…}}}}}
+ {'1': {'TASK/LABELS/ABLATION': {'digest': …, 'metrics': {…}, 'curves': {…}}}}}
 """
 
-import json
 import os
 import shlex
 import subprocess
 import time
 from pathlib import Path
 
-from recipe.records import read_record, write_json
+from recipe.records import read_json, read_record, write_json
 from reports.summary import metrics, processor, scalars, validations, versions
 
-from .rows import TASKS
+from .ablations import TASKS
 
 CURVES = (*TASKS.values(), 'val_loss', 'masked_accuracy', 'marginal_entropy')
-OVER_ALL = ('val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all')
-KEPT = (
+METRICS = (
     *CURVES,
-    *OVER_ALL,
-    'marginal_accuracy',
-    'psnr',
-    'psnr_mean_color',
-    'vocab_size',
-    'codes_used',
-    'perplexity',
-    'mse',
+    *('val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all'),
+    *('marginal_accuracy', 'psnr', 'psnr_mean_color', 'codes_used', 'perplexity', 'mse'),
 )
 
 
-def path(out: Path, scale: str) -> Path:
+def path_of(out: Path, scale: str) -> Path:
     return out / 'results' / f'{scale}.json'
 
 
 def read(out: Path, scale: str) -> dict:
-    """What is there of a scale, an empty store where nothing is."""
-    file = path(out, scale)
-    return json.loads(file.read_text()) if file.is_file() else dict(scale=scale, seeds={})
+    """Return the results of a scale, empty ones if there are none."""
+    return read_json(path_of(out, scale)) or dict(scale=scale, runs=[], seeds={})
 
 
-def digests(store: dict, seed: int) -> dict[str, str]:
-    """Stage → digest of what it was made from, of a seed's finished stages."""
-    return {name: stage['digest'] for name, stage in store['seeds'].get(str(seed), {}).items()}
+def finished_digests(results: dict, seed: int) -> dict[str, str]:
+    """Return stage → digest for the finished stages of a seed."""
+    stages = results['seeds'].get(str(seed), {})
+    return {name: stage['digest'] for name, stage in stages.items()}
 
 
-def add(store: dict, seed: int, made: dict[str, str], work_dir: Path, run: dict[str, str]) -> dict:
-    """The store with those stages of a seed (stage → digest) that are finished, and the run that made them."""
-    found = {name: dict(digest=digest, **_stage(work_dir / name)) for name, digest in made.items()}
-    seeds = store['seeds'] | {str(seed): store['seeds'].get(str(seed), {}) | found}
-    runs = store.get('runs', [])
-    return dict(
-        scale=store['scale'],
-        runs=runs if run in runs else [*runs, run],
-        seeds=dict(sorted(seeds.items(), key=lambda item: int(item[0]))),
-    )
+def add(results: dict, seed: int, digests: dict[str, str], work_dir: Path, run: dict) -> dict:
+    """Return the results with these finished stages (stage → digest), and the run that made them."""
+    stages = dict(results['seeds'].get(str(seed), {}))
+    for name, digest in digests.items():
+        stages[name] = dict(digest=digest, **_read_stage(work_dir / name))
+    seeds = results['seeds'] | {str(seed): stages}
+    runs = results['runs'] if run in results['runs'] else [*results['runs'], run]
+    by_seed = dict(sorted(seeds.items(), key=lambda item: int(item[0])))
+    return dict(scale=results['scale'], runs=runs, seeds=by_seed)
 
 
-def _stage(stage_dir: Path) -> dict:
-    lines, record = scalars(stage_dir), read_record(stage_dir)
-    curves = {
-        name: [[step, round(value, 4)] for step, value in validations(lines, name)]
-        for name in CURVES
-    }
-    last = {key: round(value, 4) for key, value in metrics(stage_dir).items() if key in KEPT}
-    return dict(
-        metrics=last,
-        curves={name: points for name, points in curves.items() if points},
-        wall_s=round(record['wall_s'], 1),
-    )
+def _read_stage(stage_dir: Path) -> dict:
+    lines, curves = scalars(stage_dir), {}
+    for name in CURVES:
+        if points := validations(lines, name):
+            curves[name] = [[step, round(value, 4)] for step, value in points]
+    last = {key: round(value, 4) for key, value in metrics(stage_dir).items() if key in METRICS}
+    wall_s = round(read_record(stage_dir)['wall_s'], 1)
+    return dict(metrics=last, curves=curves, wall_s=wall_s)
 
 
-def save(out: Path, store: dict) -> None:
-    write_json(path(out, store['scale']), store)
+def save(out: Path, results: dict) -> None:
+    write_json(path_of(out, results['scale']), results)
 
 
-def current(store: dict, digests: dict[int, dict[str, str]]) -> dict[str, dict]:
-    """Seed → stage → figures, of those seeds and stages (seed → stage → digest) that were made from the same."""
-    found = {}
-    for seed, stages in digests.items():
-        there = store['seeds'].get(str(seed), {})
-        found[str(seed)] = {
-            name: there[name]
-            for name, digest in stages.items()
-            if there.get(name, {}).get('digest') == digest
-        }
-    return {seed: stages for seed, stages in found.items() if stages}
+def select_current(results: dict, digests: dict[int, dict[str, str]]) -> dict[str, dict]:
+    """Return seed → stage → results for the stages whose digest (seed → stage → digest) is the same."""
+    selected = {}
+    for seed, expected in digests.items():
+        stages = results['seeds'].get(str(seed), {})
+        current = {name: s for name, s in stages.items() if s['digest'] == expected.get(name)}
+        if current:
+            selected[str(seed)] = current
+    return selected
 
 
-def made(typed: list[str]) -> dict[str, str]:
-    """By what, from what, on what and when."""
+def describe_run(arguments: list[str]) -> dict[str, str]:
+    """Return command, commit, machine and date of this run."""
     packages = versions()
-    names = ', '.join(
-        f'{name} {packages[name]}' for name in ('beit_mm', 'torch', 'mmengine') if name in packages
-    )
+    names = [name for name in ('beit_mm', 'torch', 'mmengine') if name in packages]
+    software = ', '.join(f'{name} {packages[name]}' for name in names)
     return dict(
-        command=shlex.join(['python', *typed]),
+        command=shlex.join(['python', *arguments]),
         commit=_commit(),
-        machine=f'{os.cpu_count()} cores, {processor()}; {names}',
+        machine=f'{os.cpu_count()} cores, {processor()}; {software}',
         date=time.strftime('%Y-%m-%d'),
     )
 
 
 def _commit() -> str:
-    """Of the checkout that this package lies in, marked when it has changes; 'unknown' outside of git."""
+    """Return the commit of this checkout, marked if it has changes; 'unknown' outside of git."""
     command = ['git', 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
     try:
-        found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-        return found.stdout.strip()
+        folder = Path(__file__).parent
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return 'unknown'
+    return done.stdout.strip()

@@ -1,18 +1,28 @@
-"""A config at another scale: what stays is which parts it has, what changes is how large each is.
+"""Scales: files that say how large each part of a config is, and which settings all runs share.
 
-A scale names parts by their type, wherever they stand in a config, so one table does for a config and all its ablations:
+A scale is a Python config (configs/reproduce/):
+
+    data, prepare = 'data/…', ['python -m …']      # the data set and the commands that draw it
+    seeds, ablations = 6, ['scratch', 'beit', …]   # defaults
+    tokenizers = dict(tokenizer=dict(config=…, options={…}))
+    pretrain = dict(parts={…}, whole={…})          # see `Scale.resize`
+    classification = dict(config=…, options={…},   # as `--cfg-options`
+        kinds=dict(scratch={…}, pretrained={…}),   # options for each kind of ablation
+        labels={'1200': {…}, …}, main='1200')      # options for each number of labels
+    segmentation = …
+    curves = ['scratch', 'beit']                   # ablations that run with every number of labels
+
+`parts` addresses the parts of a config by their type, so one table serves all ablations:
 
     parts = dict(
         BEiT=dict(arch=…, img_size=64, patch_size=8),
-        RandomMask=dict(grid=8, num_masked=25),            # of those configs that have one
-        TwoViews=dict(size=64, token_size=32),         # what a config has switched off (None) stays off
-        MIMHead=dict(out_channels={8192: 512, 768: 192}))  # a value that depends on the config's own
-
-and then settings of the whole, as mmengine merges them: `train_cfg=dict(_delete_=True, max_iters=100, …)`.
+        TwoViews=dict(size=64, token_size=32),         # a part's None stays None
+        MIMHead=dict(out_channels={8192: 512, 768: 192}))  # chosen by the part's own value
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from pprint import pformat
 
@@ -21,47 +31,58 @@ from mmengine.config import Config
 from beit_mm.utils.config_tree import kind, nodes
 
 
-def scaled(config: dict, parts: dict[str, dict], whole: dict) -> dict:
-    """The config at that scale; what is given stays as it is."""
+@dataclass(frozen=True)
+class Scale:
+    """A scale's name, its content and the folder of the data."""
+
+    name: str
+    cfg: dict
+    data: str
+
+    @classmethod
+    def read(cls, path: Path, data: str | None = None) -> 'Scale':
+        """Read a scale file. Raises FileNotFoundError."""
+        if not path.is_file():
+            known = ', '.join(sorted(file.stem for file in path.parent.glob('*.py')))
+            raise FileNotFoundError(f'no scale {path.stem}: expected one of {known}')
+        cfg = Config.fromfile(str(path)).to_dict()
+        return cls(path.stem, cfg, data or cfg['data'])
+
+
+def resize(config: dict, parts: dict[str, dict], whole: dict) -> dict:
+    """Return the config with other sizes of its parts, merged with the settings `whole`."""
     cfg = deepcopy(config)
     for node in list(nodes(cfg)):
         for key, value in parts.get(kind(node), {}).items():
-            if key in node and node[key] is None:
-                continue
             own = node.get(key)
-            table = isinstance(value, dict) and not isinstance(own, dict) and own in value
-            node[key] = value[own] if table else value
+            if key in node and own is None:
+                continue
+            is_choice = isinstance(value, dict) and not isinstance(own, dict) and own in value
+            node[key] = value[own] if is_choice else value
     merged = Config(cfg)
-    merged.merge_from_dict(deepcopy(whole))  # it takes `_delete_` out of what it is given
+    merged.merge_from_dict(deepcopy(whole))  # a copy, since it removes `_delete_`
     return merged.to_dict()
 
 
-def write(path: Path, cfg: dict, origin: str) -> None:
-    """As a config file."""
-    lines = [
-        f'# {origin}, at another scale',
-        *(f'{key} = {pformat(value, 4, 120)}' for key, value in cfg.items()),
-    ]
+def write_config(path: Path, cfg: dict, origin: str) -> None:
+    lines = [f'{key} = {pformat(value, 4, 120)}' for key, value in cfg.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('\n'.join(lines) + '\n')
+    path.write_text('\n'.join([f'# {origin}, at another scale', *lines]) + '\n')
 
 
 def data_options(cfg: dict, data: str) -> dict[str, str]:
-    """Options that turn each `data_root` of the loaders, 'data/NAME' or 'data/quickstart/NAME', into `data/NAME`."""
-    return {
-        f'{where}.data_root': '/'.join(
-            [
-                data,
-                *[p for p in Path(node['data_root']).parts if not p.startswith('quickstart')][1:],
-            ]
-        )
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-        for where, node in _datasets(loader, cfg.get(loader))
-    }
+    """Return options that move each `data_root` from 'data/' or 'data/quickstart/' to `data`."""
+    options = {}
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for key, dataset in _datasets(loader, cfg.get(loader)):
+            parts = [p for p in Path(dataset['data_root']).parts if 'quickstart' not in p]
+            options[f'{key}.data_root'] = '/'.join([data, *parts[1:]])
+    return options
 
 
-def _datasets(where: str, node: object) -> Iterable[tuple[str, dict]]:
-    if isinstance(node, dict):
+def _datasets(key: str, node: object) -> Iterator[tuple[str, dict]]:
+    """Yield each dict with a `data_root` among the nested data sets of a loader, and its config key."""
+    while isinstance(node, dict):
         if 'data_root' in node:
-            yield where, node
-        yield from _datasets(f'{where}.dataset', node.get('dataset'))
+            yield key, node
+        key, node = f'{key}.dataset', node.get('dataset')

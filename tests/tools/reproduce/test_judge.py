@@ -1,73 +1,120 @@
-"""From made-up figures: means, pairs, verdicts, crossing points, and the page that says them."""
+"""Statistics, checked by hand and by counting; verdicts from made-up results, and the page about them."""
 
 import math
+import random
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 from mmengine.config import Config
 from reproduce import page
-from reproduce.judge import curve, differences, judge, pays
-from reproduce.statistics import CONTRADICTED, OPEN, SUPPORTED
+from reproduce.judge import (
+    CONTRADICTED,
+    OPEN,
+    SUPPORTED,
+    curve,
+    differences,
+    gains,
+    interval,
+    judge,
+    sign_flip,
+    smallest_p,
+    verdict,
+)
 from small import ROOT
 
 pytestmark = pytest.mark.any_stack
 
-MAINS = dict(classification='1200', segmentation='200')
+LABELS = dict(classification='1200', segmentation='200')
+
+
+def test_at_least_six_seeds_can_be_significant():
+    assert sign_flip([1, 2, 3, 4, 5, 6]) == 2 / 64 == smallest_p(6)
+    assert verdict([1, 2, 3, 4, 5, 6]) == SUPPORTED
+    assert verdict([-1, -2, -3, -4, -5, -6]) == CONTRADICTED
+    assert sign_flip([3.0] * 5) == 2 / 32 and verdict([3.0] * 5) == OPEN
+    assert sign_flip([9.0, 9.1, 9.2]) == 0.25 == smallest_p(3) and verdict([9.0, 9.1, 9.2]) == OPEN
+
+
+def test_p_is_the_share_of_equally_extreme_signs():
+    # Sums of ±1 ±2 ±3: 6, 4, 2, 0, 0, −2, −4, −6; four of eight are at least 4 away from zero.
+    assert sign_flip([-1, 2, 3]) == 4 / 8
+    assert sign_flip([1, -1]) == 1.0
+    assert sign_flip([0.0, 0.0, 0.0]) == 1.0
+    assert sign_flip([0.1, 0.2, -0.3]) == 1.0  # zero but for rounding
+
+
+def test_p_does_not_depend_on_order_scale_or_direction():
+    draw = random.Random(0)
+    gaps = [draw.gauss(0.5, 1) for _ in range(8)]
+    for other in (gaps[::-1], [-gap for gap in gaps], [1e6 * gap for gap in gaps]):
+        assert sign_flip(other) == sign_flip(gaps)
+
+
+def test_without_an_effect_p_is_small_as_often_as_it_says():
+    draw = random.Random(1)
+    ps = [sign_flip([draw.gauss(0, 1) for _ in range(6)]) for _ in range(2000)]
+    assert abs(sum(p <= 2 / 64 for p in ps) / len(ps) - 2 / 64) < 0.012  # three standard deviations
+    assert abs(sum(p <= 0.5 for p in ps) / len(ps) - 0.5) < 0.034
+
+
+def test_the_interval_is_students():
+    middle, half = interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    assert middle == 3.5 and half == pytest.approx(2.5706 * math.sqrt(3.5 / 6), rel=1e-4)
+    assert interval([2.0, 2.0, 2.0]) == (2.0, 0.0)
+    assert interval([7.0])[0] == 7.0 and math.isnan(interval([7.0])[1])
+
+
+def test_no_differences_and_too_many_are_refused():
+    assert verdict([]) == OPEN
+    for number in (0, 21):
+        with pytest.raises(ValueError, match=f'{number} differences: expected 1 to 20'):
+            sign_flip([1.0] * number)
 
 
 def stage(metric: str, *values: float) -> dict:
-    """Of a fine-tuning validated at steps 10, 20, …"""
+    """Return the results of a fine-tuning that was validated at steps 10, 20, …"""
     curves = {metric: [[10 * (i + 1), value] for i, value in enumerate(values)]}
     return dict(digest='', metrics={metric: values[-1]}, curves=curves, wall_s=1.0)
 
 
 def figures(seeds: int) -> dict:
-    """BEiT is ahead of scratch, of pixels by turns, and behind random masks; by then scratch has caught up."""
-    return {
-        str(seed): {
+    """BEiT is better than scratch at first and equal at the end, and worse than random masks."""
+    found = {}
+    for seed in range(1, seeds + 1):
+        found[str(seed)] = {
             'classification/1200/scratch': stage('top1', 10.0, 40.0 + seed, 60.0),
-            'classification/1200/beit': stage(
-                'top1', 30.0 + seed, 60.0 + seed, 60.0 + (-1) ** seed
-            ),
+            'classification/1200/beit': stage('top1', 30.0 + seed, 60.0 + seed, 60 + (-1) ** seed),
             'classification/1200/random-mask': stage('top1', 30.0, 60.0, 70.0 + seed),
             'segmentation/200/scratch': stage('mIoU', 5.0, 8.0, 10.0 + seed),
             'segmentation/200/beit': stage('mIoU', 5.0, 9.0, 20.0 + 2 * seed),
         }
-        for seed in range(1, seeds + 1)
-    }
+    return found
 
 
 def test_verdicts_are_those_of_the_paired_test():
-    found = {(one.claim.worse, one.metric): one for one in judge(figures(6), MAINS)}
+    found = {(one.claim.worse, one.metric): one for one in judge(figures(6), LABELS)}
     assert found.keys() == {('scratch', 'top1'), ('scratch', 'mIoU'), ('random-mask', 'top1')}
-    ahead = found['scratch', 'mIoU']
-    assert (ahead.verdict, ahead.here, ahead.p, ahead.seeds) == (
-        SUPPORTED,
-        13.5,
-        2 / 64,
-        6,
-    ) and math.isnan(ahead.paper)
+    better = found['scratch', 'mIoU']
+    assert (better.verdict, better.here, better.seeds) == (SUPPORTED, 13.5, 6)
+    assert better.p == 2 / 64 and math.isnan(better.paper)
     assert found['scratch', 'top1'].verdict == OPEN and found['scratch', 'top1'].p == 1.0
-    behind = found['random-mask', 'top1']
-    assert (behind.verdict, behind.paper, behind.here) == (CONTRADICTED, 0.09, -13.5)
-    assert {one.verdict for one in judge(figures(5), MAINS)} == {OPEN}
+    worse = found['random-mask', 'top1']
+    assert (worse.verdict, worse.paper, worse.here) == (CONTRADICTED, 0.09, -13.5)
+    assert {one.verdict for one in judge(figures(5), LABELS)} == {OPEN}
 
 
-def test_only_the_same_seed_is_a_pair():
+def test_only_results_of_the_same_seed_are_paired():
     assert differences({'1': 5.0, '2': 7.0}, {'2': 1.0, '3': 9.0}) == [6.0]
     some = figures(6)
     del some['3']['segmentation/200/beit']
-    assert next(one for one in judge(some, MAINS) if one.metric == 'mIoU').seeds == 5
+    assert next(one for one in judge(some, LABELS) if one.metric == 'mIoU').seeds == 5
 
 
-def test_where_it_pays_is_where_the_test_says_so():
+def test_gains_over_time_are_tested_at_each_step():
     stages = ['classification/1200/beit', 'classification/1200/scratch']
-    assert pays(figures(6), *stages, 'top1') == [
-        (10, 23.5, True),
-        (20, 20.0, True),
-        (30, 0.0, False),
-    ]
-    assert [sure for _, _, sure in pays(figures(3), *stages, 'top1')] == [False] * 3
+    expected = [(10, 23.5, True), (20, 20.0, True), (30, 0.0, False)]
+    assert gains(figures(6), *stages, 'top1') == expected
+    assert [is_sure for _, _, is_sure in gains(figures(3), *stages, 'top1')] == [False] * 3
     assert curve(figures(6), stages[1], 'top1')[1][:2] == (20, 43.5)
 
 
@@ -75,37 +122,30 @@ def test_where_it_pays_is_where_the_test_says_so():
 def written(tmp_path):
     def write(seeds: int) -> str:
         scale = Config.fromfile(str(ROOT / 'configs/reproduce/hour.py')).to_dict()
-        made = dict(
-            command='python tools/reproduce.py', commit='c0ffee', machine='mine', date='today'
-        )
-        page.write(tmp_path, scale, 'hour', figures(seeds), [made])
+        run = dict(command='python tools/x.py', commit='c0ffee', machine='a', date='today')
+        page.write(tmp_path, scale, 'hour', figures(seeds), [run])
         return (tmp_path / 'results.md').read_text()
 
     return write
 
 
-def test_the_page_says_first_what_disagrees(written, tmp_path):
+def test_the_page_starts_with_what_disagrees(written, tmp_path):
     text = written(6)
-    assert (
-        text.index('## What disagrees')
-        < text.index('Blockwise masking beats random masking: top-1 −13.50')
-        < text.index('## Claims')
-    )
+    sentence = 'Blockwise masking beats random masking: top-1 −13.50'
+    assert text.index('## What disagrees') < text.index(sentence) < text.index('## Claims')
     assert '| BEiT | 82.86 | 60.0 ± 1.1 | 44.65 | 27.0 ± 3.9 |' in text
-    assert (
-        '| Blockwise masking beats random masking | top-1, % | +0.09 | −13.50 ± 1.96 | 0.031 | contradicted here |'
-        in text
-    )
+    cells = '| top-1, % | +0.09 | −13.50 ± 1.96 | 0.031 | contradicted here |'
+    assert f'| Blockwise masking beats random masking {cells}' in text
     assert '| classification | 1200 | BEiT | +0.00 ± 1.15 | 10 … 20 |' in text
     assert 'commit c0ffee' in text and '| − visual tokens: pixels |' not in text
-    shown = [line.rpartition('(')[2][:-1] for line in text.splitlines() if line.startswith('![')]
-    assert len(shown) >= 2 and {file.name for file in (tmp_path / 'results').glob('*.svg')} == {
-        name.rpartition('/')[2] for name in shown
-    }
-    for name in shown:
-        ElementTree.parse(tmp_path / name)
+    charts = [line.rpartition('(')[2][:-1] for line in text.splitlines() if line[:2] == '![']
+    files = {f'results/{file.name}' for file in (tmp_path / 'results').glob('*.svg')}
+    assert len(charts) >= 2 and files == set(charts)
+    for chart in charts:
+        ElementTree.parse(tmp_path / chart)
 
 
-def test_three_seeds_are_said_to_tell_nothing(written):
-    assert 'nothing can be significant' in written(3) and 'p is 0.250 at least' in written(3)
-    assert 'nothing can be significant' not in written(6)
+def test_the_page_says_that_three_seeds_are_too_few(written):
+    assert 'no gap can be significant' in written(3)
+    assert 'the smallest possible p is 0.250' in written(3)
+    assert 'no gap can be significant' not in written(6)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from reproduce import page, results
-from reproduce.plan import Scale
+from reproduce.scale import Scale
 
 pytestmark = pytest.mark.any_stack
 
@@ -23,7 +23,7 @@ _base_ = '{root}/configs/reproduce/shapes.py'
 data = 'data/tiny'
 prepare = ['python tools/draw_shapes.py {{data}} --wrapped --train 40 --val 4 --segmentation-train 20 '
            '--segmentation-val 2 --labels 20 --jobs 1']
-seeds, rows, curves, steps, images = 2, ['scratch'], [], 2, 64
+seeds, ablations, curves, steps, images = 2, ['scratch'], [], 2, 64
 file = 'train_dataloader.dataset.dataset.ann_file'
 few = {{
     'train_cfg.max_iters': 2, 'train_cfg.val_interval': 1, 'param_scheduler.1.end': 20, 'train_dataloader.batch_size': 4}}
@@ -74,7 +74,7 @@ def test_a_scale_is_printed(scale, place, capsys):
 
 
 def test_the_papers_scale_is_the_papers_configs_on_many_gpus(place, capsys):
-    words = '--rows pixels intermediate --seeds 1 --data /big --launcher pytorch --gpus 8'
+    words = '--ablations pixels intermediate --seeds 1 --data /big --launcher pytorch --gpus 8'
     commands = planned(capsys, '--scale', 'paper', *words.split())
     assert list(commands) == [
         'tokenizer', 'pretrain/beit', 'pretrain/pixels', 'classification/all/beit', 'classification/all/pixels',
@@ -96,8 +96,8 @@ def test_the_papers_scale_is_the_papers_configs_on_many_gpus(place, capsys):
 
 
 @pytest.mark.parametrize('words, complaint', [
-    ('--scale hours', 'no scale hours: configs/reproduce has gpu, hour, minutes, paper'),
-    ('--scale hour --rows beit mae', '--rows mae: known are scratch, beit'),
+    ('--scale hours', 'no scale hours: expected one of gpu, hour, minutes, paper'),
+    ('--scale hour --ablations beit mae', '--ablations mae: expected some of scratch, beit'),
     ('--scale hour --gpus 4', 'needs --launcher'),
 ])  # fmt: skip
 def test_a_wrong_word_is_answered(words, complaint, place, capsys):
@@ -153,7 +153,7 @@ def test_what_is_in_the_figures_is_not_run_again(place, capsys):
 
 @pytest.mark.long
 def test_two_seeds_side_by_side_go_on_where_they_were_stopped(place):
-    rows = ['--rows', 'scratch', 'beit', 'pixels', 'intermediate', '--jobs', '2']
+    ablations = ['--ablations', 'scratch', 'beit', 'pixels', 'intermediate', '--jobs', '2']
     command = [
         sys.executable,
         str(ROOT / 'tools/reproduce.py'),
@@ -161,7 +161,7 @@ def test_two_seeds_side_by_side_go_on_where_they_were_stopped(place):
         'tiny.py',
         '--out',
         'out',
-        *rows,
+        *ablations,
     ]
     first = subprocess.Popen(
         command,
@@ -182,7 +182,7 @@ def test_two_seeds_side_by_side_go_on_where_they_were_stopped(place):
         s: list(k) for s, k in kept.items()
     }
     made = {path: path.stat().st_mtime_ns for path in place.rglob('stage.json')}
-    run(place, *rows)
+    run(place, *ablations)
     assert all(
         path.stat().st_mtime_ns == then for path, then in made.items()
     )  # none of them ran twice
@@ -194,14 +194,14 @@ def test_two_seeds_side_by_side_go_on_where_they_were_stopped(place):
     )
     loss = {seed: stages['pretrain/beit']['metrics']['val_loss'] for seed, stages in seeds.items()}
     assert loss['1'] != loss['2']
-    assert 'nothing can be significant' in (place / 'out/results.md').read_text()
-    with pytest.raises(SystemExit, match='2 of 2 seeds did not end well'):
+    assert 'no gap can be significant' in (place / 'out/results.md').read_text()
+    with pytest.raises(SystemExit, match='2 of 2 seeds failed'):
         tool(
             '--scale',
             'tiny.py',
             '--out',
             'out',
-            *rows,
+            *ablations,
             '--cfg-options',
             'optim_wrapper.optimizer.lr=-1.0',
         )

@@ -1,4 +1,4 @@
-"""An ablation at another scale is still that ablation, and of that scale."""
+"""An ablation at another scale has the same parts in other sizes."""
 
 import re
 
@@ -6,7 +6,8 @@ import pytest
 from mmengine.config import Config
 from recipe import chain
 from reproduce import plan, scale
-from reproduce.rows import CLAIMS, ROWS, TASKS
+from reproduce.ablations import ABLATIONS, CLAIMS, TASKS
+from reproduce.scale import Scale
 from small import ROOT
 
 from beit_mm.config_check.preflight import preflight
@@ -16,7 +17,7 @@ from beit_mm.utils.config_tree import kind, nodes
 pytestmark = pytest.mark.any_stack
 
 HOUR = ROOT / 'configs/reproduce/hour.py'
-PRETRAINED = [row for row in ROWS if ROWS[row].config and not ROWS[row].start]
+PRETRAINED = [name for name in ABLATIONS if ABLATIONS[name].config and not ABLATIONS[name].start]
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +31,8 @@ def parts(cfg) -> set[str]:
 
 @pytest.mark.parametrize('row', PRETRAINED)
 def test_a_row_keeps_its_parts_and_builds_small(row):
-    large = Config.fromfile(ROWS[row].config).to_dict()
-    small = plan.pretrain_config(plan.Scale.read(HOUR), row)
+    large = Config.fromfile(ABLATIONS[row].config).to_dict()
+    small = plan.pretrain_config(Scale.read(HOUR), row)
     loops = {'AmpOptimWrapper', 'OptimWrapper', 'EpochBasedTrainLoop', 'IterBasedTrainLoop'}
     speed = {'Throughput', 'CompileBlocks'}  # hooks that change no result
     assert parts(small) - loops - speed == parts(large) - loops - speed
@@ -52,21 +53,21 @@ def test_a_row_keeps_its_parts_and_builds_small(row):
 
 
 def test_rows_differ_in_length_alone_where_they_say_so():
-    of = plan.Scale.read(HOUR)
+    of = Scale.read(HOUR)
     steps = {row: plan.pretrain_config(of, row)['train_cfg']['max_iters'] for row in PRETRAINED}
     base = steps['beit']
     assert steps['longer'] == round(base * 8 / 3) and steps['quarter'] == round(base / 4)
-    assert {steps[row] for row in PRETRAINED if ROWS[row].length == 1} == {base}
-    paper = plan.Scale.read(ROOT / 'configs/reproduce/paper.py')
+    assert {steps[row] for row in PRETRAINED if ABLATIONS[row].length == 1} == {base}
+    paper = Scale.read(ROOT / 'configs/reproduce/paper.py')
     assert plan.pretrain_config(paper, 'longer')['train_cfg']['max_epochs'] == 800
 
 
 @pytest.mark.parametrize(
-    'row', [row for row in PRETRAINED if ROWS[row].length == 1 and row != 'other-tokenizer']
+    'row', [row for row in PRETRAINED if ABLATIONS[row].length == 1 and row != 'other-tokenizer']
 )
 def test_at_the_papers_scale_a_row_is_its_config(row):
-    paper = plan.Scale.read(ROOT / 'configs/reproduce/paper.py')
-    assert plan.pretrain_config(paper, row) == Config.fromfile(ROWS[row].config).to_dict()
+    paper = Scale.read(ROOT / 'configs/reproduce/paper.py')
+    assert plan.pretrain_config(paper, row) == Config.fromfile(ABLATIONS[row].config).to_dict()
 
 
 def test_a_value_may_depend_on_the_configs_own_and_off_stays_off():
@@ -76,7 +77,7 @@ def test_a_value_may_depend_on_the_configs_own_and_off_stays_off():
         keep=1,
         swap=dict(type='Old', q=1),
     )
-    small = scale.scaled(
+    small = scale.resize(
         cfg,
         {'Part': dict(n={8: 80, 7: 70}, gone=5, new=3)},
         dict(swap=dict(_delete_=True, type='New')),
@@ -93,15 +94,15 @@ def test_a_value_may_depend_on_the_configs_own_and_off_stays_off():
     [
         ('minutes', ['scratch', 'pixels']),
         *(
-            pytest.param(name, list(ROWS), marks=pytest.mark.long)
+            pytest.param(name, list(ABLATIONS), marks=pytest.mark.long)
             for name in ('hour', 'gpu', 'paper')
         ),
     ],
 )
 def test_every_stage_passes_what_a_run_checks_before_it_starts(name, rows, tmp_path):
     """But for images and checkpoints, which are not there."""
-    of = plan.Scale.read(ROOT / f'configs/reproduce/{name}.py')
-    for stage in plan.recipe(of, rows, 1, tmp_path).stages:
+    of = Scale.read(ROOT / f'configs/reproduce/{name}.py')
+    for stage in plan.make_recipe(of, rows, 1, tmp_path).stages:
         cfg = Config.fromfile(stage.config)
         cfg.merge_from_dict(chain.parse_options(chain.stage_options(stage, 1, [])))
         found = [problem.words for problem in preflight(cfg) if problem.stops]
@@ -109,8 +110,8 @@ def test_every_stage_passes_what_a_run_checks_before_it_starts(name, rows, tmp_p
 
 
 def test_a_written_config_reads_the_same(tmp_path):
-    cfg = plan.pretrain_config(plan.Scale.read(HOUR), 'no-mask')
-    scale.write(tmp_path / 'x.py', cfg, 'origin')
+    cfg = plan.pretrain_config(Scale.read(HOUR), 'no-mask')
+    scale.write_config(tmp_path / 'x.py', cfg, 'origin')
     assert Config.fromfile(str(tmp_path / 'x.py')).to_dict() == Config(cfg).to_dict()
 
 
@@ -126,7 +127,7 @@ def test_data_move():
 
 def test_rows_and_claims_have_the_papers_figures():
     """Of those with a config they stand in its head, as tests/test_reproduce_page.py compares with the page."""
-    for row in ROWS.values():
+    for row in ABLATIONS.values():
         if row.config and not row.start:
             head = (ROOT / row.config).read_text().split('_base_ =')[0]
             assert all(f'{figure:.2f}' in head for figure in row.paper.values()), row

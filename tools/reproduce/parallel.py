@@ -1,4 +1,4 @@
-"""Seeds side by side: each a chain of stages in a process of its own, with what it prints in its folder's log.txt."""
+"""Runs the recipes of several seeds in parallel processes; each logs to log.txt in its folder."""
 
 import multiprocessing
 import os
@@ -14,32 +14,28 @@ from recipe.process import StageFailed, Stopped, say
 from beit_mm.utils.processes import end_with_parent
 
 
-def run(chains: list[tuple[Recipe, Settings]], jobs: int) -> Iterator[tuple[int, str]]:
-    """Run them, `jobs` at a time; yields each seed as it ends, and the error in words, '' for none.
+def run_seeds(runs: list[tuple[Recipe, Settings]], jobs: int) -> Iterator[tuple[int, str]]:
+    """Run recipes, `jobs` at a time; yield each finished seed with its error message ('' for none).
 
-    A process has its share of the cores, unless OMP_NUM_THREADS says otherwise, and on a machine with several GPUs
-    its own.
+    A process gets its share of the cores unless OMP_NUM_THREADS is set, and one of several GPUs.
     """
-    for recipe, settings in chains:  # one after the other; processes of seeds share the data
+    for recipe, settings in runs:  # not in parallel, since the seeds share the data
         runner.prepare(recipe, settings)
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))
     context = multiprocessing.get_context('spawn')
     slots = context.Queue()
     for slot in range(jobs):
         slots.put(slot)
-    executor = ProcessPoolExecutor(jobs, context, _begin, (slots,))
+    executor = ProcessPoolExecutor(jobs, context, _start_worker, (slots,))
     try:
-        futures = {executor.submit(_one, *chain): chain[1] for chain in chains}
+        futures = {executor.submit(_run_seed, *run): run[1].seed for run in runs}
         for future in as_completed(futures):
-            yield futures[future].seed, future.result()
-    except BaseException:
+            yield futures[future], future.result()
+    finally:
         executor.shutdown(cancel_futures=True)
-        raise
-    executor.shutdown()
 
 
-def _begin(slots) -> None:
-    """A process with its own GPU, if there are several, that does not outlive this one."""
+def _start_worker(slots: multiprocessing.Queue) -> None:
     import torch
 
     end_with_parent()
@@ -48,14 +44,14 @@ def _begin(slots) -> None:
         os.environ['CUDA_VISIBLE_DEVICES'] = str(slot % gpus)
 
 
-def _one(recipe: Recipe, to: Settings) -> str:
-    to.work_dir.mkdir(parents=True, exist_ok=True)
-    with (to.work_dir / 'log.txt').open('a') as log:
+def _run_seed(recipe: Recipe, settings: Settings) -> str:
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.work_dir / 'log.txt').open('a') as log:
         sys.stdout.flush()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     try:
-        runner.run(recipe, to)
+        runner.run(recipe, settings)
     except (StageFailed, Stopped, FileNotFoundError, ValueError) as error:
         say(f'error: {error}')
         return str(error)
