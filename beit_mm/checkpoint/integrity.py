@@ -3,6 +3,7 @@
 import re
 import time
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 _SAVED = b'beit_mm saved:'
@@ -30,14 +31,13 @@ def damaged_entry(archive: zipfile.ZipFile) -> str | None:
 
 
 def find_newest(folder: Path, pattern: str) -> tuple[Path | None, list[str]]:
-    """Find the intact file that was saved last, among those whose full name matches `pattern`.
+    """Find the intact file that was saved last, among those whose full name matches `pattern`."""
+    return newest_intact(path for path in folder.glob('*') if re.fullmatch(pattern, path.name))
 
-    Returns its path (None if there is none) and one line for each damaged file that is newer.
-    """
-    files = [
-        path for path in folder.glob('*') if re.fullmatch(pattern, path.name) and path.is_file()
-    ]
-    damaged = []
+
+def newest_intact(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:
+    """Return the intact file that was saved last, or None, and one line for each damaged file that is newer."""
+    files, damaged = [path for path in paths if path.is_file()], []
     for path in sorted(files, key=lambda path: (save_time(path), path.name), reverse=True):
         problem = find_damage(path)
         if problem is None:

@@ -113,15 +113,27 @@ def check_unused_folder(cfg: Config) -> None:
     """Exit if a new run would overwrite or mix with the checkpoints of an earlier run."""
     resume_after_restart(cfg)
     found = list_checkpoints(cfg)
-    if cfg.get('resume') or not found:
+    if not found or _resumes_from(cfg, {path.resolve().parent for path in found}):
         return
     names = join_names([path.name for path in found])
     raise SystemExit(
-        f'error: {found[0].parent} holds checkpoints of an earlier run ({names}), and a new run '
+        f'error: {found[0].parent} holds checkpoints of an earlier run ({names}), and this run '
         'would overwrite some of them and mix its own with the rest. Continue the earlier run with '
         '--resume, choose another folder with --work-dir, remove the checkpoints, or start in this '
         'folder anyway with --force'
     )
+
+
+def _resumes_from(cfg: Config, folders: set[Path]) -> bool:
+    """Return whether a run resumes from a checkpoint in these folders."""
+    if not cfg.get('resume'):
+        return False
+    if cfg.get('load_from'):
+        return Path(cfg.load_from).resolve().parent in folders
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    # mmengine's own hook resumes from the file that last_checkpoint names, or else starts again.
+    stock = hook.get('type', 'CheckpointHook') == 'mmengine.CheckpointHook'
+    return not stock or Path(cfg.work_dir, 'last_checkpoint').is_file()
 
 
 def use_atomic_checkpoints(cfg: Config) -> None:

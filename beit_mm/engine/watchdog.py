@@ -78,6 +78,11 @@ class Watchdog(Hook):
         self.warned: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
+        if not runner.max_iters:
+            raise ValueError(
+                'train_dataloader has no batch: the data set is smaller than a batch, and drop_last is set. '
+                'Reduce train_dataloader.batch_size'
+            )
         if self.interval is None:
             intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
             self.interval = intervals[0] if intervals else 50

@@ -135,6 +135,24 @@ def test_resume_takes_what_last_checkpoint_names_in_another_folder(tmp_path):
         find_resume_checkpoint(work_dir, work_dir, 'iter_{}.pth')
 
 
+def test_the_newest_is_taken_from_the_folder_and_from_where_last_checkpoint_points(tmp_path):
+    work_dir = tmp_path / 'run'
+    save(work_dir / 'iter_2.pth')
+    last = save(tmp_path / 'large disk/run/iter_4.pth')
+    (work_dir / 'last_checkpoint').write_text(str(last))
+    assert find_resume_checkpoint(work_dir, work_dir, None)[0] == last
+    newer = save(work_dir / 'iter_3.pth')
+    assert find_resume_checkpoint(work_dir, work_dir, None)[0] == newer
+
+
+def test_a_template_with_a_folder_is_found(tmp_path):
+    last = save(tmp_path / 'ckpt/iter_4.pth')
+    template = 'ckpt/iter_{}.pth'
+    (tmp_path / 'last_checkpoint').write_text('/moved/since/ckpt/iter_4.pth')
+    assert find_resume_checkpoint(tmp_path, tmp_path, template)[0] == last
+    assert list_checkpoints(config(tmp_path, filename_tmpl=template)) == [last]
+
+
 def test_weights_and_other_files_are_no_checkpoints_to_resume_from(tmp_path):
     torch.save(dict(state_dict={}), tmp_path / 'tokenizer_8192.pth')
     np.savez(tmp_path / 'data.npz', iter=1)
@@ -152,6 +170,29 @@ def test_a_new_run_does_not_start_among_the_checkpoints_of_another(tmp_path, mon
     monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
     launch.check_unused_folder(cfg)
     assert cfg.resume and cfg.load_from is None
+
+
+@pytest.mark.parametrize('name', ['best_top1_iter_2.pth', 'step-000004.ckpt', 'iter_6.pth'])
+def test_a_checkpoint_of_any_name_keeps_other_runs_out_of_its_folder(tmp_path, name):
+    mine, other = save(tmp_path / 'run' / name), save(tmp_path / 'other/iter_1.pth')
+    cfg = config(tmp_path / 'run')
+    for changes in (dict(), dict(resume=True, load_from=str(other))):
+        cfg.update(dict(resume=False, load_from=None) | changes)
+        with pytest.raises(SystemExit, match=rf'run holds checkpoints .*\({name}\)'):
+            launch.check_unused_folder(cfg)
+    for path in (None, str(mine)):
+        cfg.update(resume=True, load_from=path)
+        launch.check_unused_folder(cfg)
+
+
+def test_mmengines_own_hook_resumes_only_from_what_last_checkpoint_names(tmp_path):
+    last = save(tmp_path / 'iter_4.pth')
+    cfg = config(tmp_path, type='mmengine.CheckpointHook')
+    cfg.update(resume=True, load_from=None)
+    with pytest.raises(SystemExit, match='would overwrite'):
+        launch.check_unused_folder(cfg)
+    (tmp_path / 'last_checkpoint').write_text(str(last))
+    launch.check_unused_folder(cfg)
 
 
 def test_resuming_a_finished_run_says_so_and_resuming_from_weights_is_an_error(tmp_path):

@@ -318,6 +318,11 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert not (tmp_path / 'iter_4.pth').exists()
 
 
+def test_an_epoch_without_a_batch_is_an_error():
+    with pytest.raises(ValueError, match='train_dataloader has no batch'):
+        Watchdog().before_train(SimpleNamespace(max_iters=0))
+
+
 @pytest.mark.parametrize('name', ['patience', 'interval', 'checksum_interval'])
 def test_nothing_less_than_one_is_taken(name):
     with pytest.raises(ValueError, match=rf'{name}=0: expected an integer, at least 1'):
