@@ -1,6 +1,7 @@
 """Runs on toys with bad batches: what is not finite changes nothing, is named, and in a row stops the run."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
