@@ -92,7 +92,16 @@ setup(
         'hub': HUB,
         'bands': BANDS,
         'docs': DOCS,
-        'dev': ['pytest', 'hypothesis', 'ruff', 'psutil', 'transformers', 'timm', *BANDS, *EXPORT],
+        'dev': [
+            'pytest',
+            'hypothesis',
+            'ruff',
+            'codespell',
+            'transformers',
+            'timm',
+            *BANDS,
+            *EXPORT,
+        ],
     },
     cmdclass={'build_py': BuildWithConfigs},
 )

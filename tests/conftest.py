@@ -1,6 +1,7 @@
-"""`--long` also runs the tests marked long; runs with one folder `--share` share those that the stack cannot change.
+"""Options of the test suite, and fixtures that isolate tests from each other.
 
-A process has one thread, since several tests run at once on few cores.
+`--long` also runs the tests marked long. Runs that get the same folder as `--share` divide the test
+files marked any_stack among them. Each process has one thread, since several run at once on few cores.
 """
 
 import gc
@@ -23,17 +24,13 @@ compat.apply()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--long', action='store_true', help='also run the tests marked long')
-    parser.addoption(
-        '--share',
-        type=Path,
-        metavar='FOLDER',
-        help='of runs with the same: a file marked any_stack is run by the first there',
-    )
+    help_text = 'each file marked any_stack runs once in all runs with the same folder'
+    parser.addoption('--share', type=Path, metavar='FOLDER', help=help_text)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Those that train in forks come first: behind torch.export and torch.compile autograd has threads, which no fork survives.
-    # What runs may share comes last, so that the faster one has something to take.
+    # Tests that train in forks run first: torch.export and torch.compile start threads of autograd,
+    # which do not survive a fork. Shared files run last, so that the faster run takes more of them.
     items.sort(key=lambda item: (not hasattr(item.module, 'toy'), 'any_stack' in item.keywords))
     if not config.getoption('--long'):
         for item in items:
@@ -44,17 +41,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)  # before fixtures are made
 def pytest_runtest_setup(item: pytest.Item) -> None:
     folder = item.config.getoption('--share')
-    if (
-        folder
-        and 'any_stack' in item.keywords
-        and not claim(folder / item.path.relative_to(item.config.rootpath))
-    ):
-        pytest.skip('runs beside this on another stack')
+    if not folder or 'any_stack' not in item.keywords:
+        return
+    if not claim(folder / item.path.relative_to(item.config.rootpath)):
+        pytest.skip('runs at the same time with another stack')
 
 
 @cache
 def claim(place: Path) -> bool:
-    """Whether this process is the first to ask."""
+    """Return whether this process is the first to ask for a place."""
     try:
         place.mkdir(parents=True)
     except FileExistsError:
@@ -62,8 +57,8 @@ def claim(place: Path) -> bool:
     return True
 
 
-def restored() -> Iterator[None]:
-    """A Runner leaves its default scope, where bare names mean other classes, and its logger, which may be silent."""
+def restore_instances() -> Iterator[None]:
+    """Restore the default scope and the loggers, which a Runner changes for the whole process."""
     before = {kind: dict(kind._instance_dict) for kind in (DefaultScope, MMLogger)}
     yield
     for kind, instances in before.items():
@@ -71,24 +66,22 @@ def restored() -> Iterator[None]:
         kind._instance_dict.update(instances)
 
 
+restore_after_test = pytest.fixture(restore_instances, autouse=True, name='restore_after_test')
+restore_after_module = pytest.fixture(
+    restore_instances, autouse=True, scope='module', name='restore_after_module'
+)
+
+
 @pytest.fixture(autouse=True, scope='module')
-def imports_are_no_garbage() -> None:
-    """mmengine collects garbage whenever it makes a data set: what was imported need not be gone through each time."""
+def freeze_imports() -> None:
+    """Exclude imports from garbage collection, which mmengine starts for each data set."""
     gc.collect()
     gc.freeze()
 
 
-nothing_left_behind = pytest.fixture(restored, autouse=True, name='nothing_left_behind')
-by_a_module_neither = pytest.fixture(
-    restored, autouse=True, scope='module', name='by_a_module_neither'
-)
-
-
 @pytest.fixture
 def unformatted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Runner lays its config out five times, for seconds, and nobody reads it here."""
-    for module in (
-        'yapf.yapflib.yapf_api',
-        'mmengine.config.config',
-    ):  # one stack imports it late, the other early
+    """Skip the formatting of configs by yapf, which takes a Runner seconds."""
+    # One stack imports it late, the other early.
+    for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
         monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)

@@ -1,4 +1,4 @@
-"""Every config of the project, and how any of them is made small enough for a CPU."""
+"""All configs of the project, and functions that shrink them to a size for a CPU."""
 
 from itertools import count
 from pathlib import Path
@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from beit_mm.registry import MODELS
+from beit_mm.utils.config_tree import kind, nodes
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {
@@ -26,7 +27,7 @@ _runs = count()
 
 
 def each(names: list[str]) -> list:
-    """To parametrize with; some differ from another in sizes, lengths or where they start, which no stack can change."""
+    """Return names to parametrize with; sizes, lengths and initial weights do not depend on the stack."""
     variant = 'large', '300e', '_in22k-', '_in1k-ft', '384px', '_random-mask'
     return [
         pytest.param(n, marks=[pytest.mark.any_stack] * any(part in n for part in variant))
@@ -38,33 +39,19 @@ def load(name: str) -> Config:
     return Config.fromfile(CONFIGS[name])
 
 
-def nodes(tree):
-    """Every dict in a nested config."""
-    if isinstance(tree, dict):
-        yield tree
-    for child in (
-        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
-    ):
-        yield from nodes(child)
-
-
-def kind(node) -> str:
-    return str(node.get('type', '')).rpartition('.')[2]
-
-
 def backbone(cfg) -> dict:
     return next(node for node in nodes(cfg.model) if kind(node) == 'BEiT')
 
 
 def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
-    """The config at toy size, in place: two batches of two from Shapes, a small arch, an eighth of a crop; of weights
-    only those that are there. With `data` None it keeps its own data.
+    """Shrink a config in place: two batches of two from Shapes, a small arch, an eighth of a crop.
 
-    A pre-training config gets a tokenizer that `work_dir` holds then.
+    Weights that do not exist are removed; a pre-training config gets a tokenizer, which is written to
+    `work_dir`. With `data` None the config keeps its data.
     """
     init_default_scope(cfg.default_scope)
     cfg.work_dir, cfg.experiment_name = str(work_dir), f'{work_dir.name}_{next(_runs)}'
-    if 'name' in cfg.get('visualizer', {}):  # of a process's runs, each has its own
+    if 'name' in cfg.get('visualizer', {}):  # one per run and process
         cfg.visualizer.name = cfg.experiment_name
     for split, length in (('train', 4), ('val', 2), ('test', 1)):
         loader = cfg.get(f'{split}_dataloader')
@@ -86,7 +73,7 @@ def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
     if cfg.train_cfg.type == 'EpochBasedTrainLoop':
         cfg.train_cfg.max_epochs = 1
         for scheduler in nodes(cfg.param_scheduler):
-            scheduler.begin = 0  # the run would end before the warm-up does
+            scheduler.begin = 0  # the run is shorter than the warm-up
     else:
         cfg.train_cfg.update(max_iters=2, val_interval=2)
     for node in nodes([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
@@ -120,8 +107,9 @@ def shrink_sizes(model: dict) -> None:
                 init_cfg=node.get('init_cfg') if _exists(node.get('init_cfg')) else None,
             )
             node.frozen_stages = min(node.get('frozen_stages', -1), ARCH['num_layers'])
-            taps = node.get('out_indices', -1)
-            node.out_indices = min(taps, 2) if isinstance(taps, int) else (0, 1, 2, 3)[-len(taps) :]
+            indices = node.get('out_indices', -1)
+            is_single = isinstance(indices, int)
+            node.out_indices = min(indices, 2) if is_single else (0, 1, 2, 3)[-len(indices) :]
         elif kind(node) == 'DiscreteVAE':
             node.update(TOKENIZER)
         elif kind(node) == 'LinearClsHead':

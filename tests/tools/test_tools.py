@@ -1,4 +1,4 @@
-"""The package that is built, what installing it changes, and the scripts' own errors."""
+"""The wheel and its installation, and the shell scripts."""
 
 import os
 import runpy
@@ -16,19 +16,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def call(*words: object, **options: object) -> subprocess.CompletedProcess:
-    """Runs a command and gives what it printed, errors included, as `stdout`."""
-    return subprocess.run(
-        list(map(str, words)),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        **options,
-    )
+    """Run a command; `stdout` of the result includes its errors."""
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.run(list(map(str, words)), text=True, **pipes, **options)
 
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory) -> Path:
-    """A copy of what a build needs, since building leaves files behind."""
+    """A copy of what a build needs, since a build writes files into its folder."""
     copy = tmp_path_factory.mktemp('source')
     for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml'):
         shutil.copy(ROOT / name, copy)
@@ -38,15 +33,8 @@ def source(tmp_path_factory) -> Path:
 
 
 def pip(*words: object) -> str:
-    done = call(
-        sys.executable,
-        '-m',
-        'pip',
-        *words,
-        '--no-index',
-        '--no-build-isolation',
-        '--disable-pip-version-check',
-    )
+    options = ['--no-index', '--no-build-isolation', '--disable-pip-version-check']
+    done = call(sys.executable, '-m', 'pip', *words, *options)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -58,20 +46,37 @@ def wheel(source, tmp_path_factory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next(folder.glob('beit_mm-*.whl')))
 
 
-def test_the_wheel_holds_every_module_config_and_tool_and_the_model_index(wheel):
+def test_the_wheel_holds_all_modules_configs_tools_and_the_model_index(wheel):
     held = set(wheel.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'beit_mm').rglob('*.py')}
-    shipped = {
-        path.relative_to(ROOT)
-        for name in ('configs', 'tools')
-        for path in (ROOT / name).rglob('*.*')
-    }
-    assert held >= modules
-    assert held >= {
-        f'beit_mm/.mim/{path}' for path in shipped if path.suffix in ('.py', '.sh', '.yml')
-    }
+    shipped = {'beit_mm/.mim/model-index.yml'}
+    for name in ('configs', 'tools'):
+        for path in (ROOT / name).rglob('*.*'):
+            if path.suffix in ('.py', '.sh', '.yml', '.j2'):
+                shipped.add(f'beit_mm/.mim/{path.relative_to(ROOT)}')
+    assert held >= modules | shipped
     assert not [name for name in held if '__pycache__' in name]
-    assert 'beit_mm/.mim/model-index.yml' in held
+
+
+def test_applications_run_from_an_installed_wheel(wheel, tmp_path):
+    """Also the template of a page, which is no Python file."""
+    wheel.extractall(tmp_path / 'site')
+    tools = tmp_path / 'site/beit_mm/.mim/tools'
+    path = os.pathsep.join([str(tmp_path / 'site'), *filter(None, [os.environ.get('PYTHONPATH')])])
+    environment = os.environ | dict(PYTHONPATH=path)
+    recipe = tools.parent / 'configs/quickstart/recipe.py'
+    words = [sys.executable, tools / 'recipe.py', 'run', recipe, '--dry-run']
+    done = call(*words, cwd=tmp_path, env=environment)
+    assert f'{tools.relative_to(tmp_path)}/train.py' in done.stdout, done.stdout
+    scale = tools.parent / 'configs/reproduce/hour.py'
+    code = f"""
+import sys; sys.path.insert(0, {str(tools)!r})
+from pathlib import Path
+from reproduce import page, scale
+page.write(Path('out'), scale.Scale.read(Path({str(scale)!r})).cfg, 'hour', {{}}, [])
+"""
+    done = call(sys.executable, '-c', code, cwd=tmp_path, env=environment)
+    assert 'Nothing contradicts' in (tmp_path / 'out/results.md').read_text(), done.stdout
 
 
 def test_mmpretrain_finds_our_models_in_an_installed_package(wheel, tmp_path):
@@ -88,14 +93,14 @@ print(beit_mm.utils.model_hub.root() / 'model-index.yml', ModelHub.get('beit_bas
     assert index.parent == tmp_path / 'site/beit_mm/.mim' and index.parent in config.parents
 
 
-def test_installing_into_an_openmmlab_environment_changes_nothing_else(source):
+def test_an_installation_adds_no_other_package(source):
     last = pip('install', '--dry-run', '-e', source).strip().splitlines()[-1]
     assert last.startswith('Would install beit-mm-') and ' ' not in last.removeprefix(
         'Would install '
     )
 
 
-def test_every_script_parses_and_says_how_it_is_used():
+def test_each_script_parses_and_prints_its_usage():
     for script in (ROOT / 'tools').glob('*.sh'):
         assert call('bash', '-n', script).stdout == ''
     for name in ('dist_train', 'dist_test', 'slurm_train', 'slurm_test'):
@@ -105,45 +110,33 @@ def test_every_script_parses_and_says_how_it_is_used():
     assert done.returncode == 2 and '--stack none is unknown' in done.stdout
 
 
-def test_slurm_starts_training_with_the_users_words(tmp_path):
+@pytest.fixture
+def with_srun(tmp_path) -> dict[str, str]:
+    """An environment in which srun prints its arguments, one per line."""
     (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / 'srun').chmod(0o755)
-    env = os.environ | dict(
-        PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='16', SRUN_ARGS='--qos=high --exclusive'
-    )
+    return os.environ | dict(PATH=f'{tmp_path}:{os.environ["PATH"]}')
+
+
+def test_slurm_gets_the_users_options(with_srun):
+    env = with_srun | dict(GPUS='16', SRUN_ARGS='--qos=high --exclusive')
     words = ('gpu', 'a job', 'configs/a.py', 'work dir', '--amp', '--cfg-options', 'a=b c')
     given = call('bash', ROOT / 'tools/slurm_train.sh', *words, env=env).stdout.splitlines()
-    assert {
-        '--partition=gpu',
-        '--job-name=a job',
-        '--ntasks=16',
-        '--gres=gpu:8',
-        '--qos=high',
-        '--exclusive',
-    } <= set(given)
-    assert given[-8:] == [
-        'configs/a.py',
-        '--work-dir',
-        'work dir',
-        '--launcher',
-        'slurm',
-        '--amp',
-        '--cfg-options',
-        'a=b c',
-    ]
+    sizes = {'--partition=gpu', '--job-name=a job', '--ntasks=16', '--gres=gpu:8'}
+    assert sizes | {'--qos=high', '--exclusive'} <= set(given)
+    start = ['configs/a.py', '--work-dir', 'work dir', '--launcher', 'slurm']
+    assert given[-8:] == [*start, '--amp', '--cfg-options', 'a=b c']
 
 
-def test_slurm_asks_for_no_more_gpus_per_node_than_there_are_processes(tmp_path):
-    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / 'srun').chmod(0o755)
-    env = os.environ | dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='4')
-    for script in ('slurm_train', 'slurm_test'):
-        asked = call('bash', ROOT / f'tools/{script}.sh', 'gpu', 'job', 'a.py', 'w', env=env).stdout
-        assert '--gres=gpu:4 --ntasks=4 --ntasks-per-node=4' in asked
+@pytest.mark.parametrize('script', ['slurm_train', 'slurm_test'])
+def test_slurm_asks_for_at_most_one_gpu_per_process(with_srun, script):
+    env = with_srun | dict(GPUS='4')
+    given = call('bash', ROOT / f'tools/{script}.sh', 'gpu', 'job', 'a.py', 'w', env=env).stdout
+    assert {'--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4'} <= set(given.splitlines())
 
 
 @pytest.mark.parametrize('script', ['dist_train', 'dist_test'])
-def test_runs_on_one_machine_get_ports_of_their_own(tmp_path, script):
+def test_each_run_on_one_machine_gets_a_free_port(tmp_path, script):
     (tmp_path / 'python').write_text(
         f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$@"\n'
     )

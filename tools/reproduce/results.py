@@ -19,7 +19,7 @@ CURVES = (*TASKS.values(), 'val_loss', 'masked_accuracy', 'marginal_entropy')
 METRICS = (
     *CURVES,
     *('val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all'),
-    *('marginal_accuracy', 'psnr', 'psnr_mean_color', 'codes_used', 'perplexity', 'mse'),
+    *('marginal_accuracy', 'psnr', 'psnr_mean_color', 'vocab_size', 'codes_used', 'perplexity', 'mse'),
 )
 
 
