@@ -1,73 +1,110 @@
-"""docs/tutorial.md runs as it stands, on a few images and with four steps in place of a thousand."""
+"""docs/tutorial.md and docs/own_images.md run as they are, with few images and few steps."""
 
 import re
 import shlex
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pages
 import pytest
+import small
 from mmengine.config import Config
+from PIL import Image
 from shapes import draw as shapes
+
+from beit_mm.config_check import preflight
 
 pytestmark = pytest.mark.any_stack
 
-PAGE = (pages.ROOT / 'docs/tutorial.md').read_text()
+TUTORIAL, OWN_IMAGES = (
+    (pages.ROOT / f'docs/{p}.md').read_text() for p in ('tutorial', 'own_images')
+)
 FEW = {'--train': 40, '--val': 20, '--segmentation-train': 16, '--segmentation-val': 4}
 
 
-def short(cfg: Config) -> Config:
+@pytest.fixture
+def place(tmp_path, monkeypatch, unformatted) -> Path:
+    """The project's folder without data."""
+    for name in ('configs', 'tools'):
+        (tmp_path / name).symlink_to(pages.ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_configs(place: Path, text: str) -> None:
+    for block in pages.blocks(text, 'python'):
+        if path := pages.file_of(block):
+            (place / path).parent.mkdir(exist_ok=True)
+            (place / path).write_text(block)
+
+
+def shorten(cfg: Config) -> Config:
     cfg.train_cfg.update(max_iters=4, val_interval=4)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    hooks = dict(InitCodebook=dict(num_images=16), Probe=dict(interval=2, num_images=12))
     for hook in cfg.get('custom_hooks', ()):
-        hook.update(
-            dict(InitCodebook=dict(num_images=16), Probe=dict(interval=2, num_images=12)).get(
-                hook.type, {}
-            )
-        )
+        hook.update(hooks.get(hook.type, {}))
     return cfg
 
 
-def test_photos_become_a_tokenizer_a_pretrained_model_a_segmentor_and_a_file(
-    tmp_path, monkeypatch, unformatted
-):
-    for name in ('configs', 'tools'):
-        (tmp_path / name).symlink_to(pages.ROOT / name)
-    (tmp_path / 'tutorial').mkdir()
-    monkeypatch.chdir(tmp_path)
-    runs, names = pages.ShortRuns(monkeypatch, short, ('iter_4',)), {}
-    for language, block in re.findall(r'```(bash|python)\n(.*?)```', PAGE, re.S):
-        if language == 'python' and (path := pages.file_of(block)):
-            (tmp_path / path).write_text(block)
-        elif language == 'python':
-            exec(block, names)
+def test_the_tutorial_trains_all_stages_and_writes_its_files(place, monkeypatch):
+    write_configs(place, TUTORIAL)
+    runs, names = pages.ShortRuns(monkeypatch, shorten, ('iter_4',)), {}
+    for language, block in re.findall(r'```(bash|python)\n(.*?)```', TUTORIAL, re.S):
+        if language == 'python':
+            if not pages.file_of(block):
+                exec(block, names)
         elif block.startswith('python tools/draw_shapes.py'):
-            few = re.sub(
-                r'(--[\w-]+) (\d+)',
-                lambda found: f'{found[1]} {FEW.get(found[1], found[2])}',
-                block,
-            )
-            assert shapes.main([*shlex.split(few)[2:], '--jobs', '1']) == 0
+            for option, number in FEW.items():
+                block = re.sub(rf'{option} \d+', f'{option} {number}', block)
+            assert shapes.main([*shlex.split(block)[2:], '--jobs', '1']) == 0
         else:
             for command in block.splitlines():
                 runs.call(command)
 
     logs = runs.logs()
     assert list(logs) == ['tokenizer', 'pretrain', 'segmentation', 'scratch']
+    assert 'codes_used' in logs['tokenizer'] and 'psnr_mean_color' in logs['tokenizer']
     assert 'work_dirs/tokenizer/iter_1400.pth, written by beit_mm:' in logs['pretrain']
-    for word in ('codes_used', 'psnr_mean_color'):
-        assert word in logs['tokenizer']
-    for word in (
-        'val_loss',
-        'marginal_entropy',
-        'marginal_accuracy',
-        'effective_rank',
-        'knn_top1',
-        'linear_top1',
-    ):
-        assert word in logs['pretrain'].split('probe: ', 2)[2].splitlines()[0]
+    last_probe = logs['pretrain'].split('probe: ', 2)[2].splitlines()[0]
+    for key in ('val_loss', 'marginal_entropy', 'marginal_accuracy', 'effective_rank', 'knn_top1'):
+        assert key in last_probe
+    assert 'linear_top1' in last_probe
     assert 'work_dirs/pretrain/iter_1250.pth, written by beit_mm:' in logs['segmentation']
     assert 'iter_1250.pth, written by' not in logs['scratch'] and 'mIoU' in logs['scratch']
     assert np.shape(names['seen']['predictions'][0]['ids']) == (14, 14)
     for folder in ('tokens', 'guesses', 'segmented/vis'):
-        assert len(list((tmp_path / 'tutorial' / folder).iterdir())) == FEW['--segmentation-val']
+        assert len(list((place / 'tutorial' / folder).iterdir())) == FEW['--segmentation-val']
     assert names['classes'].shape == (1, 112, 112)
+
+
+def test_own_images_are_trained_by_the_commands_of_their_page(place, monkeypatch):
+    """Three classes of images in folders, and masks of three classes."""
+    options = dict(size=64, segmentation_train=4, segmentation_val=2, jobs=1)
+    shapes.write(place / 'drawn', train=30, val=20, **options)
+    for split in ('train', 'val'):
+        for label, name in enumerate(('cat', 'dog', 'owl')):
+            source = place / f'drawn/imagenet/{split}/n{label:08d}'
+            shutil.copytree(source, place / f'my/images/{split}/{name}')
+    shutil.copytree(place / 'drawn/ade20k', place / 'my/scenes')
+    for mask in (place / 'my/scenes/annotations').rglob('*.png'):
+        Image.fromarray(np.minimum(np.array(Image.open(mask)), 3)).save(mask)
+    write_configs(place, OWN_IMAGES)
+
+    def shrink(cfg: Config) -> Config:
+        return small.shrink(cfg, None, Path(cfg.work_dir))
+
+    runs = pages.ShortRuns(monkeypatch, shrink, ('epoch_1', 'iter_2'))
+    # The configs have their real size, and the weights do not.
+    monkeypatch.setattr(preflight, 'preflight', lambda *_: [])
+    for block in pages.blocks(OWN_IMAGES, 'bash'):
+        for command in block.splitlines():
+            runs.call(command)
+    logs = runs.logs()
+    assert list(logs) == ['tokenizer', 'pretrain', 'classification', 'segmentation']
+    assert 'work_dirs/tokenizer/iter_50000.pth, written by beit_mm:' in logs['pretrain']
+    assert 'mim/token_term' in logs['pretrain'] and 'mim/pixel_term' in logs['pretrain']
+    for task, metric in dict(classification='accuracy/top1', segmentation='mIoU').items():
+        assert 'work_dirs/pretrain/epoch_300.pth, written by beit_mm:' in logs[task]
+        assert metric in logs[task]

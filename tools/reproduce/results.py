@@ -16,11 +16,9 @@ from reports.summary import metrics, processor, scalars, validations, versions
 from .ablations import TASKS
 
 CURVES = (*TASKS.values(), 'val_loss', 'masked_accuracy', 'marginal_entropy')
-METRICS = (
-    *CURVES,
-    *('val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all'),
-    *('marginal_accuracy', 'psnr', 'psnr_mean_color', 'vocab_size', 'codes_used', 'perplexity', 'mse'),
-)
+OVER_ALL_TOKENS = ('val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all')
+TOKENIZER = ('psnr', 'psnr_mean_color', 'vocab_size', 'codes_used', 'perplexity', 'mse')
+METRICS = (*CURVES, *OVER_ALL_TOKENS, *TOKENIZER, 'marginal_accuracy')
 
 
 def path_of(out: Path, scale: str) -> Path:
