@@ -65,7 +65,7 @@ if os.environ.get('BEIT_MM_STACK') == 'openmmlab':  # its mmseg cannot be import
     from beit_mm import compat
     compat.apply()
 for host in ('mmpretrain', 'mmseg'):
-    cfg = Config.fromfile(f'{host}.py')
+    cfg = Config.fromfile(f'for_{host}.py')
     init_default_scope(host)
     assert 'custom_imports' not in cfg and ('beit_mm.registry' in sys.modules) == (host == 'mmseg')
     with torch.device('meta'):
@@ -82,7 +82,7 @@ def test_the_backbone_builds_in_configs_of_mmpretrain_and_mmseg_without_custom_i
     for host, name in BASES.items():
         base = Path(importlib.util.find_spec(host).origin).parent / '.mim/configs' / name
         snippet = next(snippet for snippet in SNIPPETS if f"'{base.name}'" in snippet)
-        (tmp_path / f'{host}.py').write_text(snippet.replace(base.name, str(base)) + rates)
+        (tmp_path / f'for_{host}.py').write_text(snippet.replace(base.name, str(base)) + rates)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
     environment = os.environ | dict(PYTHONPATH=path)
     command = [sys.executable, '-c', BUILD]
