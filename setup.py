@@ -83,7 +83,10 @@ setup(
     project_urls={'Paper': 'https://arxiv.org/abs/2106.08254'},
     python_requires='>=3.10',
     packages=find_packages(include=['beit_mm', 'beit_mm.*']),
-    package_data={'beit_mm.checkpoint': ['published.yml']},
+    package_data={
+        'beit_mm.checkpoint': ['published.yml'],
+        'beit_mm.config_check': ['paper_recipes.yml'],
+    },
     install_requires=['numpy>=1.26', 'scipy>=1.14', 'safetensors>=0.4.3', 'pyyaml'],
     extras_require={
         'onedl': ONEDL,

@@ -13,9 +13,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import beit_mm.registry
-from beit_mm.config_check.comparison import check
-from beit_mm.config_check.paper import nearest
-from beit_mm.config_check.summary import facts
+from beit_mm.config_check.comparison import compare
+from beit_mm.config_check.paper import find_nearest
+from beit_mm.config_check.summary import summarize
 
 ROOT = Path(__file__).parents[1]
 BESIDE = (
@@ -173,8 +173,8 @@ def test_configs_of_the_questions_contradict_nothing_and_build(snippet, tmp_path
     path = tmp_path / pages.file_of(snippet)
     path.write_text(snippet)
     cfg = Config.fromfile(path)
-    found = facts(cfg.to_dict(), 8)
-    assert not any(finding.contradiction for finding in check(found, nearest(found)[0]))
+    summary = summarize(cfg.to_dict(), 8)
+    assert not any(finding.stops for finding in compare(summary, find_nearest(summary)[0]))
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

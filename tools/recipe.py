@@ -17,8 +17,10 @@ from recipe.plan import PREPARE, Settings, shell_script
 from recipe.process import StageFailed, Stopped
 from recipe.reporting import write_reports
 
-from beit_mm.config_check import comparison, comparison_table, paper
-from beit_mm.config_check import summary as config_summary
+from beit_mm.config_check.comparison import compare
+from beit_mm.config_check.paper import find_nearest
+from beit_mm.config_check.report import format_comparison
+from beit_mm.config_check.summary import read_summary
 from beit_mm.utils.cfg_options import Options
 
 
@@ -60,14 +62,14 @@ def _check(args: Namespace) -> int:
     try:
         if args.gpus is not None and args.gpus < 1:
             raise ValueError(f'--gpus {args.gpus}: expected at least 1')
-        found = config_summary.read(args.config, args.cfg_options, args.gpus, args.auto_scale_lr)
+        summary = read_summary(args.config, args.cfg_options, args.gpus, args.auto_scale_lr)
     except (FileNotFoundError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    recipe, misses = paper.nearest(found)
-    findings = comparison.check(found, recipe)
-    print(f'{args.config}\n{comparison_table.text(found, recipe, misses, findings)}')
-    return int(any(finding.contradiction for finding in findings))
+    recipe, mismatches = find_nearest(summary)
+    findings = compare(summary, recipe)
+    print(f'{args.config}\n{format_comparison(summary, recipe, mismatches, findings)}')
+    return int(any(finding.stops for finding in findings))
 
 
 def _run(args: Namespace) -> None:

@@ -14,6 +14,7 @@ from argparse import ArgumentParser, Namespace
 from mmengine.config import Config
 
 from beit_mm.config_check import preflight
+from beit_mm.config_check.report import format_list
 from beit_mm.engine import StopOnSignal, launch, process_group
 from beit_mm.engine.find_checkpoint import list_checkpoints
 
@@ -40,10 +41,10 @@ def main() -> None:
     args = parser.parse_args()
     cfg = launch.read_config(args)
     apply_options(cfg, args, parser)
-    found = preflight.preflight(cfg, int(os.environ.get('WORLD_SIZE', 1)))
-    if found and int(os.environ.get('RANK', 0)) == 0:
-        print(preflight.report(cfg, found), file=sys.stderr)
-    if any(problem.stops for problem in found) and not args.force:
+    findings = preflight.preflight_on_rank_0(cfg)
+    if findings and int(os.environ.get('RANK', 0)) == 0:
+        print(format_list(cfg, findings), file=sys.stderr)
+    if any(finding.stops for finding in findings) and not args.force:
         sys.exit('nothing was trained: fix the config, or pass --force')
     if not args.force:
         launch.check_unused_folder(cfg)

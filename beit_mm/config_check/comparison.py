@@ -1,328 +1,270 @@
-"""A config against the paper's recipes: what differs and what that does, and what contradicts itself.
+"""Compare a config with the nearest recipe of the paper.
 
-A rule is a pure function (facts, row) → findings. CONTRADICTIONS hold whatever the recipe is meant to be, and are worth
-asking before any training; DIFFERENCES compare with a row of the paper's tables. From a Runner's config:
+    summary = read_summary('configs/….py')
+    recipe, mismatches = find_nearest(summary)
+    findings = compare(summary, recipe)
 
-    found = facts(cfg.to_dict(), ranks=world_size)
-    row, _ = nearest(found)
-    findings = check(found, row)
+A rule is a function (summary, recipe) → findings. `CONTRADICTIONS` are mistakes, whatever the recipe
+is meant to be; `preflight` uses them too. `DIFFERENCES` depend on the paper's values.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from ..utils.config_tree import OFF
-from .paper import DECAYED, Row, agrees, same
-from .summary import HALF, IMAGENET, Facts
+from .finding import OFF, Finding, show_ratio, show_value
+from .paper import SETTINGS, PaperRecipe, agrees, is_close
+from .summary import ConfigSummary
 
-
-@dataclass(frozen=True)
-class Finding:
-    """`paper`, `yours`: the values as text; `contradiction`: training so cannot do what the config says it does."""
-
-    what: str
-    paper: str
-    yours: str
-    effect: str
-    contradiction: bool = False
+Rule = Callable[[ConfigSummary, PaperRecipe], Iterator[Finding]]
+DECAYED = ('relative position tables', 'mask_token')  # officially, of all that `decayed` names
 
 
-Rule = Callable[[Facts, Row], Iterator[Finding]]
+def compare(summary: ConfigSummary, recipe: PaperRecipe) -> list[Finding]:
+    """Return all findings: contradictions first (`stops` is True), then differences."""
+    rules = [*CONTRADICTIONS, *DIFFERENCES]
+    return [finding for rule in rules for finding in rule(summary, recipe)]
 
 
-def check(facts: Facts, row: Row) -> list[Finding]:
-    """All findings, contradictions first."""
-    return [finding for rule in (*CONTRADICTIONS, *DIFFERENCES) for finding in rule(facts, row)]
+# -- contradictions --------------------------------------------------------------------------------
 
 
-# -- contradictions ----------------------------------------------------------------------------------------------------
-
-
-def schedule_ends_with_the_run(facts: Facts, row: Row) -> Iterator[Finding]:
-    end, length = facts.end, facts.length
-    if facts.stalled or end is None or length is None or same(end, length):
+def schedule_ends_with_run(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    end, length = summary['end'], summary['length']
+    if summary['stalled'] or end is None or length is None or is_close(end, length):
         return
-    if same(end, row.values.get('end')) and end < length:  # DALL-E's is constant afterwards
-        return
+    if end < length and is_close(end, recipe.values.get('end')):
+        return  # DALL-E's learning rate is constant afterwards
+    min_lr = show_value(summary['min_lr'])
+    effect = f'training stops before lr reaches {min_lr}'
     if end < length:
-        effect = f'the last {show(length - end)} {facts.unit} train at lr {show(facts.min_lr)}'
-    else:
-        effect = f'training stops before lr has come down to {show(facts.min_lr)}'
-    yield Finding(
-        'end of the schedule', f'{show(length)}, where the run ends', show(end), effect, True
-    )
+        rest = show_value(length - end)
+        effect = f'the last {rest} {summary["unit"]} train at lr {min_lr}'
+    expected = f'{show_value(length)}, where the run ends'
+    yield Finding('end of the schedule', effect, show_value(end), expected)
 
 
-def schedule_moves(facts: Facts, row: Row) -> Iterator[Finding]:
-    if facts.stalled:
-        effect = 'the run counts iterations and never ends an epoch: lr stays as it starts; set by_epoch=False'
-        yield Finding('unit of the schedule', facts.unit, 'epochs', effect, True)
+def schedule_moves(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    if summary['stalled']:
+        effect = (
+            'the run counts iterations and never ends an epoch, so lr keeps its first value: '
+            'set by_epoch=False'
+        )
+        yield Finding('unit of the schedule', effect, 'epochs', summary['unit'])
 
 
-def warmup_is_shorter_than_the_run(facts: Facts, row: Row) -> Iterator[Finding]:
-    if facts.warmup and facts.length and facts.warmup >= facts.length:
-        effect = f'the run of {show(facts.length)} {facts.unit} ends while lr still rises'
-        yield Finding('warm-up', show(row.values.get('warmup')), show(facts.warmup), effect, True)
+def warmup_ends_before_run(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    warmup, length = summary['warmup'], summary['length']
+    if warmup and length and warmup >= length:
+        effect = f'the run of {show_value(length)} {summary["unit"]} ends while lr still rises'
+        expected = show_value(recipe.values.get('warmup'))
+        yield Finding('warm-up', effect, show_value(warmup), expected)
 
 
-def rate_is_meant_for_the_batch(facts: Facts, row: Row) -> Iterator[Finding]:
-    """The linear rule. A rate is for the batch that the config says (auto_scale_lr), else for the paper's."""
-    if facts.auto_scale or not facts.batch or not facts.lr:
+def lr_fits_batch(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    """Apply the linear rule: lr is for the batch of auto_scale_lr, or else for the paper's."""
+    if summary['auto_scale'] or not summary.batch or not summary['lr']:
         return
-    batch, base = row.values.get('batch'), facts.base_batch
-    if base and base not in (facts.step_batch, facts.batch):
-        meant, here = base, facts.step_batch
-    elif (
-        batch and not base and same(facts.lr, row.values.get('lr')) and not same(facts.batch, batch)
-    ):
-        meant, here = batch, facts.batch
+    base, lr, batch = summary['base_batch'], summary['lr'], recipe.values.get('batch')
+    paper_lr = recipe.values.get('lr')
+    if base and base not in (summary.step_batch, summary.batch):
+        meant, here = base, summary.step_batch
+        fix = f'pass --auto-scale-lr, or set lr={lr * here / meant:.3g}'
+    elif batch and not base and is_close(lr, paper_lr) and not is_close(summary.batch, batch):
+        meant, here = batch, summary.batch
+        fix = f'set lr={lr * here / meant:.3g}'
     else:
         return
-    mend = (
-        f'pass --auto-scale-lr, or lr={facts.lr * here / meant:.3g}'
-        if base
-        else f'lr={facts.lr * here / meant:.3g}'
-    )
     yield Finding(
         'lr for this batch',
-        f'{show(row.values.get("lr"))} for {show(batch)}',
-        f'{show(facts.lr)} is for {show(meant)}, the batch is {show(here)}',
-        f'{times(meant / here)} the step an image: {mend}; other processes: --gpus N',
-        True,
+        f'{show_ratio(meant / here)} the step per image: {fix}; other number of processes: --gpus N',
+        f'{show_value(lr)} is for {show_value(meant)}, the batch is {show_value(here)}',
+        f'{show_value(paper_lr)} for {show_value(batch)}',
     )
 
 
-def head_predicts_the_vocabulary(facts: Facts, row: Row) -> Iterator[Finding]:
-    if facts.vocabulary and facts.predicted and facts.vocabulary != facts.predicted:
-        paper = f'{show(row.values.get("vocabulary"))} on both sides'
-        effect = f"the target has {facts.vocabulary} values: set the head's width to it"
-        yield Finding('channels of the head', paper, show(facts.predicted), effect, True)
+def head_fits_vocabulary(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    vocabulary, predicted = summary['vocabulary'], summary['predicted']
+    if vocabulary and predicted and vocabulary != predicted:
+        effect = f'the target has {vocabulary} values: set model.head.out_channels={vocabulary}'
+        expected = f'{show_value(recipe.values.get("vocabulary"))} on both sides'
+        yield Finding('channels of the head', effect, show_value(predicted), expected)
 
 
-def as_many_are_read_as_are_masked(facts: Facts, row: Row) -> Iterator[Finding]:
-    hidden = facts.recover == 'masked' and facts.budget and facts.num_masked
-    if hidden and facts.num_masked != facts.budget:
-        effect = (
-            'a mask does not fit: training stops'
-            if facts.num_masked < facts.budget
-            else 'places stay unused'
+def num_masked_is_one_number(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    model, mask = summary['model_num_masked'], summary['num_masked']
+    if summary['recover'] == 'masked' and model and mask and model != mask:
+        effect = 'a mask does not fit: training stops' if model < mask else 'places stay unused'
+        yield Finding(
+            'num_masked',
+            f'{effect}; set both to the same number',
+            f'{model}, the mask {mask}',
+            f'{show_value(recipe.values.get("num_masked"))}, as in the mask',
         )
-        paper = f'{show(row.values.get("budget"))}, as in the mask'
-        yours = f'{facts.num_masked}, the mask {facts.budget}'
-        yield Finding('num_masked', paper, yours, f'{effect}; set both to the same', True)
 
 
-def a_token_for_each_patch(facts: Facts, row: Row) -> Iterator[Finding]:
-    for what, grid in (('grid of tokens', facts.token_grid), ('grid of the mask', facts.mask_grid)):
-        if grid and facts.patch_grid and grid != facts.patch_grid:
-            effect = f'there are {show(facts.patch_grid)} patches a side: nothing to predict at some, or twice'
-            yield Finding(what, show(row.values.get('mask_grid')), show(grid), effect, True)
+def grids_are_equal(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    patches = summary['patch_grid']
+    grids = {
+        'grid of tokens': summary['token_grid'],
+        'grid of the mask': summary['mask_grid'],
+    }
+    for what, grid in grids.items():
+        if grid and patches and grid != patches:
+            effect = (
+                f'the image has {show_value(patches)} patches per side, and each needs one entry: '
+                'change the size of the view or the grid'
+            )
+            expected = show_value(recipe.values.get('mask_grid'))
+            yield Finding(what, effect, show_value(grid), expected)
 
 
-def images_look_as_in_pretraining(facts: Facts, row: Row) -> Iterator[Finding]:
-    here, before = facts.mean_std, facts.start_mean_std
-    if not here or not before or same(here, before):
+def normalization_is_that_of_pretraining(
+    summary: ConfigSummary, recipe: PaperRecipe
+) -> Iterator[Finding]:
+    here, before = summary['mean_std'], summary['start_mean_std']
+    if not here or not before or is_close(here, before):
         return
-    slip = row.slips.get('mean_std') if same(here, row.values.get('mean_std')) else None
-    effect = slip or 'the weights get images shifted and scaled unlike those they were trained on'
-    yield Finding(
-        'mean and std', f'those of the start, {show(before)}', show(here), effect, not slip
-    )
+    reason = None
+    if is_close(here, recipe.values.get('mean_std')):
+        reason = recipe.exceptions.get('mean_std')
+    effect = reason or 'the weights get images with another shift and scale than in their training'
+    expected = f'that of the starting weights, {show_value(before)}'
+    yield Finding('mean and std', effect, show_value(here), expected, stops=not reason)
 
 
-def cls_token_is_not_decayed(facts: Facts, row: Row) -> Iterator[Finding]:
-    if facts.decayed and facts.decayed['cls_token'] and facts.weight_decay:
-        slip = row.slips.get('cls_token')
-        effect = slip or 'outside UPerNet no published figure was made so: exempt it'
-        yield Finding('weight decay of cls_token', OFF, show(facts.weight_decay), effect, not slip)
+def cls_token_is_not_decayed(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    if summary['decayed'] and summary['decayed']['cls_token'] and summary['weight_decay']:
+        reason = recipe.exceptions.get('cls_token')
+        effect = reason or 'outside UPerNet no published figure was made so: exempt it'
+        yours = show_value(summary['weight_decay'])
+        yield Finding('weight decay of cls_token', effect, yours, OFF, stops=not reason)
 
 
 CONTRADICTIONS: list[Rule] = [
-    schedule_ends_with_the_run,
+    schedule_ends_with_run,
     schedule_moves,
-    warmup_is_shorter_than_the_run,
-    rate_is_meant_for_the_batch,
-    head_predicts_the_vocabulary,
-    as_many_are_read_as_are_masked,
-    a_token_for_each_patch,
-    images_look_as_in_pretraining,
+    warmup_ends_before_run,
+    lr_fits_batch,
+    head_fits_vocabulary,
+    num_masked_is_one_number,
+    grids_are_equal,
+    normalization_is_that_of_pretraining,
     cls_token_is_not_decayed,
 ]
 
-# -- differences -------------------------------------------------------------------------------------------------------
+# -- differences -----------------------------------------------------------------------------------
 
 
-def batch_and_rate(facts: Facts, row: Row) -> Iterator[Finding]:
-    batch, lr = row.values.get('batch'), row.values.get('lr')
-    if not (batch and facts.batch and lr and facts.lr):
+def _difference(what: str, expected: object, yours: object, effect: str) -> Finding:
+    return Finding(what, effect, show_value(yours), show_value(expected), stops=False)
+
+
+def batch_and_lr(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    batch, lr = recipe.values.get('batch'), recipe.values.get('lr')
+    if not (batch and summary.batch and lr and summary['lr']):
         return
-    ratio = facts.lr / facts.batch / (lr / batch)
-    step = (
-        'the same step an image as in the paper'
-        if same(ratio, 1)
-        else f"{times(ratio)} the paper's step an image"
-    )
-    if not same(facts.batch, batch):
-        effect = f'{facts.factors}; {times(facts.batch / batch)} the images'
-        yield Finding('images an update', show(batch), show(facts.batch), effect)
-    if not same(facts.lr, lr):
-        scaled = ', scaled by auto_scale_lr' if facts.auto_scale else ''
-        yield Finding('lr', show(lr), show(facts.lr), f'lr / batch: {step}{scaled}')
+    if not is_close(summary.batch, batch):
+        effect = f'{summary.factors}; {show_ratio(summary.batch / batch)} the images'
+        yield _difference('images per update', batch, summary.batch, effect)
+    if not is_close(summary['lr'], lr):
+        ratio = summary['lr'] / summary.batch / (lr / batch)
+        step = f"{show_ratio(ratio)} the paper's step per image"
+        if is_close(ratio, 1):
+            step = 'the same step per image as in the paper'
+        scaled = ', scaled by auto_scale_lr' if summary['auto_scale'] else ''
+        yield _difference('lr', lr, summary['lr'], f'lr / batch: {step}{scaled}')
 
 
-def images_in_all(facts: Facts, row: Row) -> Iterator[Finding]:
-    """Accumulation turns iterations into fewer updates; in a run that counts epochs it does not matter."""
-    if (
-        facts.unit != row.values['unit']
-        or facts.unit == 'epochs'
-        or not (facts.length and facts.step_batch)
-    ):
+def total_images(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    """Compare runs that count iterations: accumulation turns iterations into fewer updates."""
+    length = summary['length']
+    if {summary['unit'], recipe.values['unit']} != {'iterations'} or not length:
         return
-    paper = row.values['length'] * row.values['batch'] // row.values.get('accumulation', 1)
-    yours = facts.length * facts.step_batch
-    if not same(yours, paper):
-        effect = f"{times(yours / paper)} the paper's: {facts.length // facts.accumulation} updates of {facts.batch} images"
-        yield Finding('images in all', show(paper), show(yours), effect)
-
-
-def weight_decay_of_special_tensors(facts: Facts, row: Row) -> Iterator[Finding]:
-    if not facts.decayed or not facts.weight_decay:
+    if not summary.step_batch:
         return
-    value = {True: show(facts.weight_decay), False: OFF}
-    for tensor, decayed in facts.decayed.items():
-        if tensor != 'cls_token' and decayed != (tensor in DECAYED):
-            effect = (
-                'it is drawn to 0, officially it is not'
-                if decayed
-                else 'officially it is drawn to 0'
-            )
-            yield Finding(f'weight decay of {tensor}', value[not decayed], value[decayed], effect)
+    accumulation = recipe.values.get('accumulation', 1)
+    paper = recipe.values['length'] * recipe.values['batch'] // accumulation
+    yours = length * summary.step_batch
+    if not is_close(yours, paper):
+        updates = f'{length // summary["accumulation"]} updates of {summary.batch} images'
+        effect = f"{show_ratio(yours / paper)} the paper's: {updates}"
+        yield _difference('total images', paper, yours, effect)
 
 
-def normalisation(facts: Facts, row: Row) -> Iterator[Finding]:
-    here, paper = facts.mean_std, row.values.get('mean_std')
-    if not (here and paper) or same(here, paper):
-        return
-    if facts.start_mean_std:  # then `images_look_as_in_pretraining` judges
-        effect = (
-            'as the weights that it starts from were trained'
-            if same(here, facts.start_mean_std)
-            else None
-        )
-    elif facts.task == 'pretrain':
-        effect = 'all that starts from these weights has to use it too'
-    else:
-        effect = 'right only for weights that were pre-trained so; the config does not show which it starts from'
-    if effect:
-        yield Finding('mean and std', show(paper), show(here), effect)
-
-
-def first_weights_of_the_head(facts: Facts, row: Row) -> Iterator[Finding]:
-    paper = row.values.get('head_std')
-    if paper and facts.head_std and not same(facts.head_std, paper):
-        effect = (
-            f'{times(facts.head_std / paper)} the first logits: the first steps push random gradients through the backbone; '
-            'the paper starts at 0.02 × 0.001'
-        )
-        yield Finding('std of the first head', show(paper), show(facts.head_std), effect)
-
-
-# fact, its name in the table, what another value does
-COMPARED = [
-    ('length', 'length', "another length than the figures'; lr falls along it"),
-    ('warmup', 'warm-up', 'too short diverges at this lr, too long wastes the run'),
-    ('min_lr', 'lr at the end', 'how much the last steps still move'),
-    ('optimizer', 'optimizer', "lr and decay are AdamW's"),
-    ('betas', 'betas', 'how long gradients and their sizes are remembered'),
-    ('eps', 'eps', 'damps steps where gradients are small'),
-    ('weight_decay', 'weight decay', 'how strongly weights are drawn to 0'),
-    ('layer_decay', 'layer decay', 'how much slower early layers learn than late ones'),
-    ('clip', 'gradient clipping', 'caps the norm of an update; without it one bad batch can undo many'),
-    ('drop_path', 'drop path', 'more regularises more; larger for large models and long runs'),
-    ('taps', 'feature taps', 'which blocks the decode head reads'),
-    ('mixup', 'mixup', 'labels are mixed less or more: it regularises'),
-    ('cutmix', 'cutmix', 'labels are mixed less or more: it regularises'),
-    ('label_smoothing', 'label smoothing', 'how sure the classifier is made to be'),
-    ('px', 'pixels a side', 'another grid: positions are interpolated, cost grows with its square'),
-    ('crop_scale', 'crop scale', 'how small a part of the image a view may show'),
-    ('crop_ratio', 'crop ratio', 'how far a view is stretched'),
-    ('interpolation', 'interpolation', 'other pixels, and other tokens of them'),
-    ('flip', 'flip', 'mirrored images'),
-    ('jitter', 'colour jitter', 'brightness, contrast, saturation'),
-    ('rand_augment', 'RandAugment', 'strength and its spread'),
-    ('erasing', 'random erasing', 'it regularises'),
-    ('test_crop', 'test crop / image', 'how much of the image the test sees: moves top-1 by tenths'),
-    ('resize_range', 'range of scales', 'sizes at which things are seen in training'),
-    ('cat_max_ratio', 'cat_max_ratio', 'how much of a crop one class may fill'),
-    ('stride', 'stride of the test', 'how much the windows of the test overlap'),
-    ('target', 'target', 'table 4: tokens 82.86 top-1, 44.65 mIoU; pixels 81.04, 41.38'),
-    ('recover', 'predicted patches', 'table 4: the masked 82.86 top-1, 44.65 mIoU; all 82.59, 40.93'),
-    ('mask', 'mask', 'table 4: blockwise 82.86 top-1, 44.65 mIoU; random 82.77, 42.93; none, all predicted 81.67, 36.73'),
-    ('budget', 'hidden patches', 'the share of the grid decides how hard the task is: about 40 % in the paper'),
-    ('min_block', 'smallest block', 'how large the holes are'),
-    ('mask_grid', 'grid of the mask', 'patches a side'),
-    ('token_px', 'pixels of the token view', 'what the tokenizer reads'),
-    ('vocabulary', 'vocabulary', 'how much one token tells'),
-    ('likelihood', 'likelihood', 'what the reconstruction is judged by'),
-    ('kl', 'weight of the KL (value, updates)', 'how evenly the codes are used'),
-    ('temperature', 'temperature (value, updates)', 'how near to a choice of one code training ends'),
-    ('ema', 'moving average of the weights', 'a checkpoint gives averaged weights'),
-]  # fmt: skip
-
-
-def compared_values(facts: Facts, row: Row) -> Iterator[Finding]:
-    of_tokens = ('vocabulary', 'token_px') if facts.target == 'pixels' else ()
-    for fact, what, effect in COMPARED:
-        paper, yours = row.values.get(fact), getattr(facts, fact)
-        if paper is None or yours is None or fact in of_tokens or agrees(facts, row, fact):
+def decay_of_special_tensors(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    decay = summary['weight_decay']
+    for tensor, decayed in (summary['decayed'] or {}).items():
+        if tensor == 'cls_token' or not decay or decayed == (tensor in DECAYED):
             continue
-        units = (
-            (f' {row.values["unit"]}', f' {facts.unit}')
-            if fact in ('length', 'warmup')
-            else ('', '')
-        )
-        yield Finding(what, show(paper) + units[0], show(yours) + units[1], effect)
+        what = f'weight decay of {tensor}'
+        if decayed:
+            yield _difference(what, OFF, decay, 'it decays towards 0, officially it does not')
+        else:
+            yield _difference(what, decay, OFF, 'officially it decays towards 0')
 
 
-def positions(facts: Facts, row: Row) -> Iterator[Finding]:
-    """Table 5: the plain ViT and BEiT+ are both the paper's, what lies between is an ablation."""
-    if facts.variant in (None, 'mixed'):
+def normalization(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    here, paper, before = (
+        summary['mean_std'],
+        recipe.values.get('mean_std'),
+        summary['start_mean_std'],
+    )
+    if not (here and paper) or is_close(here, paper):
         return
-    paper = {'base': 0.1, 'large': 1e-5}.get(facts.arch) if facts.variant != 'vanilla' else OFF
-    if paper and not same(facts.layer_scale, paper):
-        effect = 'how much a block adds at the start; trained weights bring their own'
-        yield Finding('LayerScale at the start', show(paper), show(facts.layer_scale), effect)
-    paper = f'relative, {"shared" if facts.task == "pretrain" else "per layer"}'
-    if facts.variant == 'BEiT+' and facts.positions != paper:
-        yield Finding(
-            'positions',
-            paper,
-            facts.positions,
-            'one table serves all layers in pre-training, each has its own later',
+    if summary['task'] == 'pretrain':
+        effect = 'all training that starts from these weights has to use it too'
+    elif not before:
+        effect = 'right only for weights pre-trained with it; the config does not show their source'
+    elif is_close(here, before):
+        effect = 'as in the training of the starting weights'
+    else:
+        return  # `normalization_is_that_of_pretraining` names it
+    yield _difference('mean and std', paper, here, effect)
+
+
+def first_weights_of_head(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    paper, yours = recipe.values.get('head_std'), summary['head_std']
+    if paper and yours and not is_close(yours, paper):
+        effect = (
+            f'{show_ratio(yours / paper)} the first logits: the first steps send random gradients '
+            'through the backbone; the paper starts at 0.02 × 0.001'
         )
+        yield _difference('std of the first head', paper, yours, effect)
+
+
+def compared_values(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    for name, (what, effect) in SETTINGS.items():
+        paper, yours = recipe.values.get(name), summary[name]
+        if paper is None or yours is None or agrees(summary, recipe, name):
+            continue
+        if summary['target'] == 'pixels' and name in ('vocabulary', 'token_size'):
+            continue
+        paper, yours = show_value(paper), show_value(yours)
+        if name in ('length', 'warmup'):
+            paper, yours = f'{paper} {recipe.values["unit"]}', f'{yours} {summary["unit"]}'
+        yield _difference(what, paper, yours, effect)
+
+
+def positions(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+    """Compare with table 5: plain ViT and BEiT+ are both the paper's, the rest are ablations."""
+    variant = summary['variant']
+    if variant in (None, 'mixed'):
+        return
+    paper = OFF if variant == 'vanilla' else dict(base=0.1, large=1e-5).get(summary['arch'])
+    if paper and not is_close(summary['layer_scale'], paper):
+        effect = 'how much a block adds at the start; trained weights bring their own'
+        yield _difference('LayerScale at the start', paper, summary['layer_scale'], effect)
+    paper = 'relative, shared' if summary['task'] == 'pretrain' else 'relative, per layer'
+    if variant == 'BEiT+' and summary['positions'] != paper:
+        effect = 'pre-training shares one table between layers, later training has one per layer'
+        yield _difference('positions', paper, summary['positions'], effect)
 
 
 DIFFERENCES: list[Rule] = [
-    batch_and_rate,
-    images_in_all,
-    weight_decay_of_special_tensors,
-    normalisation,
-    first_weights_of_the_head,
+    batch_and_lr,
+    total_images,
+    decay_of_special_tensors,
+    normalization,
+    first_weights_of_head,
     positions,
     compared_values,
 ]
-
-
-def times(ratio: float) -> str:
-    return f'{ratio:.3g}×' if ratio < 1000 else f'{ratio:.0f}×'
-
-
-def show(value: object) -> str:
-    """A value as it stands in the table."""
-    if value is None:
-        return 'not stated'
-    if isinstance(value, tuple):
-        return {IMAGENET: "ImageNet's", HALF: '127.5 / 127.5 (0.5)'}.get(value) or ', '.join(
-            map(show, value)
-        )
-    return f'{value:.6g}' if isinstance(value, float) else str(value)

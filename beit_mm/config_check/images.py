@@ -1,243 +1,196 @@
-"""Sizes and channels of a config's images, from the pipeline to the backbone."""
+"""Check sizes and channels of the images, from the pipeline to the backbone."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 
-from PIL import Image
+from ..utils.config_tree import get, kind, nodes, walk
+from .finding import IMAGENET, Finding
+from .summary import PUBLIC
 
-from ..utils.config_tree import get, kind, nodes
-from .names import Problem, walk
-from .run import image_paths
-from .summary import IMAGENET, PUBLIC
-
-EXIF_ORIENTATION = 0x0112
-SPLITS = 'train', 'val'
-# Steps with other names keep the size of an image unless one of these words is in the name.
-RESIZES = (
-    'Crop',
-    'Resize',
-    'Pad',
-    'Choice',
-    'Apply',
-    'Albumentations',
-    'Affine',
-    'Mosaic',
-    'Expand',
-    'torchvision',
-)
-SIZE_KEYS = dict(
+# Argument that holds the size of the images after a step.
+SIZE_ARGUMENTS = dict(
     TwoViews='size', RandomCrop='crop_size', CenterCrop='crop_size', RandomResizedCrop='scale',
     EfficientNetRandomCrop='scale', EfficientNetCenterCrop='crop_size',
 )  # fmt: skip
-CHANNELS = dict(color=3, grayscale=1)
-OF_COLORS = {
-    'ColorJitter',
-    'PhotoMetricDistortion',
-    'RandAugment',
-    'AutoAugment',
-    'RandomGrayscale',
+# Other steps keep the size of an image, unless one of these words is in their name.
+RESIZING = (
+    'Crop', 'Resize', 'Pad', 'Choice', 'Apply', 'Albumentations', 'Affine', 'Mosaic', 'Expand',
+    'torchvision',
+)  # fmt: skip
+CHANNELS = dict(color=3, grayscale=1)  # by LoadImageFromFile.color_type
+RGB_ONLY = {
+    'ColorJitter', 'PhotoMetricDistortion', 'RandAugment', 'AutoAugment', 'RandomGrayscale',
     'Lighting',
-}
+}  # fmt: skip
 Size = tuple[int, int]
 
 
-def _pair(size: object, wide_first: bool = False) -> Size | None:
-    """(height, width) of a size as a config writes it."""
-    pair = (
-        (size, size)
-        if isinstance(size, int)
-        else tuple(size)
-        if isinstance(size, list | tuple)
-        else ()
-    )
-    if len(pair) != 2 or not all(isinstance(side, int) for side in pair):
-        return None
-    return pair[::-1] if wide_first else pair
-
-
-def size_after(pipeline: object, size: Size | None = None) -> Size | None:
-    """Return (height, width) of the images that a pipeline gives to images of this size; None if it cannot be told."""
+def size_after(pipeline: object) -> Size | None:
+    """Return (height, width) of the images that a pipeline returns; None if it is not fixed."""
+    size = None
     for step in pipeline if isinstance(pipeline, list | tuple) else ():
         name = kind(step)
-        if name in SIZE_KEYS:
-            size = _pair(step.get(SIZE_KEYS[name], 224 if name == 'TwoViews' else None))
+        if name in SIZE_ARGUMENTS:
+            size = _as_size(step.get(SIZE_ARGUMENTS[name], 224 if name == 'TwoViews' else None))
         elif name == 'Resize':
-            size = None if step.get('keep_ratio') else _pair(step.get('scale'), wide_first=True)
+            size = _as_size(step.get('scale'))
+            size = None if step.get('keep_ratio') or not size else size[::-1]  # (width, height)
         elif name == 'ResizeEdge' and size and size[0] == size[1]:
-            size = _pair(step.get('scale'))
-        elif any(word in name for word in RESIZES):
+            size = _as_size(step.get('scale'))
+        elif any(word in name for word in RESIZING):
             size = None
     return size
 
 
-def _first_image(node: dict) -> Size | None:
-    """Return (height, width) of the first image of a data set, from the file's header."""
-    with suppress(OSError, ValueError), Image.open(next(image_paths(node), '')) as image:
-        turned = image.getexif().get(EXIF_ORIENTATION, 1) > 4
-        return image.size if turned else image.size[::-1]
-    return None
-
-
-def _preprocessor(cfg: dict) -> dict:
-    model = cfg.get('model') or {}
-    inner = next(
-        (node['data_preprocessor'] for node in nodes(model) if node.get('data_preprocessor')), {}
-    )
-    return (cfg.get('data_preprocessor') or {}) | inner
-
-
-def _pipelines(cfg: dict) -> Iterator[tuple[str, str, dict]]:
-    """(split, place of its pipeline, data set) of each data set for training and validation."""
-    for split in SPLITS:
-        place = f'{split}_dataloader.dataset'
-        for path, node in walk(get(cfg, f'{split}_dataloader', 'dataset'), place):
-            if isinstance(node.get('pipeline'), list | tuple):
-                yield split, f'{path}.pipeline', node
-
-
-def _backbones(cfg: dict) -> Iterator[tuple[str, dict]]:
-    """Our backbones: (place in the config, node)."""
-    for path, node in walk(cfg.get('model'), 'model'):
-        given = node.get('type')
-        scoped = (
-            given
-            if isinstance(given, str)
-            else f'{given.__module__.split(".")[0]}.{given.__name__}'
-            if given
-            else ''
-        )
-        if scoped == 'beit_mm.BEiT' or (scoped == 'BEiT' and cfg.get('default_scope') == 'beit_mm'):
-            yield path, node
-
-
-def image_sizes(cfg: dict) -> Iterator[Problem]:
-    """Yield images that are no multiple of the patch, and an `img_size` other than that of the images."""
-    preprocessor = _preprocessor(cfg)
-    for path, backbone in _backbones(cfg):
-        patch, expected = backbone.get('patch_size', 16), _pair(backbone.get('img_size', 224))
+def check_image_sizes(cfg: dict) -> Iterator[Finding]:
+    """Yield sizes that are no multiple of the patch, and an `img_size` other than the images'."""
+    preprocessor = _get_preprocessor(cfg)
+    for path, backbone in _find_backbones(cfg):
+        patch, img_size = backbone.get('patch_size', 16), backbone.get('img_size', 224)
+        expected = _as_size(img_size)
         if expected and any(side % patch for side in expected):
-            yield _no_multiple(f'{path}.img_size={backbone.get("img_size", 224)}', expected, patch)
+            yield _not_a_multiple(f'{path}.img_size={img_size}', expected, patch)
             continue
-        given = [
-            (place, size_after(node['pipeline'], _first_image(node)), split)
-            for split, place, node in _pipelines(cfg)
-        ]
-        given += [('data_preprocessor.size', _pair(preprocessor.get('size')), 'train')]
-        padded = _pair(preprocessor.get('size')) or preprocessor.get('size_divisor')
-        windows = get(cfg, 'model', 'test_cfg')
-        if get(windows, 'mode') == 'slide':
-            given = [each for each in given if each[2] == 'train']
-            given.append(('model.test_cfg.crop_size', _pair(windows.get('crop_size')), 'val'))
-        for place, size, split in given:
-            pads = preprocessor.get('pad_size_divisor', 1) > 1 or (
-                padded if split == 'train' else get(preprocessor, 'test_cfg')
-            )
+        for place, size, is_padded in _fed_sizes(cfg, preprocessor):
             if size and any(side % patch for side in size):
-                if not pads or place == 'data_preprocessor.size':
-                    yield _no_multiple(place, size, patch)
+                if not is_padded:
+                    yield _not_a_multiple(place, size, patch)
             elif size and expected and size != expected:
                 grids = [
                     f'{height // patch}×{width // patch}' for height, width in (size, expected)
                 ]
-                yield Problem(
-                    f'{path}.img_size={backbone.get("img_size", 224)}, but {place} gives {_words(size)} pixels: positions are '
-                    f'interpolated from {grids[1]} to {grids[0]} patches. Set img_size={_setting(size)}',
-                    stops=False,
+                effect = (
+                    f'{place} gives {size[0]}×{size[1]} pixels, so positions are interpolated from '
+                    f'{grids[1]} to {grids[0]} patches. Set img_size={_as_setting(size)}'
                 )
+                yield Finding(f'{path}.img_size={img_size}', effect, stops=False)
 
 
-def _words(size: Size) -> str:
-    return '×'.join(map(str, size))
+def check_test_sizes(cfg: dict) -> Iterator[Finding]:
+    """Yield test images that mmseg cannot batch or pad.
+
+    mmseg stacks the images of a test batch before it pads them, and pads them by `test_cfg` alone.
+    """
+    backbone = next(_find_backbones(cfg), None)
+    if cfg.get('default_scope') != 'mmseg' or not backbone:
+        return
+    batch, patch = get(cfg, 'val_dataloader', 'batch_size') or 1, backbone[1].get('patch_size', 16)
+    slides = get(cfg, 'model', 'test_cfg', 'mode') == 'slide'
+    for place, pipeline in _find_pipelines(cfg, 'val'):
+        if not any(kind(step) == 'Resize' and step.get('keep_ratio') for step in pipeline):
+            continue
+        what = f'{place} resizes with keep_ratio=True'
+        if batch > 1:
+            effect = (
+                'images of different sizes do not fit in one batch. Set val_dataloader.batch_size=1'
+            )
+            yield Finding(what, effect, stops=False)
+        if not slides and not _get_preprocessor(cfg).get('test_cfg'):
+            effect = (
+                f'sides may be no multiples of patch_size={patch}. Set data_preprocessor.test_cfg='
+                f'dict(size_divisor={patch}); size_divisor itself is for training alone'
+            )
+            yield Finding(what, effect, stops=False)
 
 
-def _setting(size: Size) -> int | Size:
+def check_channels(cfg: dict) -> Iterator[Finding]:
+    """Yield steps and a preprocessor for another number of channels than the backbone's."""
+    mean = _get_preprocessor(cfg).get('mean')
+    for path, backbone in _find_backbones(cfg):
+        channels = backbone.get('in_channels', 3)
+        what = f'{path}.in_channels={channels}'
+        for place, pipeline in [*_find_pipelines(cfg, 'train'), *_find_pipelines(cfg, 'val')]:
+            for index, step in enumerate(pipeline):
+                if channels != 3 and kind(step) in RGB_ONLY:
+                    effect = f'{place}.{index}: {kind(step)} is defined for RGB: remove it'
+                    yield Finding(what, effect)
+            first = next(iter(pipeline), {})
+            given = CHANNELS.get(get(first, 'color_type') or 'color')
+            if kind(first) == 'LoadImageFromFile' and given and given != channels:
+                effect = (
+                    f'{place}.0 gives images of {given} channel{"s" * (given > 1)}: set '
+                    f"in_channels={given}, or LoadImageFromFile's color_type"
+                )
+                yield Finding(what, effect)
+        if isinstance(mean, list | tuple) and len(mean) not in (1, channels):
+            effect = f'data_preprocessor.mean has {len(mean)} values: expected {channels}'
+            yield Finding(what, effect)
+
+
+def check_channel_order(cfg: dict) -> Iterator[Finding]:
+    """Yield a preprocessor that keeps images BGR, though its mean or the weights are for RGB."""
+    preprocessor, backbone = _get_preprocessor(cfg), next(_find_backbones(cfg), None)
+    mean = preprocessor.get('mean')
+    converts = any(preprocessor.get(key) for key in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
+    has_views = kind(cfg.get('model')) == 'BEiTPretrainer'  # TwoViews returns RGB
+    if not backbone or has_views or converts or not isinstance(mean, list | tuple):
+        return
+    start = str(get(backbone[1], 'init_cfg', 'checkpoint') or cfg.get('load_from') or '')
+    if tuple(mean) == IMAGENET[0]:
+        why = 'its mean is in the order red, green, blue'
+    elif len(mean) == 3 and PUBLIC.search(start):
+        why = f'{start} was trained on RGB'
+    else:
+        return
+    setting = 'bgr_to_rgb' if cfg.get('default_scope') == 'mmseg' else 'to_rgb'
+    effect = f'images stay BGR, but {why}: set {setting}=True'
+    yield Finding('data_preprocessor', effect, stops=False)
+
+
+def _fed_sizes(cfg: dict, preprocessor: dict) -> Iterator[tuple[str, Size | None, bool]]:
+    """Yield (place, size of its images, whether they are padded) of all that feeds the backbone."""
+    pads = preprocessor.get('pad_size_divisor', 1) > 1
+    fixed = _as_size(preprocessor.get('size'))
+    pads_training = pads or bool(fixed or preprocessor.get('size_divisor'))
+    for place, pipeline in _find_pipelines(cfg, 'train'):
+        yield place, size_after(pipeline), pads_training
+    yield 'data_preprocessor.size', fixed, False
+    windows, pads_tests = get(cfg, 'model', 'test_cfg'), pads or bool(preprocessor.get('test_cfg'))
+    if get(windows, 'mode') == 'slide':
+        yield 'model.test_cfg.crop_size', _as_size(windows.get('crop_size')), pads_tests
+        return
+    for place, pipeline in _find_pipelines(cfg, 'val'):
+        yield place, size_after(pipeline), pads_tests
+
+
+def _find_pipelines(cfg: dict, split: str) -> Iterator[tuple[str, list]]:
+    loader = f'{split}_dataloader'
+    for path, node in walk(get(cfg, loader, 'dataset'), f'{loader}.dataset'):
+        if isinstance(node.get('pipeline'), list | tuple):
+            yield f'{path}.pipeline', node['pipeline']
+
+
+def _find_backbones(cfg: dict) -> Iterator[tuple[str, dict]]:
+    """Yield (path, config) of each BEiT of this package."""
+    own = 'BEiT' if cfg.get('default_scope') == 'beit_mm' else 'beit_mm.BEiT'
+    for path, node in walk(cfg.get('model'), 'model'):
+        name = node.get('type')
+        if name and not isinstance(name, str):
+            name = f'{name.__module__.split(".")[0]}.{name.__name__}'
+        if name in (own, 'beit_mm.BEiT'):
+            yield path, node
+
+
+def _get_preprocessor(cfg: dict) -> dict:
+    inner = [
+        node['data_preprocessor']
+        for node in nodes(cfg.get('model'))
+        if node.get('data_preprocessor')
+    ]
+    return (cfg.get('data_preprocessor') or {}) | (inner[0] if inner else {})
+
+
+def _as_size(value: object) -> Size | None:
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return None
+    return tuple(pair) if all(isinstance(side, int) for side in pair) else None
+
+
+def _as_setting(size: Size) -> int | Size:
     return size[0] if size[0] == size[1] else size
 
 
-def _no_multiple(place: str, size: Size, patch: int) -> Problem:
+def _not_a_multiple(what: str, size: Size, patch: int) -> Finding:
     near = tuple(max(side // patch, 1) * patch for side in size)
-    return Problem(
-        f'{place}: {_words(size)} pixels are no multiple of patch_size={patch}: set {_setting(near)}'
-    )
-
-
-def sizes_when_testing(cfg: dict) -> Iterator[Problem]:
-    """mmseg stacks the images of a test batch before it pads them, and pads them by `test_cfg` of the preprocessor alone."""
-    batch = get(cfg, 'val_dataloader', 'batch_size') or 1
-    backbone = next(_backbones(cfg), None)
-    if cfg.get('default_scope') != 'mmseg' or not backbone:
-        return
-    for split, place, node in _pipelines(cfg):
-        if split != 'val' or not any(
-            kind(step) == 'Resize' and step.get('keep_ratio') for step in node['pipeline']
-        ):
-            continue
-        if batch > 1:
-            yield Problem(
-                f'val_dataloader.batch_size={batch}, but {place} resizes with keep_ratio=True: images of different sizes '
-                'do not fit in one batch. Set val_dataloader.batch_size=1',
-                stops=False,
-            )
-        if get(cfg, 'model', 'test_cfg', 'mode') != 'slide' and not _preprocessor(cfg).get(
-            'test_cfg'
-        ):
-            patch = backbone[1].get('patch_size', 16)
-            yield Problem(
-                f'{place} resizes with keep_ratio=True: the sides need not be multiples of patch_size={patch}. Set '
-                f'data_preprocessor.test_cfg=dict(size_divisor={patch}); size_divisor itself is for training alone',
-                stops=False,
-            )
-
-
-def channels(cfg: dict) -> Iterator[Problem]:
-    """Yield loaders and preprocessors that give another number of channels than the backbone reads."""
-    preprocessor = _preprocessor(cfg)
-    mean = preprocessor.get('mean')
-    for path, backbone in _backbones(cfg):
-        wanted = backbone.get('in_channels', 3)
-        for _, place, node in _pipelines(cfg):
-            if wanted != 3:
-                for index in (
-                    i for i, step in enumerate(node['pipeline']) if kind(step) in OF_COLORS
-                ):
-                    words = f'{kind(node["pipeline"][index])} is defined for RGB, and {path}.in_channels={wanted}'
-                    yield Problem(f'{place}.{index}: {words}: remove it')
-            first = next(iter(node['pipeline']), {})
-            given = (
-                CHANNELS.get(first.get('color_type', 'color'))
-                if kind(first) == 'LoadImageFromFile'
-                else None
-            )
-            if given and given != wanted:
-                yield Problem(
-                    f'{path}.in_channels={wanted}, but {place}.0 gives images of {given} channel{"s" * (given > 1)}: '
-                    f"set in_channels={given}, or LoadImageFromFile's color_type"
-                )
-        if isinstance(mean, list | tuple) and len(mean) not in (1, wanted):
-            yield Problem(
-                f'{path}.in_channels={wanted}, but data_preprocessor.mean has {len(mean)} values: expected {wanted}'
-            )
-
-
-def channel_order(cfg: dict) -> Iterator[Problem]:
-    """Yield a preprocessor that leaves images BGR though mean or weights are in the order red, green, blue."""
-    preprocessor, backbone = _preprocessor(cfg), next(_backbones(cfg), None)
-    mean, views = (
-        preprocessor.get('mean'),
-        kind(cfg.get('model')) == 'BEiTPretrainer',
-    )  # its views are RGB
-    converts = any(preprocessor.get(key) for key in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
-    if not backbone or views or converts or not isinstance(mean, list | tuple) or len(mean) != 3:
-        return
-    start = str(get(backbone[1], 'init_cfg', 'checkpoint') or cfg.get('load_from') or '')
-    red_first = tuple(mean) == IMAGENET[0]
-    if red_first or PUBLIC.search(start):
-        setting = 'bgr_to_rgb' if cfg.get('default_scope') == 'mmseg' else 'to_rgb'
-        why = (
-            'its mean is in the order red, green, blue'
-            if red_first
-            else f'{start} was trained on RGB'
-        )
-        yield Problem(
-            f'data_preprocessor feeds BGR images, but {why}: set {setting}=True', stops=False
-        )
+    effect = f'{size[0]}×{size[1]} pixels are no multiple of patch_size={patch}'
+    return Finding(what, f'{effect}: set {_as_setting(near)}')

@@ -1,131 +1,112 @@
-"""Metrics of a config: which keys they report, and whether the best checkpoint can be chosen by them."""
+"""Check that the best checkpoint can be chosen by a metric that validation reports."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
 
 from mmengine.hooks import CheckpointHook
 
-from ..utils.config_tree import get, kind
-from .names import Problem, walk
+from ..utils.config_tree import get, kind, walk
+from .finding import Finding
+from .renamed import RENAMED
 
-TOKENIZER = (
-    'psnr',
-    'psnr_mean_color',
-    'reconstruction',
-    'kl',
-    'elbo',
-    'vocab_size',
-    'codes_used',
+TOKENIZER_KEYS = (
+    'psnr', 'psnr_mean_color', 'reconstruction', 'kl', 'elbo', 'vocab_size', 'codes_used',
     'perplexity',
+)  # fmt: skip
+MIM_KEYS = (
+    'val_loss', 'marginal_entropy', 'marginal_accuracy', 'masked_accuracy', 'token_term',
+    'pixel_term', 'eq3', 'val_loss_all', 'marginal_entropy_all', 'marginal_accuracy_all',
+    'accuracy_all',
+)  # fmt: skip
+SEGMENTATION_KEYS = dict(
+    mIoU=('mIoU', 'mAcc'),
+    mDice=('mDice', 'mAcc'),
+    mFscore=('mFscore', 'mPrecision', 'mRecall'),
 )
-FIGURES = ('val_loss', 'marginal_entropy', 'marginal_accuracy')
-MIM = (
-    *(*FIGURES, 'masked_accuracy', 'token_term', 'pixel_term', 'eq3'),
-    *(f'{name}_all' for name in (*FIGURES, 'accuracy')),
-)
-OF_SEGMENTS = dict(
-    mIoU=('mIoU', 'mAcc'), mDice=('mDice', 'mAcc'), mFscore=('mFscore', 'mPrecision', 'mRecall')
-)
-RULES = 'greater', 'less'
 
 
-def reported(metric: dict) -> list[str] | None:
-    """Return the keys that a metric can report, in its order; None for a metric that is not known here."""
-    name, prefix = kind(metric), metric.get('prefix')
+def reported_keys(metric: dict) -> list[str] | None:
+    """Return the keys that a metric can report, in its order; None for an unknown metric."""
+    name, prefix = kind(metric), None
     if name == 'TokenizerMetric':
-        keys, own = TOKENIZER, 'tokenizer'
+        keys, prefix = TOKENIZER_KEYS, 'tokenizer'
     elif name == 'MIMMetric':
-        keys, own = MIM, 'mim'
+        keys, prefix = MIM_KEYS, 'mim'
     elif name == 'Accuracy' and not metric.get('thrs'):
-        keys, own = [f'top{k}' for k in _as_list(metric.get('topk', 1))], 'accuracy'
+        keys, prefix = [f'top{k}' for k in _as_list(metric.get('topk', 1))], 'accuracy'
     elif name == 'IoUMetric':
-        asked = _as_list(metric.get('iou_metrics', 'mIoU'))
-        keys, own = (
-            ['aAcc', *dict.fromkeys(key for each in asked for key in OF_SEGMENTS[each])],
-            None,
-        )
+        groups = _as_list(metric.get('iou_metrics', 'mIoU'))
+        keys = ['aAcc', *dict.fromkeys(key for group in groups for key in SEGMENTATION_KEYS[group])]
     else:
         return None
-    prefix = prefix or own
+    prefix = metric.get('prefix') or prefix
     return [f'{prefix}/{key}' if prefix else key for key in keys]
+
+
+def check_save_best(cfg: dict) -> Iterator[Finding]:
+    """Yield keys in `save_best` of the checkpoint hook that cannot choose the best checkpoint.
+
+    An invalid `rule` is an error of mmengine's CheckpointHook, which also says what to set.
+    """
+    hook = get(cfg, 'default_hooks', 'checkpoint') or {}
+    metrics, place = cfg.get('val_evaluator'), 'default_hooks.checkpoint.save_best'
+    if not hook.get('save_best'):
+        return
+    if not metrics:
+        yield Finding(place, 'it has no effect: the run has no val_evaluator', stops=False)
+        return
+    lists = [reported_keys(metric) for metric in _as_list(metrics)]
+    known = None if None in lists else [key for keys in lists for key in keys]
+    wanted, rules = _as_list(hook['save_best']), _as_list(hook.get('rule'))
+    rules = rules * len(wanted) if len(rules) == 1 else rules
+    for key, rule in zip(wanted, rules, strict=False):
+        what = f'{place}={key!r}'
+        if key == 'auto' and known and 'mIoU' in known:
+            effect = (
+                f'it keeps the checkpoint of the best {known[0]}, which common classes decide: '
+                "set save_best='mIoU'"
+            )
+            yield Finding(what, effect, stops=False)
+        elif key == 'auto' and lists[0] and not rule and not _inferred_rule(lists[0][0], hook):
+            effect = (
+                f'it takes the first metric, {lists[0][0]}, for which mmengine cannot infer a rule: '
+                f"set save_best={lists[0][0]!r} and rule='greater'"
+            )
+            yield Finding(what, effect)
+        elif key != 'auto' and known and key not in known:
+            yield Finding(what, _explain_unknown(key, known))
+        elif key != 'auto' and not rule and not _inferred_rule(key, hook):
+            yield Finding(what, "it needs a rule: set rule='greater' or rule='less'")
+        elif rule and _inferred_rule(key, hook) not in (None, rule):
+            effect = f'rule={rule!r} keeps the worst checkpoint: set {_inferred_rule(key, hook)!r}'
+            yield Finding(what, effect)
+
+
+def check_topk(cfg: dict) -> Iterator[Finding]:
+    classes = get(cfg, 'model', 'head', 'num_classes')
+    for path, node in walk(cfg.get('val_evaluator'), 'val_evaluator'):
+        if kind(node) == 'Accuracy' and classes and max(_as_list(node.get('topk', 1))) > classes:
+            effect = f'model.head has {classes} classes: set topk=1'
+            yield Finding(f'{path}.topk={node["topk"]}', effect)
+
+
+def _explain_unknown(key: str, known: list[str]) -> str:
+    if new := RENAMED.get(key):
+        return f'this key was renamed: write {new!r}'
+    lower = {each.lower(): each for each in known}
+    near = get_close_matches(key.lower(), lower, n=1, cutoff=0.4)
+    hint = f': did you mean {lower[near[0]]!r}?' if near else ''
+    return f'val_evaluator does not report this key, but {", ".join(known)}{hint}'
+
+
+def _inferred_rule(key: str, hook: dict) -> str | None:
+    """Return the rule that mmengine's CheckpointHook infers for a key, None if it cannot."""
+    options = {name: hook[name] for name in ('greater_keys', 'less_keys') if hook.get(name)}
+    try:
+        return CheckpointHook(save_best=key, **options).rules[0]
+    except (ValueError, KeyError):
+        return None
 
 
 def _as_list(value: object) -> list:
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def best_checkpoint_can_be_chosen(cfg: dict) -> Iterator[Problem]:
-    """Yield what is wrong with `save_best` and `rule` of the checkpoint hook."""
-    hook, place = get(cfg, 'default_hooks', 'checkpoint') or {}, 'default_hooks.checkpoint'
-    wanted, metrics = hook.get('save_best'), cfg.get('val_evaluator')
-    if not wanted:
-        return
-    if not metrics:
-        yield Problem(
-            f'{place}.save_best={wanted!r} has no effect: the run has no val_evaluator', stops=False
-        )
-        return
-    lists = [reported(metric) for metric in _as_list(metrics)]
-    keys = [key for each in lists for key in each or ()]
-    rules = _as_list(hook.get('rule'))
-    wanted = _as_list(wanted)
-    for key, rule in zip(wanted, rules * len(wanted) if len(rules) == 1 else rules, strict=False):
-        if rule not in (None, *RULES):
-            yield Problem(f"{place}.rule={rule!r}: expected 'greater' or 'less'")
-        elif key == 'auto':
-            if None not in lists and 'mIoU' in keys:
-                yield Problem(
-                    f"{place}.save_best='auto' keeps the checkpoint of the best {keys[0]}, which common classes decide: set "
-                    "save_best='mIoU'",
-                    stops=False,
-                )
-            elif lists[0] and rule is None and _inferred(keys[0], hook) is None:
-                yield Problem(
-                    f"{place}.save_best='auto' takes the first metric, {keys[0]}, for which mmengine cannot infer a rule: set "
-                    f"save_best='{keys[0]}' and rule='greater'"
-                )
-        elif None not in lists and key not in keys:
-            near = get_close_matches(key.lower(), [each.lower() for each in keys], n=1, cutoff=0.4)
-            meant = next(
-                (f': did you mean {each!r}?' for each in keys if [each.lower()] == near), ''
-            )
-            yield Problem(
-                f'{place}.save_best={key!r} is not reported by val_evaluator, which reports {", ".join(keys)}{meant}'
-            )
-        elif rule is None and _inferred(key, hook) is None:
-            yield Problem(
-                f"{place}.save_best={key!r} needs a rule: set rule='greater' or rule='less'"
-            )
-        elif rule and _inferred(key, hook) not in (None, rule):
-            yield Problem(
-                f'{place}.rule={rule!r} keeps the worst {key}: set rule={_inferred(key, hook)!r}'
-            )
-
-
-def _inferred(key: str, hook: dict) -> str | None:
-    """Return the rule that mmengine's CheckpointHook infers for a key."""
-    names = [
-        [
-            name.lower()
-            for name in _as_list(
-                hook.get(f'{rule}_keys') or getattr(CheckpointHook, f'_default_{rule}_keys')
-            )
-        ]
-        for rule in RULES
-    ]
-    found = [rule for rule, own in zip(RULES, names, strict=True) if key.lower() in own]
-    found += [
-        rule
-        for rule, own in zip(RULES, names, strict=True)
-        if any(name in key.lower() for name in own)
-    ]
-    return found[0] if found else None
-
-
-def topk_is_within_the_classes(cfg: dict) -> Iterator[Problem]:
-    classes = get(cfg, 'model', 'head', 'num_classes')
-    for path, node in walk(cfg.get('val_evaluator'), 'val_evaluator'):
-        if kind(node) == 'Accuracy' and classes and max(_as_list(node.get('topk', 1))) > classes:
-            yield Problem(
-                f'{path}.topk={node["topk"]}, but model.head has {classes} classes: set topk=1'
-            )

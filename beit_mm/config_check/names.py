@@ -1,14 +1,13 @@
-"""Names and values in a config, held against what the Runner and the classes take: misspelled, unknown, of another form."""
+"""Check the names in a config: keys that nothing reads, unknown types and unknown arguments."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 
-from mmengine import registry as root
+from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmengine.utils import get_object_from_string
@@ -16,212 +15,170 @@ from torch.utils.data import DataLoader
 
 from ..compat import installed
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
-from ..utils.config_tree import get, kind
+from ..utils.config_tree import kind, walk
+from .finding import Finding
+from .renamed import RENAMED
 
-_EXTRA = (
-    'auto_scale_lr',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'sync_bn',
-    'compile',
-    'data_preprocessor',
-    'tta_model',
-)
-RUNNER = {*inspect.signature(Runner.__init__).parameters, *_EXTRA} - {'self', 'cfg'}
-HOOKS = (
-    'runtime_info',
-    'timer',
-    'sampler_seed',
-    'logger',
-    'param_scheduler',
-    'checkpoint',
+RUNNER_KEYS = {
+    *inspect.signature(Runner.__init__).parameters, 'auto_scale_lr', 'find_unused_parameters',
+    'model_wrapper_cfg', 'sync_bn', 'compile', 'data_preprocessor', 'tta_model',
+} - {'self', 'cfg'}  # fmt: skip
+DEFAULT_HOOKS = {
+    'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint',
     'visualization',
-)
-DEFAULT_PARAMWISE = {
-    'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult',
-    'dcn_offset_lr_mult', 'bypass_duplicate',
 }  # fmt: skip
-# What a registry, a Runner or a builder takes out of a dict before the class sees it.
-TAKEN = {
-    'type',
-    '_scope_',
-    'priority',
-    'convert_to_iter_based',
-    'constructor',
-    'paramwise_cfg',
-    'init_cfg',
-    'data_preprocessor',
-}
-CHECKED = 'beit_mm', 'mmengine', 'torch'  # the hosts' builders take more arguments out
-
-
-# What is read here, where it is there at all.
-FORMS = {
-    'a dict': (dict, [
-        'model', 'model.backbone', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'test_dataloader',
-        'train_dataloader.dataset', 'val_dataloader.dataset', 'train_dataloader.sampler', 'val_dataloader.sampler',
-        'optim_wrapper', 'optim_wrapper.optimizer', 'optim_wrapper.paramwise_cfg', 'optim_wrapper.clip_grad', 'train_cfg',
-        'val_cfg', 'test_cfg', 'default_hooks', 'default_hooks.checkpoint', 'auto_scale_lr', 'randomness', 'env_cfg',
-    ]),
-    'a list': (list | tuple, ['custom_hooks']),
-    'a dict, or a list of them': (dict | list | tuple, ['param_scheduler', 'val_evaluator', 'test_evaluator']),
-    'a path': (str, ['load_from', 'work_dir']),
-    'a name': (str, ['default_scope']),
-    'a whole number': (int, [
-        'train_cfg.max_epochs', 'train_cfg.max_iters', 'train_cfg.val_interval', 'train_dataloader.batch_size',
-        'val_dataloader.batch_size',
-    ]),
+MMENGINE_PARAMWISE = {
+    'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult',
+    'dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate',
 }  # fmt: skip
+CLIP_GRAD = {'type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value'}
+# Keys that a registry, the Runner or a builder removes before the class gets the rest.
+BUILDER_KEYS = {
+    'type', '_scope_', 'priority', 'convert_to_iter_based', 'constructor', 'paramwise_cfg',
+    'init_cfg', 'data_preprocessor',
+}  # fmt: skip
+CHECKED_PACKAGES = 'beit_mm', 'mmengine', 'torch'  # builders of the others remove more keys
 
 
-@dataclass(frozen=True)
-class Problem:
-    """`stops`: training so would fail or be for nothing; else it is worth a warning."""
-
-    words: str
-    stops: bool = True
-
-
-def forms(cfg: dict) -> Iterator[Problem]:
-    for words, (form, places) in FORMS.items():
-        for place in places:
-            value = get(cfg, *place.split('.'))
-            if value is not None and (not isinstance(value, form) or isinstance(value, bool)):
-                yield Problem(f'{place}={value!r}: {words} is needed')
-
-
-def names_of_the_runner(cfg: dict) -> Iterator[Problem]:
+def check_runner_keys(cfg: dict) -> Iterator[Finding]:
     for key in cfg:
-        if key not in RUNNER and (near := get_close_matches(key, RUNNER, n=1, cutoff=0.85)):
-            yield Problem(f'{key} is read by nobody: did you mean {near[0]}?')
+        near = get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.85)
+        if near and key not in RUNNER_KEYS:
+            yield Finding(key, f'nothing reads this key: did you mean {near[0]!r}?')
     for key in cfg.get('default_hooks') or {}:
-        if key not in HOOKS and (near := get_close_matches(key, HOOKS, n=1, cutoff=0.8)):
-            yield Problem(
-                f'default_hooks.{key} comes beside the usual one: did you mean {near[0]}?'
-            )
+        near = get_close_matches(key, DEFAULT_HOOKS, n=1, cutoff=0.8)
+        if near and key not in DEFAULT_HOOKS:
+            effect = f'this hook is added to the default one: did you mean {near[0]!r}?'
+            yield Finding(f'default_hooks.{key}', effect)
 
 
-def types_and_keys(cfg: dict) -> Iterator[Problem]:
+def check_types_and_arguments(cfg: dict) -> Iterator[Finding]:
     scope = cfg.get('default_scope') or 'mmengine'
     if scope != 'mmengine' and not installed(scope):
-        return  # the run says what to install
-    for key in sorted(RUNNER & cfg.keys()):
-        layers = []  # LoRAModel's targets: their types are names of layers
+        return  # `build_runner` says what to install
+    layers = []  # the types in LoRAModel's targets are names of layers
+    for key in sorted(RUNNER_KEYS & cfg.keys()):
         for path, node in walk(cfg[key], key):
-            name = node.get('type')
             if kind(node) == 'LoRAModel':
                 layers.append(f'{path}.targets.')
-            if path.startswith(tuple(layers)):
-                continue
-            if not isinstance(name, str):
-                if name is not None and not callable(name):
-                    yield Problem(f'{path}.type={name!r}: the name of a class is needed')
-                continue
-            classes = find_classes(name, node.get('_scope_', scope))
-            if not classes:
-                known = {n for registry in _registries(scope) for n in _names(registry)}
-                if name.rpartition('.')[2] not in known:  # else it is of a host that is not there
-                    yield Problem(f'{path}.type={name!r} is registered nowhere{_near(name, known)}')
-            elif all(
-                found.__module__.partition('.')[0] in CHECKED for found in classes
-            ) and not path.endswith('_cfg'):
-                taken = [accepted(found) for found in classes]
-                if None not in taken:
-                    yield from _unknown(path, set(node), set().union(TAKEN, *taken), name)
+            if not path.startswith(tuple(layers)):
+                yield from _check_node(path, node, scope)
+    loader_keys = {*inspect.signature(DataLoader.__init__).parameters, 'num_batch_per_epoch'}
     for name in ('train_dataloader', 'val_dataloader'):
-        own = {*inspect.signature(DataLoader.__init__).parameters, 'num_batch_per_epoch'}
-        yield from _unknown(name, set(cfg.get(name) or {}), own, 'a data loader')
+        yield from _check_arguments(name, cfg.get(name) or {}, loader_keys, 'DataLoader')
 
 
-def optimizer_keys(cfg: dict) -> Iterator[Problem]:
-    optim = cfg.get('optim_wrapper') or {}
-    name = optim.get('constructor', 'DefaultOptimWrapperConstructor')
+def check_optimizer_keys(cfg: dict) -> Iterator[Finding]:
+    wrapper = cfg.get('optim_wrapper') or {}
+    constructor = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
+    name = kind(dict(type=constructor))
     layer_decay = OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayConstructor').DEFAULTS
     known = dict(
-        LayerDecayConstructor=layer_decay, DefaultOptimWrapperConstructor=DEFAULT_PARAMWISE
+        LayerDecayConstructor=layer_decay, DefaultOptimWrapperConstructor=MMENGINE_PARAMWISE
     )
-    if keys := known.get(name.rpartition('.')[2] if isinstance(name, str) else name.__name__):
-        yield from _unknown(
-            'optim_wrapper.paramwise_cfg',
-            set(optim.get('paramwise_cfg') or {}),
-            set(keys),
-            str(name),
-        )
-    clip = {'type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value'}
-    yield from _unknown(
-        'optim_wrapper.clip_grad', set(optim.get('clip_grad') or {}), clip, 'clipping'
-    )
+    if name in known:
+        place, given = 'optim_wrapper.paramwise_cfg', wrapper.get('paramwise_cfg') or {}
+        yield from _check_arguments(place, given, known[name], name)
+    clip = wrapper.get('clip_grad') or {}
+    yield from _check_arguments('optim_wrapper.clip_grad', clip, CLIP_GRAD, 'gradient clipping')
 
 
-def _unknown(path: str, given: set[str], known: set[str], what: str) -> Iterator[Problem]:
-    for key in sorted(given - known):
-        yield Problem(f'{path}.{key} is no argument of {what}{_near(key, known)}')
+def _check_node(path: str, node: dict, scope: str) -> Iterator[Finding]:
+    name, what = node.get('type'), f'{path}.type={node.get("type")!r}'
+    if name is None or (callable(name) and not isinstance(name, str)):
+        return
+    if not isinstance(name, str):
+        yield Finding(what, 'expected the name of a class')
+        return
+    classes = find_classes(name, node.get('_scope_', scope))
+    if not classes:
+        if new := RENAMED.get(name.rpartition('.')[2]):
+            yield Finding(what, f'this class was renamed: write {new!r}')
+            return
+        known = {each for registry in _registries(scope) for each in _all_names(registry)}
+        if name.rpartition('.')[2] not in known:  # otherwise its package is not installed
+            yield Finding(what, f'no such class is registered{_did_you_mean(name, known)}')
+        return
+    packages = {each.__module__.partition('.')[0] for each in classes}
+    if packages <= set(CHECKED_PACKAGES) and not path.endswith('_cfg'):
+        arguments = [accepted_arguments(each) for each in classes]
+        if None not in arguments:
+            known = set().union(BUILDER_KEYS, *arguments)
+            yield from _check_arguments(path, node, known, name)
 
 
-def _near(name: str, known: set[str]) -> str:
+def _check_arguments(
+    path: str, given: Iterable[str], known: Iterable[str], name: str
+) -> Iterator[Finding]:
+    for key in sorted(set(given) - set(known)):
+        if new := RENAMED.get(f'{name.rpartition(".")[2]}.{key}'):
+            yield Finding(f'{path}.{key}', f'this argument was renamed: write {new!r}')
+        else:
+            effect = f'{name} has no such argument{_did_you_mean(key, known)}'
+            yield Finding(f'{path}.{key}', effect)
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name.rpartition('.')[2], known, n=1, cutoff=0.6)
     return f': did you mean {near[0]!r}?' if near else ''
 
 
-def walk(tree: object, path: str) -> Iterator[tuple[str, dict]]:
-    """Every dict in a nested config, with its place."""
-    if isinstance(tree, dict):
-        yield path, tree
-        for key, child in tree.items():
-            yield from walk(child, f'{path}.{key}')
-    elif isinstance(tree, list | tuple):
-        for i, child in enumerate(tree):
-            yield from walk(child, f'{path}.{i}')
-
-
-def _registries(scope: str) -> list[Registry]:
-    """mmengine's, whose children the others are, and those that a host has besides."""
-    modules, own = [root], f'{scope}.registry'
-    try:
-        modules.append(import_module(own))
-    except ModuleNotFoundError as error:
-        if not own.startswith(error.name):
-            raise  # it has registries, and lacks what it needs itself
-    found = dict.fromkeys(
-        each for module in modules for each in vars(module).values() if isinstance(each, Registry)
-    )
-    return [each for each in found if each.parent is None]
+# -- what a name stands for ------------------------------------------------------------------------
 
 
 @cache
-def find_classes(name: str, scope: str) -> list[object]:
-    """What a type may mean in the scope: the same name may be a transform, a hook and a model.
+def find_classes(name: str | type, scope: str) -> list[type]:
+    """Return what a type may mean in a scope: a transform, a hook and a model may share a name.
 
-    All that `Registry.get` gives, which searches every module there is for each name that a registry does not have.
+    The result is that of `Registry.get` of all registries. `Registry.get` is not called, because it
+    searches all modules for a name that a registry does not have.
     """
+    if not isinstance(name, str):
+        return [name]
     home, _, bare = name.rpartition('.')
     found = []
     for registry in _registries(home or scope):
         if not home or home == registry.scope or home in registry.children:
             with suppress(ImportError):
-                found.append(_registered(registry.children.get(home or scope, registry), bare))
+                found.append(_look_up(registry.children.get(home or scope, registry), bare))
     if home and not any(found):
-        with suppress(Exception):  # whatever importing it raises
+        with suppress(Exception):  # importing a module of the user may raise anything
             found.append(get_object_from_string(name))
     return [each for each in found if each is not None]
 
 
-def _registered(registry: Registry | None, name: str) -> object:
-    """What the registry has by this name, or one that it is a child of; None without."""
-    if registry is None:
-        return None
-    registry.import_from_location()
-    return (
-        registry.module_dict[name]
-        if name in registry.module_dict
-        else _registered(registry.parent, name)
-    )
+def _registries(scope: str) -> list[Registry]:
+    """Return mmengine's registries, and those that the package of the scope has besides."""
+    modules, name = [mmengine_registry], f'{scope}.registry'
+    try:
+        modules.append(import_module(name))
+    except ModuleNotFoundError as error:
+        if not name.startswith(error.name):
+            raise  # the package has registries, and one of its requirements is missing
+    found = [each for module in modules for each in vars(module).values()]
+    found = [each for each in found if isinstance(each, Registry) and each.parent is None]
+    return list(dict.fromkeys(found))
 
 
-def accepted(thing: Callable) -> set[str] | None:
-    """Names of the arguments; None where it takes any."""
-    keys = set()
-    for owner in inspect.getmro(thing) if inspect.isclass(thing) else [thing]:
+def _look_up(registry: Registry | None, name: str) -> type | None:
+    while registry is not None:
+        registry.import_from_location()
+        if name in registry.module_dict:
+            return registry.module_dict[name]
+        registry = registry.parent
+    return None
+
+
+def _all_names(registry: Registry) -> set[str]:
+    names = set(registry.module_dict)
+    return names.union(*(_all_names(child) for child in registry.children.values()))
+
+
+def accepted_arguments(function: Callable) -> set[str] | None:
+    """Return the names of the arguments of a class or function; None if it accepts any."""
+    names = set()
+    owners = inspect.getmro(function) if inspect.isclass(function) else [function]
+    for owner in owners:
         init = owner.__dict__.get('__init__') if inspect.isclass(owner) else owner
         if init is None or owner is object:
             continue
@@ -229,11 +186,7 @@ def accepted(thing: Callable) -> set[str] | None:
             parameters = inspect.signature(init).parameters.values()
         except (TypeError, ValueError):
             return None
-        keys |= {p.name for p in parameters}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return keys
+        names |= {each.name for each in parameters}
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            return names
     return None
-
-
-def _names(registry: Registry) -> set[str]:
-    return set(registry.module_dict).union(*(_names(child) for child in registry.children.values()))

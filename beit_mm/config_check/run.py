@@ -1,119 +1,109 @@
-"""Loaders, hooks and folders of a config: what a run of this length, on so many processes, cannot do."""
+"""Check loops, loaders, hooks and folders against the length of the run and the number of processes."""
 
 import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..data.reading import SUFFIXES
-from ..utils.config_tree import get, kind
-from .names import Problem, walk
+from ..utils.config_tree import find, get, kind
+from .finding import Finding
 
-POOLED = (
-    'UPerHead',
-    'PSPHead',
-    'ASPPHead',
-    'DepthwiseSeparableASPPHead',
-)  # pool to 1×1 before a norm
-MAX_FOLDERS = 1000  # that are read to count images
-LOADERS = 'train_dataloader', 'val_dataloader'
+MAX_FOLDERS = 1000  # read to count images
 
 
-def workers(cfg: dict) -> Iterator[Problem]:
-    for name in LOADERS:
-        loader = cfg.get(name) or {}
-        if loader.get('num_workers', 0):
-            continue
-        for key in ('persistent_workers', 'prefetch_factor'):
-            if loader.get(key):
-                yield Problem(
-                    f'{name}.{key}={loader[key]} with num_workers=0: set num_workers to at least 1, or remove {key}'
-                )
+def check_loop(cfg: dict) -> Iterator[Finding]:
+    """Yield a loop that does not fit its sampler, its checkpoints or its validation."""
+    train, hook = cfg.get('train_cfg') or {}, get(cfg, 'default_hooks', 'checkpoint') or {}
+    by_epoch = 'max_epochs' in train and 'max_iters' not in train
+    length = train.get('max_epochs' if by_epoch else 'max_iters') or 0
+    if not by_epoch and hook and hook.get('by_epoch', True) and not hook.get('save_best'):
+        effect = (
+            'the run counts iterations, so only one checkpoint is written, at its end: '
+            'set by_epoch=False'
+        )
+        yield Finding('default_hooks.checkpoint.by_epoch', effect, stops=False)
+    if by_epoch and get(cfg, 'train_dataloader', 'sampler', 'infinite'):
+        yield Finding('train_dataloader.sampler.infinite', 'an epoch never ends: set it to False')
+    interval = train.get('val_interval', 1 if by_epoch else 1000)
+    what = f'train_cfg.val_interval={interval}'
+    if cfg.get('val_dataloader') and interval < 1:
+        effect = (
+            'expected at least 1. For no validation set val_dataloader, val_cfg and val_evaluator '
+            'to None'
+        )
+        yield Finding(what, effect)
+    if cfg.get('val_dataloader') and length and interval > length:
+        yield Finding(what, f'the run ends before, at {length}', stops=False)
 
 
-def work_dir_can_be_written(cfg: dict) -> Iterator[Problem]:
+def check_anneal_hooks(cfg: dict) -> Iterator[Finding]:
+    length = get(cfg, 'train_cfg', 'max_iters')
+    for i, hook in enumerate(cfg.get('custom_hooks') or []):
+        if kind(hook) == 'Anneal' and length and hook['iters'] > length:
+            effect = (
+                f'the run has {length} iterations, so {hook["attribute"]} does not reach '
+                f'{hook["end"]:.3g}. Set it to {length}'
+            )
+            yield Finding(f'custom_hooks.{i}.iters={hook["iters"]}', effect, stops=False)
+
+
+def check_vocabularies(cfg: dict) -> Iterator[Finding]:
+    model, metric = cfg.get('model') or {}, find(cfg.get('val_evaluator'), 'TokenizerMetric')
+    if metric and kind(model) == 'DiscreteVAE':
+        given, expected = metric.get('vocab_size'), model.get('vocab_size')
+        if given != expected:
+            yield Finding(
+                f'val_evaluator.vocab_size={given}', f'the tokenizer has {expected} codes'
+            )
+
+
+def check_work_dir(cfg: dict) -> Iterator[Finding]:
+    """Yield a `work_dir` in which no folder can be made."""
     if not cfg.get('work_dir'):
         return
     folder = Path(cfg['work_dir']).expanduser().absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    if not folder.is_dir():
-        yield Problem(
-            f'work_dir={cfg["work_dir"]}: {folder} is a file, expected a folder: set another work_dir'
-        )
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        yield Problem(
-            f'work_dir={cfg["work_dir"]}: {folder} cannot be written to: set another work_dir'
-        )
+    try:
+        with TemporaryDirectory(dir=folder):
+            pass
+    except OSError as error:
+        effect = f'no folder can be made in {folder} ({error.strerror}): set another work_dir'
+        yield Finding(f'work_dir={cfg["work_dir"]}', effect)
 
 
-def anneals_end_with_the_run(cfg: dict) -> Iterator[Problem]:
-    length = get(cfg, 'train_cfg', 'max_iters')
-    for i, hook in enumerate(cfg.get('custom_hooks') or []):
-        if kind(hook) == 'Anneal' and length and hook['iters'] > length:
-            yield Problem(
-                f'custom_hooks.{i}.iters={hook["iters"]} is beyond the run of {length} iterations: {hook["attribute"]} does '
-                f'not reach {hook["end"]:.3g}. Set it to {length}',
-                stops=False,
-            )
-
-
-def palettes(cfg: dict) -> Iterator[Problem]:
-    for name in LOADERS:
-        for path, node in walk(get(cfg, name, 'dataset'), f'{name}.dataset'):
-            classes, palette = (get(node, 'metainfo', key) for key in ('classes', 'palette'))
-            if classes and palette and len(classes) != len(palette):
-                yield Problem(
-                    f'{path}.metainfo has {len(classes)} classes and {len(palette)} colors in its palette: make them equal'
-                )
-
-
-def batches(cfg: dict, ranks: int) -> Iterator[Problem]:
-    """Yield what is wrong with the batch size: more than the data set has, or one image under batch norm."""
+def check_batch_size(cfg: dict, ranks: int) -> Iterator[Finding]:
+    """Yield a batch that is larger than the data set, so that an epoch has no iteration."""
     loader = cfg.get('train_dataloader') or {}
-    batch = loader.get('batch_size')
-    dataset = loader.get('dataset') or {}
-    node = dataset['dataset'] if kind(dataset) == 'SeededDataset' else dataset
-    if batch and loader.get('drop_last') and not get(loader, 'sampler', 'infinite'):
-        number = _samples(node, batch * ranks)
-        if number and -(-number // ranks) < batch:
-            yield Problem(
-                f'train_dataloader.batch_size={batch} per process, but the data set has {number} images for {ranks}: with '
-                'drop_last=True an epoch has no batch. Set a smaller batch_size'
-            )
-    for path, head in walk(cfg.get('model'), 'model') if batch == 1 else ():
-        norm = kind(head.get('norm_cfg'))
-        if (
-            kind(head) in POOLED
-            and 1 in head.get('pool_scales', (1,))
-            and norm in ('BN',) + ('SyncBN',) * (ranks == 1)
-        ):
-            yield Problem(
-                f'train_dataloader.batch_size=1, but {path} pools to 1×1 and {norm} needs more than one value per channel: '
-                "set batch_size=2, or norm_cfg=dict(type='GN', num_groups=32)"
-            )
+    batch, dataset = loader.get('batch_size'), loader.get('dataset') or {}
+    if not batch or not loader.get('drop_last') or get(loader, 'sampler', 'infinite'):
+        return
+    if kind(dataset) == 'SeededDataset':
+        dataset = dataset['dataset']
+    number = _count_images(dataset, batch * ranks)
+    if number and -(-number // ranks) < batch:
+        effect = (
+            f'the data set has {number} images for {ranks} process{"es" * (ranks > 1)}, and with '
+            'drop_last=True an epoch has no batch. Set a smaller batch_size'
+        )
+        yield Finding(f'train_dataloader.batch_size={batch}', effect)
 
 
-def _samples(node: dict, enough: int) -> int | None:
-    """Return the number of images in a data set, counted up to `enough`; None if it cannot be told at once."""
-    found = sum(1 for _ in islice(image_paths(node), enough))
-    return min(found, node['indices']) if isinstance(node.get('indices'), int) else found or None
-
-
-def image_paths(node: dict) -> Iterator[str]:
-    """Yield the images of a data set as its list or its folder of classes names them; none if it is of another kind."""
+def _count_images(node: dict, enough: int) -> int | None:
+    """Return the number of images in a data set, counted up to `enough`; None if unknown."""
     listed, prefix = node.get('ann_file'), node.get('data_prefix') or ''
     if kind(node) not in ('CustomDataset', 'ImageList') or not isinstance(prefix, str):
-        return
-    root = node.get('data_root') or ''
-    folder = os.path.join(root, prefix)
-    if not listed:
-        for parent, _, names in islice(os.walk(folder, followlinks=True), MAX_FOLDERS):
-            yield from (
-                os.path.join(parent, name) for name in names if name.lower().endswith(SUFFIXES)
-            )
-    elif os.path.isfile(path := os.path.join(root, listed)):
-        with open(path, encoding='utf-8', errors='surrogateescape') as lines:
-            for line in filter(str.strip, lines):
-                name, _, label = line.strip().rpartition(' ')
-                yield os.path.join(folder, name if label.isdecimal() and name else line.strip())
+        return None
+    folder, found = node.get('data_root') or '', 0
+    if listed and os.path.isfile(os.path.join(folder, listed)):
+        with open(os.path.join(folder, listed), errors='surrogateescape') as lines:
+            found = sum(1 for _ in islice(filter(str.strip, lines), enough))
+    elif not listed:
+        folders = islice(os.walk(os.path.join(folder, prefix), followlinks=True), MAX_FOLDERS)
+        images = (
+            name for *_, names in folders for name in names if name.lower().endswith(SUFFIXES)
+        )
+        found = sum(1 for _ in islice(images, enough))
+    return min(found, node['indices']) if isinstance(node.get('indices'), int) else found or None

@@ -1,6 +1,6 @@
-"""Do the weights that a run starts from fit its model? Names and shapes are compared; the model is built without memory."""
+"""Compare the weights that a run starts from with its model, which is built without memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from mmengine.registry import init_default_scope
@@ -15,141 +15,128 @@ from ..models import BEiT, DiscreteVAE
 from ..models.targets import TokenTarget
 from ..registry import MODELS
 from ..utils.arguments import join_names
+from ..utils.config_tree import kind, nodes
+from .finding import Finding
 
 
-class _WithoutMemory(TorchFunctionMode):
-    """Weights (torch.empty) have shapes alone; what models compute numbers from, such as torch.linspace, is real."""
+class _EmptyOnMeta(TorchFunctionMode):
+    """Weights (torch.empty) have shapes only; numbers that models compute with, such as torch.linspace, are real."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return function(
-            *args, **(kwargs or {}) | (dict(device='meta') if function is torch.empty else {})
-        )
+        device = dict(device='meta') if function is torch.empty else {}
+        return function(*args, **(kwargs or {}) | device)
 
 
-def weights_fit(cfg: dict) -> Iterator[tuple[str, bool]]:
-    """(what does not fit, whether that stops the run) of each checkpoint of a config as nested dicts.
+def check_weights(cfg: dict) -> Iterator[Finding]:
+    """Yield the keys of each checkpoint of a config that do not fit the model.
 
-    Files that are not there or not on this machine are passed over. Raises what building the model raises.
+    Checkpoints that are missing or not on this machine are skipped. Raises what building the model raises.
     """
+    parts = [node for node in nodes(cfg.get('model')) if node.get('checkpoint')]
+    load_from = None if cfg.get('resume') else cfg.get('load_from')
+    if not load_from and not any(kind(node) in ('Pretrained', 'TokenTarget') for node in parts):
+        return
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    given, config = cfg.get('data_preprocessor'), _without_lora(cfg['model'])
-    adapted = config != cfg['model']
-    model = (
-        config
-        if not given or 'data_preprocessor' in config
-        else config | dict(data_preprocessor=given)
-    )
+    config = _without_lora(cfg['model'])
+    has_lora = config != cfg['model']
+    if cfg.get('data_preprocessor'):
+        config = dict(data_preprocessor=cfg['data_preprocessor']) | config
     try:
-        with _WithoutMemory():
-            model = MODELS.build(model)
+        with _EmptyOnMeta():
+            model = MODELS.build(config)
     except (NotImplementedError, RuntimeError) as error:
-        yield (
-            f'weights were not compared: this model needs memory to be built ({str(error).splitlines()[0]})',
-            False,
-        )
+        why = f'this model cannot be built without memory ({str(error).splitlines()[0]})'
+        yield Finding('weights', f'not compared: {why}', stops=False)
         return
     for name, module in model.named_modules():
         init = getattr(module, 'init_cfg', None)
-        source = (
-            init.get('checkpoint')
-            if isinstance(init, dict) and init.get('type') == 'Pretrained'
-            else None
+        if isinstance(init, dict) and init.get('type') == 'Pretrained':
+            yield from _compare(_compare_pretrained, module, init.get('checkpoint'), name)
+    if isinstance(getattr(model, 'target', None), TokenTarget):
+        yield from _compare(_compare_tokenizer, model.target, model.target.checkpoint)
+    compare = _compare_lora if has_lora else _compare_load_from
+    yield from _compare(compare, model, load_from)
+
+
+def _compare(compare: Callable, module: nn.Module, source: str | None, *more) -> Iterator[Finding]:
+    """Yield the findings of a comparison, and the ValueError that it raises as a finding."""
+    if not source or is_remote(source) or is_missing(source):
+        return
+    try:
+        yield from compare(module, source, *more) or ()
+    except ValueError as error:
+        yield Finding('weights', str(error))
+
+
+def _compare_pretrained(module: nn.Module, source: str, name: str) -> Iterator[Finding]:
+    init = module.init_cfg
+    if isinstance(module, BEiT):
+        state, _ = checkpoint.load(source)
+        _compare_backbone(
+            state, module, source, init.get('grid'), init.get('adapt_patch_embed', False)
         )
-        try:
-            if isinstance(module, BEiT) and _is_here(source):
-                state, _ = checkpoint.load(source)
-                _backbone(
-                    state, module, source, init.get('grid'), init.get('adapt_patch_embed', False)
-                )
-            elif _is_here(source):
-                prefix = (
-                    WRAPPERS.sub('', f'{init["prefix"].rstrip(".")}.') if init.get('prefix') else ''
-                )
-                state, _ = state_of(read_file(source), source)
-                state = {
-                    k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
-                }
-                yield from _by_name(state, module, f'model.{name}.init_cfg: {source}')
-        except ValueError as error:
-            yield str(error), True
-    target = getattr(model, 'target', None)
-    if isinstance(target, TokenTarget) and _is_here(target.checkpoint):
-        try:
-            _tokenizer(target.untrained_tokenizer, target.checkpoint)
-        except ValueError as error:
-            yield str(error), True
-    source = cfg.get('load_from')
-    if _is_here(source) and not cfg.get('resume'):
-        try:
-            if adapted:
-                check_lora(state_of(read_file(source), source)[0], source)
-                return
-            backbone = getattr(model, 'backbone', None)
-            if isinstance(backbone, BEiT) or isinstance(model, DiscreteVAE):
-                state, _ = checkpoint.load(source)
-            else:
-                state, _ = state_of(read_file(source), source)
-            if isinstance(backbone, BEiT):
-                _backbone(state, backbone, source)
-            else:
-                yield from _by_name(state, model, f'load_from: {source}')
-        except ValueError as error:
-            yield str(error), True
+        return
+    state, _ = state_of(read_file(source), source)
+    prefix = init.get('prefix')
+    prefix = WRAPPERS.sub('', f'{prefix.rstrip(".")}.') if prefix else ''
+    state = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+    yield from compare_by_name(state, module, f'model.{name}.init_cfg: {source}')
 
 
-def _without_lora(node: object) -> object:
-    """Return a config with the modules that mmpretrain's LoRAModel adapts: they load their weights before it does."""
-    if isinstance(node, list | tuple):
-        return type(node)(_without_lora(child) for child in node)
-    if not isinstance(node, dict):
-        return node
-    if getattr(node.get('type'), '__name__', str(node.get('type'))).endswith('LoRAModel'):
-        return _without_lora(node['module'])
-    return {key: _without_lora(child) for key, child in node.items()}
+def _compare_load_from(model: nn.Module, source: str) -> Iterator[Finding]:
+    backbone = getattr(model, 'backbone', None)
+    if isinstance(backbone, BEiT):
+        _compare_backbone(checkpoint.load(source)[0], backbone, source)
+        return
+    if isinstance(model, DiscreteVAE):
+        state, _ = checkpoint.load(source)
+    else:
+        state, _ = state_of(read_file(source), source)
+    yield from compare_by_name(state, model, f'load_from: {source}')
 
 
-def _is_here(source: str | None) -> bool:
-    return bool(source) and not is_remote(source) and not is_missing(source)
+def _compare_lora(model: nn.Module, source: str) -> None:
+    check_lora(state_of(read_file(source), source)[0], source)
 
 
-def _backbone(
+def _compare_backbone(
     state: dict[str, Tensor],
     model: BEiT,
     source: str,
     grid: tuple | None = None,
-    adapt: bool = False,
+    adapt_patch_embed: bool = False,
 ) -> None:
-    """As `load_backbone`: ValueError that names what is missing, unexpected or of another shape."""
     state = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
+    fitted = fit_backbone(state, model, Report(source), grid, adapt_patch_embed)
+    check(model, fitted, source, 'BEiT', ('fc_norm.', 'norm.'))
+
+
+def _compare_tokenizer(target: TokenTarget, source: str) -> None:
+    state, _ = checkpoint.load(source)
+    has_decoder = any(key.startswith('decoder.') for key in state)
     check(
-        model,
-        fit_backbone(state, model, Report(source), grid, adapt),
-        source,
-        'BEiT',
-        ('fc_norm.', 'norm.'),
+        target.untrained_tokenizer, state, source, 'tokenizer', () if has_decoder else ('decoder.',)
     )
 
 
-def _tokenizer(model: nn.Module, source: str) -> None:
-    state, _ = checkpoint.load(source)
-    whole = any(key.startswith('decoder.') for key in state)
-    check(model, state, source, 'tokenizer', () if whole else ('decoder.',))
-
-
-def _by_name(state: dict[str, Tensor], model: nn.Module, where: str) -> Iterator[tuple[str, bool]]:
-    own = {
-        WRAPPERS.sub('', k): v
-        for k, v in model.state_dict().items()
-        if not k.startswith('data_preprocessor.')
-    }
-    fits = {k for k, v in own.items() if k in state and state[k].shape == v.shape}
+def compare_by_name(state: dict[str, Tensor], model: nn.Module, what: str) -> Iterator[Finding]:
+    own = {WRAPPERS.sub('', key): value for key, value in model.state_dict().items()}
+    own = {key: value for key, value in own.items() if not key.startswith('data_preprocessor.')}
+    fits = {key for key in own if key in state and state[key].shape == own[key].shape}
     if not fits:
-        yield (
-            f'{where} has nothing that this model has: {join_names(sorted(state))}; the model has {join_names(sorted(own))}',
-            True,
-        )
+        names = f'it has {join_names(sorted(state))}; the model has {join_names(sorted(own))}'
+        yield Finding(what, f'none of its weights is in this model: {names}')
     elif missing := sorted(own.keys() - fits):
-        yield (
-            f'{where} lacks {join_names(missing)}, or has them of another shape: they start from scratch',
-            False,
-        )
+        effect = f'{join_names(missing)} are missing or of another shape, and start from scratch'
+        yield Finding(what, effect, stops=False)
+
+
+def _without_lora(node: object) -> object:
+    """Return a config with the modules in mmpretrain's LoRAModel: they load weights before it adapts them."""
+    if isinstance(node, list | tuple):
+        return type(node)(_without_lora(child) for child in node)
+    if not isinstance(node, dict):
+        return node
+    if kind(node) == 'LoRAModel':
+        return _without_lora(node['module'])
+    return {key: _without_lora(child) for key, child in node.items()}

@@ -1,4 +1,4 @@
-"""Labels that do not fit their classes or each other are named before training."""
+"""Labels that do not fit their classes, or differ between splits, are found before training."""
 
 from pathlib import Path
 
@@ -6,8 +6,12 @@ import bad_files
 import numpy as np
 import pytest
 
-from beit_mm.config_check import labels as label_check
-from beit_mm.config_check.labels import ignored_labels, labels, unnamed_classes
+from beit_mm.config_check import labels
+from beit_mm.config_check.labels import (
+    check_classes_are_named,
+    check_ignored_class,
+    check_labels,
+)
 
 pytestmark = pytest.mark.any_stack
 
@@ -99,7 +103,7 @@ CLASSES = {
         f"{TRAIN}: the folder 'cat' has the label 0, but classes[0] is another. Sort `classes` by label", False),
     'a data set that cannot be built': (
         lambda root: None, dict(train=dict(no_such_key=1)),
-        'its labels were not checked, since it cannot be built. TypeError: ', False),
+        'its labels were not checked, because the data set cannot be built. TypeError: ', False),
     'nothing there': (lambda root: None, dict(train={}, val=LISTS['val']), None, None),
     'without labels': (
         lambda root: folders(root, train='a', val='b'), dict(train=dict(with_label=False), val=dict(with_label=False)),
@@ -111,23 +115,19 @@ CLASSES = {
 def test_classes_that_differ_between_splits_are_named(mistake, tmp_path):
     make, splits, said, stops = CLASSES[mistake]
     make(tmp_path)
-    found = list(labels(config(tmp_path, **splits)))
+    found = list(check_labels(config(tmp_path, **splits)))
     assert len(found) == bool(said), found
-    assert all(said in problem.words and problem.stops == stops for problem in found), found
+    assert all(said in each.effect and each.stops == stops for each in found), found
 
 
-def test_only_rank_0_reads_and_only_for_a_head_with_classes(tmp_path, monkeypatch):
+def test_a_model_without_classes_is_not_checked(tmp_path):
     folders(tmp_path, train='cat dog', val='cat Dog')
     cfg = config(tmp_path, train={}, val={})
-    assert list(labels(cfg | dict(model=dict(head=dict(type='MIMHead'))))) == []
-    for name in ('RANK', 'SLURM_PROCID'):
-        with monkeypatch.context() as patch:
-            patch.setenv(name, '1')
-            assert list(labels(cfg)) == []
-    assert len(list(labels(cfg))) == 1
+    assert len(list(check_labels(cfg))) == 1
+    assert list(check_labels(cfg | dict(model=dict(head=dict(type='MIMHead'))))) == []
 
 
-# -- label maps --------------------------------------------------------------------------------------------------------
+# -- label maps --------------------------------------------------------------------------------------
 
 
 def scenes(root: Path, train: list[list[int]], val: list[list[int]]) -> None:
@@ -175,11 +175,10 @@ SCENES = {
 def test_label_maps_are_read_before_training(mistake, tmp_path):
     train, val, changes, said, stops = SCENES[mistake]
     scenes(tmp_path, train, val)
-    found = list(labels(segmentation(tmp_path, **changes)))
+    found = list(check_labels(segmentation(tmp_path, **changes)))
     assert bool(found) == bool(said), found
-    assert all(problem.stops == stops for problem in found) and (
-        not said or said in found[0].words
-    ), found
+    assert all(each.stops == stops for each in found)
+    assert not said or said in found[0].effect
 
 
 @pytest.mark.parametrize(
@@ -190,57 +189,55 @@ def test_label_maps_are_read_before_training(mistake, tmp_path):
             dict(ignore_index=0),
             dict(ignore_index=0),
             2,
-            [('ignore_index=0 is the number of a class', True)],
+            [('ignore_index=0: this is the number of a class', True)],
         ),
         (
             dict(ignore_index=1),
             dict(ignore_index=1),
             3,
-            [('ignore_index=1 is the number of a class', False)],
+            [('ignore_index=1: this is the number of a class', False)],
         ),
         (
             {},
             dict(ignore_index=0),
             2,
-            [('ignore_index=0, but model.decode_head.ignore_index=255', False)],
+            [('ignore_index=0: model.decode_head.ignore_index=255', False)],
         ),
     ],
 )
 def test_an_ignored_class_is_named(head, metric, classes, said):
     head = dict(type='FCNHead', num_classes=classes) | head
     cfg = dict(model=dict(decode_head=head), val_evaluator=dict(type='IoUMetric', **metric))
-    found = list(ignored_labels(cfg))
-    assert [problem.stops for problem in found] == [stops for _, stops in said]
-    assert all(words in problem.words for problem, (words, _) in zip(found, said, strict=True))
+    found = list(check_ignored_class(cfg))
+    assert [each.stops for each in found] == [stops for _, stops in said]
+    assert all(words in str(each) for each, (words, _) in zip(found, said, strict=True))
 
 
 def test_a_validation_set_without_classes_is_named(tmp_path):
     cfg = segmentation(tmp_path, val=dict(metainfo={}))
-    (found,) = unnamed_classes(cfg)
-    assert found.stops and found.words.startswith(f'{VAL} names no classes')
-    assert not list(unnamed_classes(segmentation(tmp_path)))
+    (found,) = check_classes_are_named(cfg)
+    assert found.stops and found.what == VAL and 'no classes are named' in found.effect
+    assert not list(check_classes_are_named(segmentation(tmp_path)))
 
 
 def test_a_bad_training_map_is_no_error_where_bad_samples_are_skipped(tmp_path):
     scenes(tmp_path, [[0, 1], [0, 9]], GOOD)
     cfg = segmentation(tmp_path)
-    (found,) = labels(cfg)
+    (found,) = check_labels(cfg)
     assert found.stops
     cfg['train_dataloader']['dataset'] = dict(
         type='SeededDataset', on_bad_sample='skip', dataset=cfg['train_dataloader']['dataset']
     )
-    (found,) = labels(cfg)
-    assert not found.stops and 'the value 9' in found.words
+    (found,) = check_labels(cfg)
+    assert not found.stops and 'the value 9' in found.effect
 
 
 def test_a_validation_set_that_takes_long_is_read_in_part_and_the_remark_says_so(
     tmp_path, monkeypatch
 ):
     scenes(tmp_path, GOOD, GOOD)
-    monkeypatch.setattr(label_check, 'SECONDS', -1)
-    found = [problem for problem in labels(segmentation(tmp_path)) if problem.words.startswith(VAL)]
-    assert (
-        not found[-1].stops
-        and 'To check all: python tools/check_data.py CONFIG --split val' in found[-1].words
-    )
-    assert 'a sample of 1 of 2 label maps was read' in found[-1].words
+    monkeypatch.setattr(labels, 'READ_SECONDS', -1)
+    findings = check_labels(segmentation(tmp_path))
+    (found,) = [each for each in findings if 'To check all' in each.effect]
+    assert not found.stops and found.effect.startswith(VAL)
+    assert 'a sample of 1 of 2 label maps was read' in found.effect

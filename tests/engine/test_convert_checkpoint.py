@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from beit_mm.checkpoint.files import read_file, state_of
 from beit_mm.checkpoint.model_loading import load_weights
 from beit_mm.checkpoint.origins import from_ours
-from beit_mm.config_check.weights import _by_name, weights_fit
+from beit_mm.config_check.weights import check_weights, compare_by_name
 from beit_mm.engine import ConvertCheckpoint
 from beit_mm.engine.hooks.convert_checkpoint import _normalization
 from beit_mm.engine.launch import build_runner
@@ -289,15 +289,15 @@ def test_the_backbone_within_lora_is_compared_with_its_weights(tmp_path):
         head=dict(type='LinearClsHead', num_classes=3, in_channels=16),
     )
     cfg = dict(default_scope='mmpretrain', model=model)
-    assert list(weights_fit(cfg)) == []
-    ((problem, stops),) = weights_fit(cfg | dict(load_from=path))
-    assert stops and 'a.pth holds no LoRA weights' in problem
+    assert list(check_weights(cfg)) == []
+    (finding,) = check_weights(cfg | dict(load_from=path))
+    assert finding.stops and 'a.pth holds no LoRA weights' in str(finding)
     with pytest.raises(ValueError, match='none of its layers would be loaded'):
         run = runner(tmp_path, path, model=dict(model))
         run.load_or_resume()
     backbone['arch'] = ARCH | dict(num_layers=3)
-    ((problem, stops),) = weights_fit(cfg)
-    assert stops and 'Missing: blocks.2.' in problem
+    (finding,) = check_weights(cfg)
+    assert finding.stops and 'Missing: blocks.2.' in str(finding)
 
 
 @pytest.mark.parametrize('prefix', [None, 'model'])
@@ -308,7 +308,7 @@ def test_a_model_whose_own_names_look_like_a_wrappers_is_compared_by_them(tmp_pa
     model = torch.nn.Module()
     model.model = network
     state = state_of(read_file(tmp_path / 'a.pth'), 'a.pth')[0]
-    assert not list(_by_name(state, model if prefix is None else network, 'a.pth'))
+    assert not list(compare_by_name(state, model if prefix is None else network, 'a.pth'))
     load_weights(model, tmp_path / 'a.pth')
 
 

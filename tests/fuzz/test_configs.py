@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from small import kind, load
 
-from beit_mm.config_check.names import Problem
-from beit_mm.config_check.preflight import preflight, report
+from beit_mm.config_check.finding import Finding
+from beit_mm.config_check.preflight import preflight
+from beit_mm.config_check.report import format_list
 from beit_mm.models import BEiT
 
 pytestmark = pytest.mark.any_stack
@@ -101,8 +102,8 @@ def test_preflight_of_any_config_is_a_list_of_words(data, weights):
         found = preflight(cfg, data.draw(st.integers(1, 8)))
     except Exception as error:
         raise AssertionError(f'{done}: {type(error).__name__}: {error}') from error
-    assert all(isinstance(each, Problem) and each.words for each in found)
-    assert report(cfg, found).count('\n') >= len(found)
+    assert all(isinstance(each, Finding) and each.effect for each in found)
+    assert format_list(cfg, found).count('\n') >= len(found)
 
 
 @pytest.fixture(scope='module')
@@ -135,5 +136,5 @@ def test_a_misspelled_argument_of_our_classes_is_named_with_its_place(data):
     node, wrong = at(cfg, path[:-1]), misspelled(path[-1], data.draw(st.integers(0, 30)))
     node[wrong] = node.pop(path[-1])
     place = '.'.join(map(str, (*path[:-1], wrong)))
-    assert any(place in each.words and each.stops for each in preflight(Config(cfg))), place
+    assert any(place in str(each) and each.stops for each in preflight(Config(cfg))), place
     return 'refused'

@@ -105,7 +105,7 @@ def test_every_stage_passes_what_a_run_checks_before_it_starts(name, rows, tmp_p
     for stage in plan.make_recipe(of, rows, 1, tmp_path).stages:
         cfg = Config.fromfile(stage.config)
         cfg.merge_from_dict(chain.parse_options(chain.stage_options(stage, 1, [])))
-        found = [problem.words for problem in preflight(cfg) if problem.stops]
+        found = [str(finding) for finding in preflight(cfg) if finding.stops]
         assert [words for words in found if not re.search('not found', words)] == [], stage
 
 

@@ -1,0 +1,112 @@
+"""Check the files that a config names, and the number of classes in the data against the head."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..checkpoint.download import is_missing
+from ..utils.config_tree import get, kind, walk
+from .finding import Finding
+from .names import accepted_arguments, find_classes
+
+LOADERS = 'train_dataloader', 'val_dataloader', 'test_dataloader'
+HEADS = 'head', 'decode_head', 'auxiliary_head', 'bbox_head'
+
+
+def local_datasets(cfg: dict, loaders: tuple[str, ...] = LOADERS) -> Iterator[tuple[str, dict]]:
+    """Yield (path, config) of each data set that names files on this machine."""
+    for loader in loaders:
+        for path, node in walk(get(cfg, loader, 'dataset'), f'{loader}.dataset'):
+            names_files = kind(node) and {'data_root', 'data_prefix', 'ann_file'} & set(node)
+            remote = node.get('backend_args') or '://' in str(node.get('data_root'))
+            if names_files and not remote:
+                yield path, node
+
+
+def check_files(cfg: dict) -> Iterator[Finding]:
+    for path, node in local_datasets(cfg, LOADERS[:2]):
+        for place in _places(node, cfg.get('default_scope')):
+            if not os.path.exists(place):
+                yield Finding(path, f'{place} not found')
+                break  # nothing in it is found either
+            if os.path.isdir(place) and not any(os.scandir(place)):
+                yield Finding(path, f'{place} is empty')
+    parts = [*walk(cfg.get('model'), 'model'), *walk(cfg.get('val_evaluator'), 'val_evaluator')]
+    for path, node in parts:
+        has_weights = kind(node) in ('Pretrained', 'TokenTarget')
+        named = node.get('ann_file') or (node.get('checkpoint') if has_weights else None)
+        if named and is_missing(named):
+            yield Finding(path, f'{named} not found')
+        if kind(node) == 'TokenTarget' and not named and not _all_tokens_are_cached(cfg):
+            effect = (
+                'no tokenizer is given: train one, then set model.target.checkpoint to its file'
+            )
+            yield Finding(path, effect)
+    for name in LOADERS[:2]:
+        cache = get(cfg, name, 'dataset', 'token_cache')
+        if cache and not Path(cache, 'about.json').exists():
+            effect = 'this is no token cache: write it with tools/cache_tokens.py'
+            yield Finding(f'{name}.dataset.token_cache={cache}', effect)
+    if cfg.get('load_from') and is_missing(cfg['load_from']):
+        yield Finding('load_from', f'{cfg["load_from"]} not found')
+
+
+def check_number_of_classes(cfg: dict) -> Iterator[Finding]:
+    model = cfg.get('model') or {}
+    heads = {}
+    for name in HEADS:
+        for path, node in walk(model.get(name), f'model.{name}'):
+            # STDCHead may predict edges instead of classes.
+            if isinstance(node.get('num_classes'), int) and kind(node) != 'STDCHead':
+                heads[f'{path}.num_classes'] = node['num_classes']
+    for path, node in local_datasets(cfg, LOADERS[:2]):
+        number = _count_classes(node, cfg.get('default_scope'))
+        for setting, given in heads.items():
+            if number and given != number:
+                yield Finding(f'{setting}={given}', f'{path} has {number} classes')
+    for place in ('data_preprocessor', 'model.data_preprocessor'):
+        given = get(cfg, *place.split('.'), 'num_classes')
+        if given and heads and given not in heads.values():
+            effect = f'the head has {next(iter(heads.values()))} classes'
+            yield Finding(f'{place}.num_classes={given}', effect)
+
+
+def _all_tokens_are_cached(cfg: dict) -> bool:
+    loaders = [cfg[name] for name in LOADERS[:2] if cfg.get(name)]
+    return all(get(loader, 'dataset', 'token_cache') for loader in loaders)
+
+
+def _places(node: dict, scope: str | None) -> Iterator[str]:
+    """Yield the folder of a data set, and the folders and lists in it."""
+    base, prefix = node.get('data_root') or '', node.get('data_prefix') or ''
+    classes = find_classes(node['type'], node.get('_scope_', scope or 'mmengine'))
+    if any('download' in (accepted_arguments(each) or ()) for each in classes):
+        return
+    if kind(node) in ('ImageNet', 'ImageNet21k'):
+        prefix = prefix or node.get('split') or ''
+    if base:
+        yield base
+    parts = [*(prefix.values() if isinstance(prefix, dict) else [prefix]), node.get('ann_file')]
+    yield from (os.path.join(base, part) for part in parts if part and '://' not in part)
+
+
+def _count_classes(node: dict, scope: str | None) -> int | None:
+    """Return the number of classes that a data set's config, class or folders state."""
+    if node.get('with_label') is False:
+        return None
+    named = named_classes(node, scope)
+    if isinstance(named, list | tuple):
+        return len(named)
+    prefix = node.get('data_prefix') or ''
+    if kind(node) == 'CustomDataset' and not node.get('ann_file') and isinstance(prefix, str):
+        folder = Path(node.get('data_root') or '', prefix)
+        return sum(each.is_dir() for each in os.scandir(folder)) if folder.is_dir() else None
+    return None
+
+
+def named_classes(node: dict, scope: str | None) -> object:
+    """Return the names of the classes that a data set's config or class states."""
+    named = node.get('classes') or get(node, 'metainfo', 'classes')
+    for each in find_classes(node['type'], node.get('_scope_', scope or 'mmengine')):
+        named = named or get(getattr(each, 'METAINFO', None), 'classes')
+    return named

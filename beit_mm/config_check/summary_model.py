@@ -1,0 +1,172 @@
+"""Summarize the model and the images of a config."""
+
+from ..utils.config_tree import find, get, kind
+from .finding import OFF
+
+TWO_PICTURES = 'RandomResizedCropAndInterpolationWithTwoPic'  # mmpretrain's two views
+DALLE = dict(vocab_size=8192, groups=4)  # mmpretrain's target generator
+# setting: type of the part in the model or the training set, and its arguments
+PARTS = dict(
+    flip=('RandomFlip', ['prob']),
+    jitter=('ColorJitter', ['brightness', 'contrast', 'saturation']),
+    rand_augment=('RandAugment', ['magnitude_level', 'magnitude_std']),
+    erasing=('RandomErasing', ['erase_prob']),
+    mixup=('Mixup', ['alpha']),
+    cutmix=('CutMix', ['alpha']),
+    label_smoothing=('LabelSmoothLoss', ['label_smooth_val']),
+    resize_range=('RandomResize', ['ratio_range']),
+    cat_max_ratio=('RandomCrop', ['cat_max_ratio']),
+)
+
+
+def _first(size: object) -> object:
+    """Return the side of a square size, however a config writes it."""
+    return size[0] if isinstance(size, list | tuple) else size
+
+
+def summarize_backbone(backbone: dict, scope: str | None) -> dict:
+    arch, size = backbone.get('arch', 'base'), _first(backbone.get('img_size', 224))
+    unscoped = '.' not in str(backbone['type'])
+    if kind(backbone) != 'BEiT':  # mmpretrain's
+        absolute = backbone.get('use_abs_pos_emb', False)
+        is_shared = kind(backbone) == 'BEiTPretrainViT'
+        shared = 'shared' if backbone.get('use_shared_rel_pos_bias', is_shared) else None
+        relative = 'per_layer' if backbone.get('use_rel_pos_bias') else shared
+        layer_scale = backbone.get('layer_scale_init_value', 0.1)
+    elif 'embed_dims' in backbone or (scope == 'mmseg' and unscoped):  # mmseg's
+        arch = dict(embed_dims=768, num_layers=12) | backbone
+        absolute, relative = False, 'per_layer'
+        layer_scale = backbone.get('init_values', 0.1)
+    else:
+        absolute, relative = backbone.get('abs_pos_embed', False), backbone.get('rel_pos_bias')
+        layer_scale = backbone.get('layer_scale')
+    names = {(768, 12): 'base', (1024, 24): 'large', 'b': 'base', 'l': 'large'}
+    if isinstance(arch, dict):
+        depth = arch.get('num_layers')
+        arch = names.get((arch.get('embed_dims'), depth), 'other')
+    else:
+        arch = names.get(arch, arch)
+        depth = 24 if arch == 'large' else 12
+    variants = {
+        (True, False, False): 'vanilla',
+        (True, False, True): 'LayerScale',
+        (False, True, True): 'BEiT+',
+    }
+    relative = f'relative, {relative.replace("_", " ")}' if relative else None
+    positions = filter(None, ['absolute' if absolute else None, relative])
+    return dict(
+        arch=arch,
+        positions=' and '.join(positions) or 'none',
+        layer_scale=layer_scale or OFF,
+        variant=variants.get((bool(absolute), bool(relative), bool(layer_scale)), 'mixed'),
+        frozen=backbone.get('frozen_stages', -1) == depth,
+        drop_path=backbone.get('drop_path_rate', 0.0),
+        image_size=size,
+        patch_grid=size / backbone.get('patch_size', 16),
+    )
+
+
+def summarize_parts(tree: object) -> dict:
+    found = {}
+    for setting, (name, arguments) in PARTS.items():
+        part = find(tree, name)
+        values = [part.get(argument) for argument in arguments] if part else [OFF]
+        found[setting] = (values[0] or OFF) if len(values) == 1 else tuple(v or 0 for v in values)
+    return found
+
+
+def summarize_crop(pipeline: object) -> dict:
+    crop = find(pipeline, 'TwoViews', TWO_PICTURES, 'RandomResizedCrop')
+    if not crop:
+        return {}
+    ours, stock = kind(crop) == 'TwoViews', kind(crop) == 'RandomResizedCrop'
+    method = crop.get('interpolation', 'bicubic' if ours else 'bilinear')
+    antialiased = ours or crop.get('backend') == 'pillow'
+    return dict(
+        image_size=_first(crop.get('scale') if stock else crop.get('size', 224)),
+        crop_scale=crop.get('crop_ratio_range' if stock else 'scale', (0.08, 1.0)),
+        crop_ratio=crop.get('aspect_ratio_range' if stock else 'ratio', (3 / 4, 4 / 3)),
+        interpolation=method if antialiased else f'{method}, not antialiased',
+    )
+
+
+def summarize_masking(model: dict, pipeline: object, image_size: int) -> dict:
+    ours, pixels = 'target' in model, kind(model.get('target')) == 'PixelTarget'
+    target, head = model.get('target') or model.get('target_generator'), model.get('head') or {}
+    views = find(pipeline, 'TwoViews', TWO_PICTURES) or {}
+    tokenizer = target.get('tokenizer') or {}
+    if not ours and kind(target) == 'DALL-E':
+        tokenizer = DALLE
+    token_size = views.get('token_size', views.get('second_size', 112))
+    if pixels or not views:
+        token_size = None
+    strides = 2 ** (tokenizer.get('groups', 4) - 1)
+    found = dict(
+        target='pixels' if pixels else 'tokens',
+        recover=target.get('recover', 'masked'),
+        vocabulary=3 * target.get('patch_size', 16) ** 2 if pixels else tokenizer.get('vocab_size'),
+        predicted=head.get('out_channels', head.get('num_embed')),
+        model_num_masked=model.get('num_masked', 75) if ours else None,
+        token_size=token_size,
+        token_grid=token_size / strides if token_size and 'groups' in tokenizer else None,
+        patch_grid=image_size / model['backbone'].get('patch_size', 16),
+        mask=OFF,
+    )
+    mask = find(pipeline, 'BlockwiseMask', 'RandomMask', 'BEiTMaskGenerator')
+    if kind(mask) == 'BEiTMaskGenerator':  # mmpretrain's
+        found |= dict(
+            mask='blockwise',
+            num_masked=mask.get('num_masking_patches', 75),
+            mask_grid=_first(mask.get('input_size', 14)),
+            min_block=mask.get('min_num_patches', 4),
+        )
+    elif mask:
+        blockwise = kind(mask) == 'BlockwiseMask'
+        found |= dict(
+            mask='blockwise' if blockwise else 'random',
+            num_masked=mask.get('num_masked', 75),
+            mask_grid=_first(mask.get('grid', 14)),
+            min_block=mask.get('min_block', 16) if blockwise else None,
+        )
+    return found
+
+
+def summarize_classifier(cfg: dict, model: dict) -> dict:
+    head, test = model.get('head') or {}, cfg.get('val_dataloader')
+    init = head.get('init_cfg') or model.get('init_cfg')
+    normal = find(init, 'TruncNormal', 'Normal')
+    default = None if find(init, 'Pretrained') else 0.01  # LinearClsHead's own
+    backbone, edge, center = model['backbone'], find(test, 'ResizeEdge'), find(test, 'CenterCrop')
+    is_frozen = backbone.get('frozen_stages', -1) > 0
+    return dict(
+        out_indices=backbone.get('out_indices', -1) if is_frozen else None,
+        head_std=normal.get('std') if normal else default,
+        test_crop=_first(center['crop_size']) / edge['scale'] if edge and center else None,
+    )
+
+
+def summarize_segmentor(model: dict, pipeline: object) -> dict:
+    heads = (
+        model['decode_head'] if isinstance(model['decode_head'], list) else [model['decode_head']]
+    )
+    names = dict(SETRPUPHead='SETR-PUP', SETRUPHead='SETR-PUP', UPerHead='UPerNet')
+    return dict(
+        head=names.get(kind(heads[-1]), kind(heads[-1])),
+        image_size=_first((find(pipeline, 'RandomCrop') or {}).get('crop_size')),
+        out_indices=model['backbone'].get('out_indices'),
+        stride=_first(get(model, 'test_cfg', 'stride')) or 'whole image',
+    )
+
+
+def summarize_tokenizer(cfg: dict, model: dict) -> dict:
+    hooks = cfg.get('custom_hooks') or []
+    annealed = {node.get('attribute'): node for node in hooks if kind(node) == 'Anneal'}
+    ends = {name: (node.get('end'), node.get('iters')) for name, node in annealed.items()}
+    ema = find(hooks, 'EMAHook')
+    return dict(
+        vocabulary=model.get('vocab_size'),
+        likelihood=model.get('likelihood', 'logit_laplace'),
+        kl=ends.get('beta', OFF),
+        temperature=ends.get('temperature', OFF),
+        ema=1 - ema.get('momentum', 0.0002) if ema else OFF,
+    )
