@@ -21,7 +21,6 @@ from .names import check_optimizer_keys, check_runner_keys, check_types_and_argu
 from .paper import find_nearest
 from .run import (
     check_anneal_hooks,
-    check_batch_size,
     check_loop,
     check_vocabularies,
     check_work_dir,
@@ -65,7 +64,6 @@ def preflight(cfg: Config, ranks: int = 1) -> list[Finding]:
     findings = []
     for rule in RULES:
         findings += _apply(rule, plain)
-    findings += _apply(check_batch_size, plain, ranks)
     findings += _apply(_check_recipe, plain, ranks)
     in_weights = _apply(check_weights, plain)
     if any(finding.stops for finding in findings):  # an error above may be why they were not read

@@ -6,6 +6,7 @@ says the new one.
 
 RENAMED = {
     # 0.2.0
+    'AnyCheckpoint': 'ConvertCheckpoint',
     'GuardData': 'CheckSamples',
     'BlockwiseMask.budget': 'num_masked',
     'RandomMask.budget': 'num_masked',

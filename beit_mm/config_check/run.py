@@ -1,16 +1,11 @@
-"""Check loops, loaders, hooks and folders against the length of the run and the number of processes."""
+"""Check loops, hooks and folders against the length of the run."""
 
-import os
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..data.reading import SUFFIXES
 from ..utils.config_tree import find, get, kind
 from .finding import Finding
-
-MAX_FOLDERS = 1000  # read to count images
 
 
 def check_loop(cfg: dict) -> Iterator[Finding]:
@@ -72,38 +67,3 @@ def check_work_dir(cfg: dict) -> Iterator[Finding]:
     except OSError as error:
         effect = f'no folder can be made in {folder} ({error.strerror}): set another work_dir'
         yield Finding(f'work_dir={cfg["work_dir"]}', effect)
-
-
-def check_batch_size(cfg: dict, ranks: int) -> Iterator[Finding]:
-    """Yield a batch that is larger than the data set, so that an epoch has no iteration."""
-    loader = cfg.get('train_dataloader') or {}
-    batch, dataset = loader.get('batch_size'), loader.get('dataset') or {}
-    if not batch or not loader.get('drop_last') or get(loader, 'sampler', 'infinite'):
-        return
-    if kind(dataset) == 'SeededDataset':
-        dataset = dataset['dataset']
-    number = _count_images(dataset, batch * ranks)
-    if number and -(-number // ranks) < batch:
-        effect = (
-            f'the data set has {number} images for {ranks} process{"es" * (ranks > 1)}, and with '
-            'drop_last=True an epoch has no batch. Set a smaller batch_size'
-        )
-        yield Finding(f'train_dataloader.batch_size={batch}', effect)
-
-
-def _count_images(node: dict, enough: int) -> int | None:
-    """Return the number of images in a data set, counted up to `enough`; None if unknown."""
-    listed, prefix = node.get('ann_file'), node.get('data_prefix') or ''
-    if kind(node) not in ('CustomDataset', 'ImageList') or not isinstance(prefix, str):
-        return None
-    folder, found = node.get('data_root') or '', 0
-    if listed and os.path.isfile(os.path.join(folder, listed)):
-        with open(os.path.join(folder, listed), errors='surrogateescape') as lines:
-            found = sum(1 for _ in islice(filter(str.strip, lines), enough))
-    elif not listed:
-        folders = islice(os.walk(os.path.join(folder, prefix), followlinks=True), MAX_FOLDERS)
-        images = (
-            name for *_, names in folders for name in names if name.lower().endswith(SUFFIXES)
-        )
-        found = sum(1 for _ in islice(images, enough))
-    return min(found, node['indices']) if isinstance(node.get('indices'), int) else found or None

@@ -21,7 +21,7 @@ from beit_mm.config_check.metrics import reported_keys
 from beit_mm.config_check.preflight import preflight, share_findings
 from beit_mm.config_check.renamed import RENAMED
 from beit_mm.config_check.report import format_list
-from beit_mm.config_check.run import check_batch_size, check_work_dir
+from beit_mm.config_check.run import check_work_dir
 from beit_mm.models import BEiT
 from beit_mm.registry import METRICS
 
@@ -151,9 +151,6 @@ MISTAKES = [
     (CLASSIFY, {'train_cfg.val_interval': 0}, 'train_cfg.val_interval=0: expected at least 1. For no validation'),
     (CLASSIFY, dict(work_dir=f'{__file__}/run'), 'test_preflight.py (Not a directory): set another work_dir'),
     (CLASSIFY, dict(work_dir='/proc/run'), 'work_dir=/proc/run: no folder can be made in /proc'),
-    (CLASSIFY,
-     {'train_dataloader.drop_last': True, 'train_dataloader.batch_size': 64, 'train_dataloader.sampler.infinite': False},
-     'train_dataloader.batch_size=64: the data set has 4 images for 1 process, and with drop_last=True an epoch has no batch'),
     (CLASSIFY, {'model.backbone.img_size': 68}, 'img_size=68: 68×68 pixels are no multiple of patch_size=8: set 64'),
     (PRETRAIN, {f'{DATA}.pipeline.2.size': 60, f'{DATA}.pipeline.2.token_size': None},
      f'{DATA}.pipeline: 60×60 pixels are no multiple of patch_size=8: set 56'),
@@ -384,14 +381,6 @@ def test_the_keys_that_a_metric_reports_are_known(metric, results):
 def test_the_check_of_the_work_dir_leaves_no_files(tmp_path):
     assert list(check_work_dir(dict(work_dir=f'{tmp_path}/new/run'))) == []
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize('ranks', [1, 2])
-def test_a_batch_is_compared_with_the_images_per_rank(data, ranks, tmp_path):
-    cfg = small_config(CLASSIFY, data, tmp_path).to_dict()  # four images
-    sampler = dict(type='KeyedSampler')
-    cfg['train_dataloader'].update(batch_size=3, drop_last=True, sampler=sampler)
-    assert len(list(check_batch_size(cfg, ranks))) == (ranks == 2)
 
 
 CROP = dict(type='RandomCrop', crop_size=64)
