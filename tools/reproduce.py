@@ -11,7 +11,6 @@ from pathlib import Path
 
 from recipe.commands import add_launch_arguments, launch_of
 from recipe.plan import Settings, shell_script
-from recipe.plan import plan as plan_stages
 from reproduce import page, plan, results
 from reproduce.ablations import ABLATIONS
 from reproduce.parallel import run_seeds
@@ -73,9 +72,9 @@ def _reproduce(args: Namespace, arguments: list[str]) -> None:
         for seed, error in run_seeds([run[:2] for run in runs.values()], args.jobs):
             print(f'seed {seed}: {error or "done"}', flush=True)
             failed += [seed] if error else []
-            found = _save_finished(found, out, {seed: runs[seed]}, command)
+            found = results.save_finished(found, out, {seed: runs[seed]}, command)
     finally:  # keep the finished stages of interrupted seeds
-        found = _save_finished(found, out, runs, command)
+        found = results.save_finished(found, out, runs, command)
     current = {}
     for seed in map(int, found['seeds']):
         recipe = plan.make_recipe(scale, list(ABLATIONS), seed, work_dir)
@@ -85,18 +84,6 @@ def _reproduce(args: Namespace, arguments: list[str]) -> None:
     print(out / 'results.md')
     if failed:
         sys.exit(f'error: {len(failed)} of {len(runs)} seeds failed; the same command continues')
-
-
-def _save_finished(found: dict, out: Path, runs: dict, command: list[str]) -> dict:
-    """Add the stages that are finished with the current inputs to the results, and save them."""
-    for seed, (recipe, settings, digests) in runs.items():
-        unfinished = {planned.stage.name for planned in plan_stages(recipe, settings)}
-        made = {name: digests[name] for name in settings.only if name not in unfinished}
-        if made:
-            run = results.describe_run(command)
-            found = results.add(found, seed, made, settings.work_dir, run)
-            results.save(out, found)
-    return found
 
 
 if __name__ == '__main__':

@@ -13,7 +13,6 @@ prepare = [
     '--segmentation-val 2000 --labels 200 1000 2000 10000'
 ]
 steps, warmup, batch = 20000, 1000, 256
-images = steps * batch
 note = 'Drawn scenes of 112 px and ViT-S: nothing here is about photographs.'
 arch = dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536)
 workers = dict(num_workers=8, persistent_workers=True)

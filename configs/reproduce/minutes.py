@@ -5,5 +5,4 @@ _base_ = 'shapes.py'
 seeds = 2
 ablations = ['scratch', 'beit', 'pixels']
 curves = []
-images = 32 * 300
 pretrain = dict(whole=dict(train_cfg=dict(max_iters=300, val_interval=300)))

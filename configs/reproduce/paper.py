@@ -11,7 +11,6 @@ ablations = [
 note = (
     'ImageNet-1k and ADE20K. The tokenizer is trained on ImageNet-1k alone, which costs 0.16 points of top-1 in the paper (app. C).')
 comparison = 'pre-training of 300 epochs, unless the name says otherwise.'
-images = 300 * 1281167
 tokenizer = 'configs/tokenizer/dvae_64xb8-coslr-3000k_in1k-256px.py'
 batch = {'train_dataloader.batch_size': 64, 'optim_wrapper.type': 'AmpOptimWrapper'}  # 512 images on 8 GPUs
 tokenizers = {

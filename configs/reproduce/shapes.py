@@ -1,3 +1,12 @@
+# A scale of tools/reproduce.py has
+# - data, prepare: the data set, and the commands that draw it;
+# - seeds, ablations: the defaults of the command line (the scales that inherit from this one set them);
+# - tokenizers: name → config, its options, and `parts` that a pre-training with this tokenizer needs;
+# - pretrain: `parts` (type of a part → its settings here) and `whole` (merged over the config), for the config of each ablation;
+# - classification, segmentation: config and options; options for each kind of ablation and for each number of labels; `main`, the
+#   number of labels at which the claims are judged;
+# - curves: the ablations that run with every number of labels.
+#
 # What the scales on Shapes share: 64 px, 8×8 patches of which 25 are hidden, a network of three blocks. The fine-tunings are the
 # quickstart's. In these scenes every second of the repeated things is a plain disc (`--wrapped`), whose label the others tell.
 data = 'data/reproduce'
@@ -6,7 +15,6 @@ prepare = [
     '--segmentation-val 500 --labels 20 120 200 1200'
 ]
 codes, steps = 512, 1000
-images = 32 * steps  # that a pre-training sees
 note = (
     'Drawn scenes of 64 px and tiny networks: nothing here is about photographs, and a claim that holds for ViT-B after weeks '
     'need not show in minutes. Settings were found on seed 0, which is not reported.')

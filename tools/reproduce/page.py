@@ -5,61 +5,39 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from . import charts
+from . import charts, judge
 from .ablations import ABLATIONS, TASKS
-from .judge import (
-    CONTRADICTED,
-    OPEN,
-    SIGNIFICANCE,
-    SUPPORTED,
-    Figures,
-    JudgedClaim,
-    differences,
-    gains,
-    interval,
-    judge,
-    smallest_p,
-    values,
-)
+from .judge import CONTRADICTED, OPEN, SUPPORTED, Figures
 
 UNITS = dict(top1='top-1, %', mIoU='mIoU, %')
-PRETRAINING = (
-    'val_loss',
-    'marginal_entropy',
-    'masked_accuracy',
-    'marginal_accuracy',
-    'val_loss_all',
-    'accuracy_all',
-)
+_MASKED = ('val_loss', 'marginal_entropy', 'masked_accuracy', 'marginal_accuracy')
+PRETRAINING = (*_MASKED, 'val_loss_all', 'accuracy_all')
 
 
 def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict]) -> None:
     """Write `out/results.md` and `out/results/NAME_*.svg`; `runs` lists what made the figures."""
     stages = {stage for by_stage in figures.values() for stage in by_stage}
     ablations = [a for a in ABLATIONS if any(stage.endswith(f'/{a}') for stage in stages)]
-    judged = judge(figures, {task: scale[task]['main'] for task in TASKS})
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    ).get_template('results.md.j2')
+    judged = judge.judge(figures, {task: scale[task]['main'] for task in TASKS})
+    order = (CONTRADICTED, OPEN, SUPPORTED)
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
+    template = environment.get_template('results.md.j2')
     text = template.render(
         name=name,
         scale=scale,
         seeds=len(figures),
         runs=runs,
-        claims=[
-            one for kind in (CONTRADICTED, OPEN, SUPPORTED) for one in judged if one.verdict == kind
-        ],
+        claims=sorted(judged, key=lambda one: order.index(one.verdict)),
         contradicted=[one for one in judged if one.verdict == CONTRADICTED],
         reversed=[one for one in judged if one.verdict == OPEN and one.here < 0],
-        significance=SIGNIFICANCE,
-        smallest_p=smallest_p(len(figures)),
+        significance=judge.SIGNIFICANCE,
+        smallest_p=judge.smallest_p(len(figures)),
         units=UNITS,
         ablations=[_ablation_row(scale, figures, ablation) for ablation in ablations],
         crossings=_crossings(scale, figures, ablations),
         pretrainings=_pretraining_rows(figures, ablations),
-        charts=charts.write(out / 'results', name, scale, figures, ablations, UNITS),
+        charts=charts.write(out / 'results', name, scale, figures, UNITS),
         sentence=_sentence,
         gap=_gap,
         number=_number,
@@ -67,7 +45,7 @@ def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict])
     (out / 'results.md').write_text(text, encoding='utf-8')
 
 
-def _sentence(one: JudgedClaim) -> str:
+def _sentence(one: judge.JudgedClaim) -> str:
     metric = UNITS[one.metric].split(',')[0]
     gaps = f'{_gap(one.here)} points here, {_gap(one.paper)} in the paper'
     return f'{one.claim.sentence}: {metric} {gaps} (p = {one.p:.3f}).'
@@ -76,7 +54,7 @@ def _sentence(one: JudgedClaim) -> str:
 def _ablation_row(scale: dict, figures: Figures, ablation: str) -> list[str]:
     cells = [ABLATIONS[ablation].title]
     for task, metric in TASKS.items():
-        found = values(figures, f'{task}/{scale[task]["main"]}/{ablation}', metric)
+        found = judge.values(figures, f'{task}/{scale[task]["main"]}/{ablation}', metric)
         paper = ABLATIONS[ablation].paper.get(metric, math.nan)
         cells += [_number(paper, 2), _spread(list(found.values()))]
     return cells
@@ -88,11 +66,15 @@ def _crossings(scale: dict, figures: Figures, ablations: list[str]) -> list[list
         for labels in scale[task]['labels']:
             for ablation in [length for length in charts.LENGTHS if length in ablations]:
                 stages = [f'{task}/{labels}/{start}' for start in (ablation, 'scratch')]
-                pairs = differences(*(values(figures, stage, metric) for stage in stages))
+                pairs = judge.differences(
+                    *(judge.values(figures, stage, metric) for stage in stages)
+                )
                 if not pairs:
                     continue
-                here, half = interval(pairs)
-                steps = [step for step, _, is_sure in gains(figures, *stages, metric) if is_sure]
+                here, half = judge.interval(pairs)
+                steps = [
+                    step for step, _, is_sure in judge.gains(figures, *stages, metric) if is_sure
+                ]
                 when = f'{steps[0]} … {steps[-1]}' if steps else 'none'
                 gain = f'{_gap(here)} ± {_number(half, 2)}'
                 rows.append([task, labels, ABLATIONS[ablation].title, gain, when])
@@ -103,7 +85,7 @@ def _pretraining_rows(figures: Figures, ablations: list[str]) -> list[list[str]]
     rows = []
     for ablation in ablations:
         stage = f'pretrain/{ablation}'
-        found = {m: list(values(figures, stage, m).values()) for m in PRETRAINING}
+        found = {m: list(judge.values(figures, stage, m).values()) for m in PRETRAINING}
         if found['masked_accuracy'] or found['accuracy_all']:
             cells = [_spread(cell, 2) for cell in found.values()]
             rows.append([ABLATIONS[ablation].title, *cells])
@@ -113,7 +95,7 @@ def _pretraining_rows(figures: Figures, ablations: list[str]) -> list[list[str]]
 def _spread(found: list[float], digits: int = 1) -> str:
     if not found:
         return '–'
-    middle, half = interval(found)
+    middle, half = judge.interval(found)
     return _number(middle, digits) + ('' if math.isnan(half) else f' ± {half:.{digits}f}')
 
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from recipe.plan import plan
 from recipe.records import read_json, read_record, write_json
 from reports.summary import metrics, processor, scalars, validations, versions
 
@@ -36,15 +37,29 @@ def finished_digests(results: dict, seed: int) -> dict[str, str]:
     return {name: stage['digest'] for name, stage in stages.items()}
 
 
-def add(results: dict, seed: int, digests: dict[str, str], work_dir: Path, run: dict) -> dict:
-    """Return the results with these finished stages (stage → digest), and the run that made them."""
-    stages = dict(results['seeds'].get(str(seed), {}))
-    for name, digest in digests.items():
-        stages[name] = dict(digest=digest, **_read_stage(work_dir / name))
-    seeds = results['seeds'] | {str(seed): stages}
-    runs = results['runs'] if run in results['runs'] else [*results['runs'], run]
-    by_seed = dict(sorted(seeds.items(), key=lambda item: int(item[0])))
-    return dict(scale=results['scale'], runs=runs, seeds=by_seed)
+def save_finished(results: dict, out: Path, runs: dict, command: list[str]) -> dict:
+    """Add the stages that are finished with the present inputs, and save the results.
+
+    `runs` maps a seed to its recipe, its settings and the digests of its stages.
+    """
+    for seed, (recipe, settings, digests) in runs.items():
+        unfinished = {planned.stage.name for planned in plan(recipe, settings)}
+        names = [name for name in settings.only if name not in unfinished]
+        stages = dict(results['seeds'].get(str(seed), {}))
+        for name in names:
+            stages[name] = dict(digest=digests[name], **_read_stage(settings.work_dir / name))
+        if names:
+            run = describe_run(command)
+            earlier = results['runs']
+            seeds = sorted((results['seeds'] | {str(seed): stages}).items(), key=_as_number)
+            made = earlier if run in earlier else [*earlier, run]
+            results = dict(scale=results['scale'], runs=made, seeds=dict(seeds))
+            write_json(path_of(out, results['scale']), results)
+    return results
+
+
+def _as_number(item: tuple[str, dict]) -> int:
+    return int(item[0])
 
 
 def _read_stage(stage_dir: Path) -> dict:
@@ -55,10 +70,6 @@ def _read_stage(stage_dir: Path) -> dict:
     last = {key: round(value, 4) for key, value in metrics(stage_dir).items() if key in METRICS}
     wall_s = round(read_record(stage_dir)['wall_s'], 1)
     return dict(metrics=last, curves=curves, wall_s=wall_s)
-
-
-def save(out: Path, results: dict) -> None:
-    write_json(path_of(out, results['scale']), results)
 
 
 def select_current(results: dict, digests: dict[int, dict[str, str]]) -> dict[str, dict]:

@@ -1,23 +1,6 @@
-"""Scales: files that say how large each part of a config is, and which settings all runs share.
+"""Scales: configs that say how large each part is, and which settings all runs share.
 
-A scale is a Python config (configs/reproduce/):
-
-    data, prepare = 'data/…', ['python -m …']      # the data set and the commands that draw it
-    seeds, ablations = 6, ['scratch', 'beit', …]   # defaults
-    tokenizers = dict(tokenizer=dict(config=…, options={…}))
-    pretrain = dict(parts={…}, whole={…})          # see `Scale.resize`
-    classification = dict(config=…, options={…},   # as `--cfg-options`
-        kinds=dict(scratch={…}, pretrained={…}),   # options for each kind of ablation
-        labels={'1200': {…}, …}, main='1200')      # options for each number of labels
-    segmentation = …
-    curves = ['scratch', 'beit']                   # ablations that run with every number of labels
-
-`parts` addresses the parts of a config by their type, so one table serves all ablations:
-
-    parts = dict(
-        BEiT=dict(arch=…, img_size=64, patch_size=8),
-        TwoViews=dict(size=64, token_size=32),         # a part's None stays None
-        MIMHead=dict(out_channels={8192: 512, 768: 192}))  # chosen by the part's own value
+configs/reproduce/shapes.py explains the entries of a scale.
 """
 
 from collections.abc import Iterator
@@ -50,7 +33,11 @@ class Scale:
 
 
 def resize(config: dict, parts: dict[str, dict], whole: dict) -> dict:
-    """Return the config with other sizes of its parts, merged with the settings `whole`."""
+    """Return the config with other sizes of its parts, merged with the settings `whole`.
+
+    `parts` maps the type of a part to its settings. A part's None stays None; a dict that has the
+    part's own value as a key, such as `out_channels={8192: 512, 768: 192}`, gives the value for it.
+    """
     cfg = deepcopy(config)
     for node in list(nodes(cfg)):
         for key, value in parts.get(kind(node), {}).items():

@@ -23,7 +23,7 @@ _base_ = '{root}/configs/reproduce/shapes.py'
 data = 'data/tiny'
 prepare = ['python tools/draw_shapes.py {{data}} --wrapped --train 40 --val 4 --segmentation-train 20 '
            '--segmentation-val 2 --labels 20 --jobs 1']
-seeds, ablations, curves, steps, images = 2, ['scratch'], [], 2, 64
+seeds, ablations, curves, steps = 2, ['scratch'], [], 2
 file = 'train_dataloader.dataset.dataset.ann_file'
 few = {{
     'train_cfg.max_iters': 2, 'train_cfg.val_interval': 1, 'param_scheduler.1.end': 20, 'train_dataloader.batch_size': 4}}
