@@ -1,15 +1,13 @@
 """Save, resume and remove checkpoints so that a run that dies at any moment loses nothing that was saved."""
 
-import logging
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint.integrity import add_save_time
@@ -18,41 +16,13 @@ from .atomic_file import remove_file, remove_partial_files, write_file
 from .find_checkpoint import MID_EPOCH_NAME, checkpoint_folder, find_resume_checkpoint
 
 
-class BackgroundJobs:
-    """Jobs that one thread runs in order. After a job has failed, the following ones are not run."""
+class _StagingBackend(LocalBackend):
+    """File backend of mmengine's `save_checkpoint` that only keeps the serialized file in memory."""
 
-    def __init__(self):
-        self._pool = ThreadPoolExecutor(1, 'checkpoint')
-        self._last: Future | None = None
-
-    def add(self, job: Callable, *args: object) -> None:
-        self._last = self._pool.submit(self._run, self._last, job, args)
-
-    def join(self) -> None:
-        """Wait for all jobs; raise the error of the one that failed."""
-        last, self._last = self._last, None
-        if last:
-            last.result()
-
-    @staticmethod
-    def _run(previous: Future | None, job: Callable, args: tuple) -> None:
-        if previous:
-            previous.result()  # raises its error
-        try:
-            job(*args)
-        except OSError as error:  # `join` may come much later, or never if training fails
-            print_log(str(error), 'current', logging.ERROR)
-            raise
-
-
-class _BackgroundBackend(LocalBackend):
-    """File backend through which mmengine's `save_checkpoint` writes a checkpoint."""
-
-    jobs: BackgroundJobs  # of the hook that trains: mmengine's backends take JSON arguments only
+    staged: ClassVar[list[tuple[Path, list]]] = []  # mmengine creates and caches the backend
 
     def put(self, obj: bytes, filepath: str) -> None:
-        self.jobs.join()  # one checkpoint at most is held in memory
-        self.jobs.add(write_file, Path(filepath), add_save_time(obj))
+        self.staged.append((Path(filepath), add_save_time(obj)))
 
 
 class _DeferredRemoval(LocalBackend):
@@ -65,7 +35,7 @@ class _DeferredRemoval(LocalBackend):
         self.superseded.append(Path(filepath).name)
 
 
-register_backend('beit_mm', _BackgroundBackend, force=True)
+register_backend('beit_mm', _StagingBackend, force=True)
 
 
 @HOOKS.register_module()
@@ -93,7 +63,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 )
         super().__init__(*args, **settings)
         self.backend_args = dict(backend='beit_mm')
-        self.jobs = BackgroundJobs()
+        self.thread = ThreadPoolExecutor(1, 'checkpoint')
+        self.write: Future | None = None  # in flight
         self.kept: list[str] = []  # file names, oldest first
         self.superseded: list[str] = []  # file names, to be removed
 
@@ -126,7 +97,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         hub = runner.message_hub
         super().before_train(runner)
-        _BackgroundBackend.jobs = self.jobs
+        _StagingBackend.staged.clear()
         self.superseded = list(hub.get_info('superseded_checkpoints', []))
         self.file_backend = _DeferredRemoval(self.superseded)
         stock = [self.filename_tmpl.format(step) for step in getattr(self, 'keep_ckpt_ids', [])]
@@ -172,13 +143,14 @@ class AtomicCheckpointHook(CheckpointHook):
     # -- save
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        self.jobs.join()
+        self.join()
         runner.message_hub.update_info('iter_validated', runner.iter)
         super().after_val_epoch(runner, metrics)
-        self.jobs.add(self._remove_superseded, runner)
+        if self.write is None:  # nothing was saved, or a first best checkpoint
+            self._start_write(runner)
 
     def after_train(self, runner: Runner) -> None:
-        self.jobs.join()
+        self.join()
         super().after_train(runner)
 
     def save_now(self, runner: Runner, epoch: int, iteration: int, epoch_ended: bool) -> None:
@@ -188,13 +160,19 @@ class AtomicCheckpointHook(CheckpointHook):
         else:
             name = (MID_EPOCH_NAME if self.by_epoch else self.filename_tmpl).format(iteration)
         self._save(runner, name, dict(epoch=epoch, iter=iteration))
-        self.jobs.join()
+        self.join()
+
+    def join(self) -> None:
+        """Wait until the last checkpoint is on disk; raise the OSError of its thread."""
+        write, self.write = self.write, None
+        if write:
+            write.result()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         self._save(runner, self.filename_tmpl.format(step), meta)
 
     def _save(self, runner: Runner, name: str, meta: dict) -> None:
-        self.jobs.join()  # also completes the removal of superseded files
+        self.join()
         self._keep(name)
         self.last_ckpt = str(Path(self.out_dir, name))
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -211,9 +189,23 @@ class AtomicCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            pointer = Path(runner.work_dir, 'last_checkpoint')
-            self.jobs.add(write_file, pointer, [self.last_ckpt.encode()])
-        self.jobs.add(self._remove_superseded, runner)
+            pointer = Path(runner.work_dir, 'last_checkpoint'), [self.last_ckpt.encode()]
+            _StagingBackend.staged.append(pointer)
+        self._start_write(runner)
+
+    def _start_write(self, runner: Runner) -> None:
+        files = _StagingBackend.staged[:]
+        _StagingBackend.staged.clear()
+        self.write = self.thread.submit(self._write, files, runner)
+
+    def _write(self, files: list[tuple[Path, list]], runner: Runner) -> None:
+        try:
+            for path, parts in files:
+                write_file(path, parts)
+        except OSError as error:  # `join` may come much later, or never if training fails
+            runner.logger.error(str(error))
+            raise
+        self._remove_superseded(runner)
 
     def _keep(self, name: str) -> None:
         if self.max_keep_ckpts <= 0:

@@ -15,12 +15,14 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from beit_mm.engine import StopOnSignal, launch, process_group
 from beit_mm.engine.signals import SIGNALS
 from beit_mm.registry import DATASETS, METRICS, MODELS
 
+runners: list[Runner] = []  # of `train`, the last one runs
 WIDTH = 256  # a checkpoint has 3 × 4 × width² bytes
 
 
@@ -122,6 +124,7 @@ def train(cfg: Config, each: Callable | None = None) -> None:
             each(runner.iter + 1)
 
     runner = launch.build_runner(cfg)
+    runners.append(runner)
     runner.register_hook(StopOnSignal())
     if each:
         runner.register_hook(Each())
