@@ -31,6 +31,7 @@ from beit_mm.data.guard import (
     words_of_unlisted,
 )
 from beit_mm.data.reading import IGNORE, MAX_PIXELS, BadSample
+from beit_mm.engine.launch import require_packages
 from beit_mm.registry import DATASETS
 from beit_mm.utils.cfg_options import Options
 
@@ -170,6 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    require_packages(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     splits = (
         [args.split]

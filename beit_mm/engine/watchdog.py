@@ -217,8 +217,7 @@ def nonfinite_weights(model: nn.Module) -> list[str]:
     valid |= {name: ~value.isnan() for name, value in model.named_buffers()}
     if not valid:
         return []
-    flags = torch.stack([mask.all() for mask in valid.values()])
-    return [name for name, flag in zip(valid, flags.tolist(), strict=True) if not flag]
+    return _where_false(list(valid), torch.stack([mask.all() for mask in valid.values()]))
 
 
 def find_diverged_parameters(model: nn.Module) -> list[str]:
@@ -232,8 +231,7 @@ def find_diverged_parameters(model: nn.Module) -> list[str]:
     sums = torch.stack([each.sum(dtype=torch.int64) for each in bits])
     extremes = torch.stack([sums, -sums])
     all_reduce(extremes, 'max')
-    differ = extremes[0] != -extremes[1]
-    return [name for name, flag in zip(names, differ.tolist(), strict=True) if flag]
+    return _where_false(names, extremes[0] == -extremes[1])
 
 
 def files_of(batch: object) -> list[str]:
@@ -249,43 +247,38 @@ def files_of(batch: object) -> list[str]:
 def _describe(bad: list[tuple[Step, list[Batch]]]) -> str:
     """Return one line for each of the first five non-finite steps. All ranks call it."""
     shown = bad[:5]
-    ranks = all_gather_object([_causes(step, batches) for step, batches in shown])
+    ranks = all_gather_object([_cause(step, batches) for step, batches in shown])
     lines = []
     for (_, batches), *causes in zip(shown, *ranks, strict=True):
+        # A non-finite loss makes every gradient NaN on all ranks, so only losses are reported.
+        with_loss = [rank for rank, (has_loss, _) in enumerate(causes) if has_loss]
+        words = [
+            f'rank {rank}: {causes[rank][1]}' if len(ranks) > 1 else causes[rank][1]
+            for rank in with_loss or range(len(ranks))
+        ]
         first, last = batches[0].iteration, batches[-1].iteration
         iterations = f'{first} … {last}' if first < last else f'{last}'
-        lines.append(f'iteration {iterations}: {_join_causes(causes)}')
+        lines.append(f'iteration {iterations}: {" | ".join(words)}')
     if len(bad) > len(shown):
         lines.append(f'… and {len(bad) - len(shown)} more')
     return '\n  '.join(lines)
 
 
-def _causes(step: Step, batches: list[Batch]) -> dict[str, list[str]]:
+def _cause(step: Step, batches: list[Batch]) -> tuple[bool, str]:
+    """Return whether a loss of this rank is not finite, and the tensors and files in words."""
     losses = []
     for batch in batches:
         if batch.finite is not None:
             losses += _where_false(batch.losses, batch.finite)
-    files = [file for batch in batches for file in batch.files]
-    gradients = _where_false(step.names, step.finite)
-    return dict(losses=list(dict.fromkeys(losses)), gradients=gradients, files=files)
+    files = join_names([file for batch in batches for file in batch.files])
+    if losses:
+        return True, f'losses {join_names(list(dict.fromkeys(losses)))}; samples: {files}'
+    gradients = join_names(_where_false(step.names, step.finite))
+    return False, f'gradients of {gradients}; samples: {files}'
 
 
 def _where_false(names: list[str], flags: Tensor) -> list[str]:
     return [name for name, flag in zip(names, flags.tolist(), strict=True) if not flag]
-
-
-def _join_causes(ranks: list[dict[str, list[str]]]) -> str:
-    """A non-finite loss makes every gradient NaN on all ranks, so only losses are reported."""
-    with_loss = [rank for rank, causes in enumerate(ranks) if causes['losses']]
-    words = []
-    for rank in with_loss or range(len(ranks)):
-        causes = ranks[rank]
-        what = f'gradients of {join_names(causes["gradients"])}'
-        if with_loss:
-            what = f'losses {join_names(causes["losses"])}'
-        name = f'rank {rank}: ' if len(ranks) > 1 else ''
-        words.append(f'{name}{what}; samples: {join_names(causes["files"])}')
-    return ' | '.join(words)
 
 
 def _last_checkpoint(runner: Runner) -> str:
