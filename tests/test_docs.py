@@ -1,4 +1,4 @@
-"""docs/: each page is in the navigation, links and anchors are there, and what is named has that name in the code."""
+"""docs/: navigation, links and anchors, names in the code, values in the configs, the Chinese README."""
 
 import importlib.util
 import inspect
@@ -11,46 +11,49 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from small import CONFIGS, load
 
 import beit_mm.registry
 from beit_mm.config_check.comparison import compare
 from beit_mm.config_check.paper import find_nearest
 from beit_mm.config_check.summary import summarize
+from beit_mm.models import BEiT
 
 ROOT = Path(__file__).parents[1]
-BESIDE = (
-    'README.md',
-    'README_zh-CN.md',
-    'CONTRIBUTING.md',
-    'CHANGELOG.md',
-)  # pages of the site that lie beside docs/
-PAGES = [*(ROOT / 'docs').rglob('*.md'), *(ROOT / name for name in BESIDE)]
+OUTSIDE = ('README.md', 'README_zh-CN.md', 'CONTRIBUTING.md', 'CHANGELOG.md')  # pages of the site
+PAGES = [*(ROOT / 'docs').rglob('*.md'), *(ROOT / name for name in OUTSIDE)]
+FAQ, MIGRATION, REPRODUCE = (
+    (ROOT / f'docs/{name}.md').read_text() for name in ('faq', 'migration', 'reproduce')
+)
 
 
-def prose(page: Path) -> str:
-    return re.sub(r'^```.*?^```', '', page.read_text(), flags=re.S | re.M)
+def prose(text: str) -> str:
+    return re.sub(r'^```.*?^```', '', text, flags=re.S | re.M)
 
 
 def anchors(page: Path) -> set[str]:
-    """GitHub's, which the site has as well."""
-    titles = re.findall(r'^#+ (.+)', prose(page), re.M)
+    """Return the anchors of GitHub, which the site has as well."""
+    titles = re.findall(r'^#+ (.+)', prose(page.read_text()), re.M)
     return {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in titles}
 
 
+def table_rows(text: str, title: str) -> list[list[str]]:
+    """Return the cells of the table whose header starts with this title."""
+    lines = text.split(f'| {title}')[1].split('\n\n')[0].splitlines()[2:]
+    return [line.strip('| ').split(' | ') for line in lines]
+
+
 def test_every_page_is_in_the_navigation():
-    nav = re.findall(
-        r'^ +- ([\w./-]+\.md)$|^  - (\w+\.md)$', (ROOT / 'mkdocs.yml').read_text(), re.M
-    )
-    nav = sorted(one or other for one, other in nav)
     site = {'README.md': 'index.md', 'README_zh-CN.md': 'index_zh-CN.md'}
-    assert nav == sorted(
-        site.get(page.name, page.relative_to(page.parent).as_posix()) for page in PAGES
-    )
+    pattern = r'^ +- ([\w./-]+\.md)$|^  - (\w+\.md)$'
+    nav = re.findall(pattern, (ROOT / 'mkdocs.yml').read_text(), re.M)
+    expected = [site.get(page.name, page.relative_to(page.parent).as_posix()) for page in PAGES]
+    assert sorted(one or other for one, other in nav) == sorted(expected)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
-def test_links_and_anchors_are_there(page):
-    for link in re.findall(r'\]\(([^)\s]+)\)', prose(page)):
+def test_links_and_anchors_exist(page):
+    for link in re.findall(r'\]\(([^)\s]+)\)', prose(page.read_text())):
         if '://' in link:
             continue
         path, _, anchor = link.partition('#')
@@ -59,25 +62,20 @@ def test_links_and_anchors_are_there(page):
         assert not anchor or anchor in anchors(target), link
 
 
-def test_every_class_that_a_config_can_name_is_in_the_reference():
+def test_every_registered_class_is_in_the_reference():
     page = (ROOT / 'docs/api.md').read_text()
     names = set()
     for kind in beit_mm.registry._MODULES:
-        children = getattr(beit_mm.registry, kind)
-        children.import_from_location()
-        # Other tests register toys.
-        names |= {
-            cls.__name__
-            for cls in children.module_dict.values()
-            if cls.__module__.startswith('beit_mm.')
-        }
+        registry = getattr(beit_mm.registry, kind)
+        registry.import_from_location()
+        classes = registry.module_dict.values()  # also toys of other tests
+        names |= {cls.__name__ for cls in classes if cls.__module__.startswith('beit_mm.')}
     assert len(names) > 30
     assert {name for name in names if not re.search(rf'\b{name}\b', page)} == set()
 
 
-def test_each_symbol_of_the_paper_has_its_place_in_the_code():
-    table = (ROOT / 'docs/design.md').read_text().split('| symbol |')[1].split('\n\n')[0]
-    rows = [line.strip('| ').split(' | ') for line in table.splitlines()[2:]]
+def test_each_symbol_of_the_paper_is_in_the_file_that_the_table_names():
+    rows = table_rows((ROOT / 'docs/design.md').read_text(), 'symbol |')
     assert len(rows) > 20
     for symbol, names, path in rows:
         code = (ROOT / path.strip('`')).read_text()
@@ -85,17 +83,8 @@ def test_each_symbol_of_the_paper_has_its_place_in_the_code():
             assert all(re.search(rf'\b{part}\b', code) for part in name.split('.')), (symbol, name)
 
 
-MIGRATION = (ROOT / 'docs/migration.md').read_text()
-
-
-def table(title: str) -> list[tuple[list[str], list[str]]]:
-    """Names in backticks, without values, of both columns of the table that is headed so."""
-    rows = MIGRATION.split(f'| {title}')[1].split('\n\n')[0].splitlines()[2:]
-    cells = [row.strip('| ').split(' | ') for row in rows]
-    return [
-        tuple([name.split('=')[0] for name in re.findall('`(.+?)`', cell)] for cell in pair)
-        for pair in cells
-    ]
+def names_in(cell: str) -> list[str]:
+    return [name.split('=')[0] for name in re.findall('`(.+?)`', cell)]
 
 
 @pytest.mark.parametrize(
@@ -107,13 +96,13 @@ def table(title: str) -> list[tuple[list[str], list[str]]]:
         ("timm's Beit", 'timm.models.beit', 'Beit'),
     ],
 )
-def test_arguments_of_a_peer_and_ours_are_called_so(title, module, name):
-    from beit_mm.models import BEiT
-
-    peer = getattr(pytest.importorskip(module), name)
-    for theirs, ours in table(title):
-        assert theirs and set(theirs) <= set(inspect.signature(peer).parameters)
-        assert set(ours) <= set(inspect.signature(BEiT).parameters)
+def test_tables_of_arguments_name_arguments_of_both_projects(title, module, name):
+    other = getattr(pytest.importorskip(module), name)
+    for theirs, ours in table_rows(MIGRATION, title):
+        assert (
+            names_in(theirs) and set(names_in(theirs)) <= inspect.signature(other).parameters.keys()
+        )
+        assert set(names_in(ours)) <= inspect.signature(BEiT).parameters.keys()
 
 
 @pytest.mark.parametrize(
@@ -123,32 +112,30 @@ def test_arguments_of_a_peer_and_ours_are_called_so(title, module, name):
         ('run_class_finetuning.py', 'classification/beit-base-p16_8xb128-amp-coslr-100e_in1k'),
     ],
 )
-def test_keys_in_place_of_the_official_options_are_the_configs(title, config):
-    cfg, optional = (
-        Config.fromfile(ROOT / f'configs/{config}.py'),
-        ('optim_wrapper.accumulative_counts',),
-    )
-    for options, keys in table(title):
-        assert options
-        for key in keys:
-            if re.fullmatch(r'[a-z_]+(\.\w+)+', key) and key not in optional:
+def test_keys_for_the_official_options_are_in_the_config(title, config):
+    cfg = load(config)
+    for options, keys in table_rows(MIGRATION, title):
+        assert names_in(options)
+        for key in names_in(keys):
+            is_key = re.fullmatch(r'[a-z_]+(\.\w+)+', key)
+            if is_key and key != 'optim_wrapper.accumulative_counts':  # optional
                 node = cfg
                 for part in key.split('.'):
                     node = node[int(part) if part.isdigit() else part]
 
 
 @pytest.mark.parametrize(
-    ('host', 'theirs'),
+    ('host', 'base'),
     [
         ('mmpretrain', 'beit/benchmarks/beit-base-p16_8xb128-coslr-100e_in1k.py'),
         ('mmseg', 'beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py'),
     ],
 )
-def test_our_backbone_and_rates_take_the_place_of_a_hosts(host, theirs, tmp_path):
-    base = Path(importlib.util.find_spec(host).origin).parent / '.mim/configs' / theirs
-    snippet = next(block for block in pages.blocks(MIGRATION.split(f'## {host}')[1], 'python'))
-    assert base.name in MIGRATION
-    (tmp_path / 'mine.py').write_text(f"_base_ = '{base}'\n{snippet}")
+def test_our_backbone_builds_in_a_beit_config_of_another_project(host, base, tmp_path):
+    path = Path(importlib.util.find_spec(host).origin).parent / '.mim/configs' / base
+    snippet = pages.blocks(MIGRATION.split(f'## {host}')[1], 'python')[0]
+    assert path.name in MIGRATION
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{path}'\n{snippet}")
     cfg = Config.fromfile(tmp_path / 'mine.py')
     init_default_scope(host)
     with torch.device('meta'):
@@ -156,18 +143,15 @@ def test_our_backbone_and_rates_take_the_place_of_a_hosts(host, theirs, tmp_path
         size = model.backbone.grid[0] * 16
         out = model.eval()(torch.zeros(1, 3, size, size))
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    assert type(model.backbone).__module__ == 'beit_mm.models.beit' and out.shape[1] in (150, 1000)
+    assert isinstance(model.backbone, BEiT) and out.shape[1] in (150, 1000)
     assert len({group['lr'] for group in groups}) == 14
 
 
-CROPS = ('TwoViews', 'RandomResizedCrop')
-FAQ = pages.blocks((ROOT / 'docs/faq.md').read_text(), 'python')
+CONFIGS_IN_FAQ = [block for block in pages.blocks(FAQ, 'python') if pages.file_of(block)]
 
 
-@pytest.mark.parametrize(
-    'snippet', [block for block in FAQ if pages.file_of(block)], ids=pages.file_of
-)
-def test_configs_of_the_questions_contradict_nothing_and_build(snippet, tmp_path):
+@pytest.mark.parametrize('snippet', CONFIGS_IN_FAQ, ids=pages.file_of)
+def test_configs_of_the_faq_build_and_contradict_nothing(snippet, tmp_path):
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     (tmp_path / 'my').mkdir()
     path = tmp_path / pages.file_of(snippet)
@@ -178,30 +162,67 @@ def test_configs_of_the_questions_contradict_nothing_and_build(snippet, tmp_path
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    crop = next(
-        step.get('size', step.get('scale')) for step in cfg.train_pipeline if step.type in CROPS
-    )
-    assert crop == model.backbone.grid[0] * 16 == cfg.model.backbone.img_size
+    crop = next(s for s in cfg.train_pipeline if s.type in ('TwoViews', 'RandomResizedCrop'))
+    size = crop.get('size', crop.get('scale'))
+    assert size == model.backbone.grid[0] * 16 == cfg.model.backbone.img_size
 
 
-def in_step(text: str) -> dict:
-    """What does not depend on the language, in its order."""
-    prose = re.sub(r'^```.*?^```', '', text, flags=re.S | re.M)
+def without_language(text: str) -> dict:
+    """Return what a translation keeps: code, headings, links, numbers, rows of tables."""
+    words = prose(text)
+    links = re.findall(r'\]\(([^)]+)\)', words)
     return dict(
         blocks=re.findall(r'^```.*?^```', text, re.S | re.M),
-        headings=re.findall(r'^#+', prose, re.M),
-        links=sorted(link for link in re.findall(r'\]\(([^)]+)\)', prose) if 'README' not in link),
-        code=sorted(re.findall(r'`[^`\n]+`', prose)),
-        figures=sorted(re.findall(r'\d+\.\d+', prose)),
-        rows=len(re.findall(r'^\|', prose, re.M)),
+        headings=re.findall(r'^#+', words, re.M),
+        links=sorted(link for link in links if 'README' not in link),
+        code=sorted(re.findall(r'`[^`\n]+`', words)),
+        numbers=sorted(re.findall(r'\d+\.\d+', words)),
+        rows=len(re.findall(r'^\|', words, re.M)),
     )
 
 
-def test_the_chinese_readme_says_what_the_english_one_says():
+def test_the_chinese_readme_has_the_code_links_and_numbers_of_the_english_one():
     english, chinese = ((ROOT / name).read_text() for name in ('README.md', 'README_zh-CN.md'))
-    assert (
-        '(README_zh-CN.md)' in english.split('## ')[0] and '(README.md)' in chinese.split('## ')[0]
-    )
-    ours, theirs = in_step(english), in_step(chinese)
-    for part, value in ours.items():
-        assert value == theirs[part], part
+    assert '(README_zh-CN.md)' in english.split('## ')[0]
+    assert '(README.md)' in chinese.split('## ')[0]
+    assert without_language(english) == without_language(chinese)
+
+
+# -- docs/reproduce.md -------------------------------------------------------------------------------
+
+PATH = re.compile(r'configs/([\w/.-]+)\.py')
+RECIPES = [line for line in REPRODUCE.splitlines() if line.startswith('| ') and PATH.search(line)]
+ABLATIONS = [n for n in CONFIGS if n.startswith('ablations/') and 'layer-scale' not in n]
+
+
+def header(name: str) -> str:
+    return CONFIGS[name].read_text().split('_base_ =')[0]
+
+
+def test_the_tables_of_recipes_name_every_config():
+    names = {name for name in CONFIGS if not name.startswith('quickstart/')}
+    recipes = {name for name in names if not name.endswith('_ms')}
+    assert set(PATH.findall(REPRODUCE)) == recipes
+    assert {f'{name}_ms' for name in recipes if name.startswith('segmentation/')} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize('line', RECIPES, ids=lambda line: line.split('|')[1].strip())
+def test_published_values_are_those_in_the_headers_of_the_configs(line):
+    names = PATH.findall(line)
+    names += [f'{name}_ms' for name in names if f'{name}_ms' in CONFIGS]
+    number = re.compile(r'\b\d\d\.\d+\b')
+    stated = set(map(float, number.findall(' '.join(map(header, names)))))
+    assert set(map(float, number.findall(PATH.sub('', line)))) <= stated
+
+
+def test_the_page_says_whose_values_these_are():
+    assert 'This project has not reproduced any of them' in REPRODUCE
+
+
+@pytest.mark.parametrize('name', ABLATIONS)
+def test_commands_of_an_ablation_start_from_its_last_checkpoint(name):
+    text = header(name)
+    assert f'run=work_dirs/{name.split("/")[1]}\n' in text
+    epochs = str(load(name).train_cfg.max_epochs)
+    assert re.findall(r'checkpoint=\$run/epoch_(\d+)\.pth', text) == [epochs] * 2
+    assert len(PATH.findall(text)) == 3 and set(PATH.findall(text)) <= set(CONFIGS)
