@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .facts import SHARED, TABLE, Facts, describe
+from .model_spec import SHARED_TABLE, TABLE, ModelSpec, infer_spec
 from .origins import from_ours, to_dalle
+from .published import NORMALIZATIONS
 
 _ALL = ('backbone', 'mim', 'classifier', 'segmentor', 'tokenizer')
-TARGETS = dict(  # what each project has a model for
+TARGETS = dict(  # the kinds of model that each project has
     beit_mm=_ALL,
     hf=_ALL[:4],
     timm=('backbone', 'classifier'),
@@ -24,188 +25,190 @@ TARGETS = dict(  # what each project has a model for
 
 def export(
     state: dict[str, Tensor], target: str, path: Path, meta: dict, safetensors: bool
-) -> tuple[Facts, list[str]]:
-    """Write `state` (our names) for `target` to the file `path`, for 'hf' a folder; what it is, and what was changed or left.
+) -> tuple[ModelSpec, list[str]]:
+    """Write `state` (our names) for `target` to a file, for 'hf' to a folder.
 
-    `meta`: as `load_with_meta` gives it. Raises ValueError where the project has no such model, or `path` is no place for it.
+    `meta` is that of `Checkpoint`. Returns the model, and notes on what was changed or skipped.
+    Raises ValueError if the project has no such model, or if `path` cannot be written.
     """
-    heads = meta.get('num_heads')
-    state, notes = fit_target(state, describe(state, heads), target)
-    facts = describe(state, heads)
+    num_heads = meta.get('num_heads')
+    state, notes = fit_target(state, infer_spec(state, num_heads), target)
+    spec = infer_spec(state, num_heads)
     if target == 'hf':
-        _write_hf(state, facts, path, meta, notes, safetensors)
-        return facts, notes
+        return spec, notes + _write_hf(state, spec, path, meta, safetensors)
     if path.is_dir():
-        raise ValueError(f'{path} is a folder: name the file to write')
+        raise ValueError(f'{path} is a folder: expected the name of a file')
     path.parent.mkdir(parents=True, exist_ok=True)
-    named = (
-        to_dalle(state)
-        if facts.kind == 'tokenizer' and target == 'mmpretrain'
-        else from_ours(state, target)
-    )
-    named = {key: value.contiguous() for key, value in named.items()}
-    if safetensors:
-        save_file(named, path)
-    elif target == 'timm':
-        torch.save(named, path)
-    elif target == 'unilm' and facts.kind != 'segmentor':
-        torch.save(dict(model=named), path)
+    if spec.kind == 'tokenizer' and target == 'mmpretrain':
+        state = to_dalle(state)
     else:
-        known = {k: meta[k] for k in ('normalization', 'num_heads') if k in meta}
-        torch.save(dict(state_dict=named, meta=known), path)
-    return facts, notes
+        state = from_ours(state, target)
+    state = {key: value.contiguous() for key, value in state.items()}
+    if safetensors:
+        save_file(state, path)
+    elif target == 'timm':
+        torch.save(state, path)
+    elif target == 'unilm' and spec.kind != 'segmentor':
+        torch.save(dict(model=state), path)
+    else:
+        known = {key: meta[key] for key in ('normalization', 'num_heads') if key in meta}
+        torch.save(dict(state_dict=state, meta=known), path)
+    return spec, notes
 
 
 def fit_target(
-    state: dict[str, Tensor], facts: Facts, target: str
+    state: dict[str, Tensor], spec: ModelSpec, target: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """What `target` has a place for, and in words what that changes. ValueError where it has no such model."""
-    if facts.kind not in TARGETS[target]:
+    """Return the weights that `target` has a place for, and notes on the changes.
+
+    Raises ValueError if `target` has no such model.
+    """
+    if spec.kind not in TARGETS[target]:
+        hint = '' if spec.kind == 'tokenizer' else '. To convert the backbone alone, pass --backbone'
         raise ValueError(
-            f'{target} has no model for a {facts.kind}: it has {", ".join(TARGETS[target])}'
-            + ('; --backbone takes the backbone alone' if facts.kind != 'tokenizer' else '')
+            f'{target} has no model for a {spec.kind}, only for {", ".join(TARGETS[target])}{hint}'
         )
-    if target == 'beit_mm' or facts.kind == 'tokenizer':
-        halves = target == 'mmpretrain' and any(key.startswith('decoder.') for key in state)
-        return state, ['left out: decoder.* (mmpretrain reads the encoder alone)'] if halves else []
+    if spec.kind == 'tokenizer':
+        encoder_only = target == 'mmpretrain' and any(key.startswith('decoder.') for key in state)
+        notes = ['skipped: decoder.* (mmpretrain reads the encoder alone)'] if encoder_only else []
+        return state, notes
+    if target == 'beit_mm':
+        return state, []
+    if spec.kind == 'segmentor' and 'neck.upsample_4x.0.weight' not in state:
+        raise ValueError(f'{target} has no such decode head: its only segmentation model is UPerNet')
+    if target == 'mmseg' and (spec.abs_pos_embed or not spec.layer_scale or not spec.rel_pos_bias):
+        raise ValueError(
+            "mmseg's BEiT always has relative positions and LayerScale, and no absolute positions"
+        )
     state, notes = dict(state), []
-    if facts.kind == 'segmentor' and 'neck.upsample_4x.0.weight' not in state:
-        raise ValueError(
-            f'{target} has no such decoder: of segmentation models it has UPerNet on a pyramid alone'
-        )
-    if target == 'mmseg' and (
-        facts.abs_pos_embed or not facts.layer_scale or not facts.rel_pos_bias
-    ):
-        raise ValueError(
-            "mmseg's BEiT has relative positions and LayerScale always, and no absolute positions"
-        )
-    if target in ('timm', 'mmseg') and facts.rel_pos_bias == 'shared':
-        table, depth = state.pop(SHARED), facts.arch['num_layers']
+    if target in ('timm', 'mmseg') and spec.rel_pos_bias == 'shared':
+        table, depth = state.pop(SHARED_TABLE), spec.arch['num_layers']
         state |= {f'backbone.blocks.{i}.attn.{TABLE}': table.clone() for i in range(depth)}
-        notes.append(f'expanded: {SHARED} (copied into {depth} layers, as {target} has it)')
-    without = dict(
-        timm=('mask_token',),
-        mmpretrain=() if facts.kind == 'mim' else ('mask_token',),
-        mmseg=('mask_token', 'norm', 'fc_norm'),
-    )
-    for key in [
-        k for k in state if k.split('.')[1] in without.get(target, ()) and k.startswith('backbone.')
-    ]:
-        del state[key]
-        notes.append(f'left out: {key} ({target} has none)')
+        notes.append(f'expanded: {SHARED_TABLE} (copied into {depth} layers, as {target} has it)')
+    for key in list(state):
+        if key.startswith('backbone.') and key.split('.')[1] in _parts_without(target, spec.kind):
+            del state[key]
+            notes.append(f'skipped: {key} ({target} has none)')
     return state, notes
 
 
-# -- Hugging Face ---------------------------------------------------------------------------------------------------------
+def _parts_without(target: str, kind: str) -> tuple[str, ...]:
+    """Return the parts of our backbone that a project does not have."""
+    if target == 'mmseg':
+        return ('mask_token', 'norm', 'fc_norm')
+    if target == 'timm' or (target == 'mmpretrain' and kind != 'mim'):
+        return ('mask_token',)
+    return ()
+
+
+# -- Hugging Face
 
 
 def _write_hf(
-    state: dict[str, Tensor],
-    facts: Facts,
-    folder: Path,
-    meta: dict,
-    notes: list[str],
-    safetensors: bool,
-) -> None:
+    state: dict[str, Tensor], spec: ModelSpec, folder: Path, meta: dict, safetensors: bool
+) -> list[str]:
     if folder.is_file() or folder.suffix in ('.pth', '.pt', '.bin', '.safetensors'):
-        raise ValueError(f'{folder} is a file, Hugging Face needs a folder: name one')
+        raise ValueError(f'{folder} is a file: Hugging Face needs the name of a folder')
     folder.mkdir(parents=True, exist_ok=True)
-    if facts.kind == 'segmentor':
-        state, facts = _with_idle_layer(state, facts), replace(facts, arch=_deeper(facts.arch))
+    notes = []
+    if spec.kind == 'segmentor':
+        state, spec = _add_idle_layer(state, spec)
         notes.append(
-            "added: a layer that adds nothing, since Hugging Face's segmentation model cannot read the last one's output"
+            "added: a layer that adds nothing, because Hugging Face's segmentation model cannot read the last layer"
         )
-    named = {key: value.contiguous() for key, value in from_ours(state, 'hf').items()}
+    state_hf = {key: value.contiguous() for key, value in from_ours(state, 'hf').items()}
     if safetensors:
-        save_file(named, folder / 'model.safetensors', metadata=dict(format='pt'))
+        save_file(state_hf, folder / 'model.safetensors', metadata=dict(format='pt'))
     else:
-        torch.save(named, folder / 'pytorch_model.bin')
+        torch.save(state_hf, folder / 'pytorch_model.bin')
     if 'normalization' not in meta:
         notes.append(
-            'normalisation is not in the file: wrote mean = std = 0.5, which most published weights want'
+            'the file has no normalization: wrote mean = std = 0.5, the values of most published weights'
         )
-    (folder / 'config.json').write_text(json.dumps(hf_config(facts, state), indent=2) + '\n')
-    (folder / 'preprocessor_config.json').write_text(
-        json.dumps(_hf_processor(facts, meta), indent=2) + '\n'
-    )
+    for name, content in (
+        ('config.json', hf_config(spec, state)),
+        ('preprocessor_config.json', _hf_processor(spec, meta)),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + '\n')
+    return notes
 
 
-def _deeper(arch: dict[str, int]) -> dict[str, int]:
-    return dict(arch, num_layers=arch['num_layers'] + 1)
+def _add_idle_layer(
+    state: dict[str, Tensor], spec: ModelSpec
+) -> tuple[dict[str, Tensor], ModelSpec]:
+    """Add a copy of the last layer whose branches are scaled by zero.
 
-
-def _with_idle_layer(state: dict[str, Tensor], facts: Facts) -> dict[str, Tensor]:
-    """A copy of the last layer, scaled by zero: `hidden_states[depth]` then is what the last real one gives."""
-    last = f'backbone.blocks.{facts.arch["num_layers"] - 1}.'
-    idle = {
-        k.replace(last, f'backbone.blocks.{facts.arch["num_layers"]}.'): v
-        for k, v in state.items()
-        if last in k
-    }
-    return state | {
-        k: torch.zeros_like(v) if '.gamma_' in k else v.clone() for k, v in idle.items()
-    }
-
-
-def hf_config(facts: Facts, state: dict[str, Tensor]) -> dict:
-    """`config.json` of transformers' BeitConfig. Its segmentation model reads `hidden_states[i − 1]` for each i of
-    `out_indices`, where `hidden_states[0]` is what enters the first layer: block t (from 0) is i = t + 2.
+    `hidden_states[depth]` is then the output of the last real layer.
     """
-    arch, square = facts.arch, facts.grid[0] == facts.grid[1]
+    depth = spec.arch['num_layers']
+    last, idle = f'backbone.blocks.{depth - 1}.', f'backbone.blocks.{depth}.'
+    copies = {
+        key.replace(last, idle): torch.zeros_like(value) if '.gamma_' in key else value.clone()
+        for key, value in state.items()
+        if last in key
+    }
+    return state | copies, replace(spec, arch=dict(spec.arch, num_layers=depth + 1))
+
+
+def hf_config(spec: ModelSpec, state: dict[str, Tensor]) -> dict:
+    """Return `config.json` of transformers' BeitConfig.
+
+    Its segmentation model reads `hidden_states[i − 1]` for each i of `out_indices`, where
+    `hidden_states[0]` is the input of the first layer: block t, counted from 0, is i = t + 2.
+    """
+    arch, square = spec.arch, spec.grid[0] == spec.grid[1]
     models = dict(
         mim='MaskedImageModeling',
         classifier='ImageClassification',
         segmentor='SemanticSegmentation',
     )
     config = dict(
-        architectures=[f'BeitFor{models[facts.kind]}' if facts.kind in models else 'BeitModel'],
+        architectures=[f'BeitFor{models[spec.kind]}' if spec.kind in models else 'BeitModel'],
         model_type='beit',
         hidden_size=arch['embed_dims'],
         num_hidden_layers=arch['num_layers'],
         num_attention_heads=arch['num_heads'],
         intermediate_size=arch['feedforward_channels'],
         layer_norm_eps=1e-6,
-        image_size=facts.img_size[0] if square else list(facts.img_size),
-        patch_size=facts.patch_size,
-        num_channels=facts.in_channels,
-        use_mask_token=facts.mask_token,
-        use_absolute_position_embeddings=facts.abs_pos_embed,
-        use_relative_position_bias=facts.rel_pos_bias == 'per_layer',
-        use_shared_relative_position_bias=facts.rel_pos_bias == 'shared',
-        layer_scale_init_value=0.1 if facts.layer_scale else 0.0,
-        use_mean_pooling=facts.kind == 'mim' or facts.out_type in ('avg_featmap', 'featmap'),
+        image_size=spec.img_size[0] if square else list(spec.img_size),
+        patch_size=spec.patch_size,
+        num_channels=spec.in_channels,
+        use_mask_token=spec.mask_token,
+        use_absolute_position_embeddings=spec.abs_pos_embed,
+        use_relative_position_bias=spec.rel_pos_bias == 'per_layer',
+        use_shared_relative_position_bias=spec.rel_pos_bias == 'shared',
+        layer_scale_init_value=0.1 if spec.layer_scale else 0.0,
+        use_mean_pooling=spec.kind == 'mim' or spec.out_type in ('avg_featmap', 'featmap'),
         dtype='float32',
     )
-    if facts.kind == 'mim':
-        config['vocab_size'] = facts.channels
-    if facts.kind in ('classifier', 'segmentor'):
-        config['id2label'] = {str(i): f'LABEL_{i}' for i in range(facts.channels)}
-        config['label2id'] = {f'LABEL_{i}': i for i in range(facts.channels)}
-    if facts.kind == 'segmentor':
-        real = replace(facts, arch=dict(arch, num_layers=arch['num_layers'] - 1))
+    if spec.kind == 'mim':
+        config['vocab_size'] = spec.classes
+    if spec.kind in ('classifier', 'segmentor'):
+        config['id2label'] = {str(i): f'LABEL_{i}' for i in range(spec.classes)}
+        config['label2id'] = {f'LABEL_{i}': i for i in range(spec.classes)}
+    if spec.kind == 'segmentor':
+        real = replace(spec, arch=dict(arch, num_layers=arch['num_layers'] - 1))
         auxiliary = state.get('auxiliary_head.conv_seg.weight')
-        config |= dict(
-            out_indices=[tap + 2 for tap in real.taps], use_auxiliary_head=auxiliary is not None
-        )
+        config['out_indices'] = [index + 2 for index in real.out_indices]
+        config['use_auxiliary_head'] = auxiliary is not None
         if auxiliary is not None:
-            convs = {k.split('.')[2] for k in state if k.startswith('auxiliary_head.convs.')}
+            convs = {key.split('.')[2] for key in state if key.startswith('auxiliary_head.convs.')}
             config |= dict(auxiliary_channels=auxiliary.shape[1], auxiliary_num_convs=len(convs))
     return config
 
 
-def _hf_processor(facts: Facts, meta: dict) -> dict:
-    normalization = meta.get(
-        'normalization', dict.fromkeys(('mean', 'std'), [127.5] * facts.in_channels)
-    )
+def _hf_processor(spec: ModelSpec, meta: dict) -> dict:
+    half = {name: values[:1] * spec.in_channels for name, values in NORMALIZATIONS['half'].items()}
+    normalization = meta.get('normalization', half)
     return dict(
         image_processor_type='BeitImageProcessor',
         do_resize=True,
-        size=dict(height=facts.img_size[0], width=facts.img_size[1]),
+        size=dict(height=spec.img_size[0], width=spec.img_size[1]),
         resample=3,  # bicubic
         do_center_crop=False,
         do_rescale=True,
         rescale_factor=1 / 255,
         do_normalize=True,
-        image_mean=[v / 255 for v in normalization['mean']],
-        image_std=[v / 255 for v in normalization['std']],
+        image_mean=[value / 255 for value in normalization['mean']],
+        image_std=[value / 255 for value in normalization['std']],
     )

@@ -1,7 +1,8 @@
-"""Weights out of a module that was pickled whole, as DALL-E's published encoder and decoder are, without its code.
+"""Read the weights of a pickled module, such as DALL-E's published encoder, without running its code.
 
-A pickle is a program that names functions and calls them. Here it may call what builds a tensor, and nothing else: classes
-of `dall_e` and of `torch.nn` become inert stand-ins that keep their attributes, any other name is refused.
+A pickle is a program that names functions and calls them. Here it may only call functions that build
+tensors. Classes of `dall_e` and `torch.nn` become inert stand-ins that keep their attributes. Every
+other name is refused.
 """
 
 import pickle
@@ -16,7 +17,7 @@ from torch import Tensor
 
 
 class _Builder(tuple):
-    """A function that a pickle can call, but not change: it may set attributes of whatever it gets."""
+    """A function that a pickle can call but not change: pickles may set attributes of objects."""
 
     __slots__ = ()
 
@@ -32,36 +33,38 @@ _BUILDERS = {
     ('torch._utils', '_rebuild_tensor_v2'): _Builder([torch._utils._rebuild_tensor_v2]),
     ('torch._utils', '_rebuild_parameter'): _Builder([torch._utils._rebuild_parameter]),
 }
-# What names by number, and what makes as much memory as it says.
-_LEFT_OUT = {code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8)}
-_STOOD_IN_FOR = ('dall_e.', 'torch.nn.modules.')
+# Opcodes that name a class by number, or allocate as much memory as they say.
+_REFUSED_OPCODES = {code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8)}
+_STAND_INS = ('dall_e.', 'torch.nn.modules.')
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The state dict of a module that `torch.save` wrote whole, on the CPU. UnpicklingError names what does not belong.
+    """Return the state dict of a module that `torch.save` pickled, on the CPU.
 
-    Call it on what `torch.load(weights_only=True)` has refused as a pickle: that has sorted out TorchScript archives.
+    Raises UnpicklingError that names what is not allowed. The file must have been refused by
+    `torch.load(weights_only=True)` as a pickle, which excludes TorchScript archives.
     """
-    stand_in = type('StandIn', (), {})  # of this file alone, for the same reason
+    stand_in = type('StandIn', (), {})  # one class per file: pickles may set its attributes
 
-    class Unpickler(
-        pickle._Unpickler
-    ):  # that in C gives a class by its number (EXT1 …) without asking `find_class`
+    # The C unpickler resolves classes by number (EXT1 …) without calling `find_class`.
+    class Unpickler(pickle._Unpickler):
         dispatch: ClassVar = {
-            code: call for code, call in pickle._Unpickler.dispatch.items() if code not in _LEFT_OUT
+            code: function
+            for code, function in pickle._Unpickler.dispatch.items()
+            if code not in _REFUSED_OPCODES
         }
 
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) in _BUILDERS:
                 return _BUILDERS[module, name]
-            if module.startswith(_STOOD_IN_FOR):
+            if module.startswith(_STAND_INS):
                 return stand_in
             raise pickle.UnpicklingError(f'{module}.{name} is no part of a module of weights')
 
     restricted = SimpleNamespace(
         __name__='restricted',
         Unpickler=Unpickler,
-        load=lambda file, **how: Unpickler(file, **how).load(),
+        load=lambda file, **settings: Unpickler(file, **settings).load(),
     )
     module = torch.load(path, map_location='cpu', pickle_module=restricted, weights_only=False)
     if not isinstance(module, stand_in):

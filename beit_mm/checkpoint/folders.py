@@ -1,0 +1,86 @@
+"""Read checkpoint folders: of a run, of Hugging Face, of DALL-E."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .state_dicts import find_weights
+
+
+def read_folder(folder: Path, read: Callable[[Path], Any]) -> Any:
+    """Return the content of a folder; `read` returns the content of a file.
+
+    - The work_dir of a run: its last checkpoint.
+    - A folder with DALL-E's `encoder.pkl` and `decoder.pkl`: both, as one state dict.
+    - A folder of Hugging Face or timm: all weight files, and `meta` with what its configs say.
+
+    Raises FileNotFoundError for other folders, ValueError if two files hold the same key.
+    """
+    if path := last_checkpoint(folder):
+        return read(path)
+    halves = {half: folder / f'{half}.pkl' for half in ('encoder', 'decoder')}
+    if all(path.is_file() for path in halves.values()):
+        state = {}
+        for half, path in halves.items():
+            weights, _ = find_weights(read(path), str(path))
+            state |= {f'{half}.{key}': value for key, value in weights.items()}
+        return state
+    files = sorted(folder.glob('*.safetensors')) or sorted(folder.glob('pytorch_model*.bin'))
+    if not files:
+        raise FileNotFoundError(
+            f'{folder} is a folder without weights. Expected the work_dir of a run, which has last_checkpoint, a Hugging Face '
+            "folder with model.safetensors or pytorch_model.bin, or DALL-E's encoder.pkl and decoder.pkl"
+        )
+    state, written = {}, {}
+    for file in files:
+        for key, value in read(file).items():
+            if key in state:
+                raise ValueError(
+                    f'{folder}: {written[key]} and {file.name} both hold {key}. Pass the file to load'
+                )
+            state[key], written[key] = value, file.name
+    return dict(state_dict=state, meta=_meta(folder, state))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the file that `last_checkpoint` in a run's folder names; None without that pointer.
+
+    If the folder was moved, the file of that name in the folder is returned. Raises
+    FileNotFoundError if the file is gone.
+    """
+    pointer = folder / 'last_checkpoint'
+    if not pointer.is_file():
+        return None
+    named = Path(pointer.read_text().strip())
+    for path in (folder / named.name, named):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f'{pointer} names {named}, which was not found, nor was {named.name} beside it. Pass a .pth file'
+    )
+
+
+def _meta(folder: Path, state: dict) -> dict:
+    """Return mean and std (0 … 255), number of heads and out_indices, as far as the configs have them."""
+    meta = {}
+    config = _read_json(folder / 'config.json')
+    processor = _read_json(folder / 'preprocessor_config.json')
+    timm = config.get('pretrained_cfg') or {}
+    if processor.get('do_normalize', True) and 'image_mean' in processor:
+        mean_std = processor['image_mean'], processor['image_std']
+    else:
+        mean_std = timm.get('mean'), timm.get('std')
+    if all(mean_std):
+        scaled = ([255 * value for value in values] for values in mean_std)
+        meta['normalization'] = dict(zip(('mean', 'std'), scaled, strict=True))
+    if 'decode_head.classifier.weight' in state and config.get('out_indices'):
+        # Hugging Face counts from the input of the first block: see `export.hf_config`.
+        meta['out_indices'] = [index - 2 for index in config['out_indices']]
+    if 'num_attention_heads' in config:
+        meta['num_heads'] = config['num_attention_heads']
+    return meta
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.is_file() else {}

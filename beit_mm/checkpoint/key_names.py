@@ -1,0 +1,104 @@
+"""The names of parameters in each project."""
+
+import re
+
+Names = list[tuple[str, str]]  # (theirs, ours): how a key starts; {} is a number
+
+
+_HEADS = [('lm_head.', 'head.proj.'), ('head.', 'head.fc.')]
+_UNILM: Names = [  # the names of the backbone are ours
+    ('backbone.fpn1.', 'neck.upsample_4x.'),
+    ('backbone.fpn2.', 'neck.upsample_2x.'),
+    *_HEADS,
+]
+_HF: Names = [
+    ('beit.embeddings.cls_token', 'backbone.cls_token'),
+    ('beit.embeddings.mask_token', 'backbone.mask_token'),
+    ('beit.embeddings.position_embeddings', 'backbone.pos_embed'),
+    ('beit.embeddings.patch_embeddings.projection.', 'backbone.patch_embed.proj.'),
+    ('beit.encoder.relative_position_bias.', 'backbone.rel_pos_bias.'),
+    ('beit.encoder.layer.{}.layernorm_before.', 'backbone.blocks.{}.norm1.'),
+    ('beit.encoder.layer.{}.layernorm_after.', 'backbone.blocks.{}.norm2.'),
+    ('beit.encoder.layer.{}.lambda_1', 'backbone.blocks.{}.gamma_1'),
+    ('beit.encoder.layer.{}.lambda_2', 'backbone.blocks.{}.gamma_2'),
+    (
+        'beit.encoder.layer.{}.attention.attention.relative_position_bias.relative_position_bias_table',
+        'backbone.blocks.{}.attn.relative_position_bias_table',
+    ),
+    ('beit.encoder.layer.{}.attention.attention.query.bias', 'backbone.blocks.{}.attn.q_bias'),
+    ('beit.encoder.layer.{}.attention.attention.value.bias', 'backbone.blocks.{}.attn.v_bias'),
+    # `origins` merges these three matrices into one.
+    (
+        'beit.encoder.layer.{}.attention.attention.query.weight',
+        'backbone.blocks.{}.attn.query.weight',
+    ),
+    ('beit.encoder.layer.{}.attention.attention.key.weight', 'backbone.blocks.{}.attn.key.weight'),
+    (
+        'beit.encoder.layer.{}.attention.attention.value.weight',
+        'backbone.blocks.{}.attn.value.weight',
+    ),
+    ('beit.encoder.layer.{}.attention.output.dense.', 'backbone.blocks.{}.attn.proj.'),
+    ('beit.encoder.layer.{}.intermediate.dense.', 'backbone.blocks.{}.mlp.fc1.'),
+    ('beit.encoder.layer.{}.output.dense.', 'backbone.blocks.{}.mlp.fc2.'),
+    ('beit.pooler.layernorm.', 'backbone.fc_norm.'),
+    ('beit.layernorm.', 'backbone.norm.'),
+    ('layernorm.', 'backbone.norm.'),
+    ('lm_head.', 'head.proj.'),
+    ('classifier.', 'head.fc.'),
+    ('fpn1.', 'neck.upsample_4x.'),
+    ('fpn2.', 'neck.upsample_2x.'),
+    ('decode_head.classifier.', 'decode_head.conv_seg.'),
+    ('auxiliary_head.classifier.', 'auxiliary_head.conv_seg.'),
+]
+# Since transformers 5, models in memory have other names than files.
+HF_IN_MEMORY: Names = [
+    ('beit.layers.{}.attention.q_proj.', 'beit.encoder.layer.{}.attention.attention.query.'),
+    ('beit.layers.{}.attention.k_proj.', 'beit.encoder.layer.{}.attention.attention.key.'),
+    ('beit.layers.{}.attention.v_proj.', 'beit.encoder.layer.{}.attention.attention.value.'),
+    ('beit.layers.{}.attention.o_proj.', 'beit.encoder.layer.{}.attention.output.dense.'),
+    (
+        'beit.layers.{}.relative_position_bias.',
+        'beit.encoder.layer.{}.attention.attention.relative_position_bias.',
+    ),
+    ('beit.layers.{}.mlp.fc1.', 'beit.encoder.layer.{}.intermediate.dense.'),
+    ('beit.layers.{}.mlp.fc2.', 'beit.encoder.layer.{}.output.dense.'),
+    ('beit.layers.{}.', 'beit.encoder.layer.{}.'),
+    ('beit.shared_position_bias.', 'beit.encoder.relative_position_bias.'),
+    ('fpn.fpn1.conv_transpose1.', 'fpn1.0.'),
+    ('fpn.fpn1.normalization.', 'fpn1.1.'),
+    ('fpn.fpn1.conv_transpose2.', 'fpn1.3.'),
+    ('fpn.fpn2.', 'fpn2.0.'),
+    ('decode_head.psp_bottleneck.convolution.', 'decode_head.bottleneck.conv.'),
+    ('decode_head.psp_bottleneck.normalization.', 'decode_head.bottleneck.bn.'),
+    ('decode_head.fpn_bottleneck.convolution.', 'decode_head.fpn_bottleneck.conv.'),
+    ('decode_head.fpn_bottleneck.normalization.', 'decode_head.fpn_bottleneck.bn.'),
+    ('decode_head.psp_modules.blocks.{}.conv.convolution.', 'decode_head.psp_modules.{}.1.conv.'),
+    ('decode_head.psp_modules.blocks.{}.conv.normalization.', 'decode_head.psp_modules.{}.1.bn.'),
+    ('decode_head.lateral_convs.{}.convolution.', 'decode_head.lateral_convs.{}.conv.'),
+    ('decode_head.lateral_convs.{}.normalization.', 'decode_head.lateral_convs.{}.bn.'),
+    ('decode_head.fpn_convs.{}.convolution.', 'decode_head.fpn_convs.{}.conv.'),
+    ('decode_head.fpn_convs.{}.normalization.', 'decode_head.fpn_convs.{}.bn.'),
+    ('auxiliary_head.convs.{}.convolution.', 'auxiliary_head.convs.{}.conv.'),
+    ('auxiliary_head.convs.{}.normalization.', 'auxiliary_head.convs.{}.bn.'),
+]
+_OPENMMLAB: Names = [  # mmpretrain and mmseg
+    ('backbone.patch_embed.projection.', 'backbone.patch_embed.proj.'),
+    ('backbone.layers.{}.ln1.', 'backbone.blocks.{}.norm1.'),
+    ('backbone.layers.{}.ln2.', 'backbone.blocks.{}.norm2.'),
+    ('backbone.layers.{}.ffn.layers.0.0.', 'backbone.blocks.{}.mlp.fc1.'),
+    ('backbone.layers.{}.ffn.layers.1.', 'backbone.blocks.{}.mlp.fc2.'),
+    ('backbone.layers.{}.', 'backbone.blocks.{}.'),
+    ('backbone.ln1.', 'backbone.norm.'),
+    ('backbone.ln2.', 'backbone.fc_norm.'),
+    ('head.cls_head.', 'head.proj.'),
+    ('neck.norm.', 'backbone.norm.'),  # BEiT v2
+]
+NAMES = dict(beit_mm=[], unilm=_UNILM, timm=_HEADS, hf=_HF, mmpretrain=_OPENMMLAB, mmseg=_OPENMMLAB)
+
+
+def rename(key: str, names: Names) -> str:
+    """Replace the start of a key by the first pair that matches; other keys are returned as they are."""
+    for old, new in names:
+        if match := re.match(re.escape(old).replace(r'\{\}', r'(\d+)'), key):
+            return new.format(*match.groups()) + key[match.end() :]
+    return key

@@ -1,0 +1,197 @@
+"""Load a checkpoint of any project into a model."""
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+from .. import compat
+from ..models import BEiT, DiscreteVAE
+from ..models.relative_position import Grid
+from ..registry import WEIGHT_INITIALIZERS
+from .files import read_file
+from .fit import check_fit, fit_backbone
+from .parse import Checkpoint, parse_checkpoint, read_checkpoint
+from .report import KeyReport
+from .state_dicts import find_weights, unused_copies
+
+_NORMS = ('fc_norm.', 'norm.')  # fine-tuning may add them
+_BUFFERS = ('target_counts', 'target_fingerprint')  # of pre-training
+
+
+def fit_checkpoint(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    every_key: bool = False,
+    grid: Grid | None = None,
+    adapt_patch_embed: bool = False,
+) -> tuple[dict[str, Tensor], KeyReport]:
+    """Fit a checkpoint to a model: return a state dict of the model and the report of all keys.
+
+    Args:
+        model: a BEiT, a DiscreteVAE, or a model whose `backbone` is a BEiT.
+        every_key: a key of the model that the checkpoint lacks is an error. Otherwise heads and
+            final norms may be new.
+        grid, adapt_patch_embed: see `fit.fit_backbone`.
+
+    Raises ValueError that names the keys that are missing, unexpected or of another shape.
+    """
+    report = KeyReport(f'{checkpoint.source}, written by {checkpoint.origin}')
+    for key, reason in checkpoint.skipped.items():
+        report.add('skipped', key, reason)
+    if isinstance(model, DiscreteVAE):
+        state = _fit_tokenizer(checkpoint, model, report, every_key)
+    elif isinstance(model, BEiT):
+        for name in sorted({k.split('.')[0] for k in checkpoint.state} - {'backbone'}):
+            report.add('skipped', f'{name}.*', 'no part of the backbone')
+        state = _fit_backbone(checkpoint, model, report, _NORMS, grid, adapt_patch_embed)
+    else:
+        state = _fit_whole(checkpoint, model, report, every_key)
+    for key in model.state_dict():
+        if key in state:
+            report.add('loaded', key)
+        else:
+            report.add('new', key, 'not in the checkpoint')
+    return state, report
+
+
+@WEIGHT_INITIALIZERS.register_module()
+def load_backbone(
+    model: BEiT, source: str, grid: Grid | None = None, adapt_patch_embed: bool = False
+) -> None:
+    """Load the backbone of a checkpoint into a BEiT and log the status of each key.
+
+    The arguments and errors are those of `fit_checkpoint`.
+    """
+    checkpoint = read_checkpoint(source)
+    state, report = fit_checkpoint(
+        checkpoint, model, grid=grid, adapt_patch_embed=adapt_patch_embed
+    )
+    model.load_state_dict(state, strict=False)
+    model.pretrained_normalization = checkpoint.meta.get('normalization')
+    report.log()
+
+
+@WEIGHT_INITIALIZERS.register_module()
+def load_tokenizer(model: DiscreteVAE, source: str) -> None:
+    """Load a tokenizer: ours, DALL-E's (folder or encoder.pkl), or mmpretrain's encoder.
+
+    With an encoder alone, `model.decoder` becomes None: it gives ids but cannot decode them. Raises
+    ValueError that names every key that does not match.
+    """
+    state, report = fit_checkpoint(read_checkpoint(source), model)
+    model.load_state_dict(state, strict=False)
+    if not any(key.startswith('decoder.') for key in state):
+        model.decoder = None
+    report.log()
+
+
+def load_model(config: str | Path | Config, checkpoint: str | Path) -> nn.Module:
+    """Build the model of a config with the weights of a checkpoint, in evaluation mode on the CPU.
+
+    Raises ValueError that names the keys that do not fit, ImportError if the library of the config's
+    scope is not installed.
+    """
+    cfg = config if isinstance(config, Config) else Config.fromfile(str(config))
+    scope = cfg.get('default_scope', 'mmengine')
+    compat.require('torch', 'mmengine', 'mmcv', *{scope} & {'mmpretrain', 'mmseg'})
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(cfg.model)
+    if isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE):
+        state, _ = convert_to(model, read_file(checkpoint), str(checkpoint), every_key=True)
+        model.load_state_dict(state, strict=False)
+    else:
+        load_checkpoint(model, str(checkpoint), 'cpu', strict=True)
+    model.train(False)  # mmpretrain's backbones return None here
+    return model
+
+
+def convert_to(
+    model: nn.Module, raw: Any, source: str, every_key: bool = False
+) -> tuple[dict[str, Tensor], dict]:
+    """Return the content of a file as (a state dict of `model`, meta); log the status of each key.
+
+    A checkpoint with exactly the model's keys and shapes is returned as it is.
+    """
+    state, _ = find_weights(raw, source)
+    own = model.state_dict()
+    if {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own.items()}:
+        if copies := unused_copies(raw):
+            report = KeyReport(source)
+            for key, reason in copies.items():
+                report.add('skipped', key, reason)
+            report.log()
+        return state, raw.get('meta') or {}
+    checkpoint = parse_checkpoint(raw, source)
+    state, report = fit_checkpoint(checkpoint, model, every_key)
+    report.log()
+    return state, checkpoint.meta
+
+
+def check_lora(state: dict[str, Tensor], source: str) -> None:
+    """Raise ValueError if weights for a model in mmpretrain's LoRAModel are not those of a LoRAModel.
+
+    Its layers have other names than the layers that they replace, so nothing would be loaded.
+    """
+    if not any('.lora_' in key for key in state):
+        raise ValueError(
+            f'load_from={source} holds no LoRA weights, and the model is in a LoRAModel: none of its layers would be loaded. '
+            "Remove load_from, and set init_cfg=dict(type='Pretrained', checkpoint=…) of LoRAModel's module"
+        )
+
+
+def channels_of(backbone: nn.Module) -> int:
+    """Return the number of channels of the images that a backbone reads: those of its first convolution."""
+    return next(each for each in backbone.modules() if isinstance(each, nn.Conv2d)).in_channels
+
+
+def _fit_backbone(
+    checkpoint: Checkpoint,
+    model: BEiT,
+    report: KeyReport,
+    optional: tuple[str, ...],
+    grid: Grid | None = None,
+    adapt: bool = False,
+) -> dict[str, Tensor]:
+    num_heads = checkpoint.meta.get('num_heads', model.num_heads)
+    if num_heads != model.num_heads:
+        raise ValueError(
+            f'{checkpoint.source} was trained with {num_heads} heads, this BEiT has {model.num_heads}. Set '
+            f'arch.num_heads={num_heads}'
+        )
+    state = fit_backbone(checkpoint.part('backbone.'), model, report, grid, adapt)
+    check_fit(model, state, checkpoint.source, optional)
+    return state
+
+
+def _fit_tokenizer(
+    checkpoint: Checkpoint, model: DiscreteVAE, report: KeyReport, every_key: bool
+) -> dict[str, Tensor]:
+    has_decoder = any(key.startswith('decoder.') for key in checkpoint.state)
+    optional = () if has_decoder or every_key else ('decoder.',)
+    check_fit(model, checkpoint.state, checkpoint.source, optional)
+    return checkpoint.state
+
+
+def _fit_whole(
+    checkpoint: Checkpoint, model: nn.Module, report: KeyReport, every_key: bool
+) -> dict[str, Tensor]:
+    backbone = _fit_backbone(checkpoint, model.backbone, report, () if every_key else _NORMS)
+    state = {f'backbone.{key}': value for key, value in backbone.items()}
+    state |= {k: v for k, v in checkpoint.state.items() if not k.startswith('backbone.')}
+    own = model.state_dict()
+    if every_key:
+        check_fit(model, state, checkpoint.source, tuple(k for k in own if k.endswith(_BUFFERS)))
+        return state
+    for key, value in list(state.items()):
+        if key not in own:
+            report.add('skipped', key, 'the model has no such part')
+        elif value.shape != own[key].shape:
+            report.add('skipped', key, 'of another shape')
+        else:
+            continue
+        del state[key]
+    return state

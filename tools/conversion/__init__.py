@@ -1,0 +1,1 @@
+"""Verification of converted checkpoints with the libraries that read them."""
