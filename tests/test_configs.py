@@ -13,7 +13,7 @@ from shapes import draw as shapes
 from small import CONFIGS, TRAINED, backbone, each, load, shrink, shrink_sizes
 
 from beit_mm import checkpoint
-from beit_mm.checkpoint.download import published
+from beit_mm.checkpoint.published import published
 from beit_mm.engine.launch import build_runner
 from beit_mm.registry import MODELS
 

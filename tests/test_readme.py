@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from beit_mm.checkpoint.download import published
+from beit_mm.checkpoint.published import published
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()

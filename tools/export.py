@@ -14,7 +14,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from beit_mm.apis import deploy
-from beit_mm.checkpoint.model_loading import load_model
+from beit_mm.checkpoint.loading import load_model
 from beit_mm.utils.cfg_options import Options
 
 TOLERANCE = 1e-4

@@ -13,7 +13,8 @@ from urllib.request import Request, urlopen
 
 import yaml
 
-from beit_mm.checkpoint.download import HUB, published
+from beit_mm.checkpoint.download import HUB
+from beit_mm.checkpoint.published import published
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = dict(top1='Top 1 Accuracy', top5='Top 5 Accuracy', miou='mIoU', miou_ms='mIoU(ms+flip)')

@@ -4,7 +4,7 @@ from .. import compat
 
 compat.require('torch', 'mmengine', 'mmcv')
 
-from ..checkpoint.model_loading import load_model
+from ..checkpoint.loading import load_model
 from .inferencer import AttentionInferencer, FillInInferencer, TokenizerInferencer
 
 __all__ = ['AttentionInferencer', 'FillInInferencer', 'TokenizerInferencer', 'load_model']

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..checkpoint.model_loading import channels_of
+from ..checkpoint.loading import channels_of
 from ..models import DiscreteVAE
 from ..models.dvae_losses import at_least_float32, map_pixels, unmap_pixels
 

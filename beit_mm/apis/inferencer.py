@@ -25,7 +25,7 @@ from mmengine.registry import FUNCTIONS, TRANSFORMS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..checkpoint.model_loading import load_model
+from ..checkpoint.loading import load_model
 from ..data.guard import DECODERS
 from ..data.reading import OTHER_CHANNELS, SUFFIXES, decode_image, read_bytes
 from ..data.seeded import seeded

@@ -7,10 +7,11 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .. import checkpoint
+from ..checkpoint import read_checkpoint
 from ..checkpoint.download import is_missing, is_remote
-from ..checkpoint.files import WRAPPERS, read_file, state_of
-from ..checkpoint.fit import Report, check, check_lora, fit_backbone
+from ..checkpoint.files import read_file
+from ..checkpoint.loading import check_lora, fit_checkpoint
+from ..checkpoint.state_dicts import WRAPPERS, find_weights
 from ..models import BEiT, DiscreteVAE
 from ..models.targets import TokenTarget
 from ..registry import MODELS
@@ -71,12 +72,14 @@ def _compare(compare: Callable, module: nn.Module, source: str | None, *more) ->
 def _compare_pretrained(module: nn.Module, source: str, name: str) -> Iterator[Finding]:
     init = module.init_cfg
     if isinstance(module, BEiT):
-        state, _ = checkpoint.load(source)
-        _compare_backbone(
-            state, module, source, init.get('grid'), init.get('adapt_patch_embed', False)
+        fit_checkpoint(
+            read_checkpoint(source),
+            module,
+            grid=init.get('grid'),
+            adapt_patch_embed=init.get('adapt_patch_embed', False),
         )
         return
-    state, _ = state_of(read_file(source), source)
+    state, _ = find_weights(read_file(source), source)
     prefix = init.get('prefix')
     prefix = WRAPPERS.sub('', f'{prefix.rstrip(".")}.') if prefix else ''
     state = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
@@ -86,37 +89,21 @@ def _compare_pretrained(module: nn.Module, source: str, name: str) -> Iterator[F
 def _compare_load_from(model: nn.Module, source: str) -> Iterator[Finding]:
     backbone = getattr(model, 'backbone', None)
     if isinstance(backbone, BEiT):
-        _compare_backbone(checkpoint.load(source)[0], backbone, source)
+        fit_checkpoint(read_checkpoint(source), backbone)
         return
     if isinstance(model, DiscreteVAE):
-        state, _ = checkpoint.load(source)
+        state = read_checkpoint(source).state
     else:
-        state, _ = state_of(read_file(source), source)
+        state, _ = find_weights(read_file(source), source)
     yield from compare_by_name(state, model, f'load_from: {source}')
 
 
 def _compare_lora(model: nn.Module, source: str) -> None:
-    check_lora(state_of(read_file(source), source)[0], source)
-
-
-def _compare_backbone(
-    state: dict[str, Tensor],
-    model: BEiT,
-    source: str,
-    grid: tuple | None = None,
-    adapt_patch_embed: bool = False,
-) -> None:
-    state = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
-    fitted = fit_backbone(state, model, Report(source), grid, adapt_patch_embed)
-    check(model, fitted, source, 'BEiT', ('fc_norm.', 'norm.'))
+    check_lora(find_weights(read_file(source), source)[0], source)
 
 
 def _compare_tokenizer(target: TokenTarget, source: str) -> None:
-    state, _ = checkpoint.load(source)
-    has_decoder = any(key.startswith('decoder.') for key in state)
-    check(
-        target.untrained_tokenizer, state, source, 'tokenizer', () if has_decoder else ('decoder.',)
-    )
+    fit_checkpoint(read_checkpoint(source), target.untrained_tokenizer)
 
 
 def compare_by_name(state: dict[str, Tensor], model: nn.Module, what: str) -> Iterator[Finding]:

@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.facts import Facts, describe
-from ..checkpoint.files import read_file, state_of
-from ..checkpoint.fit import check
-from ..checkpoint.weights import IMAGENET, load_with_meta
+from ..checkpoint import read_checkpoint
+from ..checkpoint.files import read_file
+from ..checkpoint.fit import check_fit
+from ..checkpoint.model_spec import ModelSpec, infer_spec
+from ..checkpoint.published import NORMALIZATIONS
+from ..checkpoint.state_dicts import find_weights
 from ..data.reading import BadSample, decode_bands, decode_image, read_bytes
 from ..models import BEiT, DiscreteVAE, TokenTarget
 from ..models.relative_position import Grid
 
-PUBLISHED = dict(mean=[127.5] * 3, std=[127.5] * 3)  # of the published weights, 0 … 255
+PUBLISHED = NORMALIZATIONS['half']  # of most published weights
 
 
 class Weights:
@@ -24,9 +26,10 @@ class Weights:
 
     def __init__(self, source: str):
         self.source = source
-        self.state, self.origin, _, meta = load_with_meta(source)
-        self.facts: Facts = describe(self.state, meta.get('num_heads'))
-        other = IMAGENET if self.facts.kind == 'segmentor' and self.origin != 'hf' else PUBLISHED
+        checkpoint = read_checkpoint(source)
+        self.state, self.origin, meta = checkpoint.state, checkpoint.origin, checkpoint.meta
+        self.facts: ModelSpec = infer_spec(self.state, meta.get('num_heads'))
+        other = NORMALIZATIONS['imagenet'] if self.facts.kind == 'segmentor' and self.origin != 'hf' else PUBLISHED
         if 'normalization' not in meta and self.facts.in_channels != 3:
             other = {
                 name: values[:1] * self.facts.in_channels for name, values in PUBLISHED.items()
@@ -50,7 +53,7 @@ class Weights:
     def backbone(self, heads: int | None = None) -> BEiT:
         """The backbone, to its last block. `heads`: how many, where no relative position tells it."""
         self.need('backbone', 'mim', 'classifier', 'segmentor')
-        settings = self.facts.backbone() | dict(out_indices=-1)
+        settings = self.facts.backbone_settings() | dict(out_indices=-1)
         if heads:
             settings['arch'] = settings['arch'] | dict(num_heads=heads)
         return _loaded(BEiT(**settings), self.part('backbone.'), self.source, 'BEiT')
@@ -82,7 +85,7 @@ class Weights:
     def _tokenizer_settings(self) -> dict[str, int]:
         keys = [key.split('.') for key in self.state if key.startswith('encoder.group_')]
         return dict(
-            vocab_size=self.facts.channels,
+            vocab_size=self.facts.classes,
             width=len(self.state['encoder.input.weight']),
             groups=max(int(key[1].removeprefix('group_')) for key in keys),
             blocks=max(
@@ -94,11 +97,11 @@ class Weights:
 
     def learned_fingerprint(self) -> int:
         """Of the tokenizer whose tokens a pre-training of this project learned; 0 where the file does not say."""
-        return int(state_of(read_file(self.source), self.source)[0].get('target_fingerprint', 0))
+        return int(find_weights(read_file(self.source), self.source)[0].get('target_fingerprint', 0))
 
 
 def _loaded(model: nn.Module, state: dict[str, Tensor], source: str, what: str) -> nn.Module:
-    check(model, state, source, what)
+    check_fit(model, state, source)
     model.load_state_dict(state, strict=False)
     return model.eval()
 

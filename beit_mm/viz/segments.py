@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 
-from ..checkpoint.model_loading import channels_of, load_model
+from ..checkpoint.loading import channels_of, load_model
 from ..data.guard import replace_loaders
 from ..data.reading import IGNORE, decode_bands, decode_image, decode_labels, read_bytes, to_classes
 from . import draw

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from beit_mm.apis import deploy
-from beit_mm.checkpoint.model_loading import load_model
+from beit_mm.checkpoint.loading import load_model
 
 pytestmark = pytest.mark.any_stack
 

@@ -134,7 +134,7 @@ def test_the_backbone_within_an_adapter_is_taken_alone(tmp_path, make_state, cap
             '--verify',
         ]
     )
-    assert 'left out: backbone.spm.* (BEiT has no such part)' in capsys.readouterr().out
+    assert 'skipped: backbone.spm.* (BEiT has no such part)' in capsys.readouterr().out
     assert same(load(str(tmp_path / 'out.pth'))[0], state)
     with pytest.raises(
         SystemExit,
@@ -182,7 +182,7 @@ def test_taps_of_a_hugging_face_segmentor_are_told(write, tmp_path, capsys):
     convert.main([str(tmp_path / 'out'), str(tmp_path / 'back.pth'), '--to', 'beit_mm', '--verify'])
     out = capsys.readouterr().out
     assert 'hf reads the output of blocks [0, 1, 2, 3]: set backbone.out_indices to that' in out
-    assert 'left out: backbone.blocks.4.norm1.weight (of a layer that adds nothing)' in out
+    assert 'skipped: backbone.blocks.4.norm1.weight (of a layer that adds nothing)' in out
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from torch import nn
 
 from beit_mm.checkpoint import load, load_backbone, load_tokenizer, load_with_meta
 from beit_mm.checkpoint.export import hf_config
-from beit_mm.checkpoint.facts import describe
-from beit_mm.checkpoint.files import read_file, state_of
+from beit_mm.checkpoint.model_spec import infer_spec
+from beit_mm.checkpoint.files import read_file, find_weights
 from beit_mm.checkpoint.origins import from_ours
 from beit_mm.models import BEiT, DiscreteVAE
 
@@ -141,7 +141,7 @@ def test_a_hugging_face_folder_with_its_shards_and_its_normalisation(
         save_file(part, tmp_path / name) if suffix == 'safetensors' else torch.save(
             part, tmp_path / name
         )
-    (tmp_path / 'config.json').write_text(json.dumps(hf_config(describe(state), state)))
+    (tmp_path / 'config.json').write_text(json.dumps(hf_config(infer_spec(state), state)))
     settings = dict(do_normalize=True, image_mean=[0.5, 0.4, 0.3], image_std=[0.2] * 3)
     (tmp_path / 'preprocessor_config.json').write_text(json.dumps(settings))
     found, origin = load(str(tmp_path))
@@ -200,7 +200,7 @@ def test_the_averaged_weights_of_a_run_are_read(tmp_path):
     )
     runner.train()
     assert runner.model.weight.item() == -2
-    assert state_of(read_file(tmp_path / 'iter_2.pth'), 'it')[0]['weight'].item() == pytest.approx(
+    assert find_weights(read_file(tmp_path / 'iter_2.pth'), 'it')[0]['weight'].item() == pytest.approx(
         -1.5
     )
 

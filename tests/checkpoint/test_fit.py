@@ -1,11 +1,11 @@
-"""Weights go from task to task: every key is loaded, left out for a logged reason, or an error; a file runs nothing."""
+"""Weights go from task to task: every key is loaded, skipped for a logged reason, or an error; a file runs nothing."""
 
 import pytest
 import torch
 from mmengine.logging import MMLogger
 
 from beit_mm.checkpoint import load_backbone, load_tokenizer
-from beit_mm.checkpoint.fit import SHARED, adapted_patch_embed
+from beit_mm.checkpoint.fit import adapt_patch_embed
 from beit_mm.models import BEiT, DiscreteVAE
 from beit_mm.models.embeddings import resize_pos_embed
 from beit_mm.models.relative_position import resize_bias_table
@@ -92,12 +92,12 @@ def test_what_pre_training_wrote_each_task_computes(tmp_path, log, task, prefix)
     assert (
         '1  expanded   rel_pos_bias.relative_position_bias_table (copied into 4 layers)' in log.text
     )
-    assert '1  left out   mask_token (hides patches in pre-training only)' in log.text
+    assert '1  skipped   mask_token (hides patches in pre-training only)' in log.text
     assert (
-        '1  left out   norm.weight (mean pooling and feature maps are taken before it)' in log.text
+        '1  skipped   norm.weight (mean pooling and feature maps are taken before it)' in log.text
     )
-    assert ('left out   head.* (no part of the backbone)' in log.text) is bool(others)
-    assert ("left out   target_fingerprint (a record of the run's targets)" in log.text) is bool(
+    assert ('skipped   head.* (no part of the backbone)' in log.text) is bool(others)
+    assert ("skipped   target_fingerprint (a record of the run's targets)" in log.text) is bool(
         others
     )
     assert ('1  new        fc_norm.weight (this task adds it)' in log.text) is (task is CLASSIFY)
@@ -110,8 +110,8 @@ def test_what_classification_wrote_segmentation_computes(tmp_path, log):
     torch.testing.assert_close(
         last_block(target, image()), last_block(source, image()), rtol=1e-12, atol=1e-12
     )
-    assert 'left out   fc_norm.bias (belongs to the pooled feature)' in log.text
-    assert 'left out   head.* (no part of the backbone)' in log.text
+    assert 'skipped   fc_norm.bias (belongs to the pooled feature)' in log.text
+    assert 'skipped   head.* (no part of the backbone)' in log.text
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_model_reads_what_it_wrote(tmp_path, kwargs, log):
     source, target = make(**kwargs), make(2, **kwargs)
     load_backbone(target, save(tmp_path / 'own.pth', source))
     assert all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items())
-    assert 'left out' not in log.text and 'new' not in log.text
+    assert 'skipped' not in log.text and 'new' not in log.text
 
 
 def test_a_grid_with_as_many_patches_as_a_square_is_left_alone(tmp_path):
@@ -158,7 +158,7 @@ def test_positions_of_a_grid_that_is_not_square_need_it_said_and_come_back(tmp_p
     ):
         load_backbone(target, path)
     load_backbone(target, path, grid=(2, 6))
-    key = 'pos_embed' if 'abs_pos_embed' in kwargs else SHARED
+    key = 'pos_embed' if 'abs_pos_embed' in kwargs else SHARED_TABLE
     wanted = resize_pos_embed if key == 'pos_embed' else resize_bias_table
     assert torch.equal(target.state_dict()[key], wanted(source.state_dict()[key], (2, 6), (4, 8)))
 
@@ -207,8 +207,8 @@ def deeper() -> dict:
         (PRETRAIN | dict(arch=ARCH | dict(num_heads=2)), SEGMENT, rf'{TABLE}: \(52, 2\) ≠ \(52, 4\)'),
         (PRETRAIN, SEGMENT | dict(layer_scale=None), r'unexpected: blocks\.0\.gamma_1'),
         (VANILLA, SEGMENT, r'Missing: .*gamma_1.*; unexpected: pos_embed'),
-        (PRETRAIN, dict(layer_scale=0.1), rf'unexpected: {SHARED}'),
-        (SEGMENT, dict(layer_scale=0.1, rel_pos_bias='shared'), rf'Missing: {SHARED}; .*blocks\.0\.attn\.{TABLE}'),
+        (PRETRAIN, dict(layer_scale=0.1), rf'unexpected: {SHARED_TABLE}'),
+        (SEGMENT, dict(layer_scale=0.1, rel_pos_bias='shared'), rf'Missing: {SHARED_TABLE}; .*blocks\.0\.attn\.{TABLE}'),
         (PRETRAIN | dict(patch_size=16), SEGMENT, r'patch_embed\.proj\.weight: \(32, 3, 16, 16\) ≠ \(32, 3, 8, 8\)'),
         (SEGMENT, PRETRAIN, r'Missing: mask_token'),
     ],
@@ -263,14 +263,14 @@ def test_a_tokenizer_goes_through(tmp_path):
 @pytest.mark.parametrize(
     ('channels', 'patch_size'), [(1, 8), (2, 8), (4, 8), (13, 8), (3, 4), (3, 16), (4, 5), (3, 8)]
 )
-def test_an_adapted_patch_embedding_is_timms(channels, patch_size):
+def test_an_adapt_patch_embedding_is_timms(channels, patch_size):
     from timm.layers import resample_patch_embed
     from timm.models._manipulate import adapt_input_conv
 
     weight = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = adapt_input_conv(channels, resample_patch_embed(weight, [patch_size] * 2))
     torch.testing.assert_close(
-        adapted_patch_embed(weight, channels, patch_size), expected, rtol=0, atol=1e-6
+        adapt_patch_embed(weight, channels, patch_size), expected, rtol=0, atol=1e-6
     )
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from beit_mm.checkpoint.export import TARGETS, fit_target
-from beit_mm.checkpoint.facts import SHARED, TABLE, describe
-from beit_mm.checkpoint.origins import _HF_IN_MEMORY, from_ours, identify, rename, to_dalle, to_ours
+from beit_mm.checkpoint.model_spec import SHARED_TABLE, TABLE, infer_spec
+from beit_mm.checkpoint.origins import HF_IN_MEMORY, from_ours, identify, rename, to_dalle, to_ours
 
 pytestmark = pytest.mark.any_stack
 
@@ -43,7 +43,7 @@ def same(a: dict, b: dict) -> bool:
 @pytest.mark.parametrize(('target', 'kind'), list(pairs()))
 def test_there_and_back_every_bit_is_the_same(make_state, target, kind):
     state = make_state(kind)
-    fitted = fit_target(state, describe(state), target)[0]
+    fitted = fit_target(state, infer_spec(state), target)[0]
     written = from_ours(fitted, target)
     if target != 'beit_mm':
         assert written.keys() != fitted.keys()
@@ -55,7 +55,7 @@ def test_there_and_back_every_bit_is_the_same(make_state, target, kind):
 @pytest.mark.parametrize(('target', 'kind'), list(pairs()))
 def test_the_origin_is_told_by_the_keys(make_state, target, kind):
     state = make_state(kind)
-    written = from_ours(fit_target(state, describe(state), target)[0], target)
+    written = from_ours(fit_target(state, infer_spec(state), target)[0], target)
     assert identify(written) == SAME_KEYS.get((target, kind), target)
 
 
@@ -96,7 +96,7 @@ def test_names_of_transformers_5_in_memory_are_known(make_state):
     state = make_state('segmentor')
     on_disk = from_ours(state, 'hf')
     theirs = {
-        rename(key, [(old, new) for new, old in _HF_IN_MEMORY]): value
+        rename(key, [(old, new) for new, old in HF_IN_MEMORY]): value
         for key, value in on_disk.items()
     }
     assert (
@@ -146,8 +146,8 @@ def test_two_keys_that_become_one_are_an_error_that_names_both(make_state, origi
 
 
 def test_of_a_shared_table_and_one_in_each_layer_the_sum_is_read(make_state):
-    state, shared = make_state('classifier'), torch.randn(make_state('mim')[SHARED].shape)
-    found, left = to_ours(state | {SHARED: shared}, 'beit_mm')
-    assert left == {SHARED: 'added to the table of each layer'}
+    state, shared = make_state('classifier'), torch.randn(make_state('mim')[SHARED_TABLE].shape)
+    found, left = to_ours(state | {SHARED_TABLE: shared}, 'beit_mm')
+    assert left == {SHARED_TABLE: 'added to the table of each layer'}
     tables = [key for key in state if key.endswith(TABLE)]
     assert same(found, state | {key: state[key] + shared for key in tables})

@@ -12,10 +12,10 @@ from torch import nn
 
 from beit_mm.checkpoint import load, load_with_meta
 from beit_mm.checkpoint.export import export
-from beit_mm.checkpoint.facts import describe
+from beit_mm.checkpoint.model_spec import infer_spec
 from beit_mm.checkpoint.fit import Report, fit_backbone
 from beit_mm.checkpoint.origins import to_ours
-from beit_mm.checkpoint.peers import ours, peer
+from conversion.libraries import library_model, our_model
 from beit_mm.models import BEiT
 
 BASE = dict(embed_dims=768, num_layers=2, num_heads=12, feedforward_channels=3072)
@@ -77,11 +77,11 @@ def compare(
 
 def resized(state: dict, img_size: int) -> dict:
     """The state dict with the positions that our loader gives it for another image size."""
-    model = BEiT(**describe(state).backbone() | dict(img_size=img_size))
+    model = BEiT(**infer_spec(state).backbone_settings() | dict(img_size=img_size))
     backbone = {
         k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')
     }
-    fitted = fit_backbone(backbone, model, Report(''))
+    fitted = fit_backbone(backbone, model, KeyReport(''))
     return state | {f'backbone.{k}': v for k, v in fitted.items()}
 
 
@@ -127,11 +127,11 @@ def test_hugging_face(case, randomize, tmp_path):
     hugging_face(kind, randomize, tmp_path, **settings)
     state, origin, _, meta = load_with_meta(str(tmp_path))
     assert origin == 'hf'
-    facts = describe(state)
+    facts = infer_spec(state)
     compare(
         f'{case}, 224',
-        lambda dtype: ours(state, dtype, meta.get('taps')),
-        lambda dtype: peer('hf', tmp_path, facts, dtype),
+        lambda dtype: our_model(state, dtype, meta.get('taps')),
+        lambda dtype: library_model('hf', tmp_path, facts, dtype),
         224,
     )
     if kind == 'BeitForSemanticSegmentation':
@@ -153,8 +153,8 @@ def test_hugging_face_at_384_with_the_positions_that_we_resized(case, randomize,
     assert facts.grid == (24, 24)
     compare(
         f'{case}, 224 → 384',
-        lambda dtype: ours(state, dtype),
-        lambda dtype: peer('hf', tmp_path / 'out', facts, dtype),
+        lambda dtype: our_model(state, dtype),
+        lambda dtype: library_model('hf', tmp_path / 'out', facts, dtype),
         384,
         (torch.float64,),
     )
@@ -169,7 +169,7 @@ def test_gradients_of_masked_image_modeling_are_hugging_faces(randomize, tmp_pat
     kind, settings = HF['HF masked image modeling, shared bias']
     theirs = hugging_face(kind, randomize, tmp_path, **settings).double()
     state = load(str(tmp_path))[0]
-    backbone, head = BEiT(**describe(state).backbone()).double(), MIMHead(768, 50).double()
+    backbone, head = BEiT(**infer_spec(state).backbone_settings()).double(), MIMHead(768, 50).double()
     backbone.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith('backbone.')})
     head.load_state_dict(
         {k[5:]: v for k, v in state.items() if k.startswith('head.')}, strict=False
@@ -223,11 +223,11 @@ def test_timm(name, arch, img_size, head, randomize, tmp_path):
     if img_size != 224 or head == 'features':
         state, path = resized(state, img_size), tmp_path / 'out.pth'
         export(state, 'timm', path, {}, False)
-    facts = describe(state)
+    facts = infer_spec(state)
     compare(
         f'timm {name}, {head}, {img_size}',
-        lambda dtype: ours(state, dtype),
-        lambda dtype: peer('timm', path, facts, dtype),
+        lambda dtype: our_model(state, dtype),
+        lambda dtype: library_model('timm', path, facts, dtype),
         img_size,
         tuple(TOLERANCE) if img_size == 224 and name == 'base' else (torch.float64,),
     )
@@ -244,8 +244,8 @@ def test_mmpretrain(kind, make_state, tmp_path):
     assert origin == 'mmpretrain'
     compare(
         f'mmpretrain {kind}, 224',
-        lambda dtype: ours(found, dtype),
-        lambda dtype: peer('mmpretrain', tmp_path / 'a.pth', facts, dtype),
+        lambda dtype: our_model(found, dtype),
+        lambda dtype: library_model('mmpretrain', tmp_path / 'a.pth', facts, dtype),
         224,
     )
 
@@ -260,8 +260,8 @@ def test_mmseg(kind, make_state, tmp_path):
     found = load(str(tmp_path / 'a.pth'))[0]
     compare(
         f'mmseg {"backbone" if kind == "classifier" else "UPerNet"}, 224',
-        lambda dtype: ours(found, dtype),
-        lambda dtype: peer('mmseg', tmp_path / 'a.pth', facts, dtype),
+        lambda dtype: our_model(found, dtype),
+        lambda dtype: library_model('mmseg', tmp_path / 'a.pth', facts, dtype),
         224,
     )
 
@@ -269,8 +269,8 @@ def test_mmseg(kind, make_state, tmp_path):
 def test_mmpretrains_dalle_encoder(make_state, tmp_path):
     state = make_state('tokenizer')
     facts, _ = export(state, 'mmpretrain', tmp_path / 'dalle_encoder.pth', {}, False)
-    theirs = peer('mmpretrain', tmp_path / 'dalle_encoder.pth', facts)
+    theirs = library_model('mmpretrain', tmp_path / 'dalle_encoder.pth', facts)
     image = torch.rand(2, 3, 112, 112)
     with torch.no_grad():
-        a, b = ours(load(str(tmp_path / 'dalle_encoder.pth'))[0])(image, None), theirs(image, None)
+        a, b = our_model(load(str(tmp_path / 'dalle_encoder.pth'))[0])(image, None), theirs(image, None)
     assert relative(a, b) < 1e-6 and torch.equal(a.argmax(1), b.argmax(1))

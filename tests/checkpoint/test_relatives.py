@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from beit_mm.checkpoint import load_backbone, load_with_meta
-from beit_mm.checkpoint.facts import describe
+from beit_mm.checkpoint.model_spec import infer_spec
 from beit_mm.checkpoint.fit import Report, check, fit_backbone
 from beit_mm.checkpoint.origins import from_ours, identify
-from beit_mm.checkpoint.peers import ours, peer
-from beit_mm.checkpoint.weights import parse
+from conversion.libraries import library_model, our_model
+from beit_mm.checkpoint.parse import parse_checkpoint
 from beit_mm.models import BEiT
 
 pytestmark = pytest.mark.any_stack
@@ -31,21 +31,21 @@ SMALL = dict(
     image_size=64,
     layer_norm_eps=1e-6,
 )
-SHARED, OWN = dict(use_shared_relative_position_bias=True), dict(use_relative_position_bias=True)
+SHARED_TABLE, OWN = dict(use_shared_relative_position_bias=True), dict(use_relative_position_bias=True)
 DIT = dict(use_absolute_position_embeddings=True, use_mask_token=True)
 MODELS = {
     'data2vec pre-trained': (
         'Data2VecVisionModel',
-        SHARED | dict(use_mask_token=True, use_mean_pooling=False),
+        SHARED_TABLE | dict(use_mask_token=True, use_mean_pooling=False),
     ),
     'data2vec without a norm': (
         'Data2VecVisionModel',
-        SHARED | dict(use_mask_token=True, use_mean_pooling=True),
+        SHARED_TABLE | dict(use_mask_token=True, use_mean_pooling=True),
     ),
     'data2vec classifier': ('Data2VecVisionForImageClassification', OWN | dict(num_labels=7)),
     'data2vec with both tables': (
         'Data2VecVisionForImageClassification',
-        OWN | SHARED | dict(num_labels=7),
+        OWN | SHARED_TABLE | dict(num_labels=7),
     ),
     'data2vec UPerNet': (
         'Data2VecVisionForSemanticSegmentation',
@@ -70,8 +70,8 @@ def test_the_outputs_are_those_of_transformers(name, tmp_path, randomize):
     state, origin, _, meta = load_with_meta(str(tmp_path))
     assert origin == 'hf'
     image, mask = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.rand(2, 4, 4) < 0.4
-    own = ours(state, torch.float64, meta.get('taps'))(image, mask)
-    theirs = peer('hf', tmp_path, describe(state), torch.float64)(image, mask)
+    own = our_model(state, torch.float64, meta.get('taps'))(image, mask)
+    theirs = library_model('hf', tmp_path, infer_spec(state), torch.float64)(image, mask)
     tolerance = 1e-8 if 'both' in name else 1e-10  # the sum of two tables is rounded to f32
     torch.testing.assert_close(own, theirs, rtol=tolerance, atol=tolerance)
 
@@ -88,7 +88,7 @@ def test_the_outputs_are_those_of_timm(name, tmp_path, randomize):
     assert origin == 'timm'
     image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     torch.testing.assert_close(
-        ours(state, torch.float64)(image, None), model.double()(image), rtol=1e-10, atol=1e-10
+        our_model(state, torch.float64)(image, None), model.double()(image), rtol=1e-10, atol=1e-10
     )
 
 
@@ -166,7 +166,7 @@ FILES = {
     'BEiT v2 base, fine-tuned': (lambda: timm_model('beitv2_base_patch16_224'), 'timm', 'base'),
     'BEiT v2 large, fine-tuned': (lambda: timm_model('beitv2_large_patch16_224'), 'timm', 'large'),
     'data2vec base': (
-        lambda: transformers_model('Data2VecVisionModel', use_mask_token=True, use_mean_pooling=False, **SHARED), 'hf', 'base'),
+        lambda: transformers_model('Data2VecVisionModel', use_mask_token=True, use_mean_pooling=False, **SHARED_TABLE), 'hf', 'base'),
     'data2vec base, fine-tuned': (
         lambda: transformers_model('Data2VecVisionForImageClassification', num_labels=1000, **OWN), 'hf', 'base'),
     'DiT base': (lambda: transformers_model('BeitForMaskedImageModeling', **DIT), 'hf', 'base'),
@@ -202,7 +202,7 @@ def test_every_key_of_a_full_sized_file_is_accounted_for(name, task):
         k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')
     }
     may_be_new = ('norm.', 'fc_norm.', 'mask_token') if fine_tuned else ('fc_norm.',)
-    check(model, fit_backbone(backbone, model, Report(name)), name, 'BEiT', may_be_new)
+    check(model, fit_backbone(backbone, model, KeyReport(name)), name, 'BEiT', may_be_new)
     head = {k: tuple(v.shape) for k, v in state.items() if not k.startswith('backbone.')}
     if 'v2' in name and 'pre-trained' in name:
         assert head == {'head.proj.weight': (8192, model.embed_dims), 'head.proj.bias': (8192,)}

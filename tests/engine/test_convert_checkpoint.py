@@ -11,8 +11,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from beit_mm.checkpoint.files import read_file, state_of
-from beit_mm.checkpoint.model_loading import load_weights
+from beit_mm.checkpoint.files import read_file
+from beit_mm.checkpoint.state_dicts import find_weights
 from beit_mm.checkpoint.origins import from_ours
 from beit_mm.config_check.weights import check_weights, compare_by_name
 from beit_mm.engine import ConvertCheckpoint
@@ -307,7 +307,7 @@ def test_a_model_whose_own_names_look_like_a_wrappers_is_compared_by_them(tmp_pa
     torch.save({f'model.{k}': v for k, v in network.state_dict().items()}, tmp_path / 'a.pth')
     model = torch.nn.Module()
     model.model = network
-    state = state_of(read_file(tmp_path / 'a.pth'), 'a.pth')[0]
+    state = find_weights(read_file(tmp_path / 'a.pth'), 'a.pth')[0]
     assert not list(compare_by_name(state, model if prefix is None else network, 'a.pth'))
     load_weights(model, tmp_path / 'a.pth')
 

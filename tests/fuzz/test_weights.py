@@ -56,7 +56,7 @@ def test_broken_weights_are_an_error_that_names_the_key_and_nothing_is_loaded(
     source, target = BEiT(**MIM), BEiT(**CLASSIFIER)
     state = {f'backbone.{k}': torch.randn_like(v) for k, v in source.state_dict().items()}
     for key in ('backbone.mask_token', 'backbone.norm.weight', 'backbone.norm.bias'):
-        del state[key]  # left out on purpose, whatever they hold
+        del state[key]  # skipped on purpose, whatever they hold
     written = from_ours(state, data.draw(st.sampled_from(['beit_mm', 'unilm', 'hf', 'mmpretrain'])))
     damaged(data, [k for k in written if not k.endswith('relative_position_index')], written)
     nothing_is_loaded(load_backbone, target, written, tmp_path_factory.mktemp('fuzz') / 'a.pth')

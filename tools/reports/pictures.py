@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from recipe.records import find_checkpoint, read_record, weight_options
 from torch import nn
 
-from beit_mm.checkpoint.model_loading import load_model
+from beit_mm.checkpoint.loading import load_model
 from beit_mm.viz import draw
 from beit_mm.viz.fill import filled
 

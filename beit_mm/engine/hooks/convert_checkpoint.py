@@ -4,10 +4,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ...checkpoint.files import state_of, unused_copies
+from ...checkpoint.files import find_weights, unused_copies
 from ...checkpoint.fit import check_lora
-from ...checkpoint.model_loading import fit_model
-from ...checkpoint.weights import parse
+from ...checkpoint.loading import fit_model
+from ...checkpoint.parse import parse_checkpoint
 from ...models import BEiT, BEiTPretrainer, DiscreteVAE
 from ...registry import HOOKS
 from ...utils.unwrap_model import unwrap_model
@@ -41,7 +41,7 @@ class ConvertCheckpoint(Hook):
         ):
             return
         source = f'load_from={runner.cfg.get("load_from")}'
-        state = state_of(checkpoint, source)[0]
+        state = find_weights(checkpoint, source)[0]
         own = model.state_dict()
         if state.keys() != own.keys() or any(state[k].shape != own[k].shape for k in own):
             meta = parse(checkpoint, source)[3]
