@@ -213,10 +213,10 @@ MISTAKES = {
         FileNotFoundError, r'need a trained tokenizer, and none was given\. Train one with `python tools/train\.py '),
     'tokenizer file that is not there': (
         lambda _: pretrainer(target=TOKENS | dict(checkpoint='work_dirs/gone.pth')).init_weights(),
-        FileNotFoundError, r'no checkpoint at work_dirs/gone\.pth: give the \.pth file that an earlier stage wrote'),
+        FileNotFoundError, r'no checkpoint at work_dirs/gone\.pth. Expected the \.pth file that an earlier stage wrote'),
     'tokenizer of another shape': (
         other_tokenizer,
-        ValueError, r'vae\.pth does not fit this tokenizer\. .*of another shape: .*Give .*: vocab_size, width, groups, blocks'),
+        ValueError, r'vae\.pth does not fit this DiscreteVAE\. .*of another shape: .*Give .*: vocab_size, width, groups, blocks'),
     'neither token view nor ids': (
         lambda _: pretrainer().loss(without(batch(), 'token_ids')),
         ValueError, r'neither a token_view nor cached token_ids: set TwoViews\.token_size'),
@@ -277,10 +277,10 @@ MISTAKES = {
     # checkpoints
     'checkpoint of another arch': (
         partial(loaded, source=dict(arch=ARCH | dict(num_layers=3)), load=load_backbone, model=beit),
-        ValueError, r'a\.pth does not fit this BEiT\. .*unexpected: blocks\.2\..*trained with: arch, positions'),
+        ValueError, r'a\.pth does not fit this BEiT\. .*unexpected: blocks\.2\..*settings of its training: arch, positions'),
     'checkpoint of a backbone as tokenizer': (
         partial(loaded, source={}, load=load_tokenizer, model=vae),
-        ValueError, r'a\.pth does not fit this tokenizer'),
+        ValueError, r'a\.pth does not fit this DiscreteVAE'),
     'checkpoint of other channels': (
         partial(loaded, source={}, load=load_backbone, model=partial(beit, in_channels=4)),
         ValueError, r"weight: \(16, 3, 8, 8\) ≠ \(16, 4, 8, 8\).*checkpoint='.*a\.pth', adapt_patch_embed=True\)"),
@@ -288,17 +288,17 @@ MISTAKES = {
         partial(loaded, source=dict(patch_size=16), load=load_backbone, model=beit), ValueError, r'adapt_patch_embed=True'),
     'checkpoint of a backbone with an adapter': (
         lambda tmp_path: loaded(tmp_path, {}, load_backbone, beit, spm=torch.zeros(1), interactions=torch.zeros(1)),
-        ValueError, r'BEiT has no interactions, spm, which an adapter adds: `python tools/convert\.py .*a\.pth .* --backbone`'),
+        ValueError, r'An adapter adds interactions, spm.*`python tools/convert\.py .*a\.pth .* --backbone`'),
     'checkpoint with two keys for one': (
         lambda tmp_path: (torch.save(dict.fromkeys(('cls_token', 'module.cls_token'), torch.zeros(1)), tmp_path / 'a.pth'),
                           load(f'{tmp_path}/a.pth')),
-        ValueError, r'a\.pth: its keys cls_token and module\.cls_token are both cls_token here, and only one .*: remove the one'),
+        ValueError, r'a\.pth: the keys cls_token and module\.cls_token both mean cls_token, and only one .*Remove the key'),
     'folder of a run whose checkpoint is gone': (
         lambda tmp_path: ((tmp_path / 'last_checkpoint').write_text('/old/iter_8.pth'), load(str(tmp_path))),
-        FileNotFoundError, r'last_checkpoint names /old/iter_8\.pth, which was not found, nor was iter_8\.pth beside it: name'),
+        FileNotFoundError, r'last_checkpoint names /old/iter_8\.pth, which was not found, nor was iter_8\.pth beside it. Pass'),
     'average that a checkpoint does not hold': (
         lambda tmp_path: loaded(tmp_path, {}, lambda model, path: load(f'{path}#ema'), beit),
-        ValueError, r'a\.pth#ema: the file holds no averaged weights \(model_ema, .*: name it without #ema'),
+        ValueError, r'a\.pth#ema: the file holds no averaged weights \(model_ema, .*Remove #ema'),
     'checkpoint that is not there': (
         lambda _: beit(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')).init_weights(),
         FileNotFoundError, r'no checkpoint at gone\.pth'),

@@ -21,8 +21,8 @@ from modelindex.load_model_index import load as load_index
 from PIL import Image
 from shapes import draw as shapes
 
-from beit_mm.checkpoint.published import published
 from beit_mm.checkpoint.export import export
+from beit_mm.checkpoint.published import published
 from beit_mm.utils import model_hub as shelf
 
 ROOT = Path(__file__).parents[1]

@@ -54,7 +54,9 @@ def convert(args: Namespace) -> None:
     skipped = {k: why for k, why in checkpoint.skipped.items() if not k.endswith('_index')}
     notes = [f'skipped: {key} ({why})' for key, why in skipped.items()] + notes
     if indices := checkpoint.meta.get('out_indices'):
-        notes.append(f'{checkpoint.origin} reads blocks {indices}: set backbone.out_indices to this')
+        notes.append(
+            f'{checkpoint.origin} reads blocks {indices}: set backbone.out_indices to this'
+        )
     title = f'{args.src}, a {spec.kind} written by {checkpoint.origin} → {args.dst}, for {args.to}'
     print(title, *notes, sep='\n  ')
     if args.verify:

@@ -94,7 +94,9 @@ def _download(url: str, path: Path) -> None:
                 f'{url} was interrupted after {size} of {expected or "?"} bytes. Run again, or {_by_hand(path)}'
             )
         if start.lstrip()[:1] == b'<':
-            raise ValueError(f'{url} is a web page, not a file. Check the address, or {_by_hand(path)}')
+            raise ValueError(
+                f'{url} is a web page, not a file. Check the address, or {_by_hand(path)}'
+            )
         named = _HASH.search(path.name)
         if named and not digest.hexdigest().startswith(named[1]):
             raise ValueError(

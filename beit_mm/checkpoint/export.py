@@ -39,10 +39,8 @@ def export(
     if path.is_dir():
         raise ValueError(f'{path} is a folder: expected the name of a file')
     path.parent.mkdir(parents=True, exist_ok=True)
-    if spec.kind == 'tokenizer' and target == 'mmpretrain':
-        state = to_dalle(state)
-    else:
-        state = from_ours(state, target)
+    is_encoder = spec.kind == 'tokenizer' and target == 'mmpretrain'
+    state = to_dalle(state) if is_encoder else from_ours(state, target)
     state = {key: value.contiguous() for key, value in state.items()}
     if safetensors:
         save_file(state, path)
@@ -64,7 +62,9 @@ def fit_target(
     Raises ValueError if `target` has no such model.
     """
     if spec.kind not in TARGETS[target]:
-        hint = '' if spec.kind == 'tokenizer' else '. To convert the backbone alone, pass --backbone'
+        hint = (
+            '' if spec.kind == 'tokenizer' else '. To convert the backbone alone, pass --backbone'
+        )
         raise ValueError(
             f'{target} has no model for a {spec.kind}, only for {", ".join(TARGETS[target])}{hint}'
         )
@@ -75,7 +75,9 @@ def fit_target(
     if target == 'beit_mm':
         return state, []
     if spec.kind == 'segmentor' and 'neck.upsample_4x.0.weight' not in state:
-        raise ValueError(f'{target} has no such decode head: its only segmentation model is UPerNet')
+        raise ValueError(
+            f'{target} has no such decode head: its only segmentation model is UPerNet'
+        )
     if target == 'mmseg' and (spec.abs_pos_embed or not spec.layer_scale or not spec.rel_pos_bias):
         raise ValueError(
             "mmseg's BEiT always has relative positions and LayerScale, and no absolute positions"

@@ -29,7 +29,9 @@ def published() -> dict[str, dict]:
 
 
 def published_normalization(source: str) -> dict[str, list[float]] | None:
-    """Return mean and std of the published weights whose name is the name of this file, if known."""
+    """Return mean and std of published weights, by their name, address or the name of the file."""
     name = source.removesuffix(EMA)
-    entry = published().get(name) or published().get(Path(name).stem) or {}
-    return NORMALIZATIONS.get(entry.get('normalization'))
+    for entry in published().values():
+        if entry['name'] in (name, Path(name).stem) or name in entry.get('also', ()):
+            return NORMALIZATIONS.get(entry.get('normalization'))
+    return None

@@ -3,10 +3,12 @@
 Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, M patches that are read.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
@@ -244,6 +246,18 @@ class BEiT(BaseModule):
             adapt = self.init_cfg.get('adapt_patch_embed', False)
             load_backbone(self, source, self.init_cfg.get('grid'), adapt)
         self._is_init = True
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        """Warn if a checkpoint holds no weight of the backbone, which lenient loaders do not."""
+        if not any(key.startswith(prefix) for key in state_dict):
+            print_log(
+                'The checkpoint holds no weight of the BEiT backbone, which keeps its values. If '
+                'another project wrote the checkpoint, put beit_mm:// before its path or name: then '
+                'its keys are renamed',
+                'current',
+                logging.WARNING,
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return (layer, number of layers) for layer-wise learning-rate decay.

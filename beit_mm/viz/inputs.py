@@ -29,7 +29,11 @@ class Weights:
         checkpoint = read_checkpoint(source)
         self.state, self.origin, meta = checkpoint.state, checkpoint.origin, checkpoint.meta
         self.facts: ModelSpec = infer_spec(self.state, meta.get('num_heads'))
-        other = NORMALIZATIONS['imagenet'] if self.facts.kind == 'segmentor' and self.origin != 'hf' else PUBLISHED
+        other = (
+            NORMALIZATIONS['imagenet']
+            if self.facts.kind == 'segmentor' and self.origin != 'hf'
+            else PUBLISHED
+        )
         if 'normalization' not in meta and self.facts.in_channels != 3:
             other = {
                 name: values[:1] * self.facts.in_channels for name, values in PUBLISHED.items()
@@ -97,7 +101,9 @@ class Weights:
 
     def learned_fingerprint(self) -> int:
         """Of the tokenizer whose tokens a pre-training of this project learned; 0 where the file does not say."""
-        return int(find_weights(read_file(self.source), self.source)[0].get('target_fingerprint', 0))
+        return int(
+            find_weights(read_file(self.source), self.source)[0].get('target_fingerprint', 0)
+        )
 
 
 def _loaded(model: nn.Module, state: dict[str, Tensor], source: str, what: str) -> nn.Module:

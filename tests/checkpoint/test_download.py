@@ -111,9 +111,33 @@ def test_a_hash_in_the_name_is_checked_and_a_date_is_none(name, cache):
 
 
 def test_what_cannot_be_downloaded_is_named_with_a_way_out():
-    words = r'http://.*/a.pth could not be downloaded .*404.*give the path of'
+    words = r'http://.*/a.pth could not be downloaded .*404.*pass the path of'
     with served({}) as (address, _), pytest.raises(FileNotFoundError, match=words):
         read_file(f'{address}/a.pth')
+
+
+def test_a_web_page_and_an_empty_answer_are_no_files(cache):
+    with served({'/a.pth': b'<html>sign in</html>', '/b.pth': b''}) as (address, _):
+        with pytest.raises(ValueError, match=rf'{address}/a.pth is a web page'):
+            read_file(f'{address}/a.pth')
+        with pytest.raises(FileNotFoundError, match=rf'{address}/b.pth was interrupted after 0'):
+            read_file(f'{address}/b.pth')
+    assert files_in(cache) == []
+
+
+def test_a_downloaded_file_that_cannot_be_read_is_named_with_its_address(cache):
+    with (
+        served({'/a.pth': b'half of a file'}) as (address, _),
+        pytest.raises(ValueError, match=rf'downloaded from {address}/a.pth. Delete it'),
+    ):
+        read_file(f'{address}/a.pth')
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_address(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
+    with pytest.raises(FileNotFoundError, match='http://127.0.0.1:1/a.pth could not be downloaded'):
+        read_file('http://127.0.0.1:1/a.pth')
 
 
 def test_of_several_processes_one_downloads():

@@ -25,11 +25,12 @@ from mmengine.runner import Runner, load_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
-from beit_mm.checkpoint import load, load_backbone, load_tokenizer, load_with_meta
+from beit_mm.checkpoint import load, load_backbone, load_tokenizer, read_checkpoint
 from beit_mm.checkpoint.export import hf_config
+from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.model_spec import infer_spec
-from beit_mm.checkpoint.files import read_file, find_weights
 from beit_mm.checkpoint.origins import from_ours
+from beit_mm.checkpoint.state_dicts import find_weights
 from beit_mm.models import BEiT, DiscreteVAE
 
 pytestmark = pytest.mark.any_stack
@@ -61,12 +62,12 @@ def test_prefixes_of_wrappers_are_removed_and_none_of_two_keys_is_lost(
     torch.save(state | {f'{prefix}backbone.cls_token': torch.zeros(1)}, tmp_path / 'b.pth')
     with pytest.raises(
         ValueError,
-        match=rf'b\.pth: its keys backbone\.cls_token and {prefix}backbone\.cls_token are both',
+        match=rf'b\.pth: the keys backbone\.cls_token and {prefix}backbone\.cls_token both mean',
     ):
         load(str(tmp_path / 'b.pth'))
 
 
-@pytest.mark.parametrize('ema', ['model_ema', 'state_dict_ema', 'ema_state_dict'])
+@pytest.mark.parametrize('ema', ['model_ema', 'state_dict_ema', 'ema_state_dict', 'ema'])
 @pytest.mark.parametrize('meta', [{}, dict(meta={})], ids=['', 'meta'])
 @pytest.mark.parametrize('plain', ['model', 'state_dict', None])
 def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(
@@ -75,9 +76,13 @@ def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(
     first, second = make_state('mim', seed=1), make_state('mim', seed=2)
     inside = {f'module.{k}': v for k, v in second.items()} | dict(steps=torch.tensor(3))
     torch.save({ema: inside} | ({plain: first} if plain else {}) | meta, tmp_path / 'a.pth')
-    found, _, left, _ = load_with_meta(str(tmp_path / 'a.pth'))
+    checkpoint = read_checkpoint(str(tmp_path / 'a.pth'))
+    found = checkpoint.state
+    left = checkpoint.skipped
     assert same(found, first if plain else second)
-    averaged, _, other, _ = load_with_meta(f'{tmp_path}/a.pth#ema')
+    checkpoint = read_checkpoint(f'{tmp_path}/a.pth#ema')
+    averaged = checkpoint.state
+    other = checkpoint.skipped
     swapped = (ema, plain, bool(meta)) == (
         'ema_state_dict',
         'state_dict',
@@ -88,9 +93,23 @@ def test_an_average_beside_the_weights_is_named_and_taken_if_asked_for(
         why = (
             'the weights without averaging'
             if swapped
-            else 'the averaged weights: to load them, add #ema'
+            else 'the averaged weights: to load them, append #ema'
         )
         assert left[f'{ema}.*'].startswith(why)
+
+
+def test_copies_within_the_weights_and_second_copies_are_reported(tmp_path, make_state):
+    first, second = make_state('mim', seed=1), make_state('mim', seed=2)
+    nested = dict(model=dict(model=first, model_ema=second), module=second)
+    torch.save(nested, tmp_path / 'a.pth')
+    found = read_checkpoint(str(tmp_path / 'a.pth'))
+    assert same(found.state, first)
+    assert found.skipped['model.model_ema.*'].startswith('the averaged weights')
+    assert found.skipped['module.*'] == 'a second copy of the weights'
+    assert same(read_checkpoint(f'{tmp_path}/a.pth#ema').state, second)
+    torch.save(first | {f'ema.module.{k}': v for k, v in second.items()}, tmp_path / 'b.pth')
+    found = read_checkpoint(str(tmp_path / 'b.pth'))
+    assert same(found.state, first) and len(found.skipped) >= len(second)
 
 
 def test_mmengines_loaders_take_the_average_too(tmp_path):
@@ -108,7 +127,7 @@ def test_a_tensor_in_two_files_of_a_folder_is_an_error(tmp_path, make_state):
         save_file(make_state('classifier'), tmp_path / f'{name}.safetensors')
     with pytest.raises(
         ValueError,
-        match=r'model\.safetensors and other\.safetensors both hold .*: name the file to load',
+        match=r'model\.safetensors and other\.safetensors both hold .*Pass the file to load',
     ):
         load(str(tmp_path))
 
@@ -200,9 +219,9 @@ def test_the_averaged_weights_of_a_run_are_read(tmp_path):
     )
     runner.train()
     assert runner.model.weight.item() == -2
-    assert find_weights(read_file(tmp_path / 'iter_2.pth'), 'it')[0]['weight'].item() == pytest.approx(
-        -1.5
-    )
+    assert find_weights(read_file(tmp_path / 'iter_2.pth'), 'it')[0][
+        'weight'
+    ].item() == pytest.approx(-1.5)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +313,7 @@ def test_a_tokenizer_of_both_halves_decodes_one_of_the_encoder_alone_has_ids(dal
         if source == folder:
             assert torch.equal(model.decode(own.tokens(image)), own.decode(own.tokens(image)))
         else:
-            with pytest.raises(ValueError, match='from an encoder alone'):
+            with pytest.raises(ValueError, match='holds the encoder alone'):
                 model.decode(own.tokens(image))
 
 
@@ -353,7 +372,7 @@ def test_a_pickle_that_would_run_code_is_refused_with_the_name_of_what_it_wanted
     ]
     for call in [*loads, partial(load_checkpoint, nn.Linear(1, 1))]:
         with pytest.raises(
-            ValueError, match=r'(?s)evil\.pth was not loaded.*Nothing of it was run'
+            ValueError, match=r'(?s)evil\.pth was not loaded.*Nothing in it was run'
         ) as raised:
             call(str(path))
         if where != 'in a pickled module':  # there the module's own class is what is named first
@@ -395,7 +414,7 @@ def test_a_function_named_by_its_number_is_refused_too(tmp_path, kind):
         # EXT1, a tuple of the path, REDUCE
         program = b'\x80\x02\x82\xc9(' + text(str(mark)) + b'tR.'
         write(tmp_path / 'a.pth', program, 'zip' if kind == 'new' else 'old')
-        with pytest.raises(ValueError, match='Nothing of it was run'):
+        with pytest.raises(ValueError, match='Nothing in it was run'):
             load(str(tmp_path / 'a.pth'))
     finally:
         copyreg.remove_extension('os', 'mkdir', code)
@@ -430,9 +449,9 @@ def test_a_file_without_a_state_dict_is_an_error(tmp_path, content):
 @pytest.mark.parametrize(
     ('make', 'error', 'message'),
     [
-        (lambda p: None, FileNotFoundError, r'no checkpoint at .*x: give the \.pth file'),
+        (lambda p: None, FileNotFoundError, r'no checkpoint at .*x. Expected the \.pth file'),
         (lambda p: p.mkdir(), FileNotFoundError, r'x is a folder without weights'),
-        (lambda p: p.write_bytes(b''), ValueError, r'x could not be read as a checkpoint'),
+        (lambda p: p.write_bytes(b''), ValueError, r'x is no checkpoint, or it is incomplete'),
         (lambda p: p.write_text('<html>not found</html>'), ValueError, r'x was not loaded'),
         (
             lambda p: p.write_bytes((2).to_bytes(8, 'little') + b'{}'),
@@ -442,7 +461,7 @@ def test_a_file_without_a_state_dict_is_an_error(tmp_path, content):
         (
             lambda p: p.write_bytes((20).to_bytes(8, 'little') + b'{"a": 1}' + b' ' * 20),
             ValueError,
-            r'x is a broken safetensors file',
+            r'x is a damaged or incomplete safetensors file',
         ),
     ],
 )
@@ -462,6 +481,6 @@ def test_a_tensor_that_a_flipped_bit_marks_as_a_folder_is_damage(tmp_path):
     (tmp_path / 'a.pth').write_bytes(content)
     assert torch.load(tmp_path / 'a.pth')['weight'].shape == (16,)
     with pytest.raises(
-        ValueError, match=r'a\.pth is damaged: a/data/0 in it is not what was written'
+        ValueError, match=r'a\.pth is damaged: its entry a/data/0 does not match its checksum'
     ):
         read_file(tmp_path / 'a.pth')

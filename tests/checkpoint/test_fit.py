@@ -5,6 +5,7 @@ import torch
 from mmengine.logging import MMLogger
 
 from beit_mm.checkpoint import load_backbone, load_tokenizer
+from beit_mm.checkpoint.fit import _SHARED as SHARED
 from beit_mm.checkpoint.fit import adapt_patch_embed
 from beit_mm.models import BEiT, DiscreteVAE
 from beit_mm.models.embeddings import resize_pos_embed
@@ -92,15 +93,15 @@ def test_what_pre_training_wrote_each_task_computes(tmp_path, log, task, prefix)
     assert (
         '1  expanded   rel_pos_bias.relative_position_bias_table (copied into 4 layers)' in log.text
     )
-    assert '1  skipped   mask_token (hides patches in pre-training only)' in log.text
-    assert (
-        '1  skipped   norm.weight (mean pooling and feature maps are taken before it)' in log.text
-    )
-    assert ('skipped   head.* (no part of the backbone)' in log.text) is bool(others)
-    assert ("skipped   target_fingerprint (a record of the run's targets)" in log.text) is bool(
+    assert '1  skipped    mask_token (used in pre-training only)' in log.text
+    assert '1  skipped    norm.weight (mean pooling and feature maps precede it)' in log.text
+    assert ('skipped    head.* (no part of the backbone)' in log.text) is bool(others)
+    assert ("skipped    target_fingerprint (a record of the run's targets)" in log.text) is bool(
         others
     )
-    assert ('1  new        fc_norm.weight (this task adds it)' in log.text) is (task is CLASSIFY)
+    assert ('1  new        fc_norm.weight (not in the checkpoint)' in log.text) is (
+        task is CLASSIFY
+    )
     assert f'{len(target.state_dict()) - (2 if task is CLASSIFY else 0)}  loaded' in log.text
 
 
@@ -110,8 +111,8 @@ def test_what_classification_wrote_segmentation_computes(tmp_path, log):
     torch.testing.assert_close(
         last_block(target, image()), last_block(source, image()), rtol=1e-12, atol=1e-12
     )
-    assert 'skipped   fc_norm.bias (belongs to the pooled feature)' in log.text
-    assert 'skipped   head.* (no part of the backbone)' in log.text
+    assert 'skipped    fc_norm.bias (belongs to the pooled feature)' in log.text
+    assert 'skipped    head.* (no part of the backbone)' in log.text
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_positions_of_a_grid_that_is_not_square_need_it_said_and_come_back(tmp_p
     ):
         load_backbone(target, path)
     load_backbone(target, path, grid=(2, 6))
-    key = 'pos_embed' if 'abs_pos_embed' in kwargs else SHARED_TABLE
+    key = 'pos_embed' if 'abs_pos_embed' in kwargs else SHARED
     wanted = resize_pos_embed if key == 'pos_embed' else resize_bias_table
     assert torch.equal(target.state_dict()[key], wanted(source.state_dict()[key], (2, 6), (4, 8)))
 
@@ -207,8 +208,8 @@ def deeper() -> dict:
         (PRETRAIN | dict(arch=ARCH | dict(num_heads=2)), SEGMENT, rf'{TABLE}: \(52, 2\) ≠ \(52, 4\)'),
         (PRETRAIN, SEGMENT | dict(layer_scale=None), r'unexpected: blocks\.0\.gamma_1'),
         (VANILLA, SEGMENT, r'Missing: .*gamma_1.*; unexpected: pos_embed'),
-        (PRETRAIN, dict(layer_scale=0.1), rf'unexpected: {SHARED_TABLE}'),
-        (SEGMENT, dict(layer_scale=0.1, rel_pos_bias='shared'), rf'Missing: {SHARED_TABLE}; .*blocks\.0\.attn\.{TABLE}'),
+        (PRETRAIN, dict(layer_scale=0.1), rf'unexpected: {SHARED}'),
+        (SEGMENT, dict(layer_scale=0.1, rel_pos_bias='shared'), rf'Missing: {SHARED}; .*blocks\.0\.attn\.{TABLE}'),
         (PRETRAIN | dict(patch_size=16), SEGMENT, r'patch_embed\.proj\.weight: \(32, 3, 16, 16\) ≠ \(32, 3, 8, 8\)'),
         (SEGMENT, PRETRAIN, r'Missing: mask_token'),
     ],

@@ -88,8 +88,8 @@ def test_a_whole_pre_training_of_mmpretrain_is_read_and_its_tokenizer_left_out(m
     assert identify(written) == 'mmpretrain'
     back, left = to_ours(written, 'mmpretrain')
     assert same(back, state)
-    assert left['target_generator.blocks.input.w'] == 'the tokenizer, which has a file of its own'
-    assert left['data_preprocessor.mean'] == 'normalisation is in the config'
+    assert left['target_generator.blocks.input.w'] == 'the tokenizer, which has its own file'
+    assert left['data_preprocessor.mean'] == 'the config has the normalization'
 
 
 def test_names_of_transformers_5_in_memory_are_known(make_state):
@@ -112,7 +112,7 @@ def test_names_of_transformers_5_in_memory_are_known(make_state):
 def test_another_network_is_an_error_that_shows_its_keys(keys):
     with pytest.raises(
         ValueError,
-        match=rf'weights of no BEiT that is known: the keys are {keys[0]}.*known are those of',
+        match=rf'not the weights of a known BEiT: the keys are {keys[0]}.*Known projects',
     ):
         identify(keys)
 
@@ -135,7 +135,7 @@ def test_a_key_that_no_table_knows_keeps_its_name_so_that_it_is_found():
         (
             'mmpretrain',
             'backbone.norm.weight',
-            'backbone.ln1.weight and backbone.norm.weight are both backbone.norm.weight',
+            'backbone.ln1.weight and backbone.norm.weight both mean backbone.norm.weight',
         ),
     ],
 )

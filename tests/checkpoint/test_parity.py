@@ -8,14 +8,15 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from conversion.libraries import library_model, our_model
 from torch import nn
 
-from beit_mm.checkpoint import load, load_with_meta
+from beit_mm.checkpoint import load, read_checkpoint
 from beit_mm.checkpoint.export import export
+from beit_mm.checkpoint.fit import fit_backbone
 from beit_mm.checkpoint.model_spec import infer_spec
-from beit_mm.checkpoint.fit import Report, fit_backbone
 from beit_mm.checkpoint.origins import to_ours
-from conversion.libraries import library_model, our_model
+from beit_mm.checkpoint.report import KeyReport
 from beit_mm.models import BEiT
 
 BASE = dict(embed_dims=768, num_layers=2, num_heads=12, feedforward_channels=3072)
@@ -125,17 +126,20 @@ HF = {
 def test_hugging_face(case, randomize, tmp_path):
     kind, settings = HF[case]
     hugging_face(kind, randomize, tmp_path, **settings)
-    state, origin, _, meta = load_with_meta(str(tmp_path))
+    checkpoint = read_checkpoint(str(tmp_path))
+    state = checkpoint.state
+    origin = checkpoint.origin
+    meta = checkpoint.meta
     assert origin == 'hf'
     facts = infer_spec(state)
     compare(
         f'{case}, 224',
-        lambda dtype: our_model(state, dtype, meta.get('taps')),
+        lambda dtype: our_model(state, dtype, meta.get('out_indices')),
         lambda dtype: library_model('hf', tmp_path, facts, dtype),
         224,
     )
     if kind == 'BeitForSemanticSegmentation':
-        assert meta['taps'] == [
+        assert meta['out_indices'] == [
             0,
             1,
             2,
@@ -169,7 +173,10 @@ def test_gradients_of_masked_image_modeling_are_hugging_faces(randomize, tmp_pat
     kind, settings = HF['HF masked image modeling, shared bias']
     theirs = hugging_face(kind, randomize, tmp_path, **settings).double()
     state = load(str(tmp_path))[0]
-    backbone, head = BEiT(**infer_spec(state).backbone_settings()).double(), MIMHead(768, 50).double()
+    backbone, head = (
+        BEiT(**infer_spec(state).backbone_settings()).double(),
+        MIMHead(768, 50).double(),
+    )
     backbone.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith('backbone.')})
     head.load_state_dict(
         {k[5:]: v for k, v in state.items() if k.startswith('head.')}, strict=False
@@ -272,5 +279,8 @@ def test_mmpretrains_dalle_encoder(make_state, tmp_path):
     theirs = library_model('mmpretrain', tmp_path / 'dalle_encoder.pth', facts)
     image = torch.rand(2, 3, 112, 112)
     with torch.no_grad():
-        a, b = our_model(load(str(tmp_path / 'dalle_encoder.pth'))[0])(image, None), theirs(image, None)
+        a, b = (
+            our_model(load(str(tmp_path / 'dalle_encoder.pth'))[0])(image, None),
+            theirs(image, None),
+        )
     assert relative(a, b) < 1e-6 and torch.equal(a.argmax(1), b.argmax(1))

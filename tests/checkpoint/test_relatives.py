@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conversion.libraries import library_model, our_model
 from torch import Tensor
 
-from beit_mm.checkpoint import load_backbone, load_with_meta
+from beit_mm.checkpoint import load_backbone, read_checkpoint
+from beit_mm.checkpoint.fit import check_fit, fit_backbone
 from beit_mm.checkpoint.model_spec import infer_spec
-from beit_mm.checkpoint.fit import Report, check, fit_backbone
 from beit_mm.checkpoint.origins import from_ours, identify
-from conversion.libraries import library_model, our_model
 from beit_mm.checkpoint.parse import parse_checkpoint
+from beit_mm.checkpoint.report import KeyReport
 from beit_mm.models import BEiT
 
 pytestmark = pytest.mark.any_stack
@@ -31,7 +32,10 @@ SMALL = dict(
     image_size=64,
     layer_norm_eps=1e-6,
 )
-SHARED_TABLE, OWN = dict(use_shared_relative_position_bias=True), dict(use_relative_position_bias=True)
+SHARED_TABLE, OWN = (
+    dict(use_shared_relative_position_bias=True),
+    dict(use_relative_position_bias=True),
+)
 DIT = dict(use_absolute_position_embeddings=True, use_mask_token=True)
 MODELS = {
     'data2vec pre-trained': (
@@ -67,10 +71,13 @@ def test_the_outputs_are_those_of_transformers(name, tmp_path, randomize):
         **settings
     )
     randomize(getattr(transformers, kind)(config)).save_pretrained(tmp_path)
-    state, origin, _, meta = load_with_meta(str(tmp_path))
+    checkpoint = read_checkpoint(str(tmp_path))
+    state = checkpoint.state
+    origin = checkpoint.origin
+    meta = checkpoint.meta
     assert origin == 'hf'
     image, mask = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.rand(2, 4, 4) < 0.4
-    own = our_model(state, torch.float64, meta.get('taps'))(image, mask)
+    own = our_model(state, torch.float64, meta.get('out_indices'))(image, mask)
     theirs = library_model('hf', tmp_path, infer_spec(state), torch.float64)(image, mask)
     tolerance = 1e-8 if 'both' in name else 1e-10  # the sum of two tables is rounded to f32
     torch.testing.assert_close(own, theirs, rtol=tolerance, atol=tolerance)
@@ -84,7 +91,9 @@ def test_the_outputs_are_those_of_timm(name, tmp_path, randomize):
     small = dict(img_size=64, embed_dim=32, depth=3, num_heads=2, num_classes=7)
     model = randomize(timm.create_model(name, **small)).eval()
     torch.save(model.state_dict(), tmp_path / 'a.pth')
-    state, origin, _, _ = load_with_meta(str(tmp_path / 'a.pth'))
+    checkpoint = read_checkpoint(str(tmp_path / 'a.pth'))
+    state = checkpoint.state
+    origin = checkpoint.origin
     assert origin == 'timm'
     image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     torch.testing.assert_close(
@@ -104,7 +113,7 @@ def test_the_number_of_heads_that_absolute_positions_do_not_tell_is_that_of_the_
     arch = dict(embed_dims=128, num_layers=4, num_heads=2, feedforward_channels=64)
     model = BEiT(arch, img_size=64, abs_pos_embed=True, layer_scale=0.1, out_type='avg_featmap')
     with pytest.raises(
-        ValueError, match=r'a was trained with 8 heads, this BEiT has 2: set arch\.num_heads=8'
+        ValueError, match=r'a was trained with 8 heads, this BEiT has 2. Set arch\.num_heads=8'
     ):
         load_backbone(model, str(tmp_path / 'a'))
 
@@ -185,7 +194,8 @@ TASKS = dict(
 def test_every_key_of_a_full_sized_file_is_accounted_for(name, task):
     """A key that is missing is the mask token or the norm of a fine-tuned file, of which there is none."""
     make, written_by, arch = FILES[name]
-    state, origin, left, _ = parse(make(), name)
+    checkpoint = parse_checkpoint(make(), name)
+    state, origin, left = checkpoint.state, checkpoint.origin, checkpoint.skipped
     assert origin == written_by
     patches = [key for key in left if 'relative_position_index' not in key]
     assert len(patches) == (2 * 15 if 'v2' in name and 'pre-trained' in name else 0)
@@ -202,7 +212,7 @@ def test_every_key_of_a_full_sized_file_is_accounted_for(name, task):
         k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')
     }
     may_be_new = ('norm.', 'fc_norm.', 'mask_token') if fine_tuned else ('fc_norm.',)
-    check(model, fit_backbone(backbone, model, KeyReport(name)), name, 'BEiT', may_be_new)
+    check_fit(model, fit_backbone(backbone, model, KeyReport(name)), name, may_be_new)
     head = {k: tuple(v.shape) for k, v in state.items() if not k.startswith('backbone.')}
     if 'v2' in name and 'pre-trained' in name:
         assert head == {'head.proj.weight': (8192, model.embed_dims), 'head.proj.bias': (8192,)}
@@ -218,7 +228,7 @@ def test_every_key_of_a_full_sized_file_is_accounted_for(name, task):
     ],
 )
 def test_the_normalization_of_published_weights_is_known_by_their_names(name, mean):
-    normalization = parse(timm_model('beitv2_base_patch16_224'), name)[3].get(
+    normalization = parse_checkpoint(timm_model('beitv2_base_patch16_224'), name).meta.get(
         'normalization', dict(mean=[None])
     )
     assert normalization['mean'][0] == mean
@@ -227,6 +237,6 @@ def test_the_normalization_of_published_weights_is_known_by_their_names(name, me
 def test_the_tokenizer_of_beit_v2_is_refused_by_its_name():
     with pytest.raises(
         ValueError,
-        match=r'this is VQ-KD, the tokenizer of BEiT v2, of which there is no model here: use',
+        match=r'this is VQ-KD, the tokenizer of BEiT v2, which is not supported. Use',
     ):
         identify(['encoder.blocks.0.attn.qkv.weight', 'quantize.embedding.weight'])

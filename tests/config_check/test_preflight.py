@@ -122,7 +122,7 @@ MISTAKES = [
     (CLASSIFY, dict(load_from='{alien}', model=HOST), 'alien.pth: none of its weights is in this model: it has stem.weight;'),
     (CLASSIFY, dict(model=HOST | dict(backbone=RESNET | dict(init_cfg=dict(type='Pretrained', checkpoint='{alien}')))),
      'alien.pth: none of its weights is in this model: it has stem.weight;'),
-    (PRETRAIN, {'model.target.tokenizer.width': 16}, 'does not fit this tokenizer'),
+    (PRETRAIN, {'model.target.tokenizer.width': 16}, 'does not fit this DiscreteVAE'),
     (CLASSIFY, {'model.head.num_classes': 5}, f'model.head.num_classes=5: {DATA} has 10 classes'),
     (CLASSIFY, {f'{DATA}.metainfo': None, f'{DATA}.ann_file': '', 'model.head.num_classes': 5},
      f'model.head.num_classes=5: {DATA} has'),

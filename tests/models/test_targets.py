@@ -76,7 +76,7 @@ def test_a_tokenizer_of_another_shape_is_refused_and_never_partly_loaded(trained
     target = TokenTarget(CONFIG | other, trained[1])
     before = {k: v.clone() for k, v in target.untrained_tokenizer.state_dict().items()}
     for _ in range(2):
-        with pytest.raises(ValueError, match=r'does not fit this tokenizer'):
+        with pytest.raises(ValueError, match=r'does not fit this DiscreteVAE'):
             target(dict(token_view=make_views()))
     after = target.untrained_tokenizer.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in after.items())

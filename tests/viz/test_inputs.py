@@ -17,7 +17,7 @@ ARCH = dict(embed_dims=64, num_layers=2, num_heads=1, feedforward_channels=64)
 IMAGE = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
 
-def state_of(kind: str) -> tuple[BEiT, dict]:
+def find_weights(kind: str) -> tuple[BEiT, dict]:
     torch.manual_seed(0)
     settings = dict(
         mim=dict(rel_pos_bias='shared', layer_scale=0.1, mask_token=True),
@@ -38,7 +38,7 @@ MAKERS = ('beit_mm', 'hf', 'unilm', 'mmpretrain')
     'kind, target', [*product(('mim', 'classifier'), MAKERS), ('classifier', 'timm')]
 )
 def test_whoever_wrote_it_the_maps_are_the_same(tmp_path, kind, target):
-    model, state = state_of(kind)
+    model, state = find_weights(kind)
     export(state, target, tmp_path / 'out', {}, False)
     weights = inputs.Weights(str(tmp_path / 'out'))
     found = attention.attention_of_blocks(weights.backbone(), IMAGE)
@@ -48,7 +48,7 @@ def test_whoever_wrote_it_the_maps_are_the_same(tmp_path, kind, target):
 
 
 def test_the_head_and_the_normalisation_of_a_file(tmp_path):
-    _, state = state_of('mim')
+    _, state = find_weights('mim')
     said = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
     torch.save(dict(state_dict=state, meta=dict(normalization=said)), tmp_path / 'a.pth')
     weights = inputs.Weights(str(tmp_path / 'a.pth'))

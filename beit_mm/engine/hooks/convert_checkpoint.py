@@ -4,10 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ...checkpoint.files import find_weights, unused_copies
-from ...checkpoint.fit import check_lora
-from ...checkpoint.loading import fit_model
-from ...checkpoint.parse import parse_checkpoint
+from ...checkpoint.loading import check_lora, convert_to
 from ...models import BEiT, BEiTPretrainer, DiscreteVAE
 from ...registry import HOOKS
 from ...utils.unwrap_model import unwrap_model
@@ -41,15 +38,7 @@ class ConvertCheckpoint(Hook):
         ):
             return
         source = f'load_from={runner.cfg.get("load_from")}'
-        state = find_weights(checkpoint, source)[0]
-        own = model.state_dict()
-        if state.keys() != own.keys() or any(state[k].shape != own[k].shape for k in own):
-            meta = parse(checkpoint, source)[3]
-            state = fit_model(checkpoint, model, source, self.strict)
-        else:
-            meta = checkpoint.get('meta') or {}
-            for key, why in unused_copies(checkpoint).items():
-                runner.logger.info(f'{source}: left out {key} ({why})')
+        state, meta = convert_to(model, checkpoint, source, self.strict)
         checkpoint['state_dict'] = state
         self.normalization = meta.get('normalization')
         if isinstance(model, BEiTPretrainer):
