@@ -7,7 +7,7 @@ config=$1 checkpoint=$2 processes=$3
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
 
-# one machine: any free port, so that several runs may share it
+# On one machine any free port is used, so that several runs can share it.
 [[ -n ${PORT:-} || ${NNODES:-1} != 1 ]] ||
     PORT=$("${PYTHON:-python}" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Train with several processes on one machine or more, with GPUs (nccl) or without (gloo):
+# Train with several processes on one or more machines, with GPUs (nccl) or without (gloo):
 #   bash tools/dist_train.sh CONFIG PROCESSES [arguments of train.py]
-# On more machines, on each: NNODES=2 NODE_RANK=0|1 MASTER_ADDR=<the first one> PORT=29500 bash tools/dist_train.sh …
+# With several machines, on each: NNODES=2 NODE_RANK=0|1 MASTER_ADDR=<the first one> PORT=29500 bash tools/dist_train.sh …
 set -euo pipefail
 (($# >= 2)) || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
 config=$1 processes=$2
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
 
-# passed on to the processes; Slurm warns by SIGUSR1, which torchrun would just die of
+# Signals that torchrun passes on to its processes. Without this, SIGUSR1, which Slurm sends before a time limit, would kill it.
 export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
 export TORCHELASTIC_SIGNALS_TO_HANDLE=$PET_SIGNALS_TO_HANDLE  # its name before torch 2.9
 
-# one machine: any free port, so that several runs may share it
+# On one machine any free port is used, so that several runs can share it.
 [[ -n ${PORT:-} || ${NNODES:-1} != 1 ]] ||
     PORT=$("${PYTHON:-python}" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 

@@ -1,4 +1,4 @@
-"""Hooks of mkdocs.yml: the pages that lie beside docs/ become pages of the site, and links to them are turned."""
+"""Hooks of mkdocs.yml that add pages from outside docs/ to the site, and change links to them."""
 
 import re
 from pathlib import Path

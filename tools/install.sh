@@ -1,8 +1,9 @@
-# Sourced by quickstart.sh, test.sh and docs.sh, from the root of the project: `install STACK` fills .venv, for STACK=openmmlab
-# or detection also .overlay/STACK, for STACK=docs .docs alone, with what requirements/STACK.txt pins. It does nothing when it
-# has done so for these files. PYTHON names the Python (3.10 or newer) to make .venv and .docs with.
+# Sourced by quickstart.sh, test.sh and docs.sh in the root of the project.
+#   install STACK
+# installs what requirements/STACK.txt pins: into .venv (onedl), .venv and .overlay/STACK (openmmlab, detection) or .docs (docs).
+# It returns at once if the same files were installed before. PYTHON names the Python for .venv and .docs (3.10 or newer).
 
-export PYTHONDONTWRITEBYTECODE=  # a module is compiled when it is first imported, and kept: most of the 20 000 never are
+export PYTHONDONTWRITEBYTECODE=  # modules are compiled at their first import, which most of the 20 000 never see
 
 install() {
     local wanted venv=.venv stamp=.venv/installed
@@ -10,7 +11,7 @@ install() {
         onedl) ;;
         docs) venv=.docs stamp=.docs/installed ;;
         *)
-            install onedl  # the others lie over its torch
+            install onedl  # the other stacks use its torch
             stamp=.overlay/$1/installed
             ;;
     esac
@@ -31,7 +32,7 @@ install() {
         [[ $1 == openmmlab ]] || packages=(--requirement "requirements/$1.txt")
         rm -rf ".overlay/$1"
         "${pip[@]}" --target ".overlay/$1" --no-deps "${packages[@]}"
-        rm -rf ".overlay/$1/tests"  # mmcv's own, in the way of ours
+        rm -rf ".overlay/$1/tests"  # mmcv's tests would shadow ours
     fi
     echo "$wanted" >"$stamp"
 }

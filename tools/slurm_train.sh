@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on a Slurm cluster, one process a GPU:
+# Train on a Slurm cluster with one process per GPU:
 #   [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=5 SRUN_ARGS=…] bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]
 set -euo pipefail
 (($# >= 4)) || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }

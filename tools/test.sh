@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install what the tests need, then run them:
 #   bash tools/test.sh [--stack onedl|openmmlab|detection] [--install-only] [arguments of pytest]
-# The stack detection is onedl with MMDetection laid over it, apart since mmseg imports it wherever it is installed.
+# The stack detection adds MMDetection to onedl. It is a stack of its own, since mmseg imports MMDetection wherever it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stack=onedl install_only=false arguments=()
@@ -13,7 +13,7 @@ while (($#)); do
     esac
     shift
 done
-[[ -e requirements/$stack.txt ]] || { echo "--stack $stack is unknown: onedl, openmmlab or detection" >&2; exit 2; }
+[[ -e requirements/$stack.txt ]] || { echo "--stack $stack is unknown: expected onedl, openmmlab or detection" >&2; exit 2; }
 
 source tools/install.sh
 install "$stack"

@@ -58,39 +58,46 @@ def test_the_wheel_holds_all_modules_configs_tools_and_the_model_index(wheel):
     assert not [name for name in held if '__pycache__' in name]
 
 
-def test_applications_run_from_an_installed_wheel(wheel, tmp_path):
-    """Also the template of a page, which is no Python file."""
-    wheel.extractall(tmp_path / 'site')
-    tools = tmp_path / 'site/beit_mm/.mim/tools'
-    path = os.pathsep.join([str(tmp_path / 'site'), *filter(None, [os.environ.get('PYTHONPATH')])])
+@pytest.fixture(scope='module')
+def run_installed(wheel, tmp_path_factory):
+    """Run Python code with the installed wheel, in an empty folder that contains it as `site`."""
+    folder = tmp_path_factory.mktemp('installed')
+    wheel.extractall(folder / 'site')
+    path = os.pathsep.join([str(folder / 'site'), *filter(None, [os.environ.get('PYTHONPATH')])])
     environment = os.environ | dict(PYTHONPATH=path)
-    recipe = tools.parent / 'configs/quickstart/recipe.py'
-    words = [sys.executable, tools / 'recipe.py', 'run', recipe, '--dry-run']
-    done = call(*words, cwd=tmp_path, env=environment)
-    assert f'{tools.relative_to(tmp_path)}/train.py' in done.stdout, done.stdout
-    scale = tools.parent / 'configs/reproduce/hour.py'
-    code = f"""
-import sys; sys.path.insert(0, {str(tools)!r})
+
+    def run(code: str) -> tuple[str, Path]:
+        return call(sys.executable, '-c', code, cwd=folder, env=environment).stdout, folder
+
+    return run
+
+
+def test_applications_run_from_an_installed_wheel(run_installed):
+    """Also the template of a page, which is not a Python file."""
+    output, folder = run_installed("""
+import sys; sys.path.insert(0, 'site/beit_mm/.mim/tools')
 from pathlib import Path
+import recipe.plan; from recipe.chain import read_recipe
+quickstart = read_recipe('site/beit_mm/.mim/configs/quickstart/recipe.py')
+print(recipe.plan.shell_script(quickstart, recipe.plan.Settings(Path('work')), []))
 from reproduce import page, scale
-page.write(Path('out'), scale.Scale.read(Path({str(scale)!r})).cfg, 'hour', {{}}, [])
-"""
-    done = call(sys.executable, '-c', code, cwd=tmp_path, env=environment)
-    assert 'Nothing contradicts' in (tmp_path / 'out/results.md').read_text(), done.stdout
+hour = scale.Scale.read(Path('site/beit_mm/.mim/configs/reproduce/hour.py'))
+page.write(Path('out'), hour.cfg, 'hour', {}, [])
+""")
+    assert f'site/beit_mm/.mim/tools/train.py {folder}/site/beit_mm/.mim/configs/' in output
+    assert 'Nothing contradicts' in (folder / 'out/results.md').read_text()
 
 
-def test_mmpretrain_finds_our_models_in_an_installed_package(wheel, tmp_path):
-    wheel.extractall(tmp_path / 'site')
-    code = """
+def test_mmpretrain_finds_our_models_in_an_installed_package(run_installed):
+    output, folder = run_installed("""
 import beit_mm.utils.model_hub
 from mmpretrain.apis.model import ModelHub
-print(beit_mm.utils.model_hub.root() / 'model-index.yml', ModelHub.get('beit_base_patch16_224_pt22k_ft1k').config.filename)
-"""
-    path = os.pathsep.join([str(tmp_path / 'site'), *filter(None, [os.environ.get('PYTHONPATH')])])
-    done = call(sys.executable, '-c', code, cwd=tmp_path, env=os.environ | dict(PYTHONPATH=path))
-    index, config = map(Path, done.stdout.strip().splitlines()[-1].split())
-    assert index.is_file() and config.is_file(), done.stdout
-    assert index.parent == tmp_path / 'site/beit_mm/.mim' and index.parent in config.parents
+config = ModelHub.get('beit_base_patch16_224_pt22k_ft1k').config.filename
+print(beit_mm.utils.model_hub.root() / 'model-index.yml', config)
+""")
+    index, config = map(Path, output.strip().splitlines()[-1].split())
+    assert index.is_file() and config.is_file(), output
+    assert index.parent == folder / 'site/beit_mm/.mim' and index.parent in config.parents
 
 
 def test_an_installation_adds_no_other_package(source):
