@@ -1,43 +1,68 @@
-"""Attention maps made small enough for a page.
+"""Attention maps of patches: found by pixel, drawn as pictures, and packed for a page.
 
-Shapes: N = h·w patches of a grid (h, w).
+Shapes: N = h·w patches of a grid (h, w); [CLS] comes first in a sequence of 1 + N.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.attention import attention_of_blocks, attention_rollout, attention_weights
+from ..models import BEiT
+from ..models.attention import attention_of_blocks, attention_rollout
 from ..models.relative_position import Grid
-
-__all__ = [
-    'attention_of_blocks',
-    'attention_rollout',
-    'attention_weights',
-    'dequantise',
-    'patch_at',
-    'pool',
-    'quantise',
-]
+from .images import frame_patch, overlay_heat
 
 
 def patch_at(x: int, y: int, size: tuple[int, int], grid: Grid) -> tuple[int, int]:
-    """(row, column) of the patch that holds the pixel in column `x` and row `y` of an image of `size` (height, width).
+    """Return (row, column) of the patch at pixel (x, y) of an image of `size` (height, width).
 
     Raises ValueError for a pixel outside.
     """
     height, width = size
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(
-            f'there is no pixel {x},{y} in an image of {width}×{height}: give 0,0 … {width - 1},{height - 1}'
+            f'there is no pixel {x},{y} in an image of {width}×{height}: '
+            f'expected 0,0 to {width - 1},{height - 1}'
         )
     return y * grid[0] // height, x * grid[1] // width
 
 
-def pool(attention: Tensor, grid: Grid, factor: int) -> tuple[Tensor, Grid]:
-    """Attention [..., N, N] between cells of factor × factor patches [..., C, C], and their grid; those at the edge may be smaller.
+def attention_from_patch(
+    backbone: BEiT, image: Tensor, patch: tuple[int, int], grid: Grid, layer: int
+) -> dict[str, np.ndarray]:
+    """Return the attention of one patch to all patches in a layer (1 is the first): name → [h, w].
 
-    A cell takes what its patches take on average, and gives what they give together, so that the sum of a row stays.
+    The names are `mean` (of the heads), `rollout` (through all layers up to this one) and
+    `head-01`, … `image` is [1, C, H, W] as the backbone takes it.
+    """
+    place = 1 + patch[0] * grid[1] + patch[1]
+    blocks = attention_of_blocks(
+        backbone, image, lambda found: (found[0, :, place, 1:], found[0].mean(0))
+    )
+    heads = blocks[layer - 1][0]
+    rollout = attention_rollout([mean for _, mean in blocks[:layer]])[-1]
+    maps = dict(mean=heads.mean(0), rollout=rollout[place, 1:])
+    maps |= {f'head-{number:02d}': head for number, head in enumerate(heads, 1)}
+    return {name: values.view(grid).numpy() for name, values in maps.items()}
+
+
+def draw_attention(
+    image: np.ndarray, name: str, values: np.ndarray, patch: tuple[int, int]
+) -> np.ndarray:
+    """Draw a map [h, w] of `attention_from_patch` over an image, with a frame around its patch.
+
+    The rollout is scaled to the maximum of the other patches, which its own would leave black.
+    """
+    others = np.delete(values, patch[0] * values.shape[1] + patch[1])
+    maximum = others.max() if name == 'rollout' and len(others) else None
+    return frame_patch(overlay_heat(image, values, maximum), patch, values.shape)
+
+
+def pool(attention: Tensor, grid: Grid, factor: int) -> tuple[Tensor, Grid]:
+    """Pool attention [..., N, N] into cells of factor × factor patches: [..., C, C] and their grid.
+
+    Averages over the attending patches and sums over the attended ones, so rows keep their sum.
+    Cells at the right and lower border may have fewer patches.
     """
     rows, columns = (torch.arange(side) // factor for side in grid)
     cells = (len(rows) - 1) // factor + 1, (len(columns) - 1) // factor + 1
@@ -46,13 +71,8 @@ def pool(attention: Tensor, grid: Grid, factor: int) -> tuple[Tensor, Grid]:
     return (member / member.sum(0)).T @ attention @ member, cells
 
 
-def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows f32 [..., N], not negative → uint8 [..., N] and what 255 stands for, f32 [...]: each row's largest value."""
-    top = maps.max(-1).astype(np.float32)
-    share = maps / np.where(top > 0, top, 1)[..., None]
-    return (share * 255).round().astype(np.uint8), top
-
-
-def dequantise(levels: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """The rows again, each value to half of its row's largest / 255."""
-    return levels.astype(np.float32) / 255 * top[..., None]
+def quantize(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantize rows ≥ 0, f32 [..., N]: uint8 [..., N], and each row's maximum, f32 [...]."""
+    maximum = maps.max(-1).astype(np.float32)
+    levels = 255 * maps / np.where(maximum > 0, maximum, 1)[..., None]
+    return levels.round().astype(np.uint8), maximum

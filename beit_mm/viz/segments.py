@@ -1,130 +1,170 @@
-"""What a segmentor sees in an image, over the image; and where it is wrong."""
+"""Segmentation of images by a trained model, drawn over them, with errors where labels are given."""
 
-from inspect import signature
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
+from mmseg.evaluation import IoUMetric
 
-from ..checkpoint.loading import channels_of, load_model
-from ..data.guard import replace_loaders
-from ..data.reading import IGNORE, decode_bands, decode_image, decode_labels, read_bytes, to_classes
-from . import draw
-from .tokens import colours
+from ..checkpoint.model_loading import channels_of, load_model
+from ..data.guard import ReadLabels, replace_loaders
+from ..data.reading import IGNORE
+from .images import overlay_classes, overlay_errors, pick_error_color
+from .inputs import read_image, to_rgb
+from .pages import write_page
+from .tokens import code_colors
+
+
+class Scene(NamedTuple):
+    """Pictures of one image under their column heads.
+
+    `areas` [3, K]: pixels per class of the intersection, of the union and of the labels.
+    """
+
+    columns: list[str]
+    pictures: list[np.ndarray]
+    summary: str
+    classes: set[int]
+    areas: torch.Tensor | None
 
 
 class Segmentor:
-    """A config's model with a checkpoint's weights, and what its test data set knows: classes, palette, pipeline.
+    """The model of a config with weights, and the test data set's classes, palette and pipeline.
 
-    Raises ValueError for a config of no segmentor, or weights that are not this model's.
+    Raises ValueError for a config without a segmentor, or weights of another model.
     """
 
     def __init__(self, cfg: Config, checkpoint: str):
         if not str(cfg.model.get('type')).endswith('EncoderDecoder'):
             raise ValueError(
-                f'{cfg.filename} is the config of a {cfg.model.get("type")}, needed is an EncoderDecoder'
+                f'{cfg.filename} is a config of {cfg.model.get("type")}: expected EncoderDecoder'
             )
         dataset = cfg.test_dataloader.dataset
         while 'pipeline' not in dataset and 'dataset' in dataset:
             dataset = dataset.dataset
-        self.scope, self.model = cfg.default_scope, load_model(cfg, checkpoint)
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-                kind = registry.get(dataset.type)
-            known = kind.METAINFO | dict(dataset.get('metainfo') or {})
-            labels = [
-                step for step in dataset.pipeline if str(step.type).endswith('LoadAnnotations')
-            ]
-            self.pipeline = Compose(
-                [TRANSFORMS.build(step) for step in dataset.pipeline if step not in labels]
-            )
-        replace_loaders(self.pipeline.transforms)
-        self.classes: list[str] = list(known['classes'])
-        self.palette: list = known.get('palette') or colours(len(self.classes)).tolist()
-        self.error_color = draw.color_apart(self.palette)
-        # As mmseg's LoadAnnotations: the transform's own word counts, else the data set's.
-        default = signature(kind).parameters.get('reduce_zero_label')
-        own = dataset.get('reduce_zero_label', default and default.default)
-        said = labels[0].get('reduce_zero_label') if labels else None
-        self.reduce_zero_label = bool(own if said is None else said)
+        self.scope = cfg.default_scope
+        self.model = load_model(cfg, checkpoint)
+        with DefaultScope.overwrite_default_scope(self.scope):
+            self.dataset = DATASETS.build(dict(dataset, lazy_init=True))
+        self.classes: list[str] = list(self.dataset.metainfo['classes'])
+        own_palette = (dataset.get('metainfo') or {}).get('palette')
+        if own_palette or self.dataset.METAINFO.get('palette'):
+            self.palette: list = self.dataset.metainfo['palette']
+        else:
+            self.palette = code_colors(len(self.classes)).tolist()
+        self.error_color = pick_error_color(self.palette)
+        self.steps = self.dataset.pipeline.transforms
+        replace_loaders(self.steps, len(self.classes))
 
     @property
     def channels(self) -> int:
-        """Channels of the images that the model reads."""
+        """Return the number of channels of the model's images."""
         return channels_of(self.model.backbone)
 
     @torch.no_grad()
-    def predict(self, path: str) -> np.ndarray:
-        """Class ids [H, W] at the size of the image."""
+    def predict(self, path: str, labels: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the predicted class ids [H, W] of an image file, and those of its label map.
+
+        Unlabelled pixels are 255. Raises BadSample, as in training.
+        """
+        sample = dict(img_path=path, seg_fields=[])
+        if labels:
+            sample |= dict(
+                seg_map_path=labels,
+                label_map=self.dataset.label_map,
+                reduce_zero_label=self.dataset.reduce_zero_label,
+            )
+        for step in self.steps:
+            if labels or not isinstance(step, ReadLabels):
+                sample = step(sample)
         with DefaultScope.overwrite_default_scope(self.scope):
-            sample = self.model.test_step(pseudo_collate([self.pipeline(dict(img_path=path))]))[0]
-        return sample.pred_sem_seg.data[0].cpu().numpy()
+            found = self.model.test_step(pseudo_collate([sample]))[0]
+        truth = found.gt_sem_seg.data[0].numpy() if labels else None
+        return found.pred_sem_seg.data[0].cpu().numpy(), truth
 
-    def truth(self, path: str, image_path: str) -> np.ndarray:
-        """A label map's class ids [H, W], 255 where it is not labelled. Raises BadSample, as in training."""
-        decode = decode_image if self.channels == 3 else decode_bands
-        image, orientation = decode(image_path, read_bytes(image_path))
-        ids = decode_labels(path, read_bytes(path), image.shape[:2], orientation)
-        return to_classes(path, ids, len(self.classes), self.reduce_zero_label)
+    def draw(self, path: str, image: np.ndarray, labels: Path | None) -> Scene:
+        """Draw the prediction over an image, uint8 RGB, and with labels the truth and errors."""
+        predicted, truth = self.predict(path, labels and str(labels))
+        columns = ['image', 'predicted']
+        pictures = [image, overlay_classes(image, predicted, self.palette)]
+        classes = set(np.unique(predicted).tolist())
+        if truth is None:
+            return Scene(columns, pictures, Path(path).name, classes, None)
 
-
-def wrong(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Bool [H, W]: labelled, and predicted as something else."""
-    return (truth != IGNORE) & (predicted != truth)
-
-
-def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Return the number of labelled pixels of each (true class, predicted class): int64 [classes, classes]."""
-    labelled = truth != IGNORE
-    pairs = truth[labelled].astype(np.int64) * classes + predicted[labelled]
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
-def iou(matrix: np.ndarray) -> np.ndarray:
-    """Return each class's IoU from a confusion matrix: f64 [classes], NaN where it is neither true nor predicted."""
-    union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
-    return np.divide(matrix.diagonal(), union, out=np.full(len(matrix), np.nan), where=union > 0)
+        labelled = truth != IGNORE
+        wrong = labelled & (predicted != truth)
+        pictures.append(overlay_classes(image, truth, self.palette))
+        pictures.append(overlay_errors(image, wrong, labelled, self.error_color))
+        areas = measure_areas(predicted, truth, len(self.classes))
+        accuracy = 1 - wrong.sum() / max(labelled.sum(), 1)
+        summary = (
+            f'{Path(path).name}: {accuracy:.1%} of {labelled.sum()} labelled pixels correct, '
+            f'mIoU {mean_iou(areas)}'
+        )
+        classes |= set(np.unique(truth[labelled]).tolist())
+        return Scene([*columns, 'truth', 'errors'], pictures, summary, classes, areas)
 
 
-class Scene(NamedTuple):
-    """What is drawn of one image: pictures under `columns`, `text` on them, `classes` that occur, `confusion` with labels."""
-
-    columns: list[str]
-    pictures: list[np.ndarray]
-    text: str
-    classes: set[int]
-    confusion: np.ndarray | None
+def measure_areas(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> torch.Tensor:
+    """Count pixels per class: [3, K] of the intersection, of the union and of the labels."""
+    pair = torch.from_numpy(predicted), torch.from_numpy(truth)
+    both, union, _, labels = IoUMetric.intersect_and_union(*pair, num_classes, IGNORE)
+    return torch.stack([both, union, labels]).double()
 
 
-def scene(model: Segmentor, path: str, image: np.ndarray, labels: Path | None) -> Scene:
-    """Draw the prediction over an image uint8 RGB and, if given, the truth of its label map and the errors."""
-    truth = None if labels is None else model.truth(str(labels), path)
-    predicted = model.predict(path)
-    columns, pictures = (
-        ['image', 'predicted'],
-        [image, draw.overlay(image, predicted, model.palette)],
+def class_iou(areas: torch.Tensor) -> torch.Tensor:
+    """Return the IoU per class [K], NaN for classes that are neither labelled nor predicted."""
+    return areas[0] / areas[1]
+
+
+def mean_iou(areas: torch.Tensor) -> str:
+    """Describe the mean IoU of the classes that are labelled or predicted."""
+    present = class_iou(areas)[areas[1] > 0]
+    return f'{present.mean():.1%} of {len(present)} classes' if len(present) else '–'
+
+
+def write_segments(
+    path: Path,
+    config: str,
+    checkpoint: str,
+    images: list[str],
+    labels: Path | None = None,
+    bands: list[int] | None = None,
+) -> None:
+    """Write a page about image files; `labels` is a folder of label maps NAME OF THE IMAGE.png."""
+    model = Segmentor(Config.fromfile(config), checkpoint)
+    scenes = []
+    for file in images:
+        label_map = labels and labels / f'{Path(file).stem}.png'
+        image = to_rgb(read_image(file, model.channels), bands)
+        scenes.append(model.draw(file, image, label_map))
+        print(scenes[-1].summary)
+
+    classes = sorted(set().union(*(scene.classes for scene in scenes)))
+    colors = {model.classes[i]: _css(model.palette[i]) for i in classes}
+    total, rows = '', []
+    if labels:
+        colors['errors: another class than the truth'] = _css(model.error_color)
+        areas = sum(scene.areas for scene in scenes)
+        total = f'all images: mIoU {mean_iou(areas)}'
+        print(total)
+        iou = class_iou(areas)
+        rows = [(model.classes[i], f'{iou[i]:.1%}', f'{areas[2, i]:.0f}') for i in classes]
+    write_page(
+        path,
+        'segments.html',
+        title='What the segmentor sees',
+        colors=colors,
+        images=scenes,
+        total=total,
+        class_rows=rows,
     )
-    seen = set(np.unique(predicted).tolist())
-    if truth is None:
-        return Scene(columns, pictures, Path(path).name, seen, None)
-    errors, labelled = wrong(predicted, truth), truth != IGNORE
-    pictures += [
-        draw.overlay(image, truth, model.palette),
-        draw.errors(image, errors, labelled, model.error_color),
-    ]
-    matrix = confusion(predicted, truth, len(model.classes))
-    share = 1 - errors.sum() / max(labelled.sum(), 1)
-    text = f'{Path(path).name}: {share:.1%} of {labelled.sum()} labelled pixels right, mIoU {mean_iou(matrix)}'
-    seen |= set(np.unique(truth[labelled]).tolist())
-    return Scene([*columns, 'truth', 'errors'], pictures, text, seen, matrix)
 
 
-def mean_iou(matrix: np.ndarray) -> str:
-    """Return the mean IoU of the classes that are true or predicted, in words."""
-    known = iou(matrix)[~np.isnan(iou(matrix))]
-    return f'{known.mean():.1%} of {len(known)} classes' if len(known) else '–'
+def _css(color: Sequence[int]) -> str:
+    return f'rgb({",".join(map(str, color))})'

@@ -1,4 +1,4 @@
-"""The report of a chain of runs: one web page that needs nothing beside itself, readable on a phone, light or dark."""
+"""The report of a recipe: results, curves and pictures of all stages on one page."""
 
 import os
 import time
@@ -7,94 +7,84 @@ from pathlib import Path
 
 from recipe.records import read_record
 
-from beit_mm.viz import draw, page
-from beit_mm.viz.draw import text
+from beit_mm.viz.pages import write_page
 
-from . import pictures, sections
+from . import pictures
+from .run_report import TEMPLATES
 from .summary import JUDGED, rows, scalars, sentences, validations
 
 
 def write(
     path: Path, work_dir: Path, names: list[str], summary: dict, title: str, note: str
 ) -> None:
-    """Write the page at `path`: numbers from `summary`, curves and pictures from the stages `names` in `work_dir`."""
-    kinds = {
-        name: pictures.stage_config(work_dir, name).model.type.rpartition('.')[2] for name in names
-    }
-    parts = [f'<h1>{text(title)}</h1>', _results(summary, note), _curves(work_dir, names, summary)]
-    parts += [
-        sections.of_stage(work_dir, name)
-        for name in names
-        if kinds[name] in ('DiscreteVAE', 'BEiTPretrainer')
-    ]
-    for task, arms in _tasks(name for name in names if kinds[name] == 'EncoderDecoder').items():
-        parts.append(sections.segmentation(work_dir, task, arms))
-    parts.append(_runs(work_dir, names, summary))
-    page.write(path, title, parts)
+    """Write the page about the stages `names` in `work_dir`; its numbers are those of `summary`."""
+    records = {name: read_record(work_dir / name) for name in names}
+    versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
+    write_page(
+        path,
+        'recipe.html',
+        TEMPLATES,
+        title=title,
+        note=note,
+        results=[(f'{task}: {metric}', *rest) for task, metric, *rest in rows(summary)],
+        sentences=sentences(summary),
+        num_seeds=summary.get('seeds'),
+        curves=_curves(work_dir, names, summary),
+        sections=_sections(work_dir, names),
+        stages=_stages(records, summary),
+        commands=[command for record in records.values() for command in record['commands']],
+        stage_command=f'python tools/report.py {work_dir / names[0]}',
+        date=time.strftime('%Y-%m-%d %H:%M'),
+        num_cores=os.cpu_count(),
+        versions=versions,
+    )
 
 
-def _tasks(names: Iterable[str]) -> dict[str, list[str]]:
-    """Stages by the first part of their names; `scratch` first."""
-    tasks: dict[str, list[str]] = {}
+def _sections(work_dir: Path, names: list[str]) -> list[dict]:
+    """Return pictures of tokenizers and pre-trainings, then one section per segmentation task."""
+    sections, segmentors = [], []
+    for name in names:
+        kind = pictures.stage_config(work_dir, name).model.type.rpartition('.')[2]
+        if kind == 'EncoderDecoder':
+            segmentors.append(name)
+        elif kind in ('DiscreteVAE', 'BEiTPretrainer'):
+            sections.append(pictures.make_section(work_dir, name))
+    for task, stages in _by_task(segmentors).items():
+        sections.append(pictures.segmentation(work_dir, task, stages))
+    return [section for section in sections if section]
+
+
+def _by_task(names: Iterable[str]) -> dict[str, list[str]]:
+    """Group stages by the first part of their names, `scratch` first."""
+    tasks: dict[str, list[str]] = {name.partition('/')[0]: [] for name in names}
     for name in sorted(names, key=lambda name: not name.endswith('/scratch')):
-        tasks.setdefault(name.partition('/')[0], []).append(name)
+        tasks[name.partition('/')[0]].append(name)
     return tasks
 
 
-def _results(summary: dict, note: str) -> str:
-    html, table = '<h2>What pre-training bought</h2>', rows(summary)
-    if table:
-        cells = [
-            (f'{task}: {metric}', start, value, gain) for task, start, metric, value, gain in table
-        ]
-        html += draw.text_table(['task', 'start', 'value', 'gain'], cells)
-    html += ''.join(f'<p>{text(line)}</p>' for line in sentences(summary))
-    if 'seeds' in summary:
-        html += f'<p>Mean ± standard deviation over {text(str(summary["seeds"]))} seeds; '
-        html += "curves, pictures and commands are the first one's.</p>"
-    return html + (f'<p class="note">{text(note)}</p>' if note else '')
-
-
-def _curves(work_dir: Path, names: list[str], summary: dict) -> str:
-    """Charts for each task: the training loss of its stages, and what they were judged by, where that was repeated."""
+def _curves(work_dir: Path, names: list[str], summary: dict) -> list[dict]:
+    """Return the training loss per task, and metrics that were validated more than once."""
     charts = []
-    tasks = _tasks(names)
-    for task in dict.fromkeys(name.partition('/')[0] for name in names):
-        logs = {name.partition('/')[2] or task: scalars(work_dir / name) for name in tasks[task]}
-        losses = {
-            arm: [(line['step'], line['loss']) for line in log if 'loss' in line and 'lr' in line]
-            for arm, log in logs.items()
-        }
+    for task, stages in _by_task(names).items():
+        logs = {name.partition('/')[2] or task: scalars(work_dir / name) for name in stages}
+        losses = {}
+        for start, log in logs.items():
+            training = [line for line in log if 'loss' in line and 'lr' in line]
+            losses[start] = [(line['step'], line['loss']) for line in training]
         entropy = summary.get(task, {}).get('marginal_entropy')
         levels = {'ignoring the image': entropy} if isinstance(entropy, float) else {}
-        charts.append((f'{task}: training loss', draw.line_chart(losses, levels, 'iterations')))
+        charts.append(dict(title=f'{task}: training loss', lines=losses, levels=levels))
         for metric, label in JUDGED.items():
-            values = {arm: validations(log, metric) for arm, log in logs.items()}
+            values = {start: validations(log, metric) for start, log in logs.items()}
             if any(len(points) > 1 for points in values.values()):
-                charts.append((f'{task}: {label}', draw.line_chart(values, {}, 'iterations')))
-    figures = ''.join(
-        f'<figure><h3>{text(title)}</h3>{chart}</figure>' for title, chart in charts if chart
-    )
-    return f'<h2>How it went</h2><div class="charts">{figures}</div>'
+                charts.append(dict(title=f'{task}: {label}', lines=values))
+    return charts
 
 
-def _runs(work_dir: Path, names: list[str], summary: dict) -> str:
-    records = {name: read_record(work_dir / name) for name in names}
-    table = [
-        (name, f'{r["wall_s"]:.0f} s', f'{r["peak_rss_gib"]:.2f} GiB')
-        for name, r in records.items()
-    ]
+def _stages(records: dict[str, dict], summary: dict) -> list[tuple[str, str, str]]:
     prepare = summary['wall_s'].get('prepare', 0)
     total = prepare + sum(record['wall_s'] for record in records.values())
-    table = [('prepare', f'{prepare:.0f} s', ''), *table]
-    table.append(('together', f'{total:.0f} s', f'{summary["peak_rss_gib"]:.2f} GiB'))
-    commands = ''.join(
-        f'<p><code>{text(c)}</code></p>' for r in records.values() for c in r['commands']
-    )
-    versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
-    html = '<h2>What ran</h2>' + draw.text_table(['stage', 'time', 'peak memory'], table)
-    html += f'<details><summary>Commands</summary>{commands}</details>'
-    html += '<p>A page about one stage, with all that it logged, its config and environment: '
-    html += f'<code>python tools/report.py {text(str(work_dir / names[0]))}</code></p>'
-    html += f'<p>Written {time.strftime("%Y-%m-%d %H:%M")} on a machine with {os.cpu_count()} CPU cores, '
-    return html + f'with {text(versions)}.</p>'
+    table = [('prepare', f'{prepare:.0f} s', '')]
+    for name, record in records.items():
+        table.append((name, f'{record["wall_s"]:.0f} s', f'{record["peak_rss_gib"]:.2f} GiB'))
+    return [*table, ('total', f'{total:.0f} s', f'{summary["peak_rss_gib"]:.2f} GiB')]

@@ -1,157 +1,143 @@
-"""The report of one run: curves of all that its log holds, pictures of what it learned, config and environment."""
+"""The report of one run: curves of all logged values, pictures, config and environment."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
-from mmengine.config import Config
 from recipe.records import read_record
 
-from beit_mm.viz import draw, page
-from beit_mm.viz.draw import text
+from beit_mm.viz.pages import write_page
 
-from . import pictures, sections
+from . import pictures
 from .summary import metrics, probes, scalars, validations
 
-_NO_CURVE = {'step', 'iter', 'epoch', 'memory', 'data_time', 'base_lr'}  # of a training line
-_NAMES = dict(
+TEMPLATES = Path(__file__).parent / 'templates'
+_NO_CURVE = {'step', 'iter', 'epoch', 'memory', 'data_time', 'base_lr'}
+_TITLES = dict(
     lr='learning rate',
-    time='images a second',
-    grad_norm='norm of the gradient',
+    time='images per second',
+    grad_norm='gradient norm',
     token_entropy='token entropy, nats',
 )
 
 
 def write(path: Path, stage_dir: Path) -> None:
-    """Write the page at `path` for the latest run in `stage_dir`, a work_dir of tools/train.py or a stage of a recipe.
+    """Write the report of the latest run in a work_dir of tools/train.py or a stage of a recipe.
 
     Raises FileNotFoundError if no run has logged anything.
     """
     lines = scalars(stage_dir)
     if not lines:
         raise FileNotFoundError(
-            f'{stage_dir} has no run with logged numbers: {_instead(stage_dir)}'
+            f'{stage_dir} has no run with logged numbers: {_suggest_folder(stage_dir)}'
         )
-    work_dir, name = stage_of(stage_dir)
+    work_dir, name = locate_stage(stage_dir)
     cfg, log = pictures.stage_config(work_dir, name), _latest_log(stage_dir)
-    charts = _charts(lines, cfg, processes(log)) + probe_charts(probes(stage_dir))
-    parts = [f'<h1>{text(name)}</h1>', _results(stage_dir, lines), charts]
-    parts.append(_pictures(work_dir, name))
-    parts.append(
-        f'<h2>Environment</h2><pre>{text(environment(log) or "Its log is not there.")}</pre>'
+    batch_size = cfg.train_dataloader.batch_size * count_processes(log)
+    section, no_pictures = _pictures(work_dir, name)
+    values = metrics(stage_dir).items()
+    write_page(
+        path,
+        'run.html',
+        TEMPLATES,
+        title=f'Run {name}',
+        heading=name,
+        iterations=next((line['step'] for line in reversed(lines) if 'lr' in line), 0),
+        results=[(key, f'{value:.4g}') for key, value in values if _is_number(value)],
+        curves=charts(lines, batch_size),
+        probes=probe_charts(probes(stage_dir)),
+        pictures=section,
+        no_pictures=no_pictures,
+        environment=environment(log),
+        config=cfg.pretty_text,
     )
-    parts.append(f'<details><summary>Config</summary><pre>{text(cfg.pretty_text)}</pre></details>')
-    page.write(path, f'Run {name}', parts)
 
 
-def _instead(stage_dir: Path) -> str:
-    """Return what to do about a folder without logged numbers."""
-    inside = sorted(
-        {
-            str(log.parents[2].relative_to(stage_dir))
-            for log in stage_dir.rglob('vis_data/scalars.json')
-        }
-    )
-    if inside:
-        return f'expected one of {", ".join(inside)} in it'
-    if _latest_log(stage_dir) or any(stage_dir.glob('*/*.log')):
-        return 'its config had a visualizer without dict(type="LocalVisBackend") in vis_backends; tools/train.py adds it'
+def _suggest_folder(stage_dir: Path) -> str:
+    logs = stage_dir.rglob('vis_data/scalars.json')
+    if runs := sorted({str(log.parents[2].relative_to(stage_dir)) for log in logs}):
+        return f'expected one of {", ".join(runs)} in it'
+    if any(stage_dir.glob('*/*.log')):
+        return (
+            'its config has a visualizer without dict(type="LocalVisBackend") in vis_backends; '
+            'tools/train.py adds it'
+        )
     return 'expected a folder that tools/train.py has written (--work-dir)'
 
 
-def stage_of(stage_dir: Path) -> tuple[Path, str]:
-    """The work_dir and the name of a stage: a recipe's record has them, of another run the folder is all."""
+def locate_stage(stage_dir: Path) -> tuple[Path, str]:
+    """Return the recipe's work_dir and the stage's name; of another run, its parent and name."""
     stage_dir = stage_dir.resolve()
     name = (read_record(stage_dir) or {}).get('name', stage_dir.name)
     return stage_dir.parents[len(Path(name).parts) - 1], name
 
 
-def curves(lines: list[dict], images: int) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """(name, points (iteration, value)) of each number in a log's training lines, then of each metric validated more than once.
+def curves(lines: list[dict], batch_size: int) -> dict[str, list[tuple[float, float]]]:
+    """Return name → points (iteration, value) of all numbers in a log.
 
-    `images` in an iteration: with it the time of one becomes images a second. Names of losses begin with 'loss'.
+    Numbers of training come first, then metrics that were validated more than once. `batch_size`
+    of all ranks converts the time per iteration to images per second.
     """
     training = [line for line in lines if 'lr' in line]
-    for key in dict.fromkeys(key for line in training for key in line if key not in _NO_CURVE):
-        points = [
-            (line['step'], line[key]) for line in training if isinstance(line.get(key), int | float)
-        ]
+    found = {}
+    for key in dict.fromkeys(key for line in training for key in line):
+        if key in _NO_CURVE:
+            continue
+        points = [(line['step'], line[key]) for line in training if _is_number(line.get(key))]
         if key == 'time':
-            points = [(step, images / seconds) for step, seconds in points if seconds > 0]
-        yield _NAMES.get(key, key), points
-    checks = [key.rpartition('/')[2] for line in lines if 'lr' not in line for key in line]
-    for metric in dict.fromkeys(key for key in checks if key not in {*_NO_CURVE, 'time'}):
-        points = validations(lines, metric)
-        if len(points) > 1 and isinstance(points[0][1], int | float):
-            yield f'validation: {metric}', points
+            points = [(step, batch_size / seconds) for step, seconds in points if seconds > 0]
+        found[_TITLES.get(key, key)] = points
+
+    validated = [key.rpartition('/')[2] for line in lines if 'lr' not in line for key in line]
+    for metric in dict.fromkeys(validated):
+        points = [point for point in validations(lines, metric) if _is_number(point[1])]
+        if metric not in _NO_CURVE | {'time'} and len(points) > 1:
+            found[f'validation: {metric}'] = points
+    return found
 
 
-def probe_charts(lines: list[dict]) -> str:
-    """Return a chart for each measure of `Probe`, with one line per layer; heads are averaged."""
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def charts(lines: list[dict], batch_size: int) -> list[dict]:
+    """Return the charts of a log: one of all losses, and one per other number."""
+    losses, others = {}, []
+    for name, points in curves(lines, batch_size).items():
+        if re.search(r'(^|\.)loss', name):
+            losses[name] = points
+        else:
+            others.append(dict(title=name, lines={name: points}))
+    return [dict(title='loss', lines=losses), *others] if losses else others
+
+
+def probe_charts(lines: list[dict]) -> list[dict]:
+    """Return a chart per measure of `Probe` with one line per layer; heads are averaged."""
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for line in lines:
         for key, value in line.items():
-            if key.startswith('probe/'):
-                measure, *place = key.removeprefix('probe/').split('/')
+            prefix, _, name = key.partition('/')
+            if prefix == 'probe':
+                measure, *place = name.split('/')
                 layer = place[0].replace('_', ' ') if place else measure
-                found.setdefault(measure, {}).setdefault(layer, {}).setdefault(
-                    line['step'], []
-                ).append(value)
-    charts = ''
+                steps = found.setdefault(measure, {}).setdefault(layer, {})
+                steps.setdefault(line['step'], []).append(value)
+    charts = []
     for measure, layers in found.items():
-        curves = {
-            layer: [(step, mean(values)) for step, values in points.items()]
-            for layer, points in layers.items()
+        averaged = {
+            layer: [(step, mean(values)) for step, values in steps.items()]
+            for layer, steps in layers.items()
         }
-        if chart := draw.line_chart(curves, {}, 'iterations'):
-            charts += f'<figure><h3>{text(measure)}</h3>{chart}</figure>'
-    return f'<h2>Probes</h2><div class="charts">{charts}</div>' if charts else ''
+        charts.append(dict(title=measure, lines=averaged))
+    return charts
 
 
-def _charts(lines: list[dict], cfg: Config, ranks: int) -> str:
-    found = dict(curves(lines, cfg.train_dataloader.batch_size * ranks))
-    losses = {
-        name: points
-        for name, points in found.items()
-        if name == 'loss' or re.search(r'(^|\.)loss', name)
-    }
-    charts = [('loss', draw.line_chart(losses, {}, 'iterations'))] if losses else []
-    charts += [
-        (name, draw.line_chart({name: points}, {}, 'iterations'))
-        for name, points in found.items()
-        if name not in losses
-    ]
-    figures = ''.join(
-        f'<figure><h3>{text(title)}</h3>{chart}</figure>' for title, chart in charts if chart
-    )
-    return f'<h2>How it went</h2><div class="charts">{figures}</div>'
-
-
-def _results(stage_dir: Path, lines: list[dict]) -> str:
-    last = next((line['step'] for line in reversed(lines) if 'lr' in line), 0)
-    table = [
-        (key, f'{value:.4g}')
-        for key, value in metrics(stage_dir).items()
-        if isinstance(value, int | float)
-    ]
-    html = f'<h2>What it reached</h2><p>{last} iterations are logged.</p>'
-    return html + (draw.text_table(['last validation or test', 'value'], table) if table else '')
-
-
-def _pictures(work_dir: Path, name: str) -> str:
-    """What the last checkpoint does with validation images; where that cannot be shown, why."""
+def _pictures(work_dir: Path, name: str) -> tuple[dict | None, str]:
+    """Return the section of the last checkpoint, or why there is none."""
     try:
-        return sections.of_stage(work_dir, name)
-    except (
-        ImportError,
-        OSError,
-        ValueError,
-    ) as error:  # no checkpoint yet, no data here, no tokenizer
-        return f'<h2>Pictures</h2><p class="note">There are none: {text(" ".join(str(error).split()))}</p>'
-
-
-# -- the text log ------------------------------------------------------------------------------------------------------
+        return pictures.make_section(work_dir, name), ''
+    except (ImportError, OSError, ValueError) as error:  # checkpoint, data or tokenizer not found
+        return None, ' '.join(str(error).split())
 
 
 def _latest_log(stage_dir: Path) -> str:
@@ -160,7 +146,7 @@ def _latest_log(stage_dir: Path) -> str:
 
 
 def environment(log: str) -> str:
-    """The block that mmengine writes first: machine, versions, seed, processes; without how torch was compiled."""
+    """Return mmengine's first block of a log without the compile options of PyTorch."""
     block = re.search(r'System environment:\n.*?(?=\n-{20,})', log, re.S)
     lines = block[0].splitlines() if block else []
     return '\n'.join(
@@ -170,7 +156,7 @@ def environment(log: str) -> str:
     )
 
 
-def processes(log: str) -> int:
-    """How many processes trained; mmengine calls it the number of GPUs without one as well."""
+def count_processes(log: str) -> int:
+    """Return the number of ranks; mmengine calls it the number of GPUs also on a CPU."""
     found = re.search(r'GPU number: (\d+)', log)
     return int(found[1]) if found else 1

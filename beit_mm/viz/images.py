@@ -1,0 +1,122 @@
+"""Drawing on images: uint8 RGB [H, W, 3] in and out."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image, ImageDraw
+from scipy.ndimage import binary_erosion
+
+# Colors of 0 … 255, uint8 RGB [256, 3]: dark for small values, bright for large ones.
+HEAT = colormaps['inferno'](np.arange(256), bytes=True)[:, :3].copy()
+HEAT_OPACITY = 0.6
+MASKED_COLOR = (255, 140, 0)
+ERROR_COLORS = (
+    MASKED_COLOR,
+    (255, 0, 255),
+    (0, 255, 255),
+    (0, 255, 0),
+    (255, 255, 0),
+    (255, 0, 0),
+    (0, 0, 255),
+)
+
+
+def to_data_uri(image: np.ndarray) -> str:
+    """Return an image as a PNG in a data URI."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, 'PNG', optimize=True)
+    return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Convert [C, H, W] in [0, 1] to uint8 [H, W, C]."""
+    return (image.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def enlarge(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Enlarge values [h, w, ...] of a grid of patches to pixels [H, W, ...] of `size` (H, W)."""
+    rows = np.arange(size[0]) * cells.shape[0] // size[0]
+    columns = np.arange(size[1]) * cells.shape[1] // size[1]
+    return cells[rows[:, None], columns]
+
+
+def gray_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Make the patches gray that a mask, bool [h, w], selects."""
+    return np.where(enlarge(mask, image.shape[:2])[..., None], np.uint8(128), image)
+
+
+def outline_masked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw a line inside the border of the patches that a mask, bool [h, w], selects."""
+    masked = enlarge(mask, image.shape[:2])
+    width = 1 + 2 * max(1, image.shape[0] // mask.shape[0] // 12)
+    inside = binary_erosion(masked, np.ones((width, width)), border_value=1)
+    return np.where((masked & ~inside)[..., None], np.uint8(MASKED_COLOR), image)
+
+
+def overlay_classes(
+    image: np.ndarray, labels: np.ndarray, palette: Sequence, opacity: float = 0.6
+) -> np.ndarray:
+    """Draw class ids [H, W] in the colors of a palette [K, 3]; ids ≥ K stay transparent."""
+    known = labels < len(palette)
+    colors = np.asarray(palette, float)[np.where(known, labels, 0)]
+    mixed = (1 - opacity) * image + opacity * colors
+    return np.where(known[..., None], mixed.round(), image).astype(np.uint8)
+
+
+def overlay_errors(
+    image: np.ndarray, wrong: np.ndarray, labelled: np.ndarray, color: Sequence
+) -> np.ndarray:
+    """Draw wrong pixels, bool [H, W], in a color over the gray image; unlabelled ones are black."""
+    drawn = overlay_classes(to_gray(image) // 2 + 64, np.where(wrong, 0, 1), [color], opacity=0.8)
+    return np.where(labelled[..., None], drawn, 0).astype(np.uint8)
+
+
+def pick_error_color(palette: Sequence) -> tuple[int, int, int]:
+    """Return the color of `ERROR_COLORS` with the largest distance to a palette [K, 3]."""
+    colors = np.asarray(ERROR_COLORS, float)
+    distance = np.linalg.norm(colors[:, None] - np.asarray(palette, float), axis=2)
+    return ERROR_COLORS[distance.min(1).argmax()]
+
+
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """Remove the colors of an image; the result has three equal channels."""
+    return np.array(Image.fromarray(image).convert('L').convert('RGB'))
+
+
+def overlay_heat(image: np.ndarray, values: np.ndarray, maximum: float | None = None) -> np.ndarray:
+    """Draw values ≥ 0 of patches [h, w] in the colors of `HEAT` over the gray image.
+
+    `maximum` and larger values get the brightest color (default: the largest value).
+    """
+    scale = 255 / (maximum or values.max() or 1)
+    levels = (scale * values).round().clip(0, 255).astype(np.uint8)
+    colors = enlarge(HEAT[levels], image.shape[:2])
+    return ((1 - HEAT_OPACITY) * to_gray(image) + HEAT_OPACITY * colors).round().astype(np.uint8)
+
+
+def frame_patch(image: np.ndarray, patch: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """Draw a white and a black frame around the patch (row, column) of a grid."""
+    height, width = image.shape[:2]
+    top, bottom = (-(-(patch[0] + i) * height // grid[0]) for i in (0, 1))
+    left, right = (-(-(patch[1] + i) * width // grid[1]) for i in (0, 1))
+    picture = Image.fromarray(image)
+    canvas = ImageDraw.Draw(picture)
+    line = max(1, width // 240)
+    for color, reach in (('black', 2 * line), ('white', line)):
+        box = (left - reach, top - reach, right - 1 + reach, bottom - 1 + reach)
+        canvas.rectangle(box, outline=color, width=reach)
+    return np.array(picture)
+
+
+def tile(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Arrange at most columns² images of one size in a square, row by row, on gray."""
+    height, width, _ = images[0].shape
+    sheet = np.full((columns * (height + 1) - 1, columns * (width + 1) - 1, 3), 128, np.uint8)
+    for place, image in enumerate(images[: columns**2]):
+        top = place // columns * (height + 1)
+        left = place % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
