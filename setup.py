@@ -86,8 +86,17 @@ setup(
     package_data={
         'beit_mm.checkpoint': ['published.yml'],
         'beit_mm.config_check': ['paper_recipes.yml'],
+        'beit_mm.viz': ['templates/*'],
     },
-    install_requires=['numpy>=1.26', 'scipy>=1.14', 'safetensors>=0.4.3', 'pyyaml'],
+    install_requires=[
+        'numpy>=1.26',
+        'scipy>=1.14',
+        'safetensors>=0.4.3',
+        'pyyaml',
+        'pillow',
+        'matplotlib>=3.8',
+        'jinja2>=3',
+    ],
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,

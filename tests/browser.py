@@ -1,4 +1,4 @@
-"""A real browser without a window, driven over its debugging pipe; pytest skips where none is installed."""
+"""A headless browser, driven over its debugging pipe; pytest skips where none is installed."""
 
 import base64
 import json
@@ -12,36 +12,27 @@ from pathlib import Path
 
 import pytest
 
-NAMES = (
-    'chromium',
-    'chromium-browser',
-    'google-chrome',
-    'google-chrome-stable',
-    'chrome',
-    'microsoft-edge',
-)
-
-PATIENCE = 300  # seconds without a word, after which it is taken for dead
+NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'microsoft-edge')
+TIMEOUT_SECONDS = 300  # without an answer
+KEY_CODES = dict(Tab=9, ArrowLeft=37, ArrowUp=38, ArrowRight=39, ArrowDown=40)
 
 
-class Gone(Exception):
-    """The browser has ended, or does not answer."""
+class BrowserError(Exception):
+    """The browser has exited or does not answer."""
 
 
 class Browser:
-    """One page. Commands are those of the Chrome DevTools Protocol."""
+    """One page; commands are those of the Chrome DevTools Protocol."""
 
     def __init__(self, read: int, write: int):
-        self._read, self._write, self._count, self._rest = read, write, 0, b''
+        self._read, self._write, self._count, self._buffer = read, write, 0, b''
+        self._session = None
+        self.events: list[dict] = []  # messages that are no answers
         target = self.command('Target.createTarget', url='about:blank')['targetId']
-        self._session = self.command('Target.attachToTarget', targetId=target, flatten=True)[
-            'sessionId'
-        ]
-        self.heard: list[dict] = []  # what the page said by itself
+        attached = self.command('Target.attachToTarget', targetId=target, flatten=True)
+        self._session = attached['sessionId']
         for domain in ('Page', 'Runtime', 'Network'):
             self.command(f'{domain}.enable')
-
-    _session = None
 
     def command(self, method: str, **params) -> dict:
         self._count += 1
@@ -51,35 +42,41 @@ class Browser:
         try:
             os.write(self._write, json.dumps(message).encode() + b'\0')
         except BrokenPipeError:
-            raise Gone from None
+            raise BrowserError from None
         while True:
-            answer = self._next()
+            answer = self._receive()
             if answer.get('id') == self._count:
                 assert 'error' not in answer, f'{method}: {answer["error"]}'
                 return answer['result']
-            if 'method' in answer and self._session:
-                self.heard.append(answer)
+            self.events.append(answer)
 
-    def _next(self) -> dict:
-        while b'\0' not in self._rest:
-            answered = select.select([self._read], [], [], PATIENCE)[0]
-            more = os.read(self._read, 1 << 20) if answered else b''
-            if not more:
-                raise Gone
-            self._rest += more
-        message, _, self._rest = self._rest.partition(b'\0')
+    def _receive(self) -> dict:
+        while b'\0' not in self._buffer:
+            ready = select.select([self._read], [], [], TIMEOUT_SECONDS)[0]
+            received = os.read(self._read, 1 << 20) if ready else b''
+            if not received:
+                raise BrowserError
+            self._buffer += received
+        message, _, self._buffer = self._buffer.partition(b'\0')
         return json.loads(message)
 
     def value(self, expression: str):
-        """What JavaScript makes of an expression; a promise is waited for."""
+        """Evaluate JavaScript and return its value, that of a promise when it is resolved."""
         answer = self.command(
             'Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True
         )
         assert 'exceptionDetails' not in answer, answer['exceptionDetails']
         return answer['result'].get('value')
 
+    def wait(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        self.value(
+            'new Promise(done => { const check = () => '
+            f'({condition}) ? done(true) : setTimeout(check, 20); check(); }})'
+        )
+
     def open(self, path: Path, width: int, height: int, ready: str) -> None:
-        """Show a file in a window of that size, and wait until the expression `ready` is true."""
+        """Open a file in a window of that size, and wait until the expression `ready` is true."""
         self.command(
             'Emulation.setDeviceMetricsOverride',
             width=width,
@@ -88,25 +85,17 @@ class Browser:
             mobile=width < 600,
         )
         self.command('Page.navigate', url=path.resolve().as_uri())
-        waiting = f'new Promise(done => {{ const look = () => ({ready}) ? done(true) : setTimeout(look, 20); look(); }})'
-        self.value(waiting)
+        self.wait(ready)
 
     def click(self, x: float, y: float) -> None:
         for kind in ('mousePressed', 'mouseReleased'):
-            self.command(
-                'Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1
-            )
+            event = dict(type=kind, x=x, y=y, button='left', clickCount=1)
+            self.command('Input.dispatchMouseEvent', **event)
 
     def key(self, key: str) -> None:
-        codes = dict(Tab=9, ArrowLeft=37, ArrowUp=38, ArrowRight=39, ArrowDown=40)
         for kind in ('keyDown', 'keyUp'):
-            self.command(
-                'Input.dispatchKeyEvent',
-                type=kind,
-                key=key,
-                code=key,
-                windowsVirtualKeyCode=codes[key],
-            )
+            event = dict(type=kind, key=key, code=key, windowsVirtualKeyCode=KEY_CODES[key])
+            self.command('Input.dispatchKeyEvent', **event)
 
     def screenshot(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,31 +108,29 @@ def browser(profile: Path) -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if not program:
         pytest.skip(f'no browser is installed: none of {", ".join(NAMES)}')
-    (commands, ours_out), (ours_in, answers) = os.pipe(), os.pipe()
-    spare = [
-        os.dup(end) for end in (commands, answers)
-    ]  # neither 3 nor 4, which the pipes have taken if they were free
+    (commands, our_output), (our_input, answers) = os.pipe(), os.pipe()
+    # Copies have other numbers than 3 and 4, which the browser expects and the pipes may have.
+    copies = [os.dup(end) for end in (commands, answers)]
 
-    def hand_over() -> None:
-        for end, number in zip(
-            spare, (3, 4), strict=True
-        ):  # where it reads commands, and where it answers
-            os.dup2(end, number)
+    def connect() -> None:
+        os.dup2(copies[0], 3)
+        os.dup2(copies[1], 4)
 
     command = [program, '--headless', '--remote-debugging-pipe', f'--user-data-dir={profile}']
     command += ['--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--no-first-run']
     process = subprocess.Popen(
-        command, pass_fds=(3, 4), preexec_fn=hand_over, stderr=subprocess.DEVNULL
+        command, pass_fds=(3, 4), preexec_fn=connect, stderr=subprocess.DEVNULL
     )
-    for end in (commands, answers, *spare):
+    for end in (commands, answers, *copies):
         os.close(end)
     try:
         try:
-            page = Browser(ours_in, ours_out)
-        except Gone:
+            page = Browser(our_input, our_output)
+        except BrowserError:
             pytest.skip(f'{program} is installed and does not start')
         yield page
     finally:
         process.kill()
         process.wait()
-        os.close(ours_in), os.close(ours_out)
+        os.close(our_input)
+        os.close(our_output)

@@ -123,7 +123,7 @@ def test_each_stage_has_a_report_of_its_own(quickstart, monkeypatch, name, image
     run_report.write(quickstart / 'one.html', quickstart / 'work' / name)
     text = (quickstart / 'one.html').read_text()
     assert Page(text).images == images and text.count('<svg') >= charts
-    for words in (f'<h1>{name}</h1>', 'images a second', 'learning rate', 'max_iters=2'):
+    for words in (f'<h1>{name}</h1>', 'images per second', 'learning rate', 'max_iters=2'):
         assert words in text
 
 

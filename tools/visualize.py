@@ -99,10 +99,10 @@ def _attention(args: Namespace) -> None:
         raise ValueError(f'--layer {args.layer}: expected 1 to {depth} for {args.checkpoint}')
 
     summary = (
-        f'{_KINDS[weights.facts.kind]} written by {weights.origin}, '
+        f'{_KINDS[weights.spec.kind]} written by {weights.checkpoint.origin}, '
         f'{depth} layers of {backbone.num_heads} heads'
     )
-    if not args.heads and weights.facts.rel_pos_bias is None:
+    if not args.heads and weights.spec.rel_pos_bias is None:
         summary += ' (64 channels per head assumed: set --heads)'
     statistics = ', '.join(f'{name} {value}' for name, value in weights.normalization.items())
     notes = [f'images normalized by {statistics}']
@@ -110,9 +110,9 @@ def _attention(args: Namespace) -> None:
 
     pages: dict[str, tuple] = {}
     for path in map(Path, args.images):
-        image = read_image(path, weights.facts.in_channels)
+        image = read_image(path, weights.spec.in_channels)
         patch_size = backbone.patch_size
-        size = fit_size(image.shape[:2], args.size or min(weights.facts.img_size), patch_size)
+        size = fit_size(image.shape[:2], args.size or min(weights.spec.img_size), patch_size)
         grid = size[0] // patch_size, size[1] // patch_size
         inputs = normalize(resize(image, size), weights.normalization)
         note = (
@@ -182,7 +182,7 @@ def _fill(args: Namespace) -> None:
     masks = fill.make_masks(args.ratios, args.masks, backbone.grid, args.seed)
     images = []
     for path in args.images:
-        image = read_image(path, weights.facts.in_channels)
+        image = read_image(path, weights.spec.in_channels)
         columns, rows = fill.draw_filled(
             backbone, head, tokenizer, image, masks, weights.normalization, args.bands
         )

@@ -1,4 +1,4 @@
-"""To use a trained model: load it, run it on images, export it. Nothing here is imported for training."""
+"""Load a trained model, run it on images, export it. Training does not import this package."""
 
 from .. import compat
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -37,9 +38,9 @@ _STYLE = {
 _NO_METADATA = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
 
 
-
-def line_colors(names: list[str]) -> dict[str, str]:
+def line_colors(names: Iterable[str]) -> dict[str, str]:
     """Return a CSS color for each line of a chart."""
+    names = list(names)
     if len(names) <= len(COLORS):
         return dict(zip(names, COLORS, strict=False))
     spread = colormaps['rainbow'](np.linspace(0, 1, len(names)))
@@ -60,9 +61,9 @@ def line_chart(
     if not any(finite.values()):
         return ''
     file = io.StringIO()
-    colors = line_colors(list(lines))
+    colors = line_colors(lines)
     with rc_context(_STYLE | {'svg.hashsalt': repr(lines)}):
-        figure = Figure((6.4, 3.6))
+        figure = Figure((5.8, 3.2))
         axes = figure.add_subplot()
         for name, points in finite.items():
             if points:

@@ -16,14 +16,19 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     Raises FileNotFoundError; BadSample, a ValueError that names the file, if it cannot be read or
     has another number of channels.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'{path} not found: expected an image file')
+    check_file(path)
     decode = decode_image if channels == 3 else decode_bands
     image = decode(str(path), read_bytes(str(path)))[0]
     image = image[..., None] if image.ndim == 2 else image
     if image.shape[2] != channels:
         raise BadSample(f'{path} has {image.shape[2]} channels, expected {channels} for this model')
     return np.ascontiguousarray(image[..., ::-1] if channels == 3 else image)
+
+
+def check_file(path: str | Path) -> None:
+    """Raise FileNotFoundError if a path that is no URL has no file."""
+    if '://' not in str(path) and not Path(path).is_file():
+        raise FileNotFoundError(f'{path} not found: expected an image file')
 
 
 def to_rgb(image: np.ndarray, bands: list[int] | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 from mmseg.evaluation import IoUMetric
 
-from ..checkpoint.model_loading import channels_of, load_model
+from ..checkpoint.loading import channels_of, load_model
 from ..data.guard import ReadLabels, replace_loaders
 from ..data.reading import IGNORE
 from .images import overlay_classes, overlay_errors, pick_error_color

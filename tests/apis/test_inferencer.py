@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from beit_mm.apis import AttentionInferencer, FillInInferencer, TokenizerInferencer
-from beit_mm.apis.inferencer import _names
+from beit_mm.apis.base_inferencer import output_names
 
 SIZES = [(64, 64), (80, 100), (64, 64), (50, 90), (64, 64)]
 
@@ -126,9 +126,13 @@ def test_sub_folders_are_read_and_their_names_kept(photos, tmp_path):
     (['a/1.png', 'b/1.png'], ['a/1', 'b/1']),
     (['a/1.png', 'a/1.jpg', 'b/2.png'], ['a/000000_1', 'a/000001_1', 'b/2']),
     ([np.zeros((1, 1, 3)), Path('a/x.y.png')], ['000000', 'x.y']),
+    (
+        ['000004_x.png', 'a.png', 'b.png', 'c.png', 'x.jpg', 'x.png'],
+        ['000004_x', 'a', 'b', 'c', '000004_000004_x', '000005_x'],
+    ),
 ])  # fmt: skip
 def test_what_is_written_is_named_as_the_image_in_the_folder_of_all(inputs, names):
-    assert _names(inputs) == names
+    assert output_names(inputs) == names
 
 
 def test_nothing_is_drawn_that_nobody_asked_for(photos, tmp_path):
@@ -175,15 +179,17 @@ def test_what_is_no_image_or_no_such_model_is_an_error_that_says_so(tmp_path, ph
     inferencer = TokenizerInferencer(
         *made('tokenizer', tmp_path), device='cpu', show_progress=False
     )
-    with pytest.raises(TypeError, match='array of float64 was given: uint8 is needed'):
+    with pytest.raises(TypeError, match='dtype float64: expected uint8'):
         inferencer(np.zeros((8, 8, 3)))
-    with pytest.raises(ValueError, match=r'shape \(8, 8\) was given'):
+    with pytest.raises(ValueError, match=r'shape \(8, 8\): expected \[H, W, 3\]'):
         inferencer(np.zeros((8, 8), np.uint8))
+    with pytest.raises(FileNotFoundError, match='none.png not found: expected an image file'):
+        inferencer([photos / '0.png', tmp_path / 'none.png'])
     (tmp_path / 'empty').mkdir()
     with pytest.raises(
         FileNotFoundError,
         match='empty and its sub-folders have no images: expected files that end with .jpg',
     ):
         inferencer(tmp_path / 'empty')
-    with pytest.raises(ValueError, match='this is a DiscreteVAE'):
+    with pytest.raises(ValueError, match='the model is a DiscreteVAE: expected a BEiTPretrainer'):
         FillInInferencer(*made('tokenizer', tmp_path), device='cpu')

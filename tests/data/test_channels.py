@@ -19,7 +19,7 @@ from beit_mm.data.reading import BadSample, decode_bands, decode_image
 from beit_mm.data.two_views import TwoViews, channels_first, resize
 from beit_mm.engine.launch import build_runner
 from beit_mm.registry import DATASETS
-from beit_mm.viz.inputs import shown
+from beit_mm.viz.inputs import to_rgb
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 ROOT = Path(__file__).parents[2]
@@ -296,10 +296,10 @@ def test_every_part_takes_images_of_any_channels(channels, data, tmp_path):
 
 def test_three_bands_are_chosen_for_pictures():
     image = noise(4, 5, 13)
-    assert np.array_equal(shown(image, [13, 2, 7]), image[..., [12, 1, 6]])
-    assert np.array_equal(shown(image[..., :1]), image[..., [0, 0, 0]])
+    assert np.array_equal(to_rgb(image, [13, 2, 7]), image[..., [12, 1, 6]])
+    assert np.array_equal(to_rgb(image[..., :1]), image[..., [0, 0, 0]])
     with pytest.raises(ValueError, match=r'--bands 1 2 14: expected three numbers, 1 … 13'):
-        shown(image, [1, 2, 14])
+        to_rgb(image, [1, 2, 14])
 
 
 # -- files that are listed ---------------------------------------------------------------------------------------------

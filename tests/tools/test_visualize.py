@@ -1,7 +1,6 @@
-"""tools/visualize.py and tools/report.py from end to end on small checkpoints; mistakes are one line that says the mend."""
+"""tools/visualize.py and tools/report.py from end to end on small checkpoints."""
 
 import importlib.util
-import re
 from pathlib import Path
 
 import cv2
@@ -9,211 +8,175 @@ import numpy as np
 import pytest
 import small
 import torch
+from explorer_data import read_page
 from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
 from shapes import draw as shapes
 
 from beit_mm.models import BEiT, DiscreteVAE
-from beit_mm.viz import attention, draw, explorer, inputs
+from beit_mm.models.attention import attention_of_blocks
+from beit_mm.viz import images, inputs
+from beit_mm.viz.model_weights import ModelWeights
 
 ROOT = Path(__file__).parents[2]
 ARCH = dict(embed_dims=64, num_layers=2, num_heads=2, feedforward_channels=64)
 
 
-def tool(name: str):
+def load_tool(name: str):
     spec = importlib.util.spec_from_file_location(name, ROOT / f'tools/{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-visualize, report = tool('visualize'), tool('report')
+visualize, report = load_tool('visualize'), load_tool('report')
 
 
-def run(words: str) -> None:
-    visualize.main(words.split())
+def run(command: str) -> None:
+    visualize.main(command.split())
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory) -> Path:
-    """A photo, two checkpoints that fit each other, one that does not, and Shapes."""
-    folder = tmp_path_factory.mktemp('look')
+def files(tmp_path_factory) -> Path:
+    """A photo, a pre-training with its tokenizer, another tokenizer, and drawn data."""
+    folder = tmp_path_factory.mktemp('files')
     shapes.write(
         folder, train=10, val=10, size=64, segmentation_train=4, segmentation_val=2, jobs=1
     )
     torch.manual_seed(0)
-    cv2.imwrite(
-        str(folder / 'photo.png'),
-        np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8),
-    )
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / 'photo.png')
     backbone = BEiT(ARCH, img_size=32, patch_size=8, rel_pos_bias='shared', mask_token=True)
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     state = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
-    torch.save(
-        state | {'head.proj.weight': torch.randn(16, 64), 'head.proj.bias': torch.zeros(16)},
-        folder / 'mim.pth',
-    )
-    torch.save(
-        DiscreteVAE(vocab_size=16, width=8, groups=2, blocks=1, width_in=8).state_dict(),
-        folder / 'vae.pth',
-    )
-    torch.save(
-        DiscreteVAE(vocab_size=9, width=8, groups=2, blocks=1, width_in=8).state_dict(),
-        folder / 'other.pth',
-    )
+    state |= {'head.proj.weight': torch.randn(16, 64), 'head.proj.bias': torch.zeros(16)}
+    torch.save(state, folder / 'mim.pth')
+    for name, vocab_size in (('vae', 16), ('other', 9)):
+        tokenizer = DiscreteVAE(vocab_size=vocab_size, width=8, groups=2, blocks=1, width_in=8)
+        torch.save(tokenizer.state_dict(), folder / f'{name}.pth')
     return folder
 
 
 @pytest.fixture(autouse=True)
-def there(place, tmp_path, monkeypatch):
-    for path in place.iterdir():
+def folder(files, tmp_path, monkeypatch) -> Path:
+    for path in files.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
-def segmentor(there) -> None:
-    cfg = small.shrink(small.load('quickstart/segmentation'), Path.cwd(), Path('segment'))
+def segmentor(folder) -> None:
+    cfg = small.shrink(small.load('quickstart/segmentation'), folder, Path('segment'))
     with DefaultScope.overwrite_default_scope('mmseg'):
         torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), 'segment.pth')
     cfg.dump('segment.py')
 
 
-def test_every_command_of_the_page_is_one():
-    text = (ROOT / 'docs/look.md').read_text()
-    commands = [
-        line.split()[2:]
-        for line in text.splitlines()
-        if line.startswith('python tools/visualize.py')
-    ]
-    assert {visualize.parser().parse_args(words).verb for words in commands} == {
-        'attention',
-        'fill',
-        'tokens',
-        'segment',
-    }
-    assert [
-        link
-        for link in re.findall(r'\]\(([^)#]+)', text)
-        if '://' not in link and not (ROOT / 'docs' / link).exists()
-    ] == []
+def test_commands_in_the_documentation_are_accepted():
+    lines = (ROOT / 'docs/look.md').read_text().splitlines()
+    commands = [line.split()[2:] for line in lines if 'python tools/visualize.py' in line]
+    verbs = {visualize.make_parser().parse_args(command).command for command in commands}
+    assert verbs == {'attention', 'fill', 'tokens', 'segment'}
 
 
-def test_pictures_of_attention_are_at_the_images_resolution_and_show_the_patch_asked(capsys):
+def test_pictures_show_the_attention_of_the_selected_patch_on_the_original_image(capsys):
     run('attention photo.png --checkpoint mim.pth --layer 1 --patch 69,10 --out seen')
     printed = capsys.readouterr().out
-    assert (
-        'photo.png: 70×50 pixels, resized to 48×32, 6×4 patches' in printed
-        and 'column 6, row 1: 4 pictures' in printed
-    )
+    assert 'photo.png: 70×50 pixels, input 48×32, 6×4 patches' in printed
+    assert 'column 6, row 1: 4 pictures' in printed
+    stem = 'photo_layer-01_patch-6-1'
     found = {path.name: cv2.imread(str(path))[..., ::-1] for path in Path('seen').iterdir()}
     assert set(found) == {
-        f'photo_layer-01_patch-6-1_{name}.png' for name in ('mean', 'rollout', 'head-01', 'head-02')
+        f'{stem}_{name}.png' for name in ('mean', 'rollout', 'head-01', 'head-02')
     }
-    weights, photo = inputs.Weights('mim.pth'), inputs.read_image('photo.png')
-    given = inputs.normalised(inputs.resized(photo, (32, 48)), weights.normalization)
-    rows = (
-        attention.attention_of_blocks(weights.backbone(), given)[0][0, :, 1 + 5, 1:]
-        .view(2, 4, 6)
-        .numpy()
-    )
-    for name, shares in (('mean', rows.mean(0)), ('head-02', rows[1])):
-        drawn = draw.outline(draw.heat(photo, shares), (0, 5), (4, 6))
-        assert np.array_equal(found[f'photo_layer-01_patch-6-1_{name}.png'], drawn)
-    through = (
-        rows.mean(0) / 2
-    )  # and 0.5 more for the patch itself, beside which the others would be black
-    through[0, 5] = 1
-    others = np.delete(through.flatten(), 5).max()
-    drawn = draw.outline(draw.heat(photo, through, others), (0, 5), (4, 6))
-    assert np.array_equal(found['photo_layer-01_patch-6-1_rollout.png'], drawn)
+    weights, photo = ModelWeights('mim.pth'), inputs.read_image('photo.png')
+    given = inputs.normalize(inputs.resize(photo, (32, 48)), weights.normalization)
+    attention = attention_of_blocks(weights.backbone(), given)[0][0, :, 1 + 5, 1:]
+    heads = attention.view(2, 4, 6).numpy()
+    rollout = heads.mean(0) / 2
+    rollout[0, 5] = 1  # the residual adds to the patch itself, which must not scale the others
+    others = np.delete(rollout.flatten(), 5).max()
+    for name, values, maximum in (
+        ('mean', heads.mean(0), None),
+        ('head-02', heads[1], None),
+        ('rollout', rollout, others),
+    ):
+        drawn = images.overlay_heat(photo, values, maximum)
+        assert np.array_equal(
+            found[f'{stem}_{name}.png'], images.frame_patch(drawn, (0, 5), (4, 6))
+        )
 
 
 def test_the_page_holds_every_image_also_two_of_one_name(capsys):
     Path('b').mkdir()
     Path('b/photo.png').symlink_to(Path('photo.png').resolve())
     run('attention photo.png b/photo.png --checkpoint mim.pth --size 48 --html a/page.html')
-    found = explorer.unpack(Path('a/page.html').read_text())
-    assert [(name, maps.grid, maps.levels.shape) for name, maps in found] == [
-        (name, (6, 8), (2, 3, 48, 48)) for name in ('photo.png', 'photo.png (2)')
-    ]
-    assert (
-        'masked image modeling written by beit_mm, 2 layers of 2 heads' in capsys.readouterr().out
-    )
+    found = read_page(Path('a/page.html').read_text())
+    assert [name for name, _ in found] == ['photo.png', 'photo.png (2)']
+    assert {(maps.grid, maps.levels.shape) for _, maps in found} == {((6, 8), (2, 3, 48, 48))}
+    printed = capsys.readouterr().out
+    assert 'masked image modeling written by beit_mm, 2 layers of 2 heads' in printed
 
 
 def test_fill_and_tokens_write_pages():
     run(
-        'fill photo.png --checkpoint mim.pth --tokenizer vae.pth --ratios 0.3 0.5 --masks 1 --out fill.html'
+        'fill photo.png --checkpoint mim.pth --tokenizer vae.pth --ratios 0.3 0.5 --masks 1 --out a.html'
     )
-    assert Path('fill.html').read_text().count('<img') == 6
-    run('tokens photo.png --tokenizer vae.pth --size 32 --out tokens.html')
-    assert 'photo.png: 22×16 tokens' in Path('tokens.html').read_text()
+    assert Path('a.html').read_text().count('<img') == 6
+    run('tokens photo.png --tokenizer vae.pth --size 32 --out b.html')
+    assert 'photo.png: 22×16 tokens' in Path('b.html').read_text()
 
 
-def test_a_tokenizer_that_it_did_not_learn_from_is_an_error():
+def test_another_tokenizer_than_that_of_the_pre_training_is_an_error():
+    command = 'fill photo.png --checkpoint known.pth --tokenizer vae.pth --out fill.html'
     state = torch.load('mim.pth')
-    for fingerprint, wrong in (
-        (inputs.Weights('vae.pth').token_target().fingerprint(), False),
-        (12345, True),
-    ):
-        torch.save(state | dict(target_fingerprint=torch.tensor(fingerprint)), 'told.pth')
-        command = 'fill photo.png --checkpoint told.pth --tokenizer vae.pth --out fill.html'
-        if not wrong:
-            run(command)
-            continue
-        with pytest.raises(
-            SystemExit,
-            match=r'told\.pth learned the tokens of another tokenizer than vae\.pth: give the one',
-        ):
-            run(command)
+    fingerprint = ModelWeights('vae.pth').tokenizer_fingerprint()
+    torch.save(state | dict(target_fingerprint=torch.tensor(fingerprint)), 'known.pth')
+    run(command)
+    torch.save(state | dict(target_fingerprint=torch.tensor(12345)), 'known.pth')
+    with pytest.raises(SystemExit, match=r'known\.pth was trained with another tokenizer than vae'):
+        run(command)
 
 
 def test_segment_writes_a_page(segmentor):
-    images = [str(path) for path in sorted(Path('ade20k/images/validation').iterdir())]
-    labels = ['--labels', 'ade20k/annotations/validation']
-    visualize.main(
-        ['segment', 'segment.py', 'segment.pth', *images, *labels, '--out', 'segment.html']
+    photos = [str(path) for path in sorted(Path('ade20k/images/validation').iterdir())]
+    run(
+        f'segment segment.py segment.pth {" ".join(photos)} '
+        '--labels ade20k/annotations/validation --out segment.html'
     )
     html = Path('segment.html').read_text()
-    assert (
-        html.count('<img') == 4 * len(images)
-        and 'errors: another class than the truth</span>' in html
-        and 'background</span>' in html
-    )
-
-
-MISTAKES = {
-    'attention photo.png --checkpoint mim.pth --layer 3': r'--layer 3: mim\.pth has the layers 1 … 2',
-    'attention photo.png --checkpoint mim.pth --layer 0': r'--layer 0: mim\.pth has the layers 1 … 2',
-    'attention photo.png --checkpoint mim.pth --patch 70,3': r'no pixel 70,3 in an image of 70×50: give 0,0 … 69,49',
-    'attention photo.png --checkpoint mim.pth --patch middle': r'--patch middle: give a pixel as X,Y',
-    'attention photo.png --checkpoint mim.pth --patch 1,2 --html a.html': r'every patch can be chosen',
-    'attention photo.png --checkpoint mim.pth --size 0': r'--size 0: at least 1',
-    'attention gone.png --checkpoint mim.pth': r'gone\.png, cannot be read: No such file',
-    'attention mim.pth --checkpoint mim.pth': r'mim\.pth is no image',
-    'attention photo.png --checkpoint vae.pth': r'vae\.pth holds a tokenizer, needed is a backbone or mim or',
-    'attention photo.png --checkpoint gone.pth': r'no checkpoint at gone\.pth',
-    'fill photo.png --checkpoint mim.pth --tokenizer other.pth': r'mim\.pth predicts 16 channels, other\.pth has 9 codes',
-    'fill photo.png --checkpoint mim.pth --tokenizer vae.pth --ratios 40': r'lies between 0 and 1, given was 40',
-    'fill photo.png --checkpoint mim.pth --tokenizer vae.pth --masks 0': r'--masks 0: at least 1',
-    'tokens photo.png --tokenizer mim.pth': r'mim\.pth holds a mim, needed is a tokenizer',
-    'segment gone.py segment.pth photo.png': r'no config at gone\.py',
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('words', MISTAKES)
-def test_a_mistake_is_one_line_that_says_the_mend(words):
-    with pytest.raises(SystemExit, match=MISTAKES[words]) as stopped:
-        run(words)
-    assert str(stopped.value).startswith('error: ') and '\n' not in str(stopped.value)
-
-
-def test_labels_that_are_not_there_are_named(segmentor):
+    assert html.count('<img') == 4 * len(photos)
+    assert 'errors: another class than the truth</span>' in html and 'background</span>' in html
     with pytest.raises(SystemExit, match=r'error: ade20k/photo\.png, cannot be read'):
         run('segment segment.py segment.pth photo.png --labels ade20k')
 
 
-def test_a_report_of_no_run_is_one_line():
+MIM = '--checkpoint mim.pth'
+MISTAKES = {
+    f'attention photo.png {MIM} --layer 3': r'--layer 3: expected 1 to 2',
+    f'attention photo.png {MIM} --patch 70,3': r'no pixel 70,3 in an image of 70×50',
+    f'attention photo.png {MIM} --patch middle': r'--patch middle: expected a pixel X,Y',
+    f'attention photo.png {MIM} --patch 1,2 --html a.html': r'remove it, or remove --html',
+    f'attention photo.png {MIM} --size 0': r'--size 0: expected at least 1',
+    f'attention gone.png {MIM}': r'gone\.png not found: expected an image file',
+    f'attention mim.pth {MIM}': r'mim\.pth is no image',
+    'attention photo.png --checkpoint vae.pth': r'holds a tokenizer, expected a backbone or mim',
+    f'fill photo.png {MIM} --tokenizer other.pth': r'predicts 16 codes, other\.pth has 9',
+    f'fill photo.png {MIM} --tokenizer vae.pth --ratios 40': r'--ratios 40: expected shares',
+    'tokens photo.png --tokenizer mim.pth': r'mim\.pth holds a mim, expected a tokenizer',
+    'segment gone.py segment.pth photo.png': r'gone\.py not found: expected a config',
+}
+
+
+@pytest.mark.parametrize('command', MISTAKES)
+def test_a_mistake_is_one_line_that_says_the_fix(command):
+    with pytest.raises(SystemExit, match=MISTAKES[command]) as stopped:
+        run(command)
+    assert str(stopped.value).startswith('error: ') and '\n' not in str(stopped.value)
+
+
+def test_a_report_without_a_run_is_one_line():
     with pytest.raises(SystemExit, match=r'error: gone has no run with logged numbers'):
         report.main(['gone'])

@@ -5,9 +5,14 @@ import pytest
 import torch
 
 from beit_mm.models import BEiT
+from beit_mm.models.attention import (
+    attention_of_blocks,
+    attention_rollout,
+    attention_weights,
+)
 from beit_mm.models.plain_layers import scaled_linear
 from beit_mm.models.relative_position import position_bias, relative_position_index
-from beit_mm.viz import attention, draw
+from beit_mm.viz import attention
 
 pytestmark = pytest.mark.any_stack
 
@@ -66,7 +71,7 @@ def by_hand(module, x, grid, bias) -> np.ndarray:
 
 
 def test_maps_are_the_softmax_computed_by_hand_and_their_rows_sum_to_one(backbone):
-    maps = attention.attention_of_blocks(backbone, IMAGE)
+    maps = attention_of_blocks(backbone, IMAGE)
     assert [tuple(found.shape) for found in maps] == [(2, 2, 16, 16)] * 3
     with torch.no_grad():
         for found, block, (inputs, _) in zip(
@@ -78,7 +83,7 @@ def test_maps_are_the_softmax_computed_by_hand_and_their_rows_sum_to_one(backbon
 
 def test_maps_times_values_are_what_the_block_computed(backbone):
     for found, block, (inputs, out) in zip(
-        attention.attention_of_blocks(backbone, IMAGE),
+        attention_of_blocks(backbone, IMAGE),
         backbone.blocks,
         inputs_of(backbone, IMAGE),
         strict=True,
@@ -96,8 +101,8 @@ def test_rows_of_some_patches_are_those_rows(backbone):
     index = torch.tensor([[3, 1], [15, 0]])
     with torch.no_grad():
         whole, some = (
-            attention.attention_weights(block.attn, *inputs),
-            attention.attention_weights(block.attn, *inputs[:3], index),
+            attention_weights(block.attn, *inputs),
+            attention_weights(block.attn, *inputs[:3], index),
         )
     for image, rows in enumerate(index):
         assert torch.allclose(some[image], whole[image][:, rows], atol=1e-6)
@@ -106,21 +111,18 @@ def test_rows_of_some_patches_are_those_rows(backbone):
 def test_looking_changes_nothing(backbone):
     with torch.no_grad():
         before = backbone(IMAGE)[0]
-    attention.attention_of_blocks(backbone, IMAGE)
+    attention_of_blocks(backbone, IMAGE)
     assert not any(block.attn._forward_pre_hooks for block in backbone.blocks)
     with pytest.raises(ValueError, match='no multiple of the patch'):
-        attention.attention_of_blocks(backbone, IMAGE[..., :-1])
+        attention_of_blocks(backbone, IMAGE[..., :-1])
     assert not any(block.attn._forward_pre_hooks for block in backbone.blocks)
     with torch.no_grad():
         assert torch.equal(backbone(IMAGE)[0], before)
 
 
-# -- rollout -----------------------------------------------------------------------------------------------------------
-
-
 def test_rollout_is_the_product_of_all_blocks_and_its_rows_sum_to_one(backbone):
-    means = [found.mean(1).double() for found in attention.attention_of_blocks(backbone, IMAGE)]
-    through = attention.attention_rollout(means)
+    means = [found.mean(1).double() for found in attention_of_blocks(backbone, IMAGE)]
+    through = attention_rollout(means)
     product = np.eye(16)
     for mean, found in zip(means, through, strict=True):
         product = (mean[1].numpy() + np.eye(16)) / 2 @ product
@@ -136,90 +138,66 @@ def test_rollout_follows_a_path_through_two_blocks():
         torch.tensor([1.0, 0, 0]),
         torch.tensor([0, 1.0, 0]),
     )  # 1 looks at 0, later 2 at 1
-    assert attention.attention_rollout([first, second])[-1][2].tolist() == [0.25, 0.25, 0.5]
-
-
-# -- where it is drawn -------------------------------------------------------------------------------------------------
+    assert attention_rollout([first, second])[-1][2].tolist() == [0.25, 0.25, 0.5]
 
 
 @pytest.mark.parametrize('size', [(40, 24), (83, 50), (37, 200)])
 @pytest.mark.parametrize('offset', [(0, 0), (1, 0), (0, -1), (2, 1)])
-def test_planted_attention_lights_exactly_the_pixels_of_the_patch_meant(size, offset):
-    """A head that looks `offset` (rows, columns) away: of each pixel asked, that patch of the image is the bright one."""
+def test_planted_attention_lights_exactly_the_pixels_of_its_patch(size, offset):
+    """A head attends to the patch `offset` (rows, columns) away, whose pixels must be bright."""
     grid = (5, 3)
     model = BEiT(ARCH, img_size=(40, 24), patch_size=8, rel_pos_bias='shared').eval()
     q, k = 1 + 1 * 3 + 1, 1 + (1 + offset[0]) * 3 + 1 + offset[1]
     with torch.no_grad():
         model.rel_pos_bias.relative_position_bias_table[relative_position_index(grid)[q, k]] = 50.0
     image = np.full((*size, 3), 90, np.uint8)
-    x, y = size[1] // 2, int(size[0] * 0.3)  # of the patch in row 1, column 1
-    row, column = attention.patch_at(x, y, size, grid)
-    assert (row, column) == (1, 1)
-    shares = (
-        attention.attention_of_blocks(model, IMAGE)[0][0, 0, 1 + row * 3 + column, 1:]
-        .view(grid)
-        .numpy()
-    )
-    drawn = draw.heat(image, shares)
+    patch = attention.patch_at(size[1] // 2, int(size[0] * 0.3), size, grid)
+    assert patch == (1, 1)
+    values = attention.attention_from_patch(model, IMAGE[:1], patch, grid, layer=1)['head-01']
+    target = patch[0] + offset[0], patch[1] + offset[1]
+    assert [values[target].round(3), values.sum().round(3)] == [1, 1]
+
+    drawn = attention.overlay_heat(image, values)
     bright = (drawn == drawn.reshape(-1, 3)[drawn.sum(-1).argmax()]).all(-1)
-    assert [shares[row + offset[0], column + offset[1]].round(3), shares.sum().round(3)] == [1, 1]
-    meant = [[attention.patch_at(x, y, size, grid) == (row + offset[0], column + offset[1]) for x in range(size[1])]
-             for y in range(size[0])]  # fmt: skip
-    assert np.array_equal(bright, np.array(meant))
-    framed = draw.outline(drawn, (row, column), grid)
-    inside = np.array(
-        [
-            [attention.patch_at(x, y, size, grid) == (1, 1) for x in range(size[1])]
-            for y in range(size[0])
-        ]
-    )
+    assert np.array_equal(bright, pixels_of(target, size, grid))
+    framed = attention.frame_patch(drawn, patch, grid)
+    inside = pixels_of(patch, size, grid)
     assert np.array_equal(framed[inside], drawn[inside])
     changed = np.argwhere((framed != drawn).any(-1))
     low, high = np.argwhere(inside).min(0), np.argwhere(inside).max(0)
     assert (changed.min(0) == low - 2).all() and (changed.max(0) == high + 2).all()
 
 
-def test_a_map_is_scaled_to_its_largest_and_a_map_of_nothing_is_dark():
-    image = np.full((8, 8, 3), 200, np.uint8)
-    drawn = draw.heat(image, np.array([[0.0, 0.05], [0.1, 0.0]]))
-    assert np.array_equal(drawn, draw.heat(image, np.array([[0.0, 0.5], [1.0, 0.0]])))
-    assert np.array_equal(drawn[5, 1], (0.4 * 200 + 0.6 * draw.HEAT[255]).round())
-    assert np.array_equal(drawn[0, 5], (0.4 * 200 + 0.6 * draw.HEAT[128]).round())
-    assert (draw.heat(image, np.zeros((2, 2))) == (0.4 * 200 + 0.6 * draw.HEAT[0]).round()).all()
+def pixels_of(patch: tuple[int, int], size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """Return bool [H, W], True in a patch."""
+    found = np.zeros(size, bool)
+    for y, x in np.ndindex(size):
+        found[y, x] = attention.patch_at(x, y, size, grid) == patch
+    return found
 
 
 @pytest.mark.parametrize('x, y', [(-1, 0), (24, 0), (0, 40)])
 def test_a_pixel_outside_is_an_error(x, y):
-    with pytest.raises(
-        ValueError, match=rf'there is no pixel {x},{y} in an image of 24×40: give 0,0 … 23,39'
-    ):
+    with pytest.raises(ValueError, match=f'no pixel {x},{y} in an image of 24×40: expected 0,0 to'):
         attention.patch_at(x, y, (40, 24), (5, 3))
 
 
-# -- small enough ------------------------------------------------------------------------------------------------------
-
-
-def test_cells_take_what_their_patches_take_on_average_and_give_what_they_give_together():
+def test_pooling_averages_over_attending_and_sums_over_attended_patches():
     rows = torch.rand(2, 15, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     small, cells = attention.pool(rows, (5, 3), 2)
-    assert (
-        cells == (3, 2)
-        and (small.sum(-1).mean(0)[0] - rows[:, [0, 1, 3, 4]].sum(-1).mean()).abs() <= 1e-12
-    )
-    assert (
-        small[1, 0, 1] - rows[1][[0, 1, 3, 4]][:, [2, 5]].sum(1).mean()
-    ).abs() <= 1e-12  # the edge is one column wide
-    assert (small[1, 5, 0] - rows[1, 14, [0, 1, 3, 4]].sum()).abs() <= 1e-12
+    first, upper_right = [0, 1, 3, 4], [2, 5]  # the right border is one column wide
+    assert cells == (3, 2)
+    assert (small.sum(-1).mean(0)[0] - rows[:, first].sum(-1).mean()).abs() <= 1e-12
+    assert (small[1, 0, 1] - rows[1][first][:, upper_right].sum(1).mean()).abs() <= 1e-12
+    assert (small[1, 5, 0] - rows[1, 14, first].sum()).abs() <= 1e-12
     assert torch.equal(attention.pool(rows, (5, 3), 1)[0], rows)
 
 
 def test_bytes_keep_each_value_to_half_a_step_of_its_row():
     rows = np.random.default_rng(0).dirichlet(np.full(50, 0.1), (3, 50)).astype(np.float32)
     rows[0, 0] = 0
-    levels, top = attention.quantise(rows)
-    assert (
-        levels.dtype == np.uint8
-        and np.array_equal(top, rows.max(-1))
-        and (levels.max(-1)[top > 0] == 255).all()
-    )
-    assert (np.abs(attention.dequantise(levels, top) - rows) <= top[..., None] / 510 + 1e-9).all()
+    levels, maximum = attention.quantize(rows)
+    assert levels.dtype == np.uint8 and np.array_equal(maximum, rows.max(-1))
+    assert (levels.max(-1)[maximum > 0] == 255).all()
+    restored = levels.astype(np.float32) / 255 * maximum[..., None]
+    assert (np.abs(restored - rows) <= maximum[..., None] / 510 + 1e-9).all()

@@ -1,4 +1,8 @@
-"""What a stage's model does with a few validation images: its config and last checkpoint in, RGB images out."""
+"""Sections of a report with pictures: what a stage's model does with a few validation images.
+
+A section is a dict with `heading`, `text`, and either `columns` and `rows` of pictures (`legend`:
+name → CSS color) or `images` and `captions`. Pictures are uint8 RGB [H, W, 3].
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,22 +16,24 @@ from recipe.records import find_checkpoint, read_record, weight_options
 from torch import nn
 
 from beit_mm.checkpoint.loading import load_model
-from beit_mm.viz import draw
-from beit_mm.viz.fill import filled
+from beit_mm.viz.fill import fill_in
+from beit_mm.viz.images import gray_out, overlay_classes, to_uint8
 
-Picture = np.ndarray  # uint8 RGB [H, W, 3]
+NUM_IMAGES = 6
 
 
-class Shown(NamedTuple):
+class Predictions(NamedTuple):
+    """A model's predictions for a batch of validation images."""
+
     model: nn.Module
-    batch: dict[str, Any]  # as the data loader makes it
-    inputs: Any  # as the model takes them
+    batch: dict[str, Any]  # from the data loader
+    inputs: Any  # of the model
     samples: list  # what it predicts
     metainfo: dict  # of the data set
 
 
 def stage_config(work_dir: Path, name: str) -> Config:
-    """The config that a stage ran with; of a finished one its checkpoints are found in `work_dir` as it lies now."""
+    """Return the config of a stage's latest run, with its checkpoints as they lie in `work_dir`."""
     cfg = Config.fromfile(str(sorted((work_dir / name).glob('*/vis_data/config.py'))[-1]))
     weights = (read_record(work_dir / name) or {}).get('weights', {})
     cfg.merge_from_dict(dict(option.split('=', 1) for option in weight_options(weights, work_dir)))
@@ -35,79 +41,123 @@ def stage_config(work_dir: Path, name: str) -> Config:
 
 
 @torch.no_grad()
-def show(work_dir: Path, name: str, count: int) -> Shown:
-    """A stage's trained model and its predictions for `count` images, spread over its validation set."""
+def predict(work_dir: Path, name: str, count: int) -> Predictions:
+    """Load a stage's model and predict `count` images, drawn from its validation set."""
     cfg = stage_config(work_dir, name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(cfg.val_dataloader.dataset)
     model = load_model(cfg, find_checkpoint(work_dir / name))
     stacked = cfg.val_dataloader.get('collate_fn', {}).get('type') == 'default_collate'
-    # Even steps would meet one class only where the classes alternate.
+    collate = default_collate if stacked else pseudo_collate
+    # Random, because every n-th image may be of the same class.
     picks = np.sort(np.random.default_rng(0).permutation(len(dataset))[:count])
-    batch = (default_collate if stacked else pseudo_collate)([dataset[int(pick)] for pick in picks])
+    batch = collate([dataset[int(pick)] for pick in picks])
     data = model.data_preprocessor(batch, False)
-    return Shown(model, batch, data['inputs'], model(**data, mode='predict'), dataset.metainfo)
+    samples = model(**data, mode='predict')
+    return Predictions(model, batch, data['inputs'], samples, dataset.metainfo)
 
 
-def tokenizer(work_dir: Path, name: str, count: int = 6) -> tuple[list[str], list[list[Picture]]]:
-    """Columns and rows: image, and what the decoder makes of its tokens."""
-    shown = show(work_dir, name, count)
-    pairs = zip(shown.inputs, (sample.reconstruction for sample in shown.samples), strict=True)
-    return ['image', 'from its tokens'], [
-        [draw.to_uint8(image.numpy()) for image in pair] for pair in pairs
-    ]
+def make_section(work_dir: Path, name: str) -> dict | None:
+    """Return the section for the kind of model that a stage trains; None for other models."""
+    model = stage_config(work_dir, name).model
+    kind = model.type.rpartition('.')[2]
+    if kind == 'DiscreteVAE':
+        return _tokenizer(work_dir, name)
+    if kind == 'BEiTPretrainer' and 'tokenizer' in model.target:
+        return _pretraining(work_dir, name)
+    if kind == 'EncoderDecoder':
+        return segmentation(work_dir, name.partition('/')[0], [name])
+    if kind == 'ImageClassifier':
+        return _classification(work_dir, name)
+    return None
+
+
+def _tokenizer(work_dir: Path, name: str) -> dict:
+    found = predict(work_dir, name, NUM_IMAGES)
+    pairs = []
+    for image, sample in zip(found.inputs, found.samples, strict=True):
+        pairs.append([to_uint8(image.numpy()), to_uint8(sample.reconstruction.numpy())])
+    two_per_row = [left + right for left, right in zip(pairs[::2], pairs[1::2], strict=False)]
+    rows = two_per_row or pairs
+    return dict(
+        heading='What the tokenizer keeps',
+        text='The tokenizer maps each patch of an image to one integer, its token. The decoder '
+        'reconstructs the image from the tokens alone.',
+        columns=['image', 'decoded'] * (len(rows[0]) // 2),
+        rows=rows,
+    )
 
 
 @torch.no_grad()
-def pretraining(work_dir: Path, name: str, count: int = 6) -> tuple[list[str], list[list[Picture]]]:
-    """Columns and rows: image, what is seen of it, its tokens decoded, and those with guesses in the hidden places."""
-    shown = show(work_dir, name, count)
-    views, target = shown.batch['inputs'], shown.model.target
-    true = target(shown.inputs)
-    decoded = [target.tokenizer.decode(ids).numpy() for ids in (true, filled(true, shown.samples))]
-    masks = views.get('mask', torch.zeros_like(true, dtype=torch.bool)).numpy()
+def _pretraining(work_dir: Path, name: str) -> dict:
+    found = predict(work_dir, name, NUM_IMAGES)
+    model, views = found.model, found.batch['inputs']
+    ids = model.target(found.inputs)
+    mask = views.get('mask', torch.zeros_like(ids, dtype=torch.bool))
+    filled = fill_in(model.backbone, model.head, found.inputs['patch_view'], ids, mask)
+    decode = model.target.tokenizer.decode
     rows = []
-    for view, mask, *tokens in zip(views['patch_view'].numpy(), masks, *decoded, strict=True):
-        image = view.transpose(1, 2, 0)
-        rows.append([image, draw.hide(image, mask), *map(draw.to_uint8, tokens)])
-    return ['image', 'what is seen', 'its tokens', 'hidden guessed'], rows
+    for view, masked, *decoded in zip(
+        views['patch_view'], mask, decode(ids), decode(filled), strict=True
+    ):
+        image = view.numpy().transpose(1, 2, 0)
+        pictures = [to_uint8(picture.numpy()) for picture in decoded]
+        rows.append([image, gray_out(image, masked.numpy()), *pictures])
+    return dict(
+        heading='What pre-training predicts',
+        text='BEiT predicts the tokens of the masked patches, which are gray. The tokenizer '
+        'decodes the last two columns: first the true tokens, then the most likely token in '
+        'each masked patch.',
+        columns=['image', 'visible', 'its tokens', 'filled in'],
+        rows=rows,
+    )
 
 
-def segmentation(
-    work_dir: Path, names: list[str], count: int = 6
-) -> tuple[list[str], list[list[Picture]], dict[str, str]]:
-    """Columns and rows: image, truth, what each stage sees, all on one data set; and the classes' colours."""
-    rows: list[list[Picture]] = []
+def segmentation(work_dir: Path, task: str, names: list[str]) -> dict:
+    """Return the section with the truth and the predictions of stages on the same data set."""
+    rows: list[list[np.ndarray]] = []
     for name in names:
-        shown = show(work_dir, name, count)
-        palette, classes = shown.metainfo['palette'], shown.metainfo['classes']
-        images = [
-            image.numpy()[::-1].transpose(1, 2, 0) for image in shown.batch['inputs']
-        ]  # BGR → RGB
+        found = predict(work_dir, name, NUM_IMAGES)
+        palette, classes = found.metainfo['palette'], found.metainfo['classes']
+        images = _to_rgb(found.batch['inputs'])
         if not rows:
-            truths = [sample.gt_sem_seg.data[0].numpy() for sample in shown.samples]
-            rows = [
-                [image, draw.overlay(image, truth, palette)]
-                for image, truth in zip(images, truths, strict=True)
-            ]
-        for row, image, sample in zip(rows, images, shown.samples, strict=True):
-            row.append(draw.overlay(image, sample.pred_sem_seg.data[0].numpy(), palette))
-    colours = {
-        name: 'rgb({},{},{})'.format(*colour) for name, colour in zip(classes, palette, strict=True)
-    }
-    return ['image', 'truth', *(name.rpartition('/')[2] for name in names)], rows, colours
+            for image, sample in zip(images, found.samples, strict=True):
+                truth = sample.gt_sem_seg.data[0].numpy()
+                rows.append([image, overlay_classes(image, truth, palette)])
+        for row, image, sample in zip(rows, images, found.samples, strict=True):
+            row.append(overlay_classes(image, sample.pred_sem_seg.data[0].numpy(), palette))
+    text = 'Validation images.'
+    if len(names) > 1:
+        text += ' All columns have the same labels and number of steps, from different starts.'
+    colors = ['rgb({},{},{})'.format(*color) for color in palette]
+    return dict(
+        heading=task.capitalize(),
+        text=text,
+        columns=['image', 'truth', *(name.rpartition('/')[2] for name in names)],
+        rows=rows,
+        legend=dict(zip(classes, colors, strict=True)),
+    )
 
 
-def classification(work_dir: Path, name: str, count: int = 12) -> tuple[list[Picture], list[str]]:
-    """Images, and for each the class that is seen and the true one."""
-    shown = show(work_dir, name, count)
-    classes = shown.metainfo.get('classes') or []
+def _classification(work_dir: Path, name: str) -> dict:
+    found = predict(work_dir, name, 2 * NUM_IMAGES)
+    classes = found.metainfo.get('classes') or []
 
-    def word(label: torch.Tensor) -> str:
+    def class_name(label: torch.Tensor) -> str:
         return classes[int(label)] if int(label) < len(classes) else f'class {int(label)}'
 
-    images = [
-        image.numpy()[::-1].transpose(1, 2, 0) for image in shown.batch['inputs']
-    ]  # BGR → RGB
-    pairs = [(word(sample.pred_label), word(sample.gt_label)) for sample in shown.samples]
-    return images, [seen if seen == true else f'{seen}; it is {true}' for seen, true in pairs]
+    captions = []
+    for sample in found.samples:
+        predicted, true = class_name(sample.pred_label), class_name(sample.gt_label)
+        captions.append(true if predicted == true else f'{predicted}, true class: {true}')
+    return dict(
+        heading='Predictions',
+        text='Validation images with the predicted class.',
+        images=_to_rgb(found.batch['inputs']),
+        captions=captions,
+    )
+
+
+def _to_rgb(images: list[torch.Tensor]) -> list[np.ndarray]:
+    """Convert BGR [3, H, W] to RGB [H, W, 3]."""
+    return [image.numpy()[::-1].transpose(1, 2, 0) for image in images]

@@ -26,7 +26,10 @@ def write(
         TEMPLATES,
         title=title,
         note=note,
-        results=[(f'{task}: {metric}', *rest) for task, metric, *rest in rows(summary)],
+        results=[
+            (f'{task}: {metric}', start, value, gain)
+            for task, start, metric, value, gain in rows(summary)
+        ],
         sentences=sentences(summary),
         num_seeds=summary.get('seeds'),
         curves=_curves(work_dir, names, summary),

@@ -1,27 +1,15 @@
-"""The report of one run: curves of what was logged, and of the environment what the log says."""
+"""The report of one run: curves of the logged values, and the environment from the log."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 from reports import run_report
 
 LINES = [
-    dict(
-        lr=0.1, base_lr=0.1, loss=6.0, token_entropy=5.0, time=0.5, data_time=0.1, memory=9, step=50
-    ),
+    dict(lr=0.1, base_lr=0.1, loss=6.0, token_entropy=5.0, time=0.5, memory=9, step=50),
     {'mim/val_loss': 5.5, 'time': 0.2, 'step': 1},
-    dict(
-        lr=0.05,
-        base_lr=0.1,
-        loss=5.0,
-        token_entropy=4.5,
-        time=0.25,
-        data_time=0.1,
-        memory=9,
-        step=100,
-    ),
+    dict(lr=0.05, base_lr=0.1, loss=5.0, token_entropy=4.5, time=0.25, memory=9, step=100),
     {'mim/val_loss': 5.0, 'time': 0.2, 'step': 2},
 ]
 LOG = """2026/11/24 18:04:11 - mmengine - INFO -
@@ -53,105 +41,86 @@ def run(folder: Path, lines: list[dict] = LINES) -> Path:
     return folder
 
 
-def test_every_number_that_was_logged_has_its_curve():
-    found = dict(run_report.curves(LINES, 32))
-    assert found == {
+def test_every_logged_number_has_its_curve():
+    assert run_report.curves(LINES, 32) == {
         'learning rate': [(50, 0.1), (100, 0.05)],
         'loss': [(50, 6.0), (100, 5.0)],
         'token entropy, nats': [(50, 5.0), (100, 4.5)],
-        'images a second': [(50, 64.0), (100, 128.0)],
+        'images per second': [(50, 64.0), (100, 128.0)],
         'validation: val_loss': [(50, 5.5), (100, 5.0)],
     }
 
 
-def test_the_environment_is_the_logs_own_without_the_compilers():
+def test_the_environment_is_that_of_the_log_without_compile_options():
     text = run_report.environment(LOG)
-    assert (
-        'TorchVision: 0.29' in text
-        and 'seed: 1 <b>' in text
-        and 'GCC' not in text
-        and 'mmengine' not in text
-    )
-    assert run_report.processes(LOG) == 4
-    assert (run_report.environment('nothing'), run_report.processes('nothing')) == ('', 1)
+    assert 'TorchVision: 0.29' in text and 'seed: 1 <b>' in text
+    assert 'GCC' not in text and 'mmengine' not in text
+    assert run_report.count_processes(LOG) == 4
+    assert run_report.environment('nothing') == ''
+    assert run_report.count_processes('nothing') == 1
 
 
 def test_a_report_has_curves_config_and_environment_as_text(tmp_path):
     stage = run(tmp_path / '<i>run')
     run_report.write(tmp_path / 'out/report.html', stage)
     html = (tmp_path / 'out/report.html').read_text()
-    assert (
-        html.count('<svg') == 5
-        and 'images a second' in html
-        and '100 iterations are logged' in html
-    )
-    assert (
-        '<i>' not in html
-        and '<b>' not in html
-        and '<script' not in html
-        and 'seed: 1 &lt;b&gt;' in html
-    )
-    assert '&lt;/pre&gt;&lt;script&gt;' in html and 'val_loss</td><td>5</td>' in html
+    assert html.count('<svg') == 5
+    assert 'images per second' in html and '100 iterations are logged' in html
+    assert not any(tag in html for tag in ('<i>', '<b>', '<script'))
+    assert 'seed: 1 &lt;b&gt;' in html and '&lt;/pre&gt;&lt;script&gt;' in html
+    assert 'val_loss</td><td>5</td>' in html
 
 
 def test_probes_have_a_chart_per_measure_with_a_line_per_layer(tmp_path):
-    measured = [
-        {
-            'probe/knn_top1/layer_1': 5.0,
-            'probe/knn_top1/layer_2': 6.0,
-            'probe/seconds': 1.5,
-            'step': 100 * i,
-        }
-        | {
-            f'probe/attention_distance/layer_{layer}/head_{head}': 3.0
-            for layer in range(1, 9)
-            for head in (1, 2)
-        }
-        for i in (1, 2)
-    ]
-    stage = run(tmp_path / 'run', [*LINES, *measured])
-    run_report.write(tmp_path / 'report.html', stage)
-    html = (tmp_path / 'report.html').read_text().split('<h2>Probes</h2>')[1]
-    charts = {chart.split('</h3>')[0]: chart for chart in html.split('<figure><h3>')[1:]}
-    assert list(charts) == ['knn_top1', 'seconds', 'attention_distance']
-    assert {name: chart.count('stroke-width="2"') for name, chart in charts.items()} == dict(
+    measured = []
+    for step in (100, 200):
+        line = {'probe/knn_top1/layer_1': 5.0, 'probe/knn_top1/layer_2': 6.0, 'step': step}
+        line['probe/seconds'] = 1.5
+        for layer in range(1, 9):
+            line[f'probe/attention_distance/layer_{layer}/head_1'] = 2.0
+            line[f'probe/attention_distance/layer_{layer}/head_2'] = 4.0
+        measured.append(line)
+    charts = {chart['title']: chart['lines'] for chart in run_report.probe_charts(measured)}
+    assert {title: len(lines) for title, lines in charts.items()} == dict(
         knn_top1=2, seconds=1, attention_distance=8
     )
-    assert (
-        'layer 2</span>' in charts['knn_top1']
-        and len(set(re.findall(r'stroke="(hsl.*?)"', charts['attention_distance']))) == 8
-    )
+    assert charts['attention_distance']['layer 8'] == [(100, 3.0), (200, 3.0)]
+
+    run_report.write(tmp_path / 'report.html', run(tmp_path / 'run', [*LINES, *measured]))
+    html = (tmp_path / 'report.html').read_text().split('<h2>Probes</h2>')[1]
+    assert html.count('<svg') == 3 and 'layer 2</span>' in html
 
 
 def test_a_run_without_pictures_says_why(tmp_path):
     stage = run(tmp_path / 'run')
     (stage / 'now/vis_data/config.py').write_text(
-        "model = dict(type='DiscreteVAE')\ntrain_dataloader = dict(batch_size=8)\ndefault_scope = 'beit_mm'\n"
+        "model = dict(type='DiscreteVAE')\n"
+        'train_dataloader = dict(batch_size=8)\n'
+        "default_scope = 'beit_mm'\n"
         "val_dataloader = dict(dataset=dict(type='mmpretrain.CustomDataset', data_root='gone'))\n"
     )
     run_report.write(stage / 'report.html', stage)
-    assert 'There are none: ' in (stage / 'report.html').read_text()
+    assert 'No pictures: ' in (stage / 'report.html').read_text()
 
 
-def test_a_folder_without_a_run_says_where_there_are_some(tmp_path):
-    def refused(message: str) -> None:
+def test_a_folder_without_a_run_names_folders_with_runs(tmp_path):
+    def check(message: str) -> None:
         with pytest.raises(FileNotFoundError, match=f'has no run with logged numbers: {message}'):
             run_report.write(tmp_path / 'report.html', tmp_path)
 
-    refused('expected a folder that tools/train.py has written')
+    check('expected a folder that tools/train.py has written')
     (tmp_path / 'now').mkdir()
     (tmp_path / 'now/now.log').write_text(LOG)
-    refused('its config had a visualizer without dict.type="LocalVisBackend"')
+    check('its config has a visualizer without dict.type="LocalVisBackend"')
     run(tmp_path / 'task/scratch')
-    refused('expected one of task/scratch in it')
+    check('expected one of task/scratch in it')
 
 
-def test_a_stage_of_a_recipe_knows_where_the_others_lie(tmp_path):
+def test_a_stage_of_a_recipe_is_located_in_its_work_dir(tmp_path):
     stage = run(tmp_path / 'work/task/scratch')
-    assert run_report.stage_of(stage) == (tmp_path / 'work/task', 'scratch')
+    assert run_report.locate_stage(stage) == (tmp_path / 'work/task', 'scratch')
     (stage / 'a.pth').touch()
     (stage / 'last_checkpoint').write_text('a.pth')
-    (stage / 'stage.json').write_text(
-        json.dumps(dict(name='task/scratch', weights={}, logs=['now']))
-    )
-    assert run_report.stage_of(stage) == (tmp_path / 'work', 'task/scratch')
+    record = dict(name='task/scratch', weights={}, logs=['now'])
+    (stage / 'stage.json').write_text(json.dumps(record))
+    assert run_report.locate_stage(stage) == (tmp_path / 'work', 'task/scratch')

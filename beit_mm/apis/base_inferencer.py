@@ -1,0 +1,200 @@
+"""The common part of this project's inferencers: reading inputs, writing results."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmengine import fileio
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.infer import BaseInferencer
+from mmengine.registry import FUNCTIONS, TRANSFORMS, DefaultScope
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from ..checkpoint.loading import load_model
+from ..data.guard import DECODERS
+from ..data.reading import OTHER_CHANNELS, SUFFIXES, decode_image, read_bytes
+from ..data.seeded import seeded
+from ..viz.inputs import check_file, to_rgb
+
+
+class Inferencer(BaseInferencer):
+    """Base class of mmengine's kind: subclasses check the model, predict a batch and draw samples.
+
+    Arguments of a call:
+
+    - `inputs`: path, folder with sub-folders, array (uint8 BGR [H, W, 3], as OpenMMLab reads
+      files), or a list of paths and arrays.
+    - `batch_size`: images per forward pass.
+    - `return_datasamples`: return samples with tensors on the CPU instead of numbers and lists.
+    - `seed`: of the random transforms (masks), together with the image's place in the list.
+    - `return_vis`: return pictures (uint8 RGB) as `visualization`, which is empty otherwise.
+    - `img_out_dir`, `pred_out_dir`: write one picture (PNG) and one prediction (JSON) per image,
+      under the image's name, in the same sub-folders.
+
+    Raises FileNotFoundError for a path that does not exist or a folder without images, TypeError
+    or ValueError for an array that is no image.
+    """
+
+    preprocess_kwargs = {'seed'}  # noqa: RUF012, the metaclass reads sets
+    visualize_kwargs = {'img_out_dir', 'return_vis'}  # noqa: RUF012
+    postprocess_kwargs = {'pred_out_dir'}  # noqa: RUF012
+    fields: tuple[str, ...] = ()  # of a sample that go into its prediction
+
+    def __init__(
+        self,
+        model: str | Path | Config,
+        weights: str | Path,
+        device: str | None = None,
+        show_progress: bool = True,
+    ):
+        cfg = model if isinstance(model, Config) else Config.fromfile(str(model))
+        scope = cfg.get('default_scope', 'beit_mm')
+        super().__init__(cfg, str(weights), device, scope, show_progress)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise ValueError for a model that this inferencer cannot use."""
+        raise NotImplementedError
+
+    def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
+        """Return pictures of a sample, of one height, left to right."""
+        raise NotImplementedError
+
+    def _init_model(self, cfg: Config, weights: str, device: str) -> nn.Module:
+        model = load_model(cfg, weights).to(device)
+        self.check_model(model)
+        return model
+
+    def _init_pipeline(self, cfg: Config) -> Compose:
+        dataset = cfg.test_dataloader.dataset
+        while 'pipeline' not in dataset:
+            dataset = dataset['dataset']
+        # `_read` replaces the transforms that load files; there are no labels.
+        color_type, steps = 'color', []
+        for step in dataset['pipeline']:
+            if str(step['type']).split('.')[-1].startswith('Load'):
+                color_type = step.get('color_type', color_type)
+            else:
+                steps.append(step)
+        self.decode = DECODERS[color_type]
+        with DefaultScope.overwrite_default_scope(self.scope):
+            return Compose([TRANSFORMS.build(step) for step in steps])
+
+    def _init_collate(self, cfg: Config):
+        collate = cfg.test_dataloader.get('collate_fn', dict(type='pseudo_collate'))
+        return FUNCTIONS.get(collate['type'])
+
+    def _init_visualizer(self, cfg: Config) -> None:
+        return None
+
+    def _inputs_to_list(self, inputs) -> list:
+        if isinstance(inputs, (str, Path)) and Path(inputs).is_dir():
+            names = fileio.list_dir_or_file(str(inputs), list_dir=False, recursive=True)
+            files = sorted(Path(inputs, name) for name in names if name.lower().endswith(SUFFIXES))
+            if not files:
+                raise FileNotFoundError(
+                    f'{inputs} and its sub-folders have no images: expected files that end with '
+                    f'{", ".join(SUFFIXES)}'
+                )
+            return files
+        images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        for image in images:
+            if not isinstance(image, np.ndarray):
+                check_file(image)
+        return images
+
+    def preprocess(self, inputs: list, batch_size: int = 1, seed: int = 0):
+        for start in range(0, len(inputs), batch_size):
+            samples = []
+            for i, image in enumerate(inputs[start : start + batch_size], start):
+                with seeded(seed, i):
+                    samples.append(self.pipeline(self._read(image)))
+            yield self.collate_fn(samples)
+
+    def _read(self, image) -> dict:
+        if isinstance(image, np.ndarray):
+            self._check_array(image)
+            path = None
+        else:
+            path = str(image)
+            image = self.decode(path, read_bytes(path))[0]
+        return dict(img=image, img_path=path, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+
+    def _check_array(self, image: np.ndarray) -> None:
+        if image.dtype != np.uint8:
+            raise TypeError(f'the array has dtype {image.dtype}: expected uint8, 0 … 255')
+        bgr_expected = self.decode is decode_image
+        if image.ndim not in (2, 3) or not image.size or (bgr_expected and image.shape[2:] != (3,)):
+            raise ValueError(
+                f'the array has shape {image.shape}: expected [H, W, 3], BGR. {OTHER_CHANNELS}'
+            )
+
+    def visualize(
+        self, inputs: list, preds: list, img_out_dir: str = '', return_vis: bool = False
+    ) -> list[np.ndarray]:
+        pictures = []
+        for sample, name in zip(preds, output_names(inputs), strict=True):
+            sample.set_metainfo(dict(name=name))
+            if not img_out_dir and not return_vis:
+                continue
+            picture = np.concatenate([to_rgb(part) for part in self.draw(sample)], 1)
+            if img_out_dir:
+                mmcv.imwrite(picture[..., ::-1], str(Path(img_out_dir, f'{name}.png')))
+            if return_vis:
+                pictures.append(picture)
+        return pictures
+
+    def postprocess(
+        self,
+        preds: list,
+        visualization: list,
+        return_datasamples: bool = False,
+        pred_out_dir: str = '',
+    ) -> dict:
+        predictions = []
+        for sample in preds:
+            values = {field: sample.get(field).tolist() for field in self.fields}
+            predictions.append(values)
+            if pred_out_dir:
+                path = Path(pred_out_dir, f'{sample.name}.json')
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(values) + '\n')
+        if return_datasamples:
+            predictions = preds
+        return dict(predictions=predictions, visualization=visualization)
+
+
+def output_names(inputs: list) -> list[str]:
+    """Return a unique name per input: its path without suffix in the common folder of all.
+
+    An array is named by its index. Inputs of the same name are preceded by their indices.
+    """
+    paths = [None if isinstance(image, np.ndarray) else os.path.abspath(image) for image in inputs]
+    folders = {os.path.dirname(path) for path in paths if path}
+    root = os.path.commonpath(folders) if folders else ''
+    names = [
+        Path(os.path.relpath(path, root)).with_suffix('') if path else Path(f'{i:06d}')
+        for i, path in enumerate(paths)
+    ]
+    count = Counter(names)
+    used = {name for name in names if count[name] == 1}
+    for i, name in enumerate(names):
+        if count[name] == 1:
+            continue
+        unique = name.with_name(f'{i:06d}_{name.name}')
+        while unique in used:
+            unique = unique.with_name(f'{i:06d}_{unique.name}')
+        used.add(unique)
+        names[i] = unique
+    return list(map(str, names))
+
+
+def make_samples(**fields: torch.Tensor) -> list[BaseDataElement]:
+    """Split batches of fields into one sample per image, on the CPU."""
+    rows = zip(*(values.cpu() for values in fields.values()), strict=True)
+    return [BaseDataElement(**dict(zip(fields, row, strict=True))) for row in rows]

@@ -1,0 +1,82 @@
+"""Drawings on images change the pixels that they should, and no others."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beit_mm.viz import images
+
+pytestmark = pytest.mark.any_stack
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+
+
+def test_png_keeps_every_pixel():
+    kind, _, data = images.to_data_uri(IMAGE).partition(',')
+    assert kind == 'data:image/png;base64'
+    assert np.array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(data)))), IMAGE)
+
+
+def test_floats_become_the_nearest_bytes():
+    assert np.array_equal(images.to_uint8(IMAGE.transpose(2, 0, 1) / 255), IMAGE)
+    assert images.to_uint8(np.array([[[-0.1]], [[0.5]], [[1.2]]])).tolist() == [[[0, 128, 255]]]
+
+
+def test_masked_patches_are_gray_and_visible_ones_unchanged():
+    mask = RNG.random((3, 4)) < 0.5
+    drawn = images.gray_out(IMAGE, mask)
+    pixels = mask.repeat(4, 0).repeat(4, 1)
+    assert (drawn[pixels] == 128).all() and np.array_equal(drawn[~pixels], IMAGE[~pixels])
+
+
+def test_outline_changes_only_the_border_of_masked_patches():
+    mask = np.zeros((3, 4), bool)
+    mask[1, 1:3] = True  # rows 4 … 7, columns 4 … 11
+    drawn = images.outline_masked(IMAGE, mask)
+    border = np.zeros((12, 16), bool)
+    border[4:8, 4:12] = True
+    border[5:7, 5:11] = False
+    assert np.array_equal((drawn != IMAGE).any(-1), border)
+    assert (drawn[border] == images.MASKED_COLOR).all()
+
+
+def test_overlay_mixes_class_colors_and_leaves_unlabelled_pixels():
+    labels = np.zeros((12, 16), np.uint8)
+    labels[0, 0], labels[0, 1] = 1, 255
+    drawn = images.overlay_classes(IMAGE, labels, [[0, 0, 0], [255, 0, 100]], opacity=1.0)
+    assert drawn[0, 0].tolist() == [255, 0, 100] and not drawn[1:].any()
+    assert np.array_equal(drawn[0, 1], IMAGE[0, 1])
+    assert np.array_equal(images.overlay_classes(IMAGE, labels, [[9, 9, 9]], opacity=0.0), IMAGE)
+
+
+def test_errors_are_drawn_in_a_color_far_from_the_palette():
+    color = images.pick_error_color([(255, 160, 20), (250, 0, 250)])
+    assert color not in ((255, 140, 0), (255, 0, 255), (255, 255, 0))
+    wrong, labelled = np.array([[False, True], [False, False]]), np.array([[1, 1], [0, 1]])
+    image = np.full((2, 2, 3), 100, np.uint8)
+    drawn = images.overlay_errors(image, wrong, labelled, (9, 200, 0))
+    assert drawn[1, 0].tolist() == [0, 0, 0]
+    assert drawn[0, 0].tolist() == drawn[1, 1].tolist() == [114] * 3
+    assert drawn[0, 1].tolist() == [round(0.2 * 114 + 0.8 * c) for c in (9, 200, 0)]
+
+
+def test_heat_is_scaled_to_the_maximum_and_zeros_are_dark():
+    image = np.full((8, 8, 3), 200, np.uint8)
+    drawn = images.overlay_heat(image, np.array([[0.0, 0.05], [0.1, 0.0]]))
+    assert np.array_equal(drawn, images.overlay_heat(image, np.array([[0.0, 0.5], [1.0, 0.0]])))
+    for pixel, level in (((5, 1), 255), ((0, 5), 128), ((0, 0), 0)):
+        assert np.array_equal(drawn[pixel], (0.4 * 200 + 0.6 * images.HEAT[level]).round())
+    dark = images.overlay_heat(image, np.zeros((2, 2)))
+    assert (dark == (0.4 * 200 + 0.6 * images.HEAT[0]).round()).all()
+
+
+def test_tiles_lie_row_by_row():
+    patches = [np.full((4, 4, 3), 10 * i, np.uint8) for i in range(1, 6)]
+    sheet = images.tile(patches, 3)
+    assert sheet.shape == (14, 14, 3)
+    corners = [sheet[1, 1, 0], sheet[1, 12, 0], sheet[6, 7, 0], sheet[12, 12, 0]]
+    assert corners == [10, 30, 50, 128]

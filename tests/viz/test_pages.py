@@ -1,0 +1,63 @@
+"""Charts show their points, and names from outside are text in every part of a page."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from beit_mm.viz.charts import line_chart
+from beit_mm.viz.pages import make_environment
+
+pytestmark = pytest.mark.any_stack
+
+HOSTILE = '<script>"&$x$\u202e'
+
+
+def paths(svg: str) -> list[list[tuple[float, float]]]:
+    """Return the points of the lines of a chart that have no dashes."""
+    root = ElementTree.fromstring(svg.replace('xlink:', ''))
+    found = []
+    for path in root.iter('path'):
+        style = path.get('style') or ''
+        if 'stroke-width: 2' in style:
+            points = re.findall(r'[ML] (\S+) (\S+)', path.get('d'))
+            found.append([tuple(map(float, point)) for point in points])
+    return found
+
+
+def test_curves_keep_their_order_and_scale():
+    lines = dict(a=[(0, 4.0), (50, 2.0), (100, 1.0)], b=[(0, 5.0), (100, 3.0)])
+    (a0, a1, a2), (b0, b1) = paths(line_chart(lines, 'iterations'))
+    assert b0[1] < a0[1] < b1[1] < a1[1] < a2[1]  # larger values are higher
+    assert a0[0] == b0[0] and a2[0] == b1[0] and a1[0] == pytest.approx((a0[0] + a2[0]) / 2)
+    assert a1[1] - a0[1] == pytest.approx(2 * (a2[1] - a1[1]), abs=1e-3)
+
+
+def test_points_that_are_not_finite_are_skipped():
+    lines = dict(a=[(0, float('nan')), (1, 2.0), (2, 3.0)], b=[(0, float('inf'))])
+    assert [len(points) for points in paths(line_chart(lines, 'x'))] == [2]
+    assert line_chart(dict(a=[(0, float('nan'))]), 'x') == ''
+
+
+def test_one_point_and_a_constant_line_are_drawn():
+    assert 'currentColor' in line_chart(dict(a=[(0, 1.0)]), 'x', dict(level=1.0))
+    assert len(paths(line_chart(dict(a=[(0, 1.0), (9, 1.0)]), 'x'))) == 1
+
+
+def test_charts_of_one_page_share_no_ids_and_load_nothing():
+    svg = line_chart(dict(a=[(0, 1.0), (1, 2.0)]), 'x', dict(level=1.0))
+    assert not re.search(r'https?:|url\(|<g id', svg)
+
+
+def test_names_are_text_in_every_part_of_a_page():
+    template = make_environment().from_string(
+        "{% from 'parts.html' import charts, gallery, legend, picture_table, text_table %}"
+        '{{ charts([dict(title=name, lines={name: [(0, 1.0), (1, 2.0)]}, levels={name: 1.5})]) }}'
+        '{{ picture_table([name], [[image]]) }}{{ gallery([image], [name]) }}'
+        "{{ text_table([name], [[name]]) }}{{ legend({name: 'red'}) }}"
+    )
+    html = template.render(name=HOSTILE, image=np.zeros((2, 2, 3), np.uint8))
+    assert '<script' not in html and '\u202e' not in html
+    assert html.count('&lt;script&gt;') == 10 and html.count(r'\u202e') == 10
+    assert html.count('$x$') == 10
