@@ -298,7 +298,7 @@ def test_three_bands_are_chosen_for_pictures():
     image = noise(4, 5, 13)
     assert np.array_equal(to_rgb(image, [13, 2, 7]), image[..., [12, 1, 6]])
     assert np.array_equal(to_rgb(image[..., :1]), image[..., [0, 0, 0]])
-    with pytest.raises(ValueError, match=r'--bands 1 2 14: expected three numbers, 1 … 13'):
+    with pytest.raises(ValueError, match=r'--bands 1 2 14: expected three numbers from 1 to 13'):
         to_rgb(image, [1, 2, 14])
 
 
