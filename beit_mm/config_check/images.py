@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from ..utils.config_tree import get, kind, nodes, walk
 from .finding import IMAGENET, Finding
-from .summary import PUBLIC
 
 # Argument that holds the size of the images after a step.
 SIZE_ARGUMENTS = dict(
@@ -17,10 +16,6 @@ RESIZING = (
     'torchvision',
 )  # fmt: skip
 CHANNELS = dict(color=3, grayscale=1)  # by LoadImageFromFile.color_type
-RGB_ONLY = {
-    'ColorJitter', 'PhotoMetricDistortion', 'RandAugment', 'AutoAugment', 'RandomGrayscale',
-    'Lighting',
-}  # fmt: skip
 Size = tuple[int, int]
 
 
@@ -93,16 +88,12 @@ def check_test_sizes(cfg: dict) -> Iterator[Finding]:
 
 
 def check_channels(cfg: dict) -> Iterator[Finding]:
-    """Yield steps and a preprocessor for another number of channels than the backbone's."""
+    """Yield images and a preprocessor with another number of channels than the backbone."""
     mean = _get_preprocessor(cfg).get('mean')
     for path, backbone in _find_backbones(cfg):
         channels = backbone.get('in_channels', 3)
         what = f'{path}.in_channels={channels}'
         for place, pipeline in [*_find_pipelines(cfg, 'train'), *_find_pipelines(cfg, 'val')]:
-            for index, step in enumerate(pipeline):
-                if channels != 3 and kind(step) in RGB_ONLY:
-                    effect = f'{place}.{index}: {kind(step)} is defined for RGB: remove it'
-                    yield Finding(what, effect)
             first = next(iter(pipeline), {})
             given = CHANNELS.get(get(first, 'color_type') or 'color')
             if kind(first) == 'LoadImageFromFile' and given and given != channels:
@@ -117,23 +108,21 @@ def check_channels(cfg: dict) -> Iterator[Finding]:
 
 
 def check_channel_order(cfg: dict) -> Iterator[Finding]:
-    """Yield a preprocessor that keeps images BGR, though its mean or the weights are for RGB."""
+    """Yield a preprocessor that keeps images BGR, though its mean is for RGB.
+
+    `ConvertCheckpoint` compares the order with that of the weights when it loads them.
+    """
     preprocessor, backbone = _get_preprocessor(cfg), next(_find_backbones(cfg), None)
-    mean = preprocessor.get('mean')
     converts = any(preprocessor.get(key) for key in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
     has_views = kind(cfg.get('model')) == 'BEiTPretrainer'  # TwoViews returns RGB
-    if not backbone or has_views or converts or not isinstance(mean, list | tuple):
+    if not backbone or has_views or converts:
         return
-    start = str(get(backbone[1], 'init_cfg', 'checkpoint') or cfg.get('load_from') or '')
-    if tuple(mean) == IMAGENET[0]:
-        why = 'its mean is in the order red, green, blue'
-    elif len(mean) == 3 and PUBLIC.search(start):
-        why = f'{start} was trained on RGB'
-    else:
-        return
-    setting = 'bgr_to_rgb' if cfg.get('default_scope') == 'mmseg' else 'to_rgb'
-    effect = f'images stay BGR, but {why}: set {setting}=True'
-    yield Finding('data_preprocessor', effect, stops=False)
+    if tuple(preprocessor.get('mean') or ()) == IMAGENET[0]:
+        setting = 'bgr_to_rgb' if cfg.get('default_scope') == 'mmseg' else 'to_rgb'
+        effect = (
+            f'images stay BGR, but its mean is in the order red, green, blue: set {setting}=True'
+        )
+        yield Finding('data_preprocessor', effect, stops=False)
 
 
 def _fed_sizes(cfg: dict, preprocessor: dict) -> Iterator[tuple[str, Size | None, bool]]:

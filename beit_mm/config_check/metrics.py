@@ -46,7 +46,7 @@ def reported_keys(metric: dict) -> list[str] | None:
 def check_save_best(cfg: dict) -> Iterator[Finding]:
     """Yield keys in `save_best` of the checkpoint hook that cannot choose the best checkpoint.
 
-    An invalid `rule` is an error of mmengine's CheckpointHook, which also says what to set.
+    mmengine's CheckpointHook itself explains an invalid or missing `rule`.
     """
     hook = get(cfg, 'default_hooks', 'checkpoint') or {}
     metrics, place = cfg.get('val_evaluator'), 'default_hooks.checkpoint.save_best'
@@ -75,8 +75,6 @@ def check_save_best(cfg: dict) -> Iterator[Finding]:
             yield Finding(what, effect)
         elif key != 'auto' and known and key not in known:
             yield Finding(what, _explain_unknown(key, known))
-        elif key != 'auto' and not rule and not _inferred_rule(key, hook):
-            yield Finding(what, "it needs a rule: set rule='greater' or rule='less'")
         elif rule and _inferred_rule(key, hook) not in (None, rule):
             effect = f'rule={rule!r} keeps the worst checkpoint: set {_inferred_rule(key, hook)!r}'
             yield Finding(what, effect)

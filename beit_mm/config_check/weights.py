@@ -1,6 +1,6 @@
 """Compare the weights that a run starts from with its model, which is built without memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from mmengine.registry import init_default_scope
@@ -21,7 +21,10 @@ from .finding import Finding
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Weights (torch.empty) have shapes only; numbers that models compute with, such as torch.linspace, are real."""
+    """Mode in which torch.empty, and so each weight, has a shape and no memory.
+
+    Numbers that models compute with, such as torch.linspace, are real.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         device = dict(device='meta') if function is torch.empty else {}
@@ -31,10 +34,10 @@ class _EmptyOnMeta(TorchFunctionMode):
 def check_weights(cfg: dict) -> Iterator[Finding]:
     """Yield the keys of each checkpoint of a config that do not fit the model.
 
-    Checkpoints that are missing or not on this machine are skipped. Raises what building the model raises.
+    Skips checkpoints that are missing or not on this machine. Raises what building the model raises.
     """
-    parts = [node for node in nodes(cfg.get('model')) if node.get('checkpoint')]
     load_from = None if cfg.get('resume') else cfg.get('load_from')
+    parts = [node for node in nodes(cfg.get('model')) if node.get('checkpoint')]
     if not load_from and not any(kind(node) in ('Pretrained', 'TokenTarget') for node in parts):
         return
     init_default_scope(cfg.get('default_scope') or 'mmengine')
@@ -49,61 +52,42 @@ def check_weights(cfg: dict) -> Iterator[Finding]:
         why = f'this model cannot be built without memory ({str(error).splitlines()[0]})'
         yield Finding('weights', f'not compared: {why}', stops=False)
         return
+    for place, module, init in _find_starting_weights(model, load_from):
+        source = init.get('checkpoint')
+        if not source or is_remote(source) or is_missing(source):
+            continue
+        try:
+            if place == 'load_from' and has_lora:
+                check_lora(find_weights(read_file(source), source)[0], source)
+            elif isinstance(module, BEiT | DiscreteVAE):
+                options = {key: init[key] for key in ('grid', 'adapt_patch_embed') if key in init}
+                fit_checkpoint(read_checkpoint(source), module, **options)
+            else:
+                state = _read_part(source, init.get('prefix'))
+                yield from compare_by_name(state, module, f'{place}: {source}')
+        except ValueError as error:
+            yield Finding(place, str(error))
+
+
+def _find_starting_weights(
+    model: nn.Module, load_from: str | None
+) -> Iterator[tuple[str, nn.Module, dict]]:
+    """Yield (place, module, options) of each module that starts from a checkpoint."""
     for name, module in model.named_modules():
         init = getattr(module, 'init_cfg', None)
         if isinstance(init, dict) and init.get('type') == 'Pretrained':
-            yield from _compare(_compare_pretrained, module, init.get('checkpoint'), name)
-    if isinstance(getattr(model, 'target', None), TokenTarget):
-        yield from _compare(_compare_tokenizer, model.target, model.target.checkpoint)
-    compare = _compare_lora if has_lora else _compare_load_from
-    yield from _compare(compare, model, load_from)
+            yield f'model.{name}.init_cfg', module, init
+    target, backbone = getattr(model, 'target', None), getattr(model, 'backbone', None)
+    if isinstance(target, TokenTarget):
+        yield 'model.target', target.untrained_tokenizer, dict(checkpoint=target.checkpoint)
+    module = backbone if isinstance(backbone, BEiT) else model
+    yield 'load_from', module, dict(checkpoint=load_from)
 
 
-def _compare(compare: Callable, module: nn.Module, source: str | None, *more) -> Iterator[Finding]:
-    """Yield the findings of a comparison, and the ValueError that it raises as a finding."""
-    if not source or is_remote(source) or is_missing(source):
-        return
-    try:
-        yield from compare(module, source, *more) or ()
-    except ValueError as error:
-        yield Finding('weights', str(error))
-
-
-def _compare_pretrained(module: nn.Module, source: str, name: str) -> Iterator[Finding]:
-    init = module.init_cfg
-    if isinstance(module, BEiT):
-        fit_checkpoint(
-            read_checkpoint(source),
-            module,
-            grid=init.get('grid'),
-            adapt_patch_embed=init.get('adapt_patch_embed', False),
-        )
-        return
+def _read_part(source: str, prefix: str | None) -> dict[str, Tensor]:
     state, _ = find_weights(read_file(source), source)
-    prefix = init.get('prefix')
     prefix = WRAPPERS.sub('', f'{prefix.rstrip(".")}.') if prefix else ''
-    state = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
-    yield from compare_by_name(state, module, f'model.{name}.init_cfg: {source}')
-
-
-def _compare_load_from(model: nn.Module, source: str) -> Iterator[Finding]:
-    backbone = getattr(model, 'backbone', None)
-    if isinstance(backbone, BEiT):
-        fit_checkpoint(read_checkpoint(source), backbone)
-        return
-    if isinstance(model, DiscreteVAE):
-        state = read_checkpoint(source).state
-    else:
-        state, _ = find_weights(read_file(source), source)
-    yield from compare_by_name(state, model, f'load_from: {source}')
-
-
-def _compare_lora(model: nn.Module, source: str) -> None:
-    check_lora(find_weights(read_file(source), source)[0], source)
-
-
-def _compare_tokenizer(target: TokenTarget, source: str) -> None:
-    fit_checkpoint(read_checkpoint(source), target.untrained_tokenizer)
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
 
 def compare_by_name(state: dict[str, Tensor], model: nn.Module, what: str) -> Iterator[Finding]:
@@ -119,7 +103,7 @@ def compare_by_name(state: dict[str, Tensor], model: nn.Module, what: str) -> It
 
 
 def _without_lora(node: object) -> object:
-    """Return a config with the modules in mmpretrain's LoRAModel: they load weights before it adapts them."""
+    """Return a config with the modules in mmpretrain's LoRAModel, which load weights before it."""
     if isinstance(node, list | tuple):
         return type(node)(_without_lora(child) for child in node)
     if not isinstance(node, dict):
