@@ -1,4 +1,4 @@
-"""Mistakes of users, one a line: the exception, and a message that names the place and the mend."""
+"""The list of users' mistakes: each raises an error that says the place and how to fix it."""
 
 import re
 from functools import partial
@@ -23,7 +23,7 @@ from beit_mm.engine import (
     Watchdog,
 )
 from beit_mm.engine.find_checkpoint import find_resume_checkpoint
-from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, PixelTarget, TokenTarget
+from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
 from beit_mm.models.relative_position import resize_bias_table
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
@@ -50,7 +50,7 @@ def pretrainer(target=TOKENS, channels=16, num_masked=6, **backbone) -> BEiTPret
 
 
 def batch(hidden: int = 6, grid: int = 4, ids: int = 4, **more) -> dict[str, torch.Tensor]:
-    """Two images of a 4×4 grid, a mask and ids of other grids if asked."""
+    """Return two images of a 4×4 grid; mask and ids may have other grids."""
     mask = torch.zeros(2, grid * grid, dtype=torch.bool)
     mask[:, :hidden] = True
     ids = torch.zeros(2, ids, ids, dtype=torch.int64)
@@ -60,43 +60,49 @@ def batch(hidden: int = 6, grid: int = 4, ids: int = 4, **more) -> dict[str, tor
     )
 
 
-def without(inputs: dict, *names: str) -> dict:
+def drop_keys(inputs: dict, *names: str) -> dict:
     return {k: v for k, v in inputs.items() if k not in names}
 
 
-def tokens(*size: int, value: float = 0.5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def tokenize(*size: int, value: float = 0.5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return vae().tokens(torch.full((1, 3, *size), value, dtype=dtype))
 
 
-def loaded(tmp_path, source: dict, load, model, **more: torch.Tensor) -> None:
+def load_saved(tmp_path, source: dict, load, model, **more: torch.Tensor) -> None:
     state = beit(**source).state_dict() | more
     torch.save(dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), tmp_path / 'a.pth')
     load(model(), str(tmp_path / 'a.pth'))
 
 
-def other_tokenizer(tmp_path) -> torch.Tensor:
+def load_doubled_key(tmp_path) -> None:
+    state = dict.fromkeys(('cls_token', 'module.cls_token'), torch.zeros(1))
+    torch.save(state, tmp_path / 'a.pth')
+    load(str(tmp_path / 'a.pth'))
+
+
+def load_other_tokenizer(tmp_path) -> torch.Tensor:
     torch.save(DiscreteVAE(**VAE | dict(width=8)).state_dict(), tmp_path / 'vae.pth')
     return TokenTarget(dict(type='DiscreteVAE', **VAE), str(tmp_path / 'vae.pth')).tokenizer
 
 
-def resumed_from_weights(_) -> None:
+def resume_from_weights(_) -> None:
     runner = SimpleNamespace(_resume=True, _load_from='best.pth', param_schedulers=None)
     ExactResume().after_load_checkpoint(runner, dict(meta=dict(iter=1), state_dict={}))
 
 
-def resumed_among_others(tmp_path) -> None:
+def resume_among_others(tmp_path) -> None:
     torch.save(dict(meta=dict(iter=2)), tmp_path / 'step-2.ckpt')
     find_resume_checkpoint(tmp_path, tmp_path, 'iter_{}.pth')
 
 
-def folder(tmp_path, **config) -> SeededDataset:
+def make_dataset(tmp_path, **config) -> SeededDataset:
     for name in ('images', 'annotations', 'meta'):
         (tmp_path / name).mkdir()
     (tmp_path / 'meta/train.txt').touch()
     return SeededDataset(dict(data_root=str(tmp_path), pipeline=[], **config))
 
 
-def decayed(**modules: torch.nn.Module) -> None:
+def build_optimizer(**modules: torch.nn.Module) -> None:
     model = torch.nn.Module()
     for name, module in dict(head=torch.nn.Linear(2, 2), **modules).items():
         model.add_module(name, module)
@@ -105,8 +111,8 @@ def decayed(**modules: torch.nn.Module) -> None:
     )(model)
 
 
-def judged(vocab_size: int = 40, psnr: float = 20.0) -> None:
-    """A tokenizer that uses four codes; the mean color has 15 dB."""
+def evaluate_tokenizer(vocab_size: int = 40, psnr: float = 20.0) -> None:
+    """Evaluate a tokenizer that uses four codes; the mean color has 15 dB."""
     values = dict(psnr=psnr, psnr_mean_color=15.0, log_likelihood=0.0, kl=0.0)
     sample = dict(ids=torch.arange(4), reconstruction=torch.zeros(3, 4, 4))
     metric = TokenizerMetric(vocab_size)
@@ -114,7 +120,7 @@ def judged(vocab_size: int = 40, psnr: float = 20.0) -> None:
     metric.compute_metrics(metric.results)
 
 
-def dead(name: str, value: float) -> None:
+def log_constant(name: str, value: float) -> None:
     hub = MessageHub('dead')
     for _ in range(3):
         hub.update_scalar(f'train/{name}', value)
@@ -132,204 +138,150 @@ LISTED = dict(type='mmpretrain.CustomDataset', ann_file='meta/train.txt', data_p
 
 MISTAKES = {
     # images and grids
-    'image no multiple of the patch': (
-        lambda _: beit()(torch.zeros(1, 3, 36, 32)),
-        ValueError, r'image of 36×32 pixels is no multiple of the patch, patch_size=8: .*pad it .*test_cfg=dict\(size_divisor=8\)'),
-    'img_size no multiple of the patch': (
-        lambda _: beit(img_size=(32, 30)), ValueError, r'image of 32×30 pixels is no multiple of the patch, patch_size=8'),
-    'image smaller than the patch': (
-        lambda _: beit()(torch.zeros(1, 3, 0, 32)), ValueError, r'image of 0×32 pixels'),
-    'one image without a batch': (
-        lambda _: beit()(torch.zeros(3, 32, 32)),
-        ValueError, r'images of shape \(3, 32, 32\): expected a batch \[B, C, H, W\]; pass image\[None\] for one image'),
-    'one image without a batch, tokenizer': (
-        lambda _: vae().tokens(torch.zeros(3, 8, 8)),
+    'image no multiple of the patch': (lambda _: beit()(torch.zeros(1, 3, 36, 32)), ValueError,
+        r'image of 36×32 pixels is no multiple of the patch, patch_size=8: .*pad it .*test_cfg=dict\(size_divisor=8\)'),
+    'img_size no multiple of the patch': (lambda _: beit(img_size=(32, 30)), ValueError,
+        r'image of 32×30 pixels is no multiple of the patch, patch_size=8'),
+    'one image without a batch': (lambda _: beit()(torch.zeros(3, 32, 32)), ValueError,
+        r'images of shape \(3, 32, 32\): expected a batch \[B, C, H, W\]; pass image\[None\] for one image'),
+    'one image without a batch, tokenizer': (lambda _: vae().tokens(torch.zeros(3, 8, 8)),
         ValueError, r'images of shape \(3, 8, 8\): expected a batch .* at least one image'),
-    'no image, tokenizer': (
-        lambda _: vae().loss(torch.zeros(0, 3, 8, 8)),
-        ValueError, r'images of shape \(0, 3, 8, 8\): expected a batch .* at least one'),
-    'patch_ids of another batch': (
-        lambda _: read(torch.zeros(1, 3, dtype=torch.int64)),
-        ValueError, r'patch_ids is torch\.int64 of shape \(1, 3\): expected torch\.int64 \[B, M\] for B = 2 images'),
-    'patch_ids as a mask': (
-        lambda _: read(torch.ones(2, 16, dtype=torch.bool)), ValueError, r'patch_ids is torch\.bool of shape \(2, 16\): expected'),
-    'patch_ids of one dimension': (
-        lambda _: read(torch.zeros(2, dtype=torch.int64)), ValueError, r'patch_ids is torch\.int64 of shape \(2,\): expected'),
-    'mask of numbers': (
-        lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4)),
-        ValueError, r'mask is torch\.float32 of shape \(2, 4, 4\): expected torch\.bool \(B, h, w\) = \(2, 4, 4\)'),
+    'patch_ids of another batch': (lambda _: read(torch.zeros(1, 3, dtype=torch.int64)), ValueError,
+        r'patch_ids is torch\.int64 of shape \(1, 3\): expected torch\.int64 \[B, M\] for B = 2 images'),
+    'patch_ids as a mask': (lambda _: read(torch.ones(2, 16, dtype=torch.bool)), ValueError,
+        r'patch_ids is torch\.bool of shape \(2, 16\): expected'),
+    'mask of numbers': (lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4)),
+        ValueError,
+        r'mask is torch\.float32 of shape \(2, 4, 4\): expected torch\.bool \(B, h, w\) = \(2, 4, 4\)'),
     'mask of another grid': (
-        lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 5, 5).bool()),
-        ValueError, r'mask is torch\.bool of shape \(2, 5, 5\): expected torch\.bool \(B, h, w\) = \(2, 4, 4\)'),
-    'mask of another grid in pre-training': (
-        lambda _: pretrainer().loss(batch(grid=5)),
-        ValueError, r'mask is torch\.bool of shape \(2, 5, 5\): expected .*\(2, 4, 4\)'),
+        lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 5, 5).bool()), ValueError,
+        r'mask is torch\.bool of shape \(2, 5, 5\): expected torch\.bool \(B, h, w\) = \(2, 4, 4\)'),
     'mask for a backbone without mask token': (
         lambda _: beit(mask_token=False)(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4).bool()),
         ValueError, r'build it with mask_token=True'),
-    'token grid ≠ patch grid': (
-        lambda _: pretrainer().loss(batch(ids=5)),
-        ValueError, r'the token grid is \(5, 5\), the patch grid \(4, 4\): .*TwoViews\.token_size'),
-    'token view no multiple of the stride': (
-        lambda _: tokens(9, 8), ValueError, r"image of 9×8 pixels is no multiple of the stride 2 of the tokenizer"),
-    'a table of another grid': (
-        lambda _: resize_bias_table(torch.zeros(52, 2), (4, 5), (6, 6)),
+    'token grid ≠ patch grid': (lambda _: pretrainer().loss(batch(ids=5)), ValueError,
+        r'the token grid is \(5, 5\), the patch grid \(4, 4\): .*TwoViews\.token_size'),
+    'token view no multiple of the stride': (lambda _: tokenize(9, 8), ValueError,
+        r"image of 9×8 pixels is no multiple of the stride 2 of the tokenizer"),
+    'a table of another grid': (lambda _: resize_bias_table(torch.zeros(52, 2), (4, 5), (6, 6)),
         ValueError, r'the bias table has 52 rows, expected 66 for the grid \(4, 5\)'),
     # masks
-    'num_masked larger than the grid': (
-        lambda _: BlockwiseMask(grid=4, num_masked=17, min_block=1),
+    'num_masked larger than the grid': (lambda _: BlockwiseMask(grid=4, num_masked=17, min_block=1),
         ValueError, r'num_masked=17: grid=\(4, 4\) has 16 patches. Set 1 … 16'),
-    'random num_masked larger than the grid': (
-        lambda _: RandomMask(grid=(2, 3), num_masked=7),
-        ValueError, r'num_masked=7: grid=\(2, 3\) has 6 patches. Set 1 … 6'),
-    'num_masked of 0': (lambda _: RandomMask(grid=4, num_masked=0), ValueError, r'num_masked=0: expected an integer, at least 1'),
-    'num_masked smaller than a block': (
-        lambda _: BlockwiseMask(num_masked=10),
-        ValueError, r'num_masked=10 is smaller than min_block=16: lower min_block'),
-    'grid without a smaller block': (
-        lambda _: BlockwiseMask(grid=(1, 40), num_masked=20),
+    'num_masked of 0': (lambda _: RandomMask(grid=4, num_masked=0), ValueError,
+        r'num_masked=0: expected an integer, at least 1'),
+    'num_masked smaller than a block': (lambda _: BlockwiseMask(num_masked=10), ValueError,
+        r'num_masked=10 is smaller than min_block=16: lower min_block'),
+    'grid without a smaller block': (lambda _: BlockwiseMask(grid=(1, 40), num_masked=20),
         ValueError, r'one row or column, .*RandomMask'),
     'exact mask that cannot be': (
-        lambda _: exact_blockwise_mask(np.random.default_rng(0), (4, 4), 16, 16),
-        ValueError, r'no mask of exactly 16 of 4×4 .*change num_masked, lower min_block, or set exact=False'),
+        lambda _: exact_blockwise_mask(np.random.default_rng(0), (4, 4), 16, 16), ValueError,
+        r'no mask of exactly 16 of 4×4 .*change num_masked, lower min_block, or set exact=False'),
     'mask that hides more than num_masked of the model': (
-        lambda _: pretrainer().loss(batch(hidden=7)),
-        ValueError, r'a mask has 7 patches, the model reads num_masked=6: set the same num_masked'),
+        lambda _: pretrainer().loss(batch(hidden=7)), ValueError,
+        r'a mask has 7 patches, the model reads num_masked=6: set the same num_masked'),
     'num_masked of the model larger than the grid': (
-        lambda _: pretrainer(num_masked=17).loss(batch()),
-        ValueError, r'num_masked=17 is more than the 16 patches'),
-    'no mask': (
-        lambda _: pretrainer().loss(without(batch(), 'mask')),
-        ValueError, r"recover='masked' needs a mask: add beit_mm\.BlockwiseMask to the pipeline"),
+        lambda _: pretrainer(num_masked=17).loss(batch()), ValueError,
+        r'num_masked=17 is more than the 16 patches'),
+    'no mask': (lambda _: pretrainer().loss(drop_keys(batch(), 'mask')), ValueError,
+        r"recover='masked' needs a mask: add beit_mm\.BlockwiseMask to the pipeline"),
     # targets and tokenizers
-    '|V| of the head ≠ |V| of the tokenizer': (
-        lambda _: pretrainer(channels=32),
-        ValueError, r'the head predicts 32 channels, the target has 16 .*: set model\.head\.out_channels=16'),
-    'head of another patch size': (
-        lambda _: pretrainer(target=dict(type='PixelTarget', patch_size=8), channels=768),
-        ValueError, r'the head predicts 768 channels, the target has 192 '),
-    'pre-training without a tokenizer': (
-        lambda _: pretrainer().init_weights(),
-        FileNotFoundError, r'need a trained tokenizer, and none was given\. Train one with `python tools/train\.py '),
+    '|V| of the head ≠ |V| of the tokenizer': (lambda _: pretrainer(channels=32), ValueError,
+        r'the head predicts 32 channels, the target has 16 .*: set model\.head\.out_channels=16'),
+    'pre-training without a tokenizer': (lambda _: pretrainer().init_weights(), FileNotFoundError,
+        r'need a trained tokenizer, and none was given\. Train one with `python tools/train\.py '),
     'tokenizer file that is not there': (
         lambda _: pretrainer(target=TOKENS | dict(checkpoint='work_dirs/gone.pth')).init_weights(),
-        FileNotFoundError, r'no checkpoint at work_dirs/gone\.pth. Expected the \.pth file that an earlier stage wrote'),
-    'tokenizer of another shape': (
-        other_tokenizer,
-        ValueError, r'vae\.pth does not fit this DiscreteVAE\. .*of another shape: .*Give .*: vocab_size, width, groups, blocks'),
-    'neither token view nor ids': (
-        lambda _: pretrainer().loss(without(batch(), 'token_ids')),
+        FileNotFoundError,
+        r'no checkpoint at work_dirs/gone\.pth. Expected the \.pth file that an earlier stage wrote'),
+    'tokenizer of another shape': (load_other_tokenizer, ValueError,
+        r'vae\.pth does not fit this DiscreteVAE\. .*of another shape: .*Give .*: vocab_size, width, groups, blocks'),
+    'neither token view nor ids': (lambda _: pretrainer().loss(drop_keys(batch(), 'token_ids')),
         ValueError, r'neither a token_view nor cached token_ids: set TwoViews\.token_size'),
-    'unknown target': (
-        lambda _: pretrainer(target=TOKENS | dict(recover='some')),
-        ValueError, r"recover='some': expected one of masked, all"),
-    'unknown target of pixels': (
-        lambda _: PixelTarget(recover=None), ValueError, r"recover=None: expected one of masked, all"),
-    'unknown likelihood': (
-        lambda _: DiscreteVAE(**VAE, likelihood='l2'),
-        ValueError, r"likelihood='l2': expected one of logit_laplace, mse"),
+    'unknown target': (lambda _: pretrainer(target=TOKENS | dict(recover='some')), ValueError,
+        r"recover='some': expected one of masked, all"),
+    'unknown likelihood': (lambda _: DiscreteVAE(**VAE, likelihood='l2'), ValueError,
+        r"likelihood='l2': expected one of logit_laplace, mse"),
     # pixels
-    'pixels of 0 … 255': (
-        lambda _: tokens(8, 8, value=255.0),
-        ValueError, r'pixels are 255 … 255, expected \[0, 1\]: pass the image before'),
-    'normalised pixels': (
-        lambda _: tokens(8, 8, value=-1.9), ValueError, r'pixels are -1\.9 … -1\.9, expected .*before normalization'),
-    'pixels that are no numbers': (lambda _: tokens(8, 8, value=float('nan')), ValueError, r'pixels are nan … nan'),
-    'pixels as bytes': (
-        lambda _: tokens(8, 8, value=1, dtype=torch.uint8),
-        TypeError, r'images are torch\.uint8, expected float in \[0, 1\]: divide uint8 pixels by 255'),
-    'pixels of 0 … 255 in training': (
-        lambda _: vae().loss(torch.full((1, 3, 8, 8), 2.0)),
-        ValueError, r'pixels are 2 … 2, expected \[0, 1\]'),
+    'pixels of 0 … 255': (lambda _: tokenize(8, 8, value=255.0), ValueError,
+        r'pixels are 255 … 255, expected \[0, 1\]: pass the image before'),
+    'pixels that are no numbers': (lambda _: tokenize(8, 8, value=float('nan')), ValueError,
+        r'pixels are nan … nan'),
+    'pixels as bytes': (lambda _: tokenize(8, 8, value=1, dtype=torch.uint8), TypeError,
+        r'images are torch\.uint8, expected float in \[0, 1\]: divide uint8 pixels by 255'),
     # names and numbers of the backbone
-    'unknown arch': (
-        lambda _: beit(arch='huge'), ValueError, r"arch='huge': expected one of base, large"),
-    'unknown arch key': (
-        lambda _: beit(arch=ARCH | dict(depth=3)),
-        ValueError, r"arch=.*'depth'.* expected .* exactly the keys embed_dims"),
-    'missing arch key': (
-        lambda _: beit(arch=without(ARCH, 'num_heads')),
-        ValueError, r"expected .* exactly the keys .*num_heads"),
-    'heads that do not divide the width': (
-        lambda _: beit(arch=ARCH | dict(num_heads=3)),
+    'unknown arch': (lambda _: beit(arch='huge'), ValueError,
+        r"arch='huge': expected one of base, large"),
+    'unknown arch key': (lambda _: beit(arch=ARCH | dict(depth=3)), ValueError,
+        r"arch=.*'depth'.* expected .* exactly the keys embed_dims"),
+    'heads that do not divide the width': (lambda _: beit(arch=ARCH | dict(num_heads=3)),
         ValueError, r'embed_dims=16 is no multiple of num_heads=3'),
-    'unknown out_type': (
-        lambda _: beit(out_type='map'),
-        ValueError, r"out_type='map': expected one of raw, featmap, cls_token, avg_featmap"),
-    'unknown rel_pos_bias': (
-        lambda _: beit(rel_pos_bias=True),
-        ValueError, r"rel_pos_bias=True: expected one of None, shared, per_layer"),
-    'out_indices beyond the last block': (
-        lambda _: beit(out_indices=(0, 2)),
-        ValueError, r'out_indices=\(0, 2\): expected block numbers in rising order, -2 … 1'),
+    'unknown out_type': (lambda _: beit(out_type='map'), ValueError,
+        r"out_type='map': expected one of raw, featmap, cls_token, avg_featmap"),
+    'unknown rel_pos_bias': (lambda _: beit(rel_pos_bias=True), ValueError,
+        r"rel_pos_bias=True: expected one of None, shared, per_layer"),
+    'out_indices beyond the last block': (lambda _: beit(out_indices=(0, 2)), ValueError,
+        r'out_indices=\(0, 2\): expected block numbers in rising order, -2 … 1'),
     'features of another type in pre-training': (
-        lambda _: pretrainer(out_type='featmap').loss(batch()), ValueError, r"patch_ids need out_type='raw'"),
-    'unknown init_cfg': (
-        lambda _: beit(init_cfg=dict(type='Xavier')).init_weights(),
-        ValueError, r"BEiT expected dict\(type='Pretrained', checkpoint=…\) or None"),
-    'unknown init_cfg of a tokenizer': (
-        lambda _: DiscreteVAE(**VAE, init_cfg=dict(type='Kaiming', layer='Conv2d')).init_weights(),
-        ValueError, r"DiscreteVAE expected dict\(type='Pretrained', checkpoint=…\) or None"),
-    'unknown mode': (
-        lambda _: pretrainer()(batch(), mode='train'), ValueError, r"mode='train': expected one of loss, predict, tensor"),
-    'annealing in no time': (
-        lambda _: Anneal('beta', 0, 1, 0), ValueError, r'iters=0: expected an integer, at least 1'),
+        lambda _: pretrainer(out_type='featmap').loss(batch()), ValueError,
+        r"patch_ids need out_type='raw'"),
+    'unknown init_cfg': (lambda _: beit(init_cfg=dict(type='Xavier')).init_weights(), ValueError,
+        r"BEiT expected dict\(type='Pretrained', checkpoint=…\) or None"),
+    'unknown mode': (lambda _: pretrainer()(batch(), mode='train'), ValueError,
+        r"mode='train': expected one of loss, predict, tensor"),
+    'annealing in no time': (lambda _: Anneal('beta', 0, 1, 0), ValueError,
+        r'iters=0: expected an integer, at least 1'),
     # checkpoints
     'checkpoint of another arch': (
-        partial(loaded, source=dict(arch=ARCH | dict(num_layers=3)), load=load_backbone, model=beit),
-        ValueError, r'a\.pth does not fit this BEiT\. .*unexpected: blocks\.2\..*settings of its training: arch, positions'),
+        partial(load_saved, source=dict(arch=ARCH | dict(num_layers=3)), load=load_backbone, model=beit),
+        ValueError,
+        r'a\.pth does not fit this BEiT\. .*unexpected: blocks\.2\..*settings of its training: arch, positions'),
     'checkpoint of a backbone as tokenizer': (
-        partial(loaded, source={}, load=load_tokenizer, model=vae),
-        ValueError, r'a\.pth does not fit this DiscreteVAE'),
+        partial(load_saved, source={}, load=load_tokenizer, model=vae), ValueError,
+        r'a\.pth does not fit this DiscreteVAE'),
     'checkpoint of other channels': (
-        partial(loaded, source={}, load=load_backbone, model=partial(beit, in_channels=4)),
-        ValueError, r"weight: \(16, 3, 8, 8\) ≠ \(16, 4, 8, 8\).*checkpoint='.*a\.pth', adapt_patch_embed=True\)"),
+        partial(load_saved, source={}, load=load_backbone, model=partial(beit, in_channels=4)),
+        ValueError,
+        r"weight: \(16, 3, 8, 8\) ≠ \(16, 4, 8, 8\).*checkpoint='.*a\.pth', adapt_patch_embed=True\)"),
     'checkpoint of another patch size': (
-        partial(loaded, source=dict(patch_size=16), load=load_backbone, model=beit), ValueError, r'adapt_patch_embed=True'),
+        partial(load_saved, source=dict(patch_size=16), load=load_backbone, model=beit), ValueError,
+        r'adapt_patch_embed=True'),
     'checkpoint of a backbone with an adapter': (
-        lambda tmp_path: loaded(tmp_path, {}, load_backbone, beit, spm=torch.zeros(1), interactions=torch.zeros(1)),
-        ValueError, r'An adapter adds interactions, spm.*`python tools/convert\.py .*a\.pth .* --backbone`'),
-    'checkpoint with two keys for one': (
-        lambda tmp_path: (torch.save(dict.fromkeys(('cls_token', 'module.cls_token'), torch.zeros(1)), tmp_path / 'a.pth'),
-                          load(f'{tmp_path}/a.pth')),
-        ValueError, r'a\.pth: the keys cls_token and module\.cls_token both mean cls_token, and only one .*Remove the key'),
+        lambda tmp_path: load_saved(tmp_path, {}, load_backbone, beit, spm=torch.zeros(1), interactions=torch.zeros(1)),
+        ValueError,
+        r'An adapter adds interactions, spm.*`python tools/convert\.py .*a\.pth .* --backbone`'),
+    'checkpoint with two keys for one': (load_doubled_key, ValueError,
+        r'a\.pth: the keys cls_token and module\.cls_token both mean cls_token, and only one .*Remove the key'),
     'folder of a run whose checkpoint is gone': (
         lambda tmp_path: ((tmp_path / 'last_checkpoint').write_text('/old/iter_8.pth'), load(str(tmp_path))),
-        FileNotFoundError, r'last_checkpoint names /old/iter_8\.pth, which was not found, nor was iter_8\.pth beside it. Pass'),
+        FileNotFoundError,
+        r'last_checkpoint names /old/iter_8\.pth, which was not found, nor was iter_8\.pth beside it. Pass'),
     'average that a checkpoint does not hold': (
-        lambda tmp_path: loaded(tmp_path, {}, lambda model, path: load(f'{path}#ema'), beit),
+        lambda tmp_path: load_saved(tmp_path, {}, lambda model, path: load(f'{path}#ema'), beit),
         ValueError, r'a\.pth#ema: the file holds no averaged weights \(model_ema, .*Remove #ema'),
     'checkpoint that is not there': (
         lambda _: beit(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')).init_weights(),
         FileNotFoundError, r'no checkpoint at gone\.pth'),
     # tools
     'folder without images for an inferencer': (
-        lambda tmp_path: Inferencer._inputs_to_list(None, tmp_path),
-        FileNotFoundError, r'and its sub-folders have no images: expected files that end with \.jpg'),
+        lambda tmp_path: Inferencer._inputs_to_list(None, tmp_path), FileNotFoundError,
+        r'and its sub-folders have no images: expected files that end with \.jpg'),
     'report of a folder without a run': (
-        lambda tmp_path: run_report.write(tmp_path / 'a.html', tmp_path),
-        FileNotFoundError, r'has no run with logged numbers: expected a folder that tools/train\.py has written'),
-    'masks that hide nothing in validation': (
-        lambda _: MIMMetric().compute_metrics([]),
-        ValueError, r'nothing is hidden in any image: .*see the masks of val_dataloader'),
+        lambda tmp_path: run_report.write(tmp_path / 'a.html', tmp_path), FileNotFoundError,
+        r'has no run with logged numbers: expected a folder that tools/train\.py has written'),
+    'masks that hide nothing in validation': (lambda _: MIMMetric().compute_metrics([]), ValueError,
+        r'nothing is hidden in any image: .*see the masks of val_dataloader'),
     'layer decay of a backbone without layers': (
-        lambda _: decayed(backbone=torch.nn.Linear(2, 2)),
-        TypeError, r'the backbone of Module, Linear, has no get_layer_depth: use beit_mm\.BEiT'),
-    'resume from weights alone': (
-        resumed_from_weights,
-        ValueError, r'best\.pth has no message_hub, optimizer, so a run cannot continue .*load_from=best\.pth, without --resume'),
-    'resume where only other names are': (
-        resumed_among_others,
-        ValueError, r'holds checkpoints \(step-2\.ckpt\), but none has a name of filename_tmpl=.*--resume PATH'),
+        lambda _: build_optimizer(backbone=torch.nn.Linear(2, 2)), TypeError,
+        r'the backbone of Module, Linear, has no get_layer_depth: use beit_mm\.BEiT'),
+    'resume from weights alone': (resume_from_weights, ValueError,
+        r'best\.pth has no message_hub, optimizer, so a run cannot continue .*load_from=best\.pth, without --resume'),
+    'resume where only other names are': (resume_among_others, ValueError,
+        r'holds checkpoints \(step-2\.ckpt\), but none has a name of filename_tmpl=.*--resume PATH'),
     # data
     'empty folder of images': (
-        partial(folder, type='mmpretrain.CustomDataset', with_label=False),
-        ValueError, r"no sample was found in \{'data_root': '.*'\}: check the paths, and that images are there"),
-    'empty list of images': (
-        partial(folder, **LISTED),
-        ValueError, r"no sample was found in .*'data_prefix': 'images', 'ann_file': 'meta/train"),
-    'empty folder of segmentation': (partial(folder, **SEGMENTS),
-        ValueError, r"no sample was found in .*'images'"),
+        partial(make_dataset, type='mmpretrain.CustomDataset', with_label=False), ValueError,
+        r"no sample was found in \{'data_root': '.*'\}: check the paths, and that images are there"),
     'folder that is not there': (
         lambda _: SeededDataset(dict(type='mmpretrain.CustomDataset', data_root='data/gone', with_label=False)),
         FileNotFoundError, r'data/gone'),
@@ -337,23 +289,21 @@ MISTAKES = {
 
 
 WARNINGS = {
-    'a loss of exactly 0': (
-        lambda: dead('loss', 0), r'^iterations 7 … 9: the loss was exactly 0, so nothing is learned\. In label maps'),
-    'a tokenizer with one code left': (
-        lambda: dead('codes_used', 1),
+    'a loss of exactly 0': (lambda: log_constant('loss', 0),
+        r'^iterations 7 … 9: the loss was exactly 0, so nothing is learned\. In label maps'),
+    'a tokenizer with one code left': (lambda: log_constant('codes_used', 1),
         r'^iterations 7 … 9: all patches got the same code, .*the codebook has collapsed\. Stop the run; use a lower'),
-    'a tokenizer that uses few codes': (
-        lambda: judged(vocab_size=41), r'^the codebook is collapsing: 4 of 41 codes are used\. Mends:'),
-    'a tokenizer that is no better than the mean color': (
-        lambda: judged(psnr=15.0),
+    'a tokenizer that uses few codes': (lambda: evaluate_tokenizer(vocab_size=41),
+        r'^the codebook is collapsing: 4 of 41 codes are used\. Mends:'),
+    'a tokenizer that is no better than the mean color': (lambda: evaluate_tokenizer(psnr=15.0),
         r'^PSNR is 15\.0 dB, that of one mean color per image 15\.0 dB: the tokens say nothing of the images\. Train longer'),
-    'layer decay of a model without a backbone': (
-        decayed, r'^Module has no backbone: all its parameters have the learning rate of a head'),
+    'layer decay of a model without a backbone': (build_optimizer,
+        r'^Module has no backbone: all its parameters have the learning rate of a head'),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize('mistake', WARNINGS)
-def test_what_trains_all_the_same_is_a_warning(mistake, caplog):
+def test_a_risk_is_a_warning(mistake, caplog):
     make, message = WARNINGS[mistake]
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
@@ -366,7 +316,7 @@ def test_what_trains_all_the_same_is_a_warning(mistake, caplog):
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
-def test_a_mistake_is_an_error_that_names_the_place_and_the_mend(mistake, tmp_path):
+def test_a_mistake_is_an_error_that_says_how_to_fix_it(mistake, tmp_path):
     make, error, message = MISTAKES[mistake]
     with pytest.raises(error, match=message) as raised:
         make(tmp_path)
