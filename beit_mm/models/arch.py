@@ -12,31 +12,26 @@ ARCHS = dict(
 
 
 def resolve_arch(arch: str | dict) -> dict:
-    """Return the sizes of an architecture; ValueError names what is wrong."""
+    """Return the sizes of an architecture."""
     if isinstance(arch, str):
         check_choices(ARCHS, arch=arch)
         return ARCHS[arch]
     if not isinstance(arch, dict) or set(arch) != set(ARCHS['base']):
-        raise ValueError(
-            f"arch={arch!r}: expected 'base', 'large' or a dict with exactly the keys "
-            f'{", ".join(ARCHS["base"])}'
-        )
+        keys = ', '.join(ARCHS['base'])
+        raise ValueError(f"arch={arch!r}: expected 'base', 'large' or a dict with exactly {keys}")
     check_integers(1, **arch)
     if arch['embed_dims'] % arch['num_heads']:
-        raise ValueError(
-            f'embed_dims={arch["embed_dims"]} is no multiple of num_heads={arch["num_heads"]}'
-        )
+        raise ValueError(f'arch={arch}: expected embed_dims to be a multiple of num_heads')
     return arch
 
 
 def resolve_out_indices(out_indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
     """Return block numbers 0 … depth − 1; negative ones count from the last block."""
     given = out_indices if isinstance(out_indices, list | tuple) else [out_indices]
-    blocks = range(depth)
     if all(isinstance(i, Integral) and -depth <= i < depth for i in given):
-        resolved = [blocks[i] for i in given]
+        resolved = [i % depth for i in given]
         if resolved and resolved == sorted(set(resolved)):
             return tuple(resolved)
     raise ValueError(
-        f'out_indices={out_indices!r}: expected block numbers in rising order, {-depth} … {depth - 1}'
+        f'out_indices={out_indices!r}: expected rising block numbers, {-depth} … {depth - 1}'
     )

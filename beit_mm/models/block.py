@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .plain_layers import is_plain, scaled_linear
-from .relative_position import Grid, new_bias_table, position_bias
+from .relative_position import Grid, new_table, position_bias
 from .tracing import can_read_values
 
 
@@ -90,9 +90,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dims, 3 * dims, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dims))
         self.v_bias = nn.Parameter(torch.zeros(dims))
-        self.relative_position_bias_table = (
-            new_bias_table(bias_grid, num_heads) if bias_grid else None
-        )
+        self.relative_position_bias_table = new_table(bias_grid, num_heads) if bias_grid else None
         self.proj = nn.Linear(dims, dims)
 
     def forward(

@@ -13,17 +13,12 @@ from torch import Tensor, nn
 
 from ..registry import MODELS, WEIGHT_INITIALIZERS
 from ..utils.arguments import check_choices, check_integers, check_numbers, pretrained_checkpoint
+from . import dvae_losses
 from .codebook import init_codebook
 from .distributed import mean_over_ranks
-from .dvae_losses import (
-    LIKELIHOODS,
-    at_least_float32,
-    kl_to_uniform,
-    map_pixels,
-    psnr,
-    unmap_pixels,
-)
+from .dvae_losses import LIKELIHOODS, at_least_float32, kl_to_uniform
 from .dvae_networks import build_decoder, build_encoder
+from .embeddings import grid_of
 from .histogram import histogram, perplexity
 from .tracing import can_read_values
 
@@ -38,8 +33,8 @@ class DiscreteVAE(BaseModel):
     Args:
         vocab_size: number of codes, K.
         width: channels of the first group; doubled from group to group.
-        groups: groups of residual blocks; the stride is 2^(groups − 1).
-        blocks: residual blocks per group.
+        groups, blocks: groups of residual blocks, and blocks per group; the stride is
+            2^(groups − 1).
         width_in: channels of the decoder after the codebook (`n_init` in the official code).
         in_channels: channels of the images, C.
         likelihood: 'logit_laplace' (the paper's) or 'mse'.
@@ -48,9 +43,6 @@ class DiscreteVAE(BaseModel):
         information_weight, marginal_weight: weights of the two parts of the KL (`kl_to_uniform`).
             Equal weights are the paper's objective.
         init_cfg: `dict(type='Pretrained', checkpoint=…)`; every key must match.
-
-    Raises ValueError for wrong settings, for image sides that are no multiple of the stride, and
-    for pixels outside [0, 1].
     """
 
     def __init__(
@@ -71,12 +63,11 @@ class DiscreteVAE(BaseModel):
     ):
         super().__init__(data_preprocessor, init_cfg)
         check_choices(LIKELIHOODS, likelihood=likelihood)
+        check_integers(1, groups=groups, blocks=blocks, width_in=width_in, in_channels=in_channels)
         check_integers(2, vocab_size=vocab_size)
         check_integers(4, width=width)
-        check_integers(1, groups=groups, blocks=blocks, width_in=width_in, in_channels=in_channels)
-        check_numbers(beta=beta)
-        check_numbers(information_weight=information_weight, marginal_weight=marginal_weight)
         check_numbers(1e-6, temperature=temperature)
+        check_numbers(beta=beta)
         self.vocab_size = vocab_size
         self.stride = 2 ** (groups - 1)
         self.in_channels = in_channels
@@ -95,7 +86,7 @@ class DiscreteVAE(BaseModel):
         return modes[mode](inputs, data_samples)
 
     def loss(self, images: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
-        """Return −ELBO per subpixel of images in [0, 1], its terms, and the use of the codebook."""
+        """Return −ELBO per subpixel, its terms, and the use of the codebook."""
         logits = at_least_float32(self.logits(images))
         codes = F.gumbel_softmax(logits, self.temperature, dim=1)
         out = self.decoder(codes.to(self.decoder.input.weight.dtype))
@@ -123,33 +114,31 @@ class DiscreteVAE(BaseModel):
         image, `psnr` and `psnr_mean_color` (of an image of its mean color) in dB.
         """
         logits = at_least_float32(self.logits(images))
-        ids = logits.argmax(1)
         log_q = logits.log_softmax(1)
-        kl = ((log_q.exp() * log_q).sum(1) + math.log(self.vocab_size)).sum((1, 2))
+        ids = logits.argmax(1)
         out = self.decode_maps(ids)
-        log_likelihood = self.log_likelihood(out, images).sum((1, 2, 3))
-        reconstructions = self._reconstruct(out)
-        mean_colors = images.mean((2, 3), keepdim=True).expand_as(images)
+        reconstruction = self._reconstruct(out)
+        mean_color = images.mean((2, 3), keepdim=True).expand_as(images)
+        fields = dict(
+            ids=ids,
+            reconstruction=reconstruction,
+            log_likelihood=self.log_likelihood(out, images).sum((1, 2, 3)),
+            kl=((log_q.exp() * log_q).sum(1) + math.log(self.vocab_size)).sum((1, 2)),
+            psnr=dvae_losses.psnr(reconstruction, images),
+            psnr_mean_color=dvae_losses.psnr(mean_color, images),
+        )
         samples = data_samples or [BaseDataElement() for _ in images]
         for i, sample in enumerate(samples):
-            fields = dict(
-                ids=ids[i],
-                reconstruction=reconstructions[i],
-                log_likelihood=log_likelihood[i],
-                kl=kl[i],
-                psnr=psnr(reconstructions[i], images[i]),
-                psnr_mean_color=psnr(mean_colors[i], images[i]),
-            )
-            sample.set_data(fields)
+            sample.set_data({name: values[i] for name, values in fields.items()})
         return samples
 
     def logits(self, images: Tensor, data_samples: list | None = None) -> Tensor:
-        """Return unnormalized log q(z|x) [B, K, h, w] of images in [0, 1]."""
+        """Return unnormalized log q(z|x) [B, K, h, w]."""
         return self.encoder(self._map_images(images))
 
     @torch.no_grad()
     def tokens(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the most likely ids int64 [B, h, w] of images in [0, 1].
+        """Return the most likely ids int64 [B, h, w].
 
         With `dtype` bfloat16 or float16, all but the last convolution are computed in it, as in
         DALL-E's own code on a GPU. Rounding the logits as well would create ties between codes, and
@@ -169,19 +158,13 @@ class DiscreteVAE(BaseModel):
         return output(at_least_float32(x)).argmax(1)
 
     def decode(self, ids: Tensor) -> Tensor:
-        """Return images [B, C, H, W] in [0, 1] of ids int64 [B, h, w]."""
+        """Return images of ids int64 [B, h, w]."""
         return self._reconstruct(self.decode_maps(ids))
 
     def decode_maps(self, ids: Tensor) -> Tensor:
-        """Return the decoder's output [B, 2·C, H, W], which `log_likelihood` reads, of ids.
-
-        Raises ValueError if the checkpoint held the encoder alone.
-        """
+        """Return the decoder's output [B, 2·C, H, W] of ids, which `log_likelihood` reads."""
         if self.decoder is None:
-            raise ValueError(
-                'the tokenizer has no decoder, because its checkpoint holds the encoder alone: '
-                'load a checkpoint with both to decode tokens'
-            )
+            raise ValueError('the checkpoint holds the encoder alone: load one with a decoder')
         codes = F.one_hot(ids, self.vocab_size).permute(0, 3, 1, 2)
         return self.decoder(codes.to(self.decoder.input.weight.dtype))
 
@@ -194,8 +177,7 @@ class DiscreteVAE(BaseModel):
         self._reset_parameters()
         source = pretrained_checkpoint(self.init_cfg, 'DiscreteVAE')
         if source is not None:
-            load_tokenizer = WEIGHT_INITIALIZERS.get('load_tokenizer')
-            load_tokenizer(self, source)
+            WEIGHT_INITIALIZERS.get('load_tokenizer')(self, source)
         self._is_init = True
 
     def _reset_parameters(self) -> None:
@@ -205,35 +187,22 @@ class DiscreteVAE(BaseModel):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
                 nn.init.zeros_(module.bias)
 
-    def _reconstruct(self, out: Tensor) -> Tensor:
-        return unmap_pixels(torch.sigmoid(at_least_float32(out[:, : self.in_channels])))
-
     def _map_images(self, images: Tensor) -> Tensor:
-        self._check_images(images)
+        grid_of(images.shape, self.stride, 'stride')
+        is_readable = can_read_values(images)
+        if not images.is_floating_point() or (is_readable and not _are_in_unit_range(images)):
+            raise ValueError(
+                f'images are {images.dtype}, {images.min():.3g} … {images.max():.3g}: expected '
+                'float in [0, 1]; divide pixels by 255, and do not normalize them'
+            )
         # Convolutions are a third faster with the channels last, on CPUs and on tensor cores.
-        return map_pixels(images).contiguous(memory_format=torch.channels_last)
+        return dvae_losses.map_pixels(images).contiguous(memory_format=torch.channels_last)
 
-    def _check_images(self, images: Tensor) -> None:
-        if not images.is_floating_point():
-            raise TypeError(
-                f'images are {images.dtype}, expected float in [0, 1]: divide uint8 pixels by 255'
-            )
-        shape = tuple(images.shape)
-        if images.ndim != 4 or images.size(1) != self.in_channels or not len(images):
-            raise ValueError(
-                f'images of shape {shape}: expected a batch [B, {self.in_channels}, H, W] of at '
-                'least one image; pass image[None] for one image, or set in_channels'
-            )
-        height, width = shape[2:]
-        if height % self.stride or width % self.stride or not images.numel():
-            raise ValueError(
-                f'image of {height}×{width} pixels is no multiple of the stride {self.stride} of '
-                'the tokenizer: resize it'
-            )
-        if can_read_values(images):
-            low, high = images.aminmax()
-            if not (low >= 0 and high <= 1):  # also for NaN
-                raise ValueError(
-                    f'pixels are {low.item():.3g} … {high.item():.3g}, expected [0, 1]: pass the '
-                    'image before normalization, divided by 255'
-                )
+    def _reconstruct(self, out: Tensor) -> Tensor:
+        mean = torch.sigmoid(at_least_float32(out[:, : self.in_channels]))
+        return dvae_losses.unmap_pixels(mean)
+
+
+def _are_in_unit_range(images: Tensor) -> bool:
+    low, high = images.aminmax()
+    return bool(low >= 0) and bool(high <= 1)  # False for NaN

@@ -4,7 +4,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 
 from ..registry import MODELS
-from ..utils.arguments import check_numbers
+from ..utils.arguments import check_numbers, check_tensor
 
 
 @MODELS.register_module()
@@ -19,32 +19,27 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
         self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)
     ):
         super().__init__(non_blocking=True)
-        for name, values in dict(mean=mean, std=std).items():
-            if not isinstance(values, list | tuple) or not values or len(values) != len(mean):
-                raise ValueError(
-                    f'{name}={values!r}: expected one number per channel, as many in mean as in std'
-                )
-            least = {} if name == 'mean' else dict(least=1e-6)
-            check_numbers(**least, **{f'{name}[{i}]': value for i, value in enumerate(values)})
+        are_lists = isinstance(mean, list | tuple) and isinstance(std, list | tuple)
+        if not are_lists or not mean or len(mean) != len(std):
+            raise ValueError(f'mean={mean!r}, std={std!r}: expected one number per channel each')
+        check_numbers(**{f'mean[{i}]': value for i, value in enumerate(mean)})
+        check_numbers(1e-6, **{f'std[{i}]': value for i, value in enumerate(std)})
         self.register_buffer('mean', torch.tensor(mean).float().view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).float().view(-1, 1, 1), persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
         inputs = dict(data['inputs'])
-        for name in ('patch_view', 'token_view'):
-            if name in inputs and inputs[name].dtype != torch.uint8:
-                raise ValueError(
-                    f'{name} is {inputs[name].dtype}: expected uint8, 0 … 255, from PackViews'
-                )
-        view = inputs['patch_view'].float()
+        view = inputs['patch_view']
+        check_tensor('patch_view', view, torch.uint8, None, None, None, None)
         if view.size(1) != len(self.mean):
             raise ValueError(
                 f'images have {view.size(1)} channels, data_preprocessor has mean and std of '
                 f'{len(self.mean)}: set one number per channel, and read other numbers of channels '
                 "than 3 with LoadImageFromFile(color_type='unchanged')"
             )
-        inputs['patch_view'] = (view - self.mean) / self.std
+        inputs['patch_view'] = (view.float() - self.mean) / self.std
         if 'token_view' in inputs:
+            check_tensor('token_view', inputs['token_view'], torch.uint8, None, None, None, None)
             inputs['token_view'] = inputs['token_view'].float() / 255
         return dict(inputs=inputs, data_samples=data.get('data_samples'))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..registry import MODELS
 from ..utils.arguments import check_choices, check_integers
 from .block import take_rows
+from .embeddings import grid_of
 from .tracing import can_read_values
 
 
@@ -24,9 +25,6 @@ class BEiTPretrainer(BaseModel):
     Args:
         num_masked: masked patches per image, M, as in the mask transform. Smaller masks are
             allowed; the unused positions do not count in the loss.
-
-    Raises ValueError if the widths of head and target or their grids differ, or if a mask has more
-    patches than `num_masked`.
     """
 
     def __init__(
@@ -46,8 +44,7 @@ class BEiTPretrainer(BaseModel):
         if self.head.proj.out_features != self.target.channels:
             raise ValueError(
                 f'the head predicts {self.head.proj.out_features} channels, the target has '
-                f"{self.target.channels} (a tokenizer's vocabulary, or C·p² pixels): set "
-                f'model.head.out_channels={self.target.channels}'
+                f'{self.target.channels}: set model.head.out_channels={self.target.channels}'
             )
         self.register_buffer('target_fingerprint', torch.zeros((), dtype=torch.int64))
 
@@ -96,7 +93,9 @@ class BEiTPretrainer(BaseModel):
             fields['prediction'] = log_p.argmax(-1)
             fields['log_p_tokens'] = log_p.gather(-1, target[..., None])[..., 0]
             if 'token_view' in inputs and self.target.tokenizer.decoder is not None:
-                fields['log_likelihood'] = self._log_likelihood(inputs['token_view'])
+                tokenizer, view = self.target.tokenizer, inputs['token_view']
+                out = tokenizer.decode_maps(tokenizer.tokens(view))
+                fields['log_likelihood'] = tokenizer.log_likelihood(out, view).sum((1, 2, 3))
         samples = data_samples or [BaseDataElement() for _ in target]
         for i, sample in enumerate(samples):
             sample.set_data({name: values[i] for name, values in fields.items()})
@@ -109,12 +108,11 @@ class BEiTPretrainer(BaseModel):
     def _target_of_patches(self, inputs: dict) -> Tensor:
         """Return ids [B, N] or pixels [B, N, C·p²]."""
         target = self.target(inputs)
-        grid = tuple(side // self.backbone.patch_size for side in inputs['patch_view'].shape[-2:])
+        grid = grid_of(inputs['patch_view'].shape, self.backbone.patch_size)
         if tuple(target.shape[1:3]) != grid:
             raise ValueError(
-                f'the token grid is {tuple(target.shape[1:3])}, the patch grid {grid}: they must '
-                'be equal. Set TwoViews.token_size to the patch grid times the stride of the '
-                'tokenizer'
+                f'the token grid is {tuple(target.shape[1:3])}, expected the patch grid {grid}: '
+                'set TwoViews.token_size to the patch grid times the stride of the tokenizer'
             )
         return target.flatten(1, 2)
 
@@ -126,16 +124,10 @@ class BEiTPretrainer(BaseModel):
             return patch_ids, valid, ~valid if mask is None else mask.flatten(1)
         if mask is None:
             raise ValueError(
-                "recover='masked' needs a mask: add beit_mm.BlockwiseMask to the pipeline, or set "
-                "recover='all'"
+                "recover='masked' needs a mask: add beit_mm.BlockwiseMask, or set recover='all'"
             )
         patch_ids, valid = select_masked_patches(mask, self.num_masked)
         return patch_ids, valid, valid
-
-    def _log_likelihood(self, view: Tensor) -> Tensor:
-        tokenizer = self.target.tokenizer
-        out = tokenizer.decode_maps(tokenizer.tokens(view))
-        return tokenizer.log_likelihood(out, view).sum((1, 2, 3))
 
 
 def select_masked_patches(mask: Tensor, num_masked: int) -> tuple[Tensor, Tensor]:

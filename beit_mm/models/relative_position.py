@@ -22,13 +22,13 @@ class RelativePositionBias(nn.Module):
     def __init__(self, grid: Grid, num_heads: int):
         super().__init__()
         self.grid = grid
-        self.relative_position_bias_table = new_bias_table(grid, num_heads)
+        self.relative_position_bias_table = new_table(grid, num_heads)
 
     def forward(self, target: Grid) -> Tensor:
         return position_bias(self.relative_position_bias_table, self.grid, target)
 
 
-def new_bias_table(grid: Grid, num_heads: int) -> nn.Parameter:
+def new_table(grid: Grid, num_heads: int) -> nn.Parameter:
     """Return a table of zeros."""
     return nn.Parameter(torch.zeros(count_table_rows(grid), num_heads))
 

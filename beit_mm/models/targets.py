@@ -8,31 +8,19 @@ from torch import Tensor
 from ..registry import MODELS, WEIGHT_INITIALIZERS
 from ..utils.arguments import check_choices, check_integers
 
+RECOVER = ('masked', 'all')
 DTYPES = dict(float32=None, float16=torch.float16, bfloat16=torch.bfloat16)
 
 
-class Target:
-    """What a model predicts at the 'masked' patches or at 'all' of them, with a head of `channels`.
-
-    Calling a target with the inputs of a batch returns one value per patch.
-    """
-
-    def __init__(self, channels: int, recover: str):
-        check_choices(('masked', 'all'), recover=recover)
-        self.channels = channels
-        self.recover = recover
-
-
 @MODELS.register_module()
-class TokenTarget(Target):
+class TokenTarget:
     """Ids int64 [B, h, w] of visual tokens: the batch's `token_ids`, or those of its `token_view`.
 
     The tokenizer is frozen and no submodule, so checkpoints do not contain it. A config builds
     without its weights; training without them stops with FileNotFoundError.
 
     Args:
-        tokenizer: config of a `DiscreteVAE`.
-        checkpoint: weights of the tokenizer, ours or DALL-E's.
+        tokenizer, checkpoint: config of a `DiscreteVAE`, and its weights (ours or DALL-E's).
         recover: predict the 'masked' patches, or 'all' (Table 4).
         dtype: 'float32', or 'float16' (the official code on a GPU) or 'bfloat16' for all but the
             last convolution, which takes half the time. About 0.3 % of the ids differ in float16,
@@ -46,18 +34,16 @@ class TokenTarget(Target):
         recover: str = 'masked',
         dtype: str = 'float32',
     ):
-        if not isinstance(tokenizer, dict) or 'type' not in tokenizer:
-            raise TypeError(f"tokenizer={tokenizer!r}: expected dict(type='DiscreteVAE', …)")
-        if not isinstance(checkpoint, str | None):
-            raise TypeError(f'checkpoint={checkpoint!r}: expected a path or None')
         check_choices(DTYPES, dtype=dtype)
+        check_choices(RECOVER, recover=recover)
         self.dtype = DTYPES[dtype]
+        self.recover = recover
         self.checkpoint = checkpoint
         self.untrained_tokenizer = MODELS.build(tokenizer).eval().requires_grad_(False)
+        self.channels = self.untrained_tokenizer.vocab_size
         self.has_weights = False
         # Fingerprint of the tokenizer of a token cache; the hook CachedTokens sets it.
         self.cached_fingerprint: int | None = None
-        super().__init__(self.untrained_tokenizer.vocab_size, recover)
 
     def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
         if 'token_ids' in inputs:
@@ -81,8 +67,7 @@ class TokenTarget(Target):
                 '`python tools/train.py configs/tokenizer/CONFIG.py`, then pass its file: '
                 '`--cfg-options model.target.checkpoint=work_dirs/…/….pth`'
             )
-        load_tokenizer = WEIGHT_INITIALIZERS.get('load_tokenizer')
-        load_tokenizer(self.untrained_tokenizer, self.checkpoint)
+        WEIGHT_INITIALIZERS.get('load_tokenizer')(self.untrained_tokenizer, self.checkpoint)
         self.has_weights = True
         return self.untrained_tokenizer
 
@@ -105,13 +90,15 @@ class TokenTarget(Target):
 
 
 @MODELS.register_module()
-class PixelTarget(Target):
+class PixelTarget:
     """Pixels of each patch of `patch_view`, normalized to mean 0 and variance 1: [B, h, w, C·p²]."""
 
     def __init__(self, patch_size: int = 16, recover: str = 'masked', in_channels: int = 3):
+        check_choices(RECOVER, recover=recover)
         check_integers(1, patch_size=patch_size, in_channels=in_channels)
-        super().__init__(in_channels * patch_size**2, recover)
         self.patch_size = patch_size
+        self.recover = recover
+        self.channels = in_channels * patch_size**2
 
     def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
         p = self.patch_size

@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 
+import torch
+from torch import Tensor
+
 
 def check_integers(least: int, **settings: object) -> None:
     """Raise ValueError unless every setting is an integer ≥ `least`."""
@@ -47,6 +50,18 @@ def check_choices(known: Iterable[str | None], **settings: object) -> None:
     known = list(known)
     expected = f'one of {", ".join(map(str, known))}'
     _check(settings, lambda value: value in known, expected)
+
+
+def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, *sizes: int | None) -> None:
+    """Raise ValueError unless a tensor has the dtype and sizes; None stands for any size."""
+    shape = tuple(tensor.shape)
+    fits = len(shape) == len(sizes)
+    fits = fits and all(size in (None, given) for size, given in zip(sizes, shape, strict=True))
+    if tensor.dtype != dtype or not fits:
+        expected = ', '.join('any' if size is None else str(size) for size in sizes)
+        raise ValueError(
+            f'{name} is {tensor.dtype} of shape {shape}: expected {dtype} of shape ({expected})'
+        )
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:

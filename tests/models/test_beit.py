@@ -204,8 +204,6 @@ def test_initialization_is_the_papers(patch_embed_std):
         arch, 32, 8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True,
         patch_embed_std=patch_embed_std,
     )  # fmt: skip
-    for p in model.parameters():
-        torch.nn.init.constant_(p, float('nan'))
     model.init_weights()
     std_of_cut_normal = math.sqrt(0.2912)  # of a normal of std 1 cut at ±1
     weights = [(model.patch_embed.proj.weight, patch_embed_std)]

@@ -113,7 +113,7 @@ def test_looking_changes_nothing(backbone):
         before = backbone(IMAGE)[0]
     attention_of_blocks(backbone, IMAGE)
     assert not any(block.attn._forward_pre_hooks for block in backbone.blocks)
-    with pytest.raises(ValueError, match='no multiple of the patch'):
+    with pytest.raises(ValueError, match='multiples of patch_size'):
         attention_of_blocks(backbone, IMAGE[..., :-1])
     assert not any(block.attn._forward_pre_hooks for block in backbone.blocks)
     with torch.no_grad():
