@@ -92,7 +92,7 @@ WAITS = (
 )  # item, float, bool, tolist, a bool index, …
 ON_THE_HOST = {
     'select_masked_patches',
-    '_check_images',
+    '_are_in_unit_range',
 }  # look at a batch that is on the host anyway, on a GPU they do not
 
 
