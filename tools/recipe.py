@@ -11,17 +11,11 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from recipe import chain, runner
+from recipe import chain, paper_check, runner
 from recipe.commands import add_launch_arguments, launch_of, tool_path
 from recipe.plan import PREPARE, Settings, shell_script
 from recipe.process import StageFailed, Stopped
 from recipe.reporting import write_reports
-
-from beit_mm.config_check.comparison import compare
-from beit_mm.config_check.paper import find_nearest
-from beit_mm.config_check.report import format_comparison
-from beit_mm.config_check.summary import read_summary
-from beit_mm.utils.cfg_options import Options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,16 +30,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     run.add_argument('--long', action='store_true', help='also run the stages marked long')
     add_launch_arguments(run)
-    check = verbs.add_parser('check', help='list differences from the paper and contradictions')
-    check.add_argument('config', help='a BEiT config of this project, mmpretrain or mmseg')
-    check.add_argument(
-        '--gpus', type=int, metavar='N', help='processes (default: from the file name, or 1)'
-    )
-    check.add_argument('--auto-scale-lr', action='store_true', help='as for tools/train.py')
-    check.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE')
+    help_text = 'list differences from the paper and contradictions'
+    paper_check.add_arguments(verbs.add_parser('check', help=help_text))
     args = parser.parse_args(arguments)
     if args.verb == 'check':
-        sys.exit(_check(args))
+        sys.exit(paper_check.check(args))
     try:
         _run(args)
     except (FileNotFoundError, ValueError, StageFailed) as error:
@@ -55,21 +44,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         sys.exit('stopped; the same command continues')
-
-
-def _check(args: Namespace) -> int:
-    """Return the exit code: 0, 1 for contradictions, 2 if the config cannot be checked."""
-    try:
-        if args.gpus is not None and args.gpus < 1:
-            raise ValueError(f'--gpus {args.gpus}: expected at least 1')
-        summary = read_summary(args.config, args.cfg_options, args.gpus, args.auto_scale_lr)
-    except (FileNotFoundError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    recipe, mismatches = find_nearest(summary)
-    findings = compare(summary, recipe)
-    print(f'{args.config}\n{format_comparison(summary, recipe, mismatches, findings)}')
-    return int(any(finding.stops for finding in findings))
 
 
 def _run(args: Namespace) -> None:

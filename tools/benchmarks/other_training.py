@@ -83,13 +83,8 @@ def hf(settings: Settings, dtype: torch.dtype, batch: dict[str, Tensor]) -> Turn
 
 def hf_sizes() -> dict[str, int]:
     """Return the sizes of the toy model as Hugging Face names them."""
-    names = dict(
-        embed_dims='hidden_size',
-        num_layers='num_hidden_layers',
-        num_heads='num_attention_heads',
-        feedforward_channels='intermediate_size',
-    )
-    return {names[key]: size for key, size in TOY.items()}
+    names = ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size')
+    return dict(zip(names, TOY.values(), strict=True))
 
 
 def mmpretrain(settings: Settings, dtype: torch.dtype, batch: dict[str, Tensor]) -> Turn:

@@ -16,14 +16,8 @@ from beit_mm.engine.hooks.throughput import matmul_peak
 from beit_mm.utils.processes import peak_memory_mib
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-# Name on the command line → package
-LIBRARIES = dict(
-    hf='transformers',
-    timm='timm',
-    mmpretrain='mmpretrain',
-    mmseg='mmseg',
-    torchvision='torchvision',
-)
+_SAME_NAMES = ('timm', 'mmpretrain', 'mmseg', 'torchvision')
+LIBRARIES = dict(hf='transformers') | {name: name for name in _SAME_NAMES}  # name → package
 TOY = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 Turn = Callable[[], object]
 Times = dict[str, list[float]]
@@ -84,17 +78,9 @@ def row(
     dtype: torch.dtype = torch.float32,
     rss: float | None = None,
 ) -> dict:
-    """Return one row of the report.
+    """Return one row of the report: rates in `unit` if a turn does `work` units, and ratios to `ours`.
 
-    Args:
-        case: name of the row.
-        unit: unit of the rates.
-        times: seconds of `ours` and of everything it is compared with.
-        work: units done per turn.
-        ours: key of ours in `times`.
-        gflop: operations per turn, for the share of the peak of a matrix product of `dtype`.
-        dtype: see `gflop`.
-        rss: peak memory, GiB.
+    `gflop` per turn gives the share of the peak, that of a matrix product of `dtype`. `rss` is in GiB.
     """
     ratios = {
         name: [theirs / own for theirs, own in zip(times[name], times[ours], strict=True)]
