@@ -1,4 +1,4 @@
-"""Every config: it builds at its real size, runs two iterations made small, can be read, and what it starts from exists."""
+"""Every config builds at its real size, trains two iterations when shrunk, and starts from weights that exist."""
 
 import json
 import math
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.structures import SegDataSample
 from shapes import draw as shapes
 from small import CONFIGS, TRAINED, backbone, each, load, shrink, shrink_sizes
+from torch import nn
 
 from beit_mm import checkpoint
 from beit_mm.checkpoint.published import published
@@ -19,79 +21,73 @@ from beit_mm.registry import MODELS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 
+PRETRAIN = 'pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k'
+FINETUNE = 'classification/vit-base-p16_8xb128-amp-coslr-100e_in1k'
+FINETUNE_384 = 'classification/vit-base-p16_8xb64-amp-coslr-10e_in1k-384px'
+PROBE = 'classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k'
+SEGMENT = 'segmentation/vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512'
+METRICS = dict(mmpretrain='accuracy/top1', mmseg='mIoU')
+
 
 @pytest.fixture(scope='session')
 def data(tmp_path_factory) -> Path:
-    """Twelve images of Shapes to train on, four to validate, in both layouts."""
+    """Draw twelve images of Shapes for training and four for validation, in both layouts."""
     out = tmp_path_factory.mktemp('configs') / 'shapes'
     shapes.write(out, train=12, val=4, size=64, segmentation_train=12, segmentation_val=4, jobs=1)
     return out
 
 
-# -- it runs, small --------------------------------------------------------------------------------------------------
+def build(cfg: Config) -> nn.Module:
+    init_default_scope(cfg.default_scope)
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(cfg.model)
+
+
+# -- shrunk ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('name', each(CONFIGS))
 def test_two_iterations_on_shapes(name, data, tmp_path):
     cfg = shrink(load(name), data, tmp_path)
-    if name.endswith('_ms'):
-        assert math.isfinite(build_runner(cfg).test()['mIoU'])
-        return
     runner = build_runner(cfg)
+    if name.endswith('_ms'):
+        assert math.isfinite(runner.test()['mIoU'])
+        return
     runner.train()
     assert runner.iter == 2
     trained = runner.optim_wrapper.optimizer.state
-    assert [
-        n for n, p in runner.model.named_parameters() if p.requires_grad and p not in trained
-    ] == []
-    assert all(p.isfinite().all() for p in runner.model.parameters())
-    if cfg.get('val_dataloader'):
-        lines = [
-            json.loads(line)
-            for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()
-        ]
-        metric = dict(mmpretrain='accuracy/top1', mmseg='mIoU').get(cfg.default_scope)
-        assert metric is None or math.isfinite(lines[-1][metric])
+    for parameter, value in runner.model.named_parameters():
+        assert value in trained or not value.requires_grad, parameter
+        assert value.isfinite().all(), parameter
+    if cfg.get('val_dataloader') and cfg.default_scope in METRICS:
+        *_, last = next(tmp_path.rglob('scalars.json')).read_text().splitlines()
+        assert math.isfinite(json.loads(last)[METRICS[cfg.default_scope]])
 
 
-def test_weights_go_on_from_224_to_384_pixels_and_to_segmentation(data, tmp_path):
-    """The paper's chain: fine-tune, go on at 384 px with head and all, segment with the same backbone."""
-    first = shrink(
-        load('classification/vit-base-p16_8xb128-amp-coslr-100e_in1k'), data, tmp_path / 'first'
-    )
+@pytest.mark.parametrize(('name', 'grid'), [(FINETUNE_384, 24), (SEGMENT, 4)])
+def test_fine_tuned_weights_start_384_pixels_and_segmentation(name, grid, data, tmp_path):
+    first = shrink(load(FINETUNE), data, tmp_path / 'first')
     build_runner(first).train()
-    path = str(next((tmp_path / 'first').glob('epoch_1.pth')))
+    path = str(tmp_path / 'first/epoch_1.pth')
     source = checkpoint.load(path)[0]
-    for name, size in (
-        ('classification/vit-base-p16_8xb64-amp-coslr-10e_in1k-384px', 24),
-        ('segmentation/vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512', 4),
-    ):
-        real, cfg = load(name), shrink(load(name), data, tmp_path / f'grid_{size}')
-        backbone(cfg).init_cfg = dict(backbone(real).init_cfg, checkpoint=path)
-        if 'head' in cfg.model:
-            cfg.model.head.init_cfg = dict(real.model.head.init_cfg, checkpoint=path)
-        runner = build_runner(cfg)
-        runner.model.init_weights()
-        state = runner.model.state_dict()
-        same = [
-            k for k in source if k.startswith(('backbone.blocks', 'backbone.patch', 'backbone.cls'))
-        ]
-        same += [k for k in source if k.startswith('head.') and 'head' in cfg.model]
-        assert len(same) > 40 and all(torch.equal(state[k], source[k]) for k in same)
-        assert state['backbone.pos_embed'].shape == (1, size**2 + 1, 32)
-        assert torch.equal(state['backbone.pos_embed'][:, 0], source['backbone.pos_embed'][:, 0])
+    real, cfg = load(name), shrink(load(name), data, tmp_path / 'second')
+    backbone(cfg).init_cfg = dict(backbone(real).init_cfg, checkpoint=path)
+    parts = ['backbone.blocks', 'backbone.patch', 'backbone.cls']
+    if 'head' in cfg.model:
+        cfg.model.head.init_cfg = dict(real.model.head.init_cfg, checkpoint=path)
+        parts.append('head.')
+    model = build_runner(cfg).model
+    model.init_weights()
+    state, same = model.state_dict(), [key for key in source if key.startswith(tuple(parts))]
+    assert len(same) > 40 and all(torch.equal(state[key], source[key]) for key in same)
+    positions = state['backbone.pos_embed']
+    assert positions.shape == (1, grid**2 + 1, 32)
+    assert torch.equal(positions[:, 0], source['backbone.pos_embed'][:, 0])
 
 
-def test_a_linear_probe_reads_the_mean_of_its_layers_patches_and_moves_the_classifier_alone(
-    data, tmp_path
-):
-    runner = build_runner(
-        shrink(
-            load('classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k'),
-            data,
-            tmp_path,
-        )
-    )
+def test_a_linear_probe_averages_patches_and_trains_only_the_classifier(data, tmp_path):
+    runner = build_runner(shrink(load(PROBE), data, tmp_path))
     model = runner.model
     model.init_weights()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -101,18 +97,13 @@ def test_a_linear_probe_reads_the_mean_of_its_layers_patches_and_moves_the_class
         x = block(x, (14, 14))
     torch.testing.assert_close(model.extract_feat(image)[0], x[:, 1:].mean(1))
     runner.train()
-    moved = {
-        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
-    }
-    assert moved == {'head.fc.weight', 'head.fc.bias'}
+    after = model.state_dict()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {'head.fc.weight', 'head.fc.bias'}
 
 
-def test_a_panorama_thinner_than_the_crop_is_padded_to_it(data, tmp_path):
-    cfg = shrink(
-        load('segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512'), data, tmp_path
-    )
-    init_default_scope('mmseg')
-    model = MODELS.build(cfg.model).eval()
+def test_an_image_smaller_than_the_test_crop_is_padded(data, tmp_path):
+    model = build(shrink(load(SEGMENT), data, tmp_path)).eval()
     shape = (32, 200)
     sample = SegDataSample(metainfo=dict(ori_shape=shape, img_shape=shape))
     batch = dict(inputs=[torch.randint(256, (3, *shape), dtype=torch.uint8)], data_samples=[sample])
@@ -120,12 +111,12 @@ def test_a_panorama_thinner_than_the_crop_is_padded_to_it(data, tmp_path):
         assert model.test_step(batch)[0].pred_sem_seg.shape == shape
 
 
-# -- at its real size -------------------------------------------------------------------------------------------------
+# -- at its real size ------------------------------------------------------------------------------
 
-# Million parameters, as the official README gives them (heads for the data set included).
+# Million parameters in the official README, with heads for the data set.
 MILLIONS = {
     'pretrain/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k': 91.97,  # unilm issue 383
-    'tokenizer/dvae_64xb8-coslr-3000k_in1k-256px': 97.62,  # DALL-E's 53 786 240 + 43 829 766
+    'tokenizer/dvae_64xb8-coslr-3000k_in1k-256px': 97.62,  # DALL-E: 53 786 240 + 43 829 766
     'classification/beit-base-p16_8xb128-amp-coslr-100e_in1k': 86.5,
     'classification/beit-large-p16_8xb128-amp-coslr-50e_in1k': 304.4,
     'classification/beit-base-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-384px': 86.7,
@@ -137,63 +128,53 @@ MILLIONS = {
 
 
 @pytest.mark.parametrize('name', each(CONFIGS))
-def test_builds_at_its_real_size(name):
-    """Without a checkpoint at hand, and without memory for the weights."""
-    cfg = load(name)
-    init_default_scope(cfg.default_scope)
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+def test_a_config_builds_without_its_checkpoint(name):
     with torch.device('meta'):
-        model = MODELS.build(cfg.model)
+        model = build(load(name))
     if name in MILLIONS:
-        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(
-            MILLIONS[name], abs=0.06 if '.' in str(MILLIONS[name]) else 0.5
-        )
+        tolerance = 0.06 if isinstance(MILLIONS[name], float) else 0.5
+        number = sum(p.numel() for p in model.parameters()) / 1e6
+        assert number == pytest.approx(MILLIONS[name], abs=tolerance)
 
 
-def test_pretraining_without_a_tokenizer_stops_and_names_the_run_that_makes_one():
-    cfg = load('pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k')
+def test_a_missing_tokenizer_is_an_error_that_names_the_file_to_train():
+    cfg = load(PRETRAIN)
     tokenizer = load(f'tokenizer/{cfg.tokenizer.split("/")[1]}')
-    assert {k: v for k, v in cfg.model.target.tokenizer.items() if tokenizer.model[k] != v} == {}
-    assert (
-        cfg.tokenizer.endswith(f'/iter_{tokenizer.train_cfg.max_iters}.pth')
-        and not Path(cfg.tokenizer).exists()
-    )
+    assert dict(tokenizer.model, **cfg.model.target.tokenizer) == tokenizer.model
+    assert cfg.tokenizer.endswith(f'/iter_{tokenizer.train_cfg.max_iters}.pth')
     shrink_sizes(cfg.model)
-    init_default_scope(cfg.default_scope)
     with pytest.raises(FileNotFoundError, match=re.escape(cfg.tokenizer)):
-        MODELS.build(cfg.model).init_weights()
+        build(cfg).init_weights()
 
 
-# -- it can be read, and what it starts from exists ------------------------------------------------------------------
+# -- as text ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_head_tells_command_hardware_and_result(name):
+def test_the_header_states_command_and_hardware(name):
     path = CONFIGS[name]
-    head = path.read_text().split('_base_ =')[0][:1200]
-    assert f'configs/{path.parent.name}/{path.name}' in head, 'the command names this file'
-    assert re.search(r'GPU|core', head), 'the hardware'
+    header = path.read_text().split('_base_ =')[0][:1200]
+    assert f'configs/{path.parent.name}/{path.name}' in header
+    assert re.search(r'GPU|core', header)
 
 
 @pytest.mark.parametrize('name', TRAINED)
-def test_starts_from_public_weights_or_from_a_run_of_another_config(name):
-    place = load(name).pretrained
-    if place.startswith('work_dirs/'):
-        assert any(Path(other).name == place.split('/')[1] for other in CONFIGS), place
+def test_a_config_starts_from_published_weights_or_another_config(name):
+    source = load(name).pretrained
+    if source.startswith('work_dirs/'):
+        assert source.split('/')[1] in {Path(other).name for other in CONFIGS}
     else:
-        assert place in published()
+        assert source in published()
 
 
-def test_quickstart_names_what_shapes_draws():
+def test_quickstart_configs_state_the_classes_that_shapes_draws():
     assert load('quickstart/classification').classes == list(shapes.SPECIES)
     cfg = load('quickstart/segmentation')
     assert (cfg.classes, cfg.palette) == (list(shapes.CLASSES), shapes.PALETTE)
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('quickstart/')])
-def test_checkpoints_that_a_quickstart_page_names_are_those_its_run_ends_with(name):
-    for stage, last in re.findall(
-        r'work_dirs/(?:quickstart/)?(\w+)/iter_(\d+)\.pth', CONFIGS[name].read_text()
-    ):
-        assert load(f'quickstart/{stage}').train_cfg.max_iters == int(last)
+def test_quickstart_configs_name_the_last_checkpoints(name):
+    pattern = r'work_dirs/(?:quickstart/)?(\w+)/iter_(\d+)\.pth'
+    for stage, iteration in re.findall(pattern, CONFIGS[name].read_text()):
+        assert load(f'quickstart/{stage}').train_cfg.max_iters == int(iteration)

@@ -7,7 +7,7 @@ from mmengine.hooks import CheckpointHook
 
 from ..utils.config_tree import get, kind, walk
 from .finding import Finding
-from .renamed import RENAMED
+from .renamed import explain_renamed
 
 TOKENIZER_KEYS = (
     'psnr', 'psnr_mean_color', 'reconstruction', 'kl', 'elbo', 'vocab_size', 'codes_used',
@@ -89,8 +89,8 @@ def check_topk(cfg: dict) -> Iterator[Finding]:
 
 
 def _explain_unknown(key: str, known: list[str]) -> str:
-    if new := RENAMED.get(key):
-        return f'this key was renamed: write {new!r}'
+    if reason := explain_renamed(key):
+        return f'this key was {reason}'
     lower = {each.lower(): each for each in known}
     near = get_close_matches(key.lower(), lower, n=1, cutoff=0.4)
     hint = f': did you mean {lower[near[0]]!r}?' if near else ''

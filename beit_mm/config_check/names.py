@@ -17,7 +17,7 @@ from ..compat import installed
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 from ..utils.config_tree import kind, walk
 from .finding import Finding
-from .renamed import RENAMED
+from .renamed import explain_renamed
 
 RUNNER_KEYS = {
     *inspect.signature(Runner.__init__).parameters, 'auto_scale_lr', 'find_unused_parameters',
@@ -92,8 +92,8 @@ def _check_node(path: str, node: dict, scope: str) -> Iterator[Finding]:
         return
     classes = find_classes(name, node.get('_scope_', scope))
     if not classes:
-        if new := RENAMED.get(name.rpartition('.')[2]):
-            yield Finding(what, f'this class was renamed: write {new!r}')
+        if reason := explain_renamed(name.rpartition('.')[2]):
+            yield Finding(what, f'this class was {reason}')
             return
         known = {each for registry in _registries(scope) for each in _all_names(registry)}
         if name.rpartition('.')[2] not in known:  # otherwise its package is not installed
@@ -111,8 +111,8 @@ def _check_arguments(
     path: str, given: Iterable[str], known: Iterable[str], name: str
 ) -> Iterator[Finding]:
     for key in sorted(set(given) - set(known)):
-        if new := RENAMED.get(f'{name.rpartition(".")[2]}.{key}'):
-            yield Finding(f'{path}.{key}', f'this argument was renamed: write {new!r}')
+        if reason := explain_renamed(f'{name.rpartition(".")[2]}.{key}'):
+            yield Finding(f'{path}.{key}', f'this argument was {reason}')
         else:
             effect = f'{name} has no such argument{_did_you_mean(key, known)}'
             yield Finding(f'{path}.{key}', effect)

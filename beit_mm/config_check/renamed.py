@@ -1,7 +1,7 @@
-"""Names that users may have in their configs and that changed: old name → new name.
+"""Names in users' configs that changed: old name → new name, or 'removed' with the reason.
 
-A key is a class, `Class.argument`, or a log key (as in `save_best`). An old name is an error that
-says the new one.
+A key is a class, `Class.argument`, or a log key (as in `save_best`). An old name in a config is an
+error that says the new one.
 """
 
 RENAMED = {
@@ -11,5 +11,20 @@ RENAMED = {
     'BlockwiseMask.budget': 'num_masked',
     'RandomMask.budget': 'num_masked',
     'SeededDataset.views': 'num_crops',
+    'DiscreteVAE.straight_through': 'removed: no recipe uses it',
+    'InitCodebook.images': 'num_images',
+    'Probe.images': 'num_images',
+    'Probe.by_epoch': 'removed: set interval in iterations',
+    'Probe.measures': 'removed: all measures that fit the model are logged',
+    'Throughput.gflop': 'gflop_per_image',
+    'Throughput.peak': 'peak_tflops',
     'tokenizer/codes': 'tokenizer/vocab_size',
+    'mim/token_term': 'mim/log_p_tokens',
+    'mim/pixel_term': 'mim/log_p_pixels',
 }
+
+
+def explain_renamed(name: str) -> str | None:
+    """Return what became of an old name, None for any other name."""
+    new = RENAMED.get(name)
+    return new if new is None or new.startswith('removed') else f'renamed: write {new!r}'

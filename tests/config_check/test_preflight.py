@@ -325,20 +325,20 @@ def test_targets_of_lora_are_no_types(data, tmp_path):
     assert 'targets' not in str(describe(preflight(cfg)))
 
 
-def test_a_new_name_exists():
-    for old, new in RENAMED.items():
-        name, _, argument = old.partition('.')
-        if '/' in old:
-            keys = [
-                *reported_keys(dict(type='TokenizerMetric')),
-                *reported_keys(dict(type='MIMMetric')),
-            ]
-            assert new in keys and old not in keys
-        elif argument:
-            known = set().union(*map(names.accepted_arguments, names.find_classes(name, 'beit_mm')))
-            assert new in known and argument not in known
-        else:
-            assert names.find_classes(new, 'beit_mm') and not names.find_classes(old, 'beit_mm')
+@pytest.mark.parametrize(('old', 'new'), RENAMED.items())
+def test_an_old_name_is_gone_and_its_new_name_exists(old, new):
+    name, _, argument = old.partition('.')
+    is_removed = new.startswith('removed')
+    if '/' in old:
+        metrics = dict(type='TokenizerMetric'), dict(type='MIMMetric')
+        known = [key for metric in metrics for key in reported_keys(metric)]
+    elif argument:
+        classes = names.find_classes(name, 'beit_mm')
+        known = set().union(*map(names.accepted_arguments, classes))
+        old = argument
+    else:
+        known = [each for each in (old, new) if names.find_classes(each, 'beit_mm')]
+    assert old not in known and (new in known or is_removed)
 
 
 # -- single rules ----------------------------------------------------------------------------------
