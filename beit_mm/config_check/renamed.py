@@ -14,13 +14,9 @@ RENAMED = {
     'DiscreteVAE.straight_through': 'removed: no recipe uses it',
     'InitCodebook.images': 'num_images',
     'Probe.images': 'num_images',
-    'Probe.by_epoch': 'removed: set interval in iterations',
-    'Probe.measures': 'removed: all measures that fit the model are logged',
     'Throughput.gflop': 'gflop_per_image',
     'Throughput.peak': 'peak_tflops',
     'tokenizer/codes': 'tokenizer/vocab_size',
-    'mim/token_term': 'mim/log_p_tokens',
-    'mim/pixel_term': 'mim/log_p_pixels',
 }
 
 
