@@ -1,7 +1,5 @@
 """How fast a run is, in its log: images a second, what share of the device's peak that is, and how much of the time data took."""
 
-import resource
-import sys
 import time
 
 import torch
@@ -11,6 +9,7 @@ from mmengine.runner import Runner
 
 from ...registry import HOOKS
 from ...utils.arguments import check_numbers
+from ...utils.processes import peak_memory_mib
 
 ENOUGH = 0.01  # seconds that a matrix product takes to be timed
 
@@ -72,7 +71,7 @@ class Throughput(Hook):
             if self.gflop_per_image:
                 values['mfu'] = rate * self.gflop_per_image / (self.peak_tflops * 1e3)
             if not torch.cuda.is_available():
-                values['peak_rss_mib'] = peak_rss()
+                values['peak_rss_mib'] = peak_memory_mib()
             for name, value in values.items():
                 runner.message_hub.update_scalar(f'train/{name}', value)
             self._restart()
@@ -105,10 +104,3 @@ def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     if a.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def peak_rss() -> float:
-    """Most memory that this process has had, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == 'darwin' else 2**10
-    )
