@@ -1,4 +1,4 @@
-"""Files as they come: odd but valid ones, and broken ones. Each function writes one and returns nothing."""
+"""Odd but valid files and broken files. Each entry is (what it holds, what the error says or None)."""
 
 import io
 import struct
@@ -13,17 +13,14 @@ HEIGHT, WIDTH = 48, 64
 
 
 def pixels(seed: int = 0, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
-    """A smooth picture, uint8 [H, W, 3], of which no turned copy is like it."""
+    """Return a smooth picture, uint8 [H, W, 3], that differs from all its turned copies."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
-@cache
-def jpeg(mode: str = 'RGB', orientation: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = dict(exif=exif) if orientation != 1 else {}
-    return encoded(Image.fromarray(pixels(size=size)).convert(mode), 'JPEG', quality=95, **options)
+def ids(size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+    """Return a label map, uint8 [H, W], with the values 0 … 3."""
+    return pixels(3, size)[..., 0] // 64
 
 
 def encoded(image: Image.Image, kind: str = 'PNG', **options) -> bytes:
@@ -32,111 +29,36 @@ def encoded(image: Image.Image, kind: str = 'PNG', **options) -> bytes:
     return stream.getvalue()
 
 
-def sixteen_bits(values: np.ndarray) -> bytes:
-    return encoded(Image.fromarray(values.astype(np.uint16)))
-
-
-def declared(width: int, height: int) -> bytes:
-    """A PNG that declares a size and holds no pixel."""
-    png = bytearray(encoded(Image.new('L', (1, 1))))
-    png[16:24] = struct.pack('>II', width, height)
-    png[29:33] = struct.pack('>I', zlib.crc32(png[12:29]))
-    return bytes(png)
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
 
 
 @cache
-def _large() -> bytes:
-    """A valid file of 50 kB."""
-    return encoded(Image.new('1', (20_000, 20_000)))
+def jpeg(mode: str = 'RGB', orientation: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)) -> bytes:
+    options = dict(exif=exif(orientation)) if orientation != 1 else {}
+    return encoded(Image.fromarray(pixels(size=size)).convert(mode), 'JPEG', quality=95, **options)
 
 
-# name of the file, what it holds, what the error says of it, or None where it must be read
-IMAGES = {
-    'ordinary': ('a.jpg', lambda: jpeg(), None),
-    'ordinary PNG': ('a.png', lambda: encoded(Image.fromarray(pixels())), None),
-    'named in Unicode': ('图像 é ü🌳.jpg', lambda: jpeg(), None),
-    'PNG named .jpg': ('a.jpg', lambda: encoded(Image.fromarray(pixels())), None),
-    'gray': ('a.jpg', lambda: jpeg('L'), None),
-    'CMYK': ('a.jpg', lambda: jpeg('CMYK'), None),
-    'palette': ('a.png', lambda: encoded(Image.fromarray(pixels()).quantize(16)), None),
-    'RGBA': (
-        'a.png',
-        lambda: encoded(Image.fromarray(np.dstack([pixels(), pixels(1)[..., 0]]))),
-        None,
-    ),
-    'gray and alpha': ('a.png', lambda: encoded(Image.fromarray(pixels()).convert('LA')), None),
-    '1 bit': ('a.png', lambda: encoded(Image.fromarray(pixels()).convert('1')), None),
-    '16-bit': ('a.png', lambda: sixteen_bits(pixels()[..., 0].astype(int) * 257), None),
-    '16-bit, values 0 … 3': (
-        'a.png',
-        lambda: sixteen_bits(pixels()[..., 0] // 64),
-        '16 bits, none of them in the upper 8',
-    ),
-    **{f'EXIF {o}': ('a.jpg', lambda o=o: jpeg(orientation=o), None) for o in range(2, 9)},
-    '1×1': ('a.png', lambda: encoded(Image.fromarray(pixels()[:1, :1])), None),
-    'truncated JPEG': ('a.jpg', lambda: jpeg()[:-200], 'cannot be decoded .*truncated'),
-    'truncated PNG': (
-        'a.png',
-        lambda: encoded(Image.fromarray(pixels()))[:-200],
-        'cannot be decoded',
-    ),
-    'truncated header': ('a.jpg', lambda: jpeg()[:30], 'no image|cannot be decoded'),
-    'empty': ('a.jpg', lambda: b'', 'is empty'),
-    'text': (
-        'a.jpg',
-        lambda: b'<html>404 not found</html>',
-        'is no image: it begins with .*<html>',
-    ),
-    '60 000×60 000 declared': (
-        'a.png',
-        lambda: declared(60_000, 60_000),
-        '60000×60000, over the limit of',
-    ),
-    '20 000×20 000': ('a.png', _large, '20000×20000, over the limit of'),
-    'strip': (
-        'a.png',
-        lambda: encoded(Image.new('RGB', (101, 1))),
-        '101×1, one side more than 100 times the other',
-    ),
-    'JPEG of a strip': (
-        'a.jpg',
-        lambda: encoded(Image.new('RGB', (1, 101)), 'JPEG'),
-        '1×101, one side more than',
-    ),
-    'broken link': ('a.jpg', lambda: None, 'a link to .*nowhere.*No such file'),
-}
-READABLE = [name for name, (_, _, error) in IMAGES.items() if error is None]
-
-
-def ids(size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
-    """A label map, uint8 [H, W]: 0 (not labelled) to 3."""
-    return pixels(3, size)[..., 0] // 64
+def png(values: np.ndarray | None = None) -> bytes:
+    return encoded(Image.fromarray(pixels() if values is None else values))
 
 
 def grey(values: np.ndarray) -> bytes:
-    return encoded(Image.fromarray(values.astype(np.uint8)))
+    return png(values.astype(np.uint8))
 
 
-# of three classes: what it holds, what the error says of it, or None where it must be read
-MAPS = {
-    'ordinary': (lambda: grey(ids()), None),
-    'palette': (lambda: _with_palette(ids()), None),
-    '16-bit ids': (lambda: sixteen_bits(ids()), None),
-    'all 255': (lambda: grey(np.full((HEIGHT, WIDTH), 255)), None),
-    'value 200': (
-        lambda: grey(np.where(ids() == 3, 200, ids())),
-        'has the value 200: valid are 0 … 3 and 255',
-    ),
-    'value 4 of 3 classes': (lambda: grey(ids() + 1), 'has the value 4'),
-    '16-bit, value 300': (lambda: sixteen_bits(ids().astype(int) * 100), 'has the value 300'),
-    'colour': (lambda: encoded(Image.fromarray(pixels())), r'is a picture \(mode RGB\)'),
-    'smaller': (lambda: grey(ids((24, 32))), 'is 32×24, its image 64×48'),
-    'larger': (lambda: grey(ids((96, 128))), 'is 128×96, its image 64×48'),
-    'transposed': (lambda: grey(ids().T), 'is 48×64, its image 64×48'),
-    'empty': (lambda: b'', 'is empty'),
-    'truncated': (lambda: grey(ids())[:-40], 'cannot be decoded'),
-    'broken link': (lambda: None, 'a link to .*nowhere.*No such file'),
-}
+def sixteen_bits(values: np.ndarray) -> bytes:
+    return png(values.astype(np.uint16))
+
+
+def declared(width: int, height: int) -> bytes:
+    """Return a PNG that declares a size and has no pixels."""
+    content = bytearray(encoded(Image.new('L', (1, 1))))
+    content[16:24] = struct.pack('>II', width, height)
+    content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 def _with_palette(values: np.ndarray) -> bytes:
@@ -145,8 +67,53 @@ def _with_palette(values: np.ndarray) -> bytes:
     return encoded(image)
 
 
+IMAGES = {
+    'ordinary': (jpeg, None),
+    'PNG': (png, None),
+    'gray': (lambda: jpeg('L'), None),
+    'CMYK': (lambda: jpeg('CMYK'), None),
+    'palette': (lambda: encoded(Image.fromarray(pixels()).quantize(16)), None),
+    'RGBA': (lambda: png(np.dstack([pixels(), pixels(1)[..., 0]])), None),
+    'gray and alpha': (lambda: encoded(Image.fromarray(pixels()).convert('LA')), None),
+    '1 bit': (lambda: encoded(Image.fromarray(pixels()).convert('1')), None),
+    '16-bit': (lambda: sixteen_bits(pixels()[..., 0].astype(int) * 257), None),
+    '16-bit, values 0 … 3': (lambda: sixteen_bits(pixels()[..., 0] // 64), 'has 16 bits'),
+    **{f'EXIF {o}': (lambda o=o: jpeg(orientation=o), None) for o in range(2, 9)},
+    '1×1': (lambda: png(pixels()[:1, :1]), None),
+    'truncated JPEG': (lambda: jpeg()[:-200], 'cannot be decoded .*truncated'),
+    'truncated PNG': (lambda: png()[:-200], 'cannot be decoded'),
+    'truncated header': (lambda: jpeg()[:30], 'not an image|cannot be decoded'),
+    'empty': (lambda: b'', 'is empty'),
+    'text': (lambda: b'<html>404 not found</html>', 'is not an image: it starts with .*<html>'),
+    '60 000×60 000 declared': (lambda: declared(60_000, 60_000), '60000×60000 .*at most'),
+    '20 000×20 000': (cache(lambda: encoded(Image.new('1', (20_000, 20_000)))), '20000×20000 '),
+    'strip': (lambda: encoded(Image.new('RGB', (101, 1))), '101×1 .*at most 100 times the shorter'),
+    'JPEG of a strip': (lambda: encoded(Image.new('RGB', (1, 101)), 'JPEG'), '1×101 .*100 times'),
+    'broken link': (lambda: None, 'link to .*nowhere'),
+}  # fmt: skip
+READABLE = [name for name, (_, error) in IMAGES.items() if error is None]
+
+# Label maps of three classes.
+MAPS = {
+    'ordinary': (lambda: grey(ids()), None),
+    'palette': (lambda: _with_palette(ids()), None),
+    '16-bit ids': (lambda: sixteen_bits(ids()), None),
+    'all 255': (lambda: grey(np.full((HEIGHT, WIDTH), 255)), None),
+    'value 200': (lambda: grey(np.where(ids() == 3, 200, ids())), 'the value 200, expected 1 … 3'),
+    'value 4 of 3 classes': (lambda: grey(ids() + 1), 'has the value 4'),
+    '16-bit, value 300': (lambda: sixteen_bits(ids().astype(int) * 100), 'has the value 300'),
+    'color': (png, r'has colors \(mode RGB\)'),
+    'smaller': (lambda: grey(ids((24, 32))), 'has 32×24 pixels, expected 64×48'),
+    'larger': (lambda: grey(ids((96, 128))), 'has 128×96 pixels, expected 64×48'),
+    'transposed': (lambda: grey(ids().T), 'has 48×64 pixels, expected 64×48'),
+    'empty': (lambda: b'', 'is empty'),
+    'truncated': (lambda: grey(ids())[:-40], 'cannot be decoded'),
+    'broken link': (lambda: None, 'link to .*nowhere'),
+}
+
+
 def write(path: Path, content: bytes | None) -> Path:
-    """The file; with None a link to nowhere."""
+    """Write a file; with None a broken link."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if content is None:
         path.symlink_to('nowhere')

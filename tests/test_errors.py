@@ -13,7 +13,7 @@ from reports import run_report
 from beit_mm.apis.base_inferencer import Inferencer
 from beit_mm.checkpoint import load, load_backbone, load_tokenizer
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, exact_blockwise_mask
-from beit_mm.data.seeded import SeededDataset
+from beit_mm.data.seeded_dataset import SeededDataset
 from beit_mm.engine import (
     Anneal,
     ExactResume,

@@ -1,10 +1,10 @@
-"""Reads every file of a config's data as training would and lists what is wrong; exit status 1 if anything is.
+"""Read every file of a config's data as training would, and list what is wrong.
 
     python tools/check_data.py CONFIG
     python tools/check_data.py CONFIG --split val --jobs 16
 
-Wrong are: files that cannot be read, sizes and labels that do not fit, names that occur twice, label maps without a
-label, classes without an image. How often each class occurs is printed as well.
+Faults are: files that cannot be read, sizes and labels that do not fit, names that occur twice,
+label maps without a label, classes without an image. The exit status is 1 if there are faults.
 """
 
 import beit_mm.registry  # noqa: F401  names the packages that are missing
@@ -13,6 +13,7 @@ import beit_mm.registry  # noqa: F401  names the packages that are missing
 import argparse
 import os
 import sys
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -22,137 +23,108 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader, Dataset
 
-from beit_mm.data.guard import (
-    expect_channels,
-    guard,
-    leaves,
-    list_readable,
-    read_only,
-    words_of_unlisted,
-)
-from beit_mm.data.reading import IGNORE, MAX_PIXELS, BadSample
+from beit_mm.data.check_samples import check_samples, expect_channels
+from beit_mm.data.image_files import MAX_PIXELS, BadSample
+from beit_mm.data.image_folders import list_readable
+from beit_mm.data.label_files import IGNORE
+from beit_mm.data.loaders import leaves, read_sample
 from beit_mm.engine.launch import require_packages
 from beit_mm.registry import DATASETS
 from beit_mm.utils.cfg_options import Options
+from beit_mm.utils.config_tree import kind
 
 SPLITS = ('train', 'val', 'test')
 
 
 class Reports(Dataset):
-    """Of each sample: its image's path, what is wrong with it or None, how often (pixels of a map) each class occurs."""
+    """For each sample: path of the image, its fault or None, and the number of pixels per class."""
 
-    def __init__(self, leaf: BaseDataset, classes: int):
-        self.leaf, self.classes = leaf, classes
+    def __init__(self, leaf: BaseDataset, num_classes: int):
+        self.leaf, self.num_classes = leaf, num_classes
 
     def __len__(self) -> int:
         return len(self.leaf)
 
-    def __getitem__(self, index: int) -> tuple[str, str | None, np.ndarray | None]:
+    def __getitem__(self, index: int) -> tuple[str, str | None, np.ndarray | int]:
         path = str(self.leaf.get_data_info(index)['img_path'])
         try:
-            results = read_only(self.leaf, index)
+            results = read_sample(self.leaf, index)
         except BadSample as error:
-            return path, str(error), None
+            return path, str(error), 0
         labels = results.get('gt_seg_map', results.get('gt_label'))
-        if labels is None or not self.classes:
-            return path, None, None
-        counts = np.bincount(np.ravel(labels), minlength=max(self.classes, IGNORE))[: self.classes]
-        fault = None
+        if labels is None or not self.num_classes:
+            return path, None, 0
+        counts = np.bincount(np.ravel(labels), minlength=max(self.num_classes, IGNORE))
+        counts = counts[: self.num_classes]
         if 'gt_seg_map' in results and not counts.any():
-            ignored = '0 and 255 are' if results['reduce_zero_label'] else '255 is'
-            fault = f'{results["seg_map_path"]}: no pixel of it is labelled ({ignored} ignored, see docs/datasets.md)'
-        return path, fault, counts
+            return path, f'{results["seg_map_path"]} has no labeled pixel, see docs/datasets.md', 0
+        return path, None, counts
 
 
-def classes_of(model: dict) -> int | None:
-    """How many classes the head of a model config tells apart."""
-    model = model.get('module', model)
-    head = model.get('head') or model.get('decode_head') or {}
-    return (head[-1] if isinstance(head, (list, tuple)) else head).get('num_classes')
-
-
-def check(leaf: BaseDataset, classes: int | None, jobs: int, training: bool) -> list[str]:
-    """Faults of a guarded data set; prints how often each class occurs."""
-    names = list(leaf.metainfo.get('classes') or ())
-    names = (names + [str(i) for i in range(len(names), classes or 0)])[: classes or len(names)]
-    loader = DataLoader(
-        Reports(leaf, len(names)),
-        batch_size=32,
-        num_workers=jobs if jobs > 1 else 0,
-        collate_fn=list,
-    )
+def check(leaf: BaseDataset, num_classes: int | None, jobs: int, training: bool) -> list[str]:
+    """Return the faults of a data set, and print its rarest and most frequent classes."""
+    names = list(leaf.metainfo.get('classes') or ())[:num_classes]
+    names += [str(number) for number in range(len(names), num_classes or 0)]
+    reports, workers = Reports(leaf, len(names)), jobs if jobs > 1 else 0
+    loader = DataLoader(reports, batch_size=32, num_workers=workers, collate_fn=list)
+    faults, pixels, hashes = [], np.zeros(len(names), np.int64), array('q')
     bar = ProgressBar(len(leaf), file=sys.stderr)
-    faults, counts = [], np.zeros(len(names), np.int64)
-    keys = np.zeros(len(leaf), np.int64)  # not the names themselves: there may be fourteen million
-    done = 0
     for batch in loader:
-        for path, fault, labels in batch:
-            keys[done] = hash(str(Path(path).with_suffix('')).lower())
-            done += 1
-            if fault:
-                faults.append(fault)
-            if labels is not None:
-                counts += labels
+        for path, fault, counts in batch:
+            hashes.append(hash(str(Path(path).with_suffix('')).lower()))
+            faults += [fault] if fault else []
+            pixels += counts
         bar.update(len(batch))
     print(file=sys.stderr)
-    _, first, number = np.unique(keys, return_index=True, return_counts=True)
-    for place in first[number > 1][np.argsort(first[number > 1])]:
-        paths = sorted(
-            {
-                str(leaf.get_data_info(int(i))['img_path'])
-                for i in np.flatnonzero(keys == keys[place])
-            }
-        )
-        faults.append(
-            f'{" and ".join(paths)}: one name, but for the case or the suffix'
-            if len(paths) > 1
-            else f'{paths[0]} is listed {(keys == keys[place]).sum()} times'
-        )
-    if counts.any():
+    faults += find_duplicates(leaf, np.array(hashes))
+    if pixels.any():
         faults += [
             f'the class {name!r} does not occur'
-            for name, n in zip(names, counts, strict=True)
-            if training and not n
+            for name, number in zip(names, pixels, strict=True)
+            if training and not number
         ]
-        order = np.argsort(counts, kind='stable')
-        print(
-            'fewest: ' + ', '.join(f'{names[i]} {counts[i] / counts.sum():.2%}' for i in order[:5])
-        )
-        print(
-            'most: '
-            + ', '.join(f'{names[i]} {counts[i] / counts.sum():.2%}' for i in order[:-6:-1])
-        )
+        order = np.argsort(pixels, kind='stable')
+        for title, places in dict(rarest=order[:5], commonest=order[:-6:-1]).items():
+            shares = (f'{names[i]} {pixels[i] / pixels.sum():.2%}' for i in places)
+            print(f'{title} classes: {", ".join(shares)}')
+    return faults
+
+
+def find_duplicates(leaf: BaseDataset, hashes: np.ndarray) -> list[str]:
+    """Return images that are listed twice, or whose names differ only in case or suffix."""
+    faults = []
+    _, first, number = np.unique(hashes, return_index=True, return_counts=True)
+    for place in sorted(first[number > 1]):
+        same = np.flatnonzero(hashes == hashes[place]).tolist()
+        paths = sorted({str(leaf.get_data_info(i)['img_path']) for i in same})
+        if len(paths) > 1:
+            faults.append(f'{" and ".join(paths)} differ only in case or suffix')
+        else:
+            faults.append(f'{paths[0]} is listed {len(same)} times')
     return faults
 
 
 def check_split(cfg: Config, split: str, jobs: int) -> list[str]:
     node, max_pixels = cfg[f'{split}_dataloader'].dataset, MAX_PIXELS
-    if node.type.endswith('SeededDataset'):  # it would stop at the first fault
+    if kind(node) == 'SeededDataset':  # it would stop at the first fault
         node, max_pixels = node.dataset, node.get('max_pixels', MAX_PIXELS)
-    classes, faults = classes_of(cfg.model), []
+    model = cfg.model.get('module', cfg.model)
+    heads = model.get('head') or model.get('decode_head') or {}
+    head = heads[-1] if isinstance(heads, list | tuple) else heads
+    num_classes = head.get('num_classes')
     try:
-        dataset = DATASETS.build(list_readable(node))
+        dataset = check_samples(DATASETS.build(list_readable(node)), max_pixels, num_classes)
         for leaf in leaves(dataset):
             if not len(leaf):
-                raise ValueError(f'no sample was found in {leaf.data_prefix}')
-        guard(dataset, max_pixels, classes)
+                raise ValueError(f'no images were found in {leaf.data_prefix}')
         preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor') or {}
         expect_channels(dataset, preprocessor.get('mean'))
-    except (
-        ValueError,
-        OSError,
-        RuntimeError,
-        AssertionError,
-    ) as error:  # the hosts' data sets raise all of these
+    except (ValueError, OSError, RuntimeError, AssertionError) as error:
         return [f'the data set of {split} cannot be built: {error}']
+    faults = []
     for leaf in leaves(dataset):
-        print(
-            f'{split}: {len(leaf)} samples of {leaf.metainfo.get("dataset_type", type(leaf).__name__)}'
-        )
-        faults += [
-            *filter(None, [words_of_unlisted(leaf)]),
-            *check(leaf, classes, jobs, split == 'train'),
-        ]
+        print(f'{split}: {len(leaf)} samples of {type(leaf).__name__}')
+        faults += check(leaf, num_classes, jobs, split == 'train')
     return faults
 
 
@@ -162,35 +134,26 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('--split', choices=SPLITS, help='only this one (default: all that differ)')
+    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes')
     parser.add_argument(
-        '--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one a core)'
-    )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=Options, help='KEY=VALUE … over the config'
+        '--cfg-options', nargs='+', action=Options, help='KEY=VALUE … of the config'
     )
     args = parser.parse_args(arguments)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     require_packages(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    splits = (
-        [args.split]
-        if args.split
-        else [split for split in SPLITS if cfg.get(f'{split}_dataloader')]
-    )
-    if args.split and not cfg.get(f'{args.split}_dataloader'):
+    splits = [split for split in SPLITS if cfg.get(f'{split}_dataloader')]
+    if args.split and args.split not in splits:
         parser.error(f'{args.config} has no {args.split}_dataloader')
-    if (
-        not args.split
-        and 'val' in splits
-        and 'test' in splits
-        and cfg.test_dataloader == cfg.val_dataloader
-    ):
+    if cfg.get('test_dataloader') == cfg.get('val_dataloader') and 'test' in splits:
         splits.remove('test')
+    if args.split:
+        splits = [args.split]
     faults = [fault for split in splits for fault in check_split(cfg, split, args.jobs)]
     for fault in faults:
         print(f'fault: {fault}')
-    print(f'{len(faults)} faults' if faults else 'nothing is wrong')
+    print(f'{len(faults)} faults' if faults else 'no faults')
     return int(bool(faults))
 
 

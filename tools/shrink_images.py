@@ -1,15 +1,16 @@
-"""Copy images with their longer side at most so many pixels, once, so that no epoch decodes large photographs.
+"""Copy images with their longer side at most N pixels, so that no epoch decodes large photographs.
 
     python tools/shrink_images.py photos data/photos --side 768
-    python tools/shrink_images.py scenes/images data/images --side 1024 --masks scenes/annotations data/annotations
+    python tools/shrink_images.py scenes/images data/images --side 1024 \
+        --masks scenes/annotations data/annotations
 
-Folders below keep their names, and images their channels (gray, RGB, RGBA, …). EXIF orientation is applied. Images that are
-small enough are copied byte for byte. Large ones are resized with Lanczos and written as JPEG of quality 95 if they were JPEG,
-else as PNG under the same stem.
+Sub-folders keep their names, and images their channels. EXIF orientations are applied. Small images
+are copied byte for byte. Others are resized with Lanczos, and written as JPEG of quality 95 if they
+were JPEG, else as PNG with the same stem.
 
-With --masks each image has a label map of the same name there, which is turned and resized with it: nearest neighbor, PNG, the
-same values. Copies of the right size are kept, so the same command continues an interrupted one. Files that cannot be copied
-are named, and the exit status is 1.
+With --masks, the label map of the same name is turned and resized with its image: nearest neighbor,
+PNG, the same values. Existing copies of the right size are kept, so the same command continues an
+interrupted one. Files that cannot be copied are listed, and the exit status is then 1.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,20 +26,21 @@ from pathlib import Path
 from mmengine.utils import ProgressBar
 from PIL import Image, ImageOps
 
-from beit_mm.data.reading import SUFFIXES, BadSample, decode_labels, read_bytes
+from beit_mm.data.image_files import (
+    SUFFIXES,
+    BadSample,
+    exif_orientation,
+    expand_palette,
+    has_16_bits_per_channel,
+)
+from beit_mm.data.label_files import read_labels
 
 JPEG = ('.jpg', '.jpeg')
 MODES = ('L', 'LA', 'RGB', 'RGBA', 'CMYK')  # 8 bits per channel
-Image.MAX_IMAGE_PIXELS = None  # shrinking large images is what this is for
+Image.MAX_IMAGE_PIXELS = None  # large images are what this tool is for
 
 
-def shrunk(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return (width, height) with the longer one at most `side`, of the same shape."""
-    scale = min(side / max(size), 1)
-    return tuple(max(round(length * scale), 1) for length in size)
-
-
-def copy_of(name: str) -> str:
+def resized_name(name: str) -> str:
     """Return the name of an image's copy if it is resized."""
     path = Path(name)
     return name if path.suffix.lower() in JPEG else str(path.with_suffix('.png'))
@@ -46,59 +49,50 @@ def copy_of(name: str) -> str:
 def shrink(
     name: str, source: Path, target: Path, masks: Path | None, mask_target: Path | None, side: int
 ) -> str | None:
-    """Write the copies of an image and of its label map. Return what is wrong with them, or None."""
+    """Write the copies of an image and of its label map. Return why it is not possible, or None."""
     try:
         with Image.open(source / name) as image:
-            deep = ';16' in str(image.tile)  # asking a PNG for its EXIF tags decodes it
-            orientation = image.getexif().get(0x0112, 1)
-            shown = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
-            size = shrunk(shown, side)
-            if masks:  # first: an image without its label map would be worse than none
-                path = (masks / name).with_suffix('.png')
-                ids = decode_labels(str(path), read_bytes(str(path)), shown[::-1], orientation)
+            has_16_bits, orientation = has_16_bits_per_channel(image), exif_orientation(image)
+            shown = image.size[::-1] if orientation >= 5 else image.size
+            scale = min(side / max(shown), 1)
+            size = tuple(max(round(length * scale), 1) for length in shown)
+            if masks:  # first, since an image without its label map would be worse than none
+                mask = Path(name).with_suffix('.png')
+                labels = read_labels(str(masks / mask), shown[::-1], orientation)
             if size == image.size and orientation == 1:
-                _write(target / name, size, lambda beside: shutil.copyfile(source / name, beside))
+                write(target / name, size, partial(shutil.copyfile, source / name))
+            elif has_16_bits or expand_palette(image).mode not in MODES:
+                return f'{source / name}: mode {image.mode}, expected 8 bits per channel'
             else:
-                _write(
-                    target / copy_of(name),
-                    size,
-                    partial(_save, image, deep, size, str(source / name)),
-                )
+                write(target / resized_name(name), size, partial(save_resized, image, size))
         if masks:
-            small = Image.fromarray(ids).resize(size, Image.Resampling.NEAREST)
-            _write((mask_target / name).with_suffix('.png'), size, small.save)
-    except Image.UnidentifiedImageError:
-        return f'{source / name} is no image that Pillow reads'
+            small = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
+            write(mask_target / mask, size, small.save)
     except (BadSample, OSError) as error:
-        return str(error)
+        return f'{source / name}: {error}'
     return None
 
 
-def _save(image: Image.Image, deep: bool, size: tuple[int, int], name: str, beside: Path) -> None:
-    image = image.convert({'1': 'L', 'P': None, 'PA': 'RGBA'}.get(image.mode, image.mode))
-    if image.mode not in MODES or deep:
-        raise BadSample(
-            f'{name} has mode {image.mode} or 16 bits, expected 8 bits per channel ({", ".join(MODES)})'
-        )
-    turned = ImageOps.exif_transpose(image)
-    bands = [band.resize(size, Image.Resampling.LANCZOS) for band in turned.split()]
-    quality = dict(quality=95, subsampling=0) if beside.suffix.lower() in JPEG else {}
-    Image.merge(image.mode, bands).save(beside, **quality)
+def save_resized(image: Image.Image, size: tuple[int, int], path: Path) -> None:
+    image = ImageOps.exif_transpose(expand_palette(image))
+    bands = [band.resize(size, Image.Resampling.LANCZOS) for band in image.split()]
+    options = dict(quality=95, subsampling=0) if path.suffix.lower() in JPEG else {}
+    Image.merge(image.mode, bands).save(path, **options)
 
 
-def _write(place: Path, size: tuple[int, int], save) -> None:
-    """Call `save` with a name beside `place`, then rename; not if there is an image of this size."""
-    if place.exists():
-        with Image.open(place) as there:
-            if there.size == size:
+def write(path: Path, size: tuple[int, int], save: Callable[[Path], object]) -> None:
+    """Call `save` with a temporary name, then rename it to `path`; not if it has this size."""
+    if path.exists():
+        with Image.open(path) as copy:
+            if copy.size == size:
                 return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_name(f'.{os.getpid()}{place.suffix}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f'.{os.getpid()}{path.suffix}')
     try:
-        save(beside)
-        os.replace(beside, place)
+        save(draft)
+        os.replace(draft, path)
     finally:
-        beside.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,48 +101,28 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('source', type=Path)
     parser.add_argument('target', type=Path)
-    parser.add_argument(
-        '--side', type=int, required=True, help='pixels of the longer side, at most'
-    )
-    parser.add_argument(
-        '--masks',
-        type=Path,
-        nargs=2,
-        default=(None, None),
-        metavar=('SOURCE', 'TARGET'),
-        help='label maps',
-    )
-    parser.add_argument(
-        '--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one per core)'
-    )
+    parser.add_argument('--side', type=int, required=True, help='longer side in pixels, at most')
+    parser.add_argument('--masks', type=Path, nargs=2, metavar=('SOURCE', 'TARGET'))
+    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes')
     args = parser.parse_args(arguments)
     if args.side < 16:
         parser.error(f'--side {args.side}: expected at least 16 pixels')
-    for source, target in ((args.source, args.target), args.masks):
+    masks, mask_target = args.masks or (None, None)
+    for source, target in ((args.source, args.target), (masks, mask_target)):
         if source and not source.is_dir():
             parser.error(f'{source} is not a folder')
         if source and target.resolve().is_relative_to(source.resolve()):
-            parser.error(f'{target} lies in {source}: give another target')
-    names = sorted(
-        str(path.relative_to(args.source))
-        for path in args.source.rglob('*')
-        if path.suffix.lower() in SUFFIXES
-    )
-    copies = Counter(copy_of(name) for name in names)
-    if twice := [name for name in names if copies[copy_of(name)] > 1][:5]:
-        parser.error(f'{", ".join(twice)}: some of them would get the same name, rename them')
-    bar, faults = ProgressBar(len(names), file=sys.stderr), []
-    masks, mask_target = args.masks
-    work = partial(
-        shrink,
-        source=args.source,
-        target=args.target,
-        masks=masks,
-        mask_target=mask_target,
-        side=args.side,
-    )
+            parser.error(f'{target} lies in {source}: pass another target')
+    files = (path for path in args.source.rglob('*') if path.suffix.lower() in SUFFIXES)
+    names = sorted(str(path.relative_to(args.source)) for path in files)
+    copies = Counter(map(resized_name, names))
+    if twice := [name for name in names if copies[resized_name(name)] > 1]:
+        parser.error(f'{", ".join(twice[:5])}: their copies can get the same name. Rename them')
+
+    faults, bar = [], ProgressBar(len(names), file=sys.stderr)
+    folders = dict(source=args.source, target=args.target, masks=masks, mask_target=mask_target)
     with ProcessPoolExecutor(args.jobs) as pool:
-        for fault in pool.map(work, names, chunksize=4):
+        for fault in pool.map(partial(shrink, **folders, side=args.side), names, chunksize=4):
             faults += [fault] if fault else []
             bar.update()
     print(file=sys.stderr)

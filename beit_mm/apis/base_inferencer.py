@@ -17,8 +17,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ..checkpoint.loading import load_model
-from ..data.guard import DECODERS
-from ..data.reading import OTHER_CHANNELS, SUFFIXES, decode_image, read_bytes
+from ..data.image_files import BANDS_ADVICE, SUFFIXES, read_image
 from ..data.seeded import seeded
 from ..viz.inputs import check_file, to_rgb
 
@@ -75,13 +74,12 @@ class Inferencer(BaseInferencer):
         while 'pipeline' not in dataset:
             dataset = dataset['dataset']
         # `_read` replaces the transforms that load files; there are no labels.
-        color_type, steps = 'color', []
+        self.color_type, steps = 'color', []
         for step in dataset['pipeline']:
             if str(step['type']).split('.')[-1].startswith('Load'):
-                color_type = step.get('color_type', color_type)
+                self.color_type = step.get('color_type', self.color_type)
             else:
                 steps.append(step)
-        self.decode = DECODERS[color_type]
         with DefaultScope.overwrite_default_scope(self.scope):
             return Compose([TRANSFORMS.build(step) for step in steps])
 
@@ -122,16 +120,16 @@ class Inferencer(BaseInferencer):
             path = None
         else:
             path = str(image)
-            image = self.decode(path, read_bytes(path))[0]
+            image = read_image(path, self.color_type)[0]
         return dict(img=image, img_path=path, img_shape=image.shape[:2], ori_shape=image.shape[:2])
 
     def _check_array(self, image: np.ndarray) -> None:
         if image.dtype != np.uint8:
             raise TypeError(f'the array has dtype {image.dtype}: expected uint8, 0 … 255')
-        bgr_expected = self.decode is decode_image
+        bgr_expected = self.color_type == 'color'
         if image.ndim not in (2, 3) or not image.size or (bgr_expected and image.shape[2:] != (3,)):
             raise ValueError(
-                f'the array has shape {image.shape}: expected [H, W, 3], BGR. {OTHER_CHANNELS}'
+                f'the array has shape {image.shape}: expected [H, W, 3], BGR. {BANDS_ADVICE}'
             )
 
     def visualize(

@@ -9,8 +9,8 @@ from mmengine.registry import init_default_scope
 
 from ..compat import installed
 from ..data.class_numbers import Numbering, compare_classes, read_numbering
-from ..data.label_maps import problems, read_label_maps
-from ..data.reading import IGNORE
+from ..data.label_files import IGNORE
+from ..data.label_maps import check_label_maps, read_label_maps
 from ..registry import DATASETS
 from ..utils.config_tree import get, kind, nodes, walk
 from .files import local_datasets, named_classes
@@ -39,7 +39,7 @@ def check_labels(cfg: dict) -> Iterator[Finding]:
             dataset = DATASETS.build(dict(node, pipeline=[], lazy_init=True, serialize_data=False))
             numbering = _read_numbering(path, dataset)
             first = first or numbering
-            messages = [*numbering.problems(numbers[0]), *compare_classes(first, numbering)]
+            messages = [*numbering.check(numbers[0]), *compare_classes(first, numbering)]
             zero = getattr(dataset, 'reduce_zero_label', None)
             first_zero = first_zero or (zero, path)
             if zero != first_zero[0]:
@@ -125,8 +125,8 @@ def _check_label_maps(
     pairs = ((sample['img_path'], sample['seg_map_path']) for sample in samples)
     maps = read_label_maps(pairs, total, READ_SECONDS)
     names = dataset.metainfo.get('classes') or [str(number) for number in range(classes)]
-    found = problems(maps, names, reduce, dataset.label_map, is_training, skip_bad)
+    found = check_label_maps(maps, names, reduce, dataset.label_map, is_training, skip_bad)
     yield from ((f'{path}: {words}', stops) for words, stops in found)
     if not is_training and maps.read < total:
         command = 'python tools/check_data.py CONFIG --split val'
-        yield f'{path}: {maps.words} was read in {READ_SECONDS} s. To check all: {command}', False
+        yield f'{path}: {maps} was read in {READ_SECONDS} s. To check all: {command}', False

@@ -1,7 +1,6 @@
 """Masks of patches: blocks (Algorithm 1 of the paper, as in the official code) or single patches."""
 
 import math
-from functools import cache
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -25,10 +24,7 @@ def blockwise_mask(
     in both directions and masks at least one new patch.
     """
     height, width = grid
-    columns = _column_bits(height, width)
-    mask = np.zeros(grid, bool)
-    masked_bits = 0  # the mask as the bits of an integer, which Python counts faster
-    remaining = num_masked
+    mask, remaining = np.zeros(grid, bool), num_masked
     while remaining:
         for area, aspect, y, x in rng.random((MAX_TRIES, 4)).tolist():
             side = math.sqrt(min_block + area * (remaining - min_block))
@@ -38,12 +34,10 @@ def blockwise_mask(
                 continue
 
             top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
-            block_bits = columns[h] * ((1 << w) - 1) << top * width + left
-            new = h * w - (masked_bits & block_bits).bit_count()
+            block = mask[top : top + h, left : left + w]
+            new = h * w - np.count_nonzero(block)
             if 0 < new <= remaining:
-                block = mask[top : top + h, left : left + w]
                 block[:] = True
-                masked_bits |= block_bits
                 remaining -= new
                 break
         else:
@@ -51,18 +45,12 @@ def blockwise_mask(
     return mask
 
 
-@cache
-def _column_bits(height: int, width: int) -> list[int]:
-    """Return for h = 0, 1, … the bits of the first h patches of the first column."""
-    return [sum(1 << width * row for row in range(h)) for h in range(height)]
-
-
 def exact_blockwise_mask(
     rng: np.random.Generator, grid: tuple[int, int], num_masked: int, min_block: int = 16
 ) -> np.ndarray:
     """Draw blockwise masks until one has exactly `num_masked` masked patches, and return it.
 
-    Raises ValueError if none of 1000 masks has.
+    Raises ValueError after 1000 draws.
     """
     for _ in range(MAX_EXACT_DRAWS):
         mask = blockwise_mask(rng, grid, num_masked, min_block)

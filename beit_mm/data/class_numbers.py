@@ -1,81 +1,72 @@
-"""How a classification data set numbers its classes, and where two splits do it differently."""
+"""How a classification data set numbers its classes, and where two data sets differ."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..utils.arguments import join_names
 
+Message = tuple[str, bool]  # the text, and whether it is an error rather than a remark
+Classes = Mapping[str, int] | Iterable[str]  # name → number, or names in their order
+
 
 @dataclass
 class Numbering:
-    """How a data set numbers its classes.
+    """Numbers of the classes of a data set.
 
     Args:
         place: where the data set is, for messages.
         names: of the classes, in the order of the labels.
-        folders: class folder → label, the first folder that the paths of a list do not share. Empty for a list in which
-            folders and labels do not correspond one to one.
-        listed: the file with the labels; None if they are the numbers of the sorted folders.
-        labels: all that occur in the list.
+        folders: class folder → label. In a list, the class folder is the first one that not all
+            paths share; empty if such folders and labels do not correspond.
+        list_file: file with the labels; None if labels are the numbers of the sorted folders.
+        labels: all labels of the list.
         fault: why the list cannot be read.
     """
 
     place: str
     names: tuple[str, ...] = ()
     folders: dict[str, int] = field(default_factory=dict)
-    listed: str | None = None
+    list_file: str | None = None
     labels: set[int] = field(default_factory=set)
     fault: str | None = None
 
-    def problems(self, classes: int) -> Iterator[tuple[str, bool]]:
-        """Yield (what is wrong, whether it is an error rather than a remark) with this data set, which has so many classes."""
+    def check(self, num_classes: int) -> Iterator[Message]:
+        """Yield the faults of this data set for a model with `num_classes` classes."""
         if self.fault:
             yield self.fault, True
-        if high := sorted(label for label in self.labels if label >= classes):
-            hint = (
-                '. Subtract 1 from all labels'
-                if min(self.labels) == 1 and high == [classes]
-                else ''
-            )
-            words = f'{self.listed} has the labels {join_names([*map(repr, high)])}, but the classes are numbered 0 … {classes - 1}'
-            yield words + hint, True
-        moved = [
-            n
-            for n, label in self.folders.items()
-            if n in self.names and self.names[label : label + 1] != (n,)
-        ]
-        if moved:
-            label = self.folders[moved[0]]
-            words = f'{self.place}: the folder {moved[0]!r} has the label {label}, but classes[{label}] is another'
-            yield f'{words}. Sort `classes` by label', False
+        if too_high := sorted(label for label in self.labels if label >= num_classes):
+            expected = f'expected 0 … {num_classes - 1}. The first class is 0'
+            yield f'{self.list_file} has the labels {_join(too_high)}, {expected}', True
+        places = {f'classes of {self.place}': self.names, 'its folders': self.folders}
+        if difference := describe_difference(places, shared_only=True):
+            yield f'{difference}. Sort `classes` by label', False
 
 
 def read_numbering(
-    place: str, folder: str | Path, listed: str | Path | None, names: Iterable[str] = ()
+    place: str, folder: str | Path, list_file: str | Path | None, names: Iterable[str] = ()
 ) -> Numbering:
-    """Return how the images in `folder` are numbered: by a list of `path label` lines, or else by its sorted sub-folders."""
-    found = Numbering(place, tuple(names), listed=str(listed) if listed else None)
-    if not listed:
-        with os.scandir(folder) as entries:  # the data sets do not list hidden folders either
-            inside = sorted(
-                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.')
-            )
-        found.folders = {name: label for label, name in enumerate(inside)}
+    """Read how the images in `folder` are numbered: by lines `path label`, or by sorted folders."""
+    found = Numbering(place, tuple(names), list_file=str(list_file) if list_file else None)
+    if not list_file:
+        with os.scandir(folder) as entries:  # data sets skip hidden folders too
+            classes = [e.name for e in entries if e.is_dir() and not e.name.startswith('.')]
+        found.folders = _numbers(sorted(classes))
         return found
+
     pairs = set()
-    with open(listed, encoding='utf-8', errors='surrogateescape') as lines:
-        for number, line in enumerate(lines, 1):
-            name, _, label = line.strip().rpartition(' ')
-            if not line.strip():
-                continue
-            if not name or not label.isdecimal():
-                found.fault = f'{listed}, line {number}: {line.strip()!r}, expected a path, a space and a class number'
+    with open(list_file, encoding='utf-8', errors='surrogateescape') as lines:
+        for number, line in enumerate(map(str.strip, lines), 1):
+            path, _, label = line.rpartition(' ')
+            if path and label.isdecimal():
+                pairs.add((Path(path).parent.parts, int(label)))
+            elif line:
+                expected = 'expected a path, a space and a class number'
+                found.fault = f'{list_file}, line {number} is {line!r}, {expected}'
                 return found
-            found.labels.add(int(label))
-            pairs.add((Path(name).parent.parts, int(label)))
-    shared = _shared_length([parts for parts, _ in pairs])
+    found.labels = {label for _, label in pairs}
+    shared = len(os.path.commonprefix([parts for parts, _ in pairs]))
     pairs = {(''.join(parts[shared : shared + 1]), label) for parts, label in pairs}
     folders = dict(sorted(pairs))
     if '' not in folders and len(pairs) == len(folders) == len(found.labels):
@@ -83,53 +74,49 @@ def read_numbering(
     return found
 
 
-def _shared_length(paths: list[tuple[str, ...]]) -> int:
-    """Return how many leading folders all paths share."""
-    columns = zip(*paths, strict=False)
-    return next(
-        (i for i, column in enumerate(columns) if len(set(column)) > 1),
-        min(map(len, paths), default=0),
-    )
-
-
-def compare_classes(first: Numbering, other: Numbering) -> Iterator[tuple[str, bool]]:
-    """Yield (what differs, whether it is an error) where the classes of two data sets differ in names, order or number."""
-    by_name = [{name: label for label, name in enumerate(each.names)} for each in (first, other)]
-    pairs = [tuple(by_name)] if all(by_name) else []
-    if not first.listed and not other.listed and first.folders and other.folders:
-        pairs.append((first.folders, other.folders))
-    # A list need not have all classes, and folders need not be called as the classes.
-    numbers = [each.folders or names for each, names in zip((first, other), by_name, strict=True)]
-    shared = numbers[0].keys() & numbers[1].keys()
-    pairs.append(
-        tuple({name: label for name, label in each.items() if name in shared} for each in numbers)
-    )
-    for mine, theirs in pairs:
-        if words := difference(first.place, mine, other.place, theirs):
-            yield (
-                f'the classes differ: {words}. Give all splits the same classes in the same order',
-                True,
-            )
+def compare_classes(first: Numbering, other: Numbering) -> Iterator[Message]:
+    """Yield how the classes of two data sets differ: in names, order or number."""
+    # A list does not need to have all classes, and folders can have other names than classes.
+    same_kind = not first.list_file and not other.list_file
+    comparisons = [
+        (first.names, other.names, not first.names or not other.names),
+        (first.folders, other.folders, not same_kind or not first.folders or not other.folders),
+        (first.folders or first.names, other.folders or other.names, True),
+    ]
+    for mine, theirs, shared_only in comparisons:
+        places = {first.place: mine, other.place: theirs}
+        if first is not other and (difference := describe_difference(places, shared_only)):
+            advice = 'Give all splits the same classes in the same order'
+            yield f'the classes differ: {difference}. {advice}', True
             return
     if first.labels and (unseen := sorted(other.labels - first.labels)):
-        yield (
-            f'{other.listed} has the labels {join_names([*map(repr, unseen)])}, which no image of {first.listed} has',
-            False,
-        )
+        text = f'{other.list_file} has the labels {_join(unseen)}'
+        yield f'{text}, which no image of {first.list_file} has', False
 
 
-def difference(place: str, mine: dict[str, int], other: str, theirs: dict[str, int]) -> str | None:
-    """Say which classes two numberings do not share, or one that has two numbers; None if they are equal."""
-    only = (
-        [name for name in mine if name not in theirs],
-        [name for name in theirs if name not in mine],
-    )
-    words = [
-        f'{where} has {join_names([*map(repr, names)])}'
-        for where, names in zip((place, other), only, strict=True)
-        if names
-    ]
-    if words:
-        return ', '.join(words) + ('' if all(only) else f', {other if only[0] else place} does not')
-    moved = next((name for name, label in mine.items() if theirs[name] != label), None)
-    return moved and f'{moved!r} is number {mine[moved]} in {place} and {theirs[moved]} in {other}'
+def describe_difference(places: Mapping[str, Classes], shared_only: bool = False) -> str | None:
+    """Say how the classes at two places differ; None if they do not.
+
+    Args:
+        places: place → its classes.
+        shared_only: compare only classes that both places have.
+    """
+    (first, other), (mine, theirs) = places, map(_numbers, places.values())
+    pairs = (first, mine.keys() - theirs.keys()), (other, theirs.keys() - mine.keys())
+    only = [f'only in {place}: {_join(sorted(names))}' for place, names in pairs if names]
+    if only and not shared_only:
+        return ', '.join(only)
+    for name in mine:
+        if name in theirs and mine[name] != theirs[name]:
+            return f'{name!r} is number {mine[name]} in {first} and {theirs[name]} in {other}'
+    return None
+
+
+def _numbers(classes: Classes) -> dict[str, int]:
+    if isinstance(classes, Mapping):
+        return dict(classes)
+    return {name: number for number, name in enumerate(classes)}
+
+
+def _join(values: Iterable[object]) -> str:
+    return join_names([repr(value) for value in values])

@@ -1,4 +1,7 @@
-"""Colour jitter as one matrix: what it does to a pixel is linear, so it is done to the few pixels of the views, behind the crop."""
+"""Color jitter as one matrix, applied to the small views after the crop instead of the whole image.
+
+Brightness, contrast and saturation are linear in a pixel's color, so their product is one matrix.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,43 +13,48 @@ from mmcv.transforms import BaseTransform
 from ..registry import TRANSFORMS
 from ..utils.arguments import check_numbers
 
-GRAY = np.array([0.114, 0.587, 0.299])  # of blue, green, red
+GRAY_WEIGHTS = np.array([0.114, 0.587, 0.299])  # of blue, green, red
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
-CUT = 0.49  # PIL cuts off fractions behind each step: half a level on average; less, so that a whole number stays what it is
+# PIL truncates fractions after each step, by half a level on average. With a little less,
+# whole numbers stay what they are.
+TRUNCATION = 0.49
 
 
 def color_matrix(
     mean: Sequence[float], order: Sequence[int], factors: dict[int, float]
 ) -> np.ndarray:
-    """[3, 4] of BGR: brightness, contrast and saturation by their `factors` (torchvision's meaning), one after the other.
+    """Return the BGR matrix [3, 4] of torchvision's brightness, contrast and saturation.
 
-    `mean`: colour of the whole image, BGR; contrast is changed around its gray.
+    Args:
+        mean: mean color of the whole image, BGR. Contrast is changed around its gray level.
+        order: steps in their order; steps without a factor are skipped.
     """
     matrix = np.eye(3, 4)
     for step in order:
         if step not in factors:
             continue
-        factor, gray = factors[step], GRAY @ matrix  # of each pixel
-        if step == CONTRAST:
-            gray = np.array([0, 0, 0, math.floor(gray @ [*mean[:3], 1] + 0.5)])  # of all
+        gray = GRAY_WEIGHTS @ matrix  # of each pixel, for saturation
         if step == BRIGHTNESS:
             gray = np.zeros(4)
-        matrix = factor * matrix + (1 - factor) * gray
-        matrix[:, 3] -= CUT
+        elif step == CONTRAST:
+            gray = np.array([0, 0, 0, math.floor(gray @ [*mean[:3], 1] + 0.5)])
+        matrix = factors[step] * matrix + (1 - factors[step]) * gray
+        matrix[:, 3] -= TRUNCATION
     return matrix
 
 
 @TRANSFORMS.register_module()
 class ColorJitter(BaseTransform):
-    """Draws what mmpretrain's ColorJitter of the same arguments draws, and leaves it to `TwoViews` to do it to the views.
+    """Transform that draws the color jitter of an image, which `TwoViews` applies to its views.
 
-    Adds `color_matrix`, [3, 4]. It is not the same to the bit: the official order jitters the whole image, cuts it to
-    0 … 255 after each step, and resizes what is left.
+    Adds `color_matrix`, f64 [3, 4]. The random draws equal those of mmpretrain's ColorJitter. The
+    pixels differ slightly, because the official code clips the whole image after each step.
 
     Args:
-        brightness, contrast, saturation: 0 leaves it; else the factor is uniform in 1 − x … 1 + x, not below 0.
+        brightness, contrast, saturation: 0 for none, else the factor is uniform in 1 ± this value,
+            and at least 0.
 
-    Raises ValueError for one that is no number, or below 0, and for images that are not RGB.
+    Raises ValueError if an argument is negative or an image is not RGB.
     """
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0):
@@ -56,10 +64,11 @@ class ColorJitter(BaseTransform):
     def transform(self, results: dict) -> dict:
         if results['img'].shape[2:] != (3,):
             raise ValueError(
-                f'ColorJitter is defined for RGB, and {results.get("img_path")} has the shape {results["img"].shape}: remove it '
-                'from the pipeline'
+                f'{results.get("img_path")} has the shape {results["img"].shape}, but ColorJitter '
+                'is defined for RGB images only. Remove it from the pipeline'
             )
-        order, factors = np.random.permutation(4), {}
+        order = np.random.permutation(4)  # with hue, which the official code leaves unchanged
+        factors = {}
         for step, strength in enumerate((self.brightness, self.contrast, self.saturation)):
             if strength:
                 factors[step] = np.random.uniform(max(0, 1 - strength), 1 + strength)

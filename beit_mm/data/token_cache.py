@@ -1,41 +1,46 @@
-"""Visual tokens on disk: the ids of some crops of every image, computed once by `tools/cache_tokens.py` and read by every run.
+"""Token cache: the visual tokens of some crops of every image, computed once, read by every run.
 
-A cache is a folder of
-    about.json   shape [views, images, h, w] and what the ids are of: tokenizer, seed, pipeline
-    ids          uint16 [views, images, h, w], little endian; readers map it into memory
-    done         uint8 [views, blocks]: 1 where a block of images is on disk; written behind its ids
-    names        uint32 [images]: CRC-32 of the last two parts of each path, so that a cache can be moved with its images
-    probe.npy    uint8 [n, 3, H, W]: a few token views, to see that the same crops are still made
+`tools/cache_tokens.py` writes a folder with these files:
+
+    about.json   shape [crops, images, h, w], and what the ids depend on: tokenizer, seed, pipeline
+    ids          uint16 [crops, images, h, w], little endian; readers map it into memory
+    done         uint8 [crops, blocks]: 1 after the ids of a block of images are on disk
+    names        uint32 [images]: CRC-32 of the last two parts of each path, so that the cache
+                 remains valid if the folder of the images is moved
+    probe.npy    uint8 [n, 3, H, W]: some token views, to check that a run makes the same crops
 """
 
 import json
+import math
 import mmap
 import os
 import shutil
-import tempfile
+import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 BLOCK = 256  # images that are written and marked as done together
-LOOKS = 1000  # names that are compared when a cache is opened; the others when they are read
-CLOSE = 2.0  # grey levels by which another decoder's or library's token views may differ on average
+NAMES_CHECKED = 1000  # when a cache is opened; every other name is checked when it is read
+MAX_PROBE_DIFFERENCE = 2.0  # mean gray levels, which another version of a decoder can cause
+COMMAND = 'python tools/cache_tokens.py CONFIG --out'
 
 
 class TokenCache:
-    """A cache that is there. Raises FileNotFoundError where there is none."""
+    """A token cache on disk. Raises FileNotFoundError if `path` has none."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not (self.path / 'about.json').is_file():
             raise FileNotFoundError(
-                f'{path} is no token cache: make it with `python tools/cache_tokens.py CONFIG --out {path}`'
+                f'{path} has no token cache. Create one with `{COMMAND} {path}`'
             )
         self.about = json.loads((self.path / 'about.json').read_text())
-        self.num_crops, self.images, *self.grid = self.about['shape']
-        self._maps: dict[str, np.ndarray] = {}
+        self.shape = tuple(self.about['shape'])
+        self.num_crops, self.images, *self.grid = self.shape
 
     @classmethod
     def create(
@@ -43,159 +48,152 @@ class TokenCache:
         path: str | Path,
         shape: Sequence[int],
         about: dict,
-        paths: Sequence[str],
+        path_of: Callable[[int], str],
         probe: np.ndarray,
     ) -> 'TokenCache':
-        """An empty one of `shape` [views, images, h, w], or the one that another process has made meanwhile.
+        """Create an empty cache, or open the one that another process creates at the same time.
 
-        `about`: JSON that a run has to agree with (`check`). It appears at once and whole.
+        Args:
+            shape: crops, images, height and width of the token grid.
+            about: what the ids depend on, as JSON; see `check`.
+            path_of: returns the path of an image.
+            probe: token views of `probe_keys`.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        views, images, *grid = shape
-        draft = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
+        num_crops, images = shape[:2]
+        draft = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
+        draft.mkdir(parents=True)
+        for name, size in dict(ids=2 * math.prod(shape), done=num_crops * _blocks(images)).items():
+            with open(draft / name, 'wb') as file:
+                file.truncate(size)  # zeros, which need no space before they are written
+        names = (_hash_name(path_of(index)) for index in range(images))
+        np.fromiter(names, '<u4', images).tofile(draft / 'names')
+        np.save(draft / 'probe.npy', probe)
+        (draft / 'about.json').write_text(json.dumps(dict(shape=list(shape), **about), indent=1))
         try:
-            for name, size in (('ids', 2 * int(np.prod(shape))), ('done', views * _blocks(images))):
-                with open(draft / name, 'wb') as file:
-                    file.truncate(size)  # takes no room until it is written
-            np.fromiter(map(_name, paths), '<u4', images).tofile(draft / 'names')
-            np.save(draft / 'probe.npy', probe)
-            (draft / 'about.json').write_text(
-                json.dumps(dict(shape=[views, images, *grid], **about), indent=1)
-            )
-            draft.chmod(0o777 & ~_umask())
             draft.rename(path)
         except OSError:
-            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(draft)
             if not (path / 'about.json').is_file():
                 raise
         return cls(path)
 
-    # -- what it is of -------------------------------------------------------------------------------------------------
+    # -- checks ------------------------------------------------------------------------------------
 
-    def check(self, about: dict, paths: Sequence[str] | None = None) -> None:
-        """ValueError that says what differs where this cache is of another tokenizer, list of images, pipeline or seed.
+    def check(self, about: dict) -> None:
+        """Raise ValueError if a run has another tokenizer, seed or pipeline.
 
-        Args:
-            about: as given to `create`; keys that are not there are not compared.
-            paths: of all images, of which some are looked at here, and each one in `read`.
+        `about` is as given to `create`; missing keys are not compared.
         """
-        differ = []
         for key, value in about.items():
             if self.about[key] != value:
-                differ.append(f'{key}: {_difference(self.about[key], value)}')
-        if paths is not None and len(paths) != self.images:
-            differ.append(f'list: it has {self.images} images, the data set {len(paths)}')
-        elif paths is not None:
-            for index in np.unique(np.linspace(0, self.images - 1, LOOKS).astype(int)).tolist():
-                if self._map('names')[index] != _name(paths[index]):
-                    differ.append(f'list: {paths[index]} is not the image at place {index}')
-                    break
-        if differ:
-            self._refuse('; '.join(differ))
+                self._refuse(f'{key}: {_describe_difference(self.about[key], value)}')
 
-    def check_views(self, views: np.ndarray) -> None:
-        """ValueError where the token views of `probe_keys` are other ones, though all that is said of them is equal."""
-        apart = np.abs(np.load(self.path / 'probe.npy').astype(int) - views).mean((1, 2, 3))
-        if (apart > CLOSE).any():
+    def check_names(self, images: int, path_of: Callable[[int], str]) -> None:
+        """Raise ValueError if a run has other images. Some paths are checked here, others in `read`."""
+        if images != self.images:
+            self._refuse(f'list: it has {self.images} images, the data set {images}')
+        places = np.linspace(0, images - 1, NAMES_CHECKED).astype(int)
+        for index in np.unique(places).tolist():
+            self._check_name(index, path_of(index))
+
+    def check_probe(self, views: np.ndarray) -> None:
+        """Raise ValueError if the token views of `probe_keys` are not those of the cache."""
+        probe = np.load(self.path / 'probe.npy').astype(int)
+        difference = np.abs(probe - views).mean((1, 2, 3)).max()
+        if difference > MAX_PROBE_DIFFERENCE:
             self._refuse(
-                f'pipeline: it says the same and makes other crops ({apart.max():.0f} grey levels apart): other images under '
-                'the same names, or a transform that draws otherwise than it did'
+                f'pipeline: it is the same, but its crops differ by {difference:.0f} gray levels: '
+                'the images have changed under their names, or a transform draws other numbers'
             )
 
     def check_finished(self) -> None:
-        if missing := len(self.todo()):
-            of = self.num_crops * _blocks(self.images)
+        if missing := len(self.list_missing()):
+            total = self.num_crops * _blocks(self.images)
             raise ValueError(
-                f'{self.path} is not finished: {missing} of {of} blocks are missing. The command that made it goes on: '
-                f'`python tools/cache_tokens.py CONFIG --out {self.path}`'
+                f'{self.path} is not finished: {missing} of {total} blocks are missing. Continue '
+                f'with the command that created it: `{COMMAND} {self.path}`'
             )
 
-    def probe_keys(self) -> list[tuple[int, int]]:
-        return probe_keys(self.num_crops, self.images)
+    def _check_name(self, index: int, path: str) -> None:
+        if self._names[index] != _hash_name(path):
+            self._refuse(f'list: {path} is not its image {index}')
 
     def _refuse(self, reason: str) -> None:
         raise ValueError(
-            f'the token cache {self.path} is of something else. {reason}. Set this back, or make another cache: '
-            '`python tools/cache_tokens.py CONFIG --out OTHER_FOLDER`'
+            f'the token cache {self.path} does not fit this run. {reason}. Change this back, or '
+            f'create another cache: `{COMMAND} OTHER_FOLDER`'
         )
 
-    # -- ids -----------------------------------------------------------------------------------------------------------
+    # -- ids ---------------------------------------------------------------------------------------
 
-    def read(self, view: int, index: int, path: str) -> np.ndarray:
-        """Ids int64 [h, w] of a view of the image at `index`, which must be `path`."""
-        if self._map('names')[index] != _name(path):
-            self._refuse(f'list: {path} is not the image at place {index}')
-        return self._map('ids')[view, index].astype(np.int64)
+    def read(self, crop: int, index: int, path: str) -> np.ndarray:
+        """Return the ids, int64 [h, w], of a crop of image `index`, which must be `path`."""
+        self._check_name(index, path)
+        return self._ids[crop, index].astype(np.int64)
 
-    def todo(self) -> np.ndarray:
-        """(view, block) that are missing, int [n, 2]; block b holds the images from b·BLOCK to (b + 1)·BLOCK."""
-        return np.argwhere(
-            np.fromfile(self.path / 'done', np.uint8).reshape(self.num_crops, -1) == 0
-        )
+    def list_missing(self) -> np.ndarray:
+        """Return (crop, block) of the missing blocks, int [n, 2].
 
-    def write(self, view: int, block: int, ids: np.ndarray) -> None:
-        """Store a block's ids [n, h, w] and mark it as done, in this order on the disk as well.
-
-        Several processes and machines may write at once: not by mapped memory, whose pages would be shared.
+        Block b holds the images from b · BLOCK to (b + 1) · BLOCK.
         """
-        place = (view * self.images + block * BLOCK) * int(np.prod(self.grid)) * 2
-        _put(self.path / 'ids', place, ids.astype('<u2').tobytes())
-        _put(self.path / 'done', view * _blocks(self.images) + block, b'\1')
+        done = np.fromfile(self.path / 'done', np.uint8).reshape(self.num_crops, -1)
+        return np.argwhere(done == 0)
 
-    def _map(self, name: str) -> np.ndarray:
-        """Opened by each process itself, at its first use: a pickled memory map would be a copy of the file."""
-        if name not in self._maps:
-            kind, shape = dict(
-                ids=('<u2', tuple(self.about['shape'])), names=('<u4', (self.images,))
-            )[name]
-            self._maps[name] = np.memmap(self.path / name, kind, 'r', shape=shape)
-            if name == 'ids' and hasattr(mmap, 'MADV_RANDOM'):
-                self._maps[name]._mmap.madvise(
-                    mmap.MADV_RANDOM
-                )  # the order is shuffled: do not read ahead
-        return self._maps[name]
+    def write(self, crop: int, block: int, ids: np.ndarray) -> None:
+        """Write the ids [n, h, w] of a block to the disk, then mark the block as done.
+
+        Several processes and machines can write at once, since no memory map is involved.
+        """
+        image = crop * self.images + block * BLOCK
+        _write(self.path / 'ids', 2 * image * math.prod(self.grid), ids.astype('<u2').tobytes())
+        _write(self.path / 'done', crop * _blocks(self.images) + block, b'\1')
+
+    @cached_property
+    def _ids(self) -> np.ndarray:
+        ids = np.memmap(self.path / 'ids', '<u2', 'r', shape=self.shape)
+        if hasattr(mmap, 'MADV_RANDOM'):  # reads are shuffled
+            ids._mmap.madvise(mmap.MADV_RANDOM)
+        return ids
+
+    @cached_property
+    def _names(self) -> np.ndarray:
+        return np.memmap(self.path / 'names', '<u4', 'r', shape=(self.images,))
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | dict(_maps={})
+        """Drop the memory maps, which would be copied; each process opens its own."""
+        return {k: v for k, v in self.__dict__.items() if k not in ('_ids', '_names')}
 
 
-def probe_keys(views: int, images: int, number: int = 4) -> list[tuple[int, int]]:
-    """(view, index) of a few crops, spread over all."""
-    return [
-        (k * (views - 1) // (number - 1), k * (images - 1) // (number - 1)) for k in range(number)
-    ]
+def probe_keys(num_crops: int, images: int, number: int = 4) -> list[tuple[int, int]]:
+    """Return (crop, index) of a few crops, evenly spread."""
+    steps = number - 1
+    return [(k * (num_crops - 1) // steps, k * (images - 1) // steps) for k in range(number)]
 
 
 def _blocks(images: int) -> int:
-    return -(-images // BLOCK)
+    return math.ceil(images / BLOCK)
 
 
-def _name(path: str) -> int:
+def _hash_name(path: str) -> int:
     ends = path.replace(os.sep, '/').rsplit('/', 2)[-2:]
     return zlib.crc32('/'.join(ends).encode(errors='surrogateescape'))
 
 
-def _put(path: Path, place: int, content: bytes) -> None:
-    file = os.open(path, os.O_WRONLY)
-    try:
-        done = 0
-        while done < len(content):
-            done += os.pwrite(file, content[done:], place + done)
-        os.fsync(file)
-    finally:
-        os.close(file)
+def _write(path: Path, offset: int, content: bytes) -> None:
+    """Write into an existing file and flush it to the disk."""
+    with open(path, 'r+b') as file:
+        file.seek(offset)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _difference(was: object, now: object) -> str:
-    if isinstance(was, list) and isinstance(now, list):
-        pairs = [(a, b) for a, b in zip(was, now, strict=False) if a != b]
-        was, now = pairs[0] if pairs else (f'{len(was)} steps', f'{len(now)} steps')
-        if isinstance(was, list) or isinstance(now, list):
-            return _difference(was, now)
-    return f'the cache has {was}, the run {now}'
-
-
-def _umask() -> int:
-    os.umask(mask := os.umask(0))
-    return mask
+def _describe_difference(cached: object, given: object) -> str:
+    """Say what differs; of two lists, the first elements that differ."""
+    if isinstance(cached, list) and isinstance(given, list):
+        for pair in zip(cached, given, strict=False):
+            if pair[0] != pair[1]:
+                return _describe_difference(*pair)
+        return f'the cache has {len(cached)} steps, the run {len(given)}'
+    return f'the cache has {cached}, the run {given}'

@@ -1,4 +1,4 @@
-"""One crop, two resolutions: the patches that the model reads and the image that the tokenizer reads."""
+"""One crop at two resolutions: the patches that the model reads, the image for the tokenizer."""
 
 import math
 from functools import cache
@@ -22,9 +22,9 @@ def random_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of torchvision's RandomResizedCrop: area share and log-uniform width / height.
+    """Return (top, left, height, width) as torchvision's RandomResizedCrop draws them.
 
-    After ten draws that do not fit, the largest central crop of an allowed ratio.
+    If none of ten draws fits, this is the largest central crop of an allowed ratio.
     """
     height, width = size
     for _ in range(10):
@@ -39,36 +39,26 @@ def random_crop(
 
 
 def resize(image: np.ndarray, side: int, interpolation: str, backend: str = 'pillow') -> np.ndarray:
-    """Resize uint8 [H, W] or [H, W, C] to `side` × `side`, antialiased, by PIL's rules. An image of that size is not copied."""
+    """Resize uint8 [H, W] or [H, W, C] to `side` × `side` with antialiasing, as PIL does."""
     if image.shape[:2] == (side, side):
         return image
     if backend == 'torch' and torch_resizes(interpolation):
-        planes = torch.from_numpy(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)[
-            None
-        ]
-        found = F.interpolate(planes, size=(side, side), mode=interpolation, antialias=True)
-        return cv2.merge(list(found[0].numpy()))  # channels last, in a tenth of numpy's time
+        batch = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)[None]
+        resized = F.interpolate(batch, size=(side, side), mode=interpolation, antialias=True)
+        return cv2.merge(list(resized[0].numpy()))  # ten times faster than a transposed copy
+
     method = Image.Resampling[interpolation.upper()]
     if image.ndim == 2 or image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize((side, side), method))
-    return cv2.merge(
-        [
-            np.asarray(Image.fromarray(band).resize((side, side), method))
-            for band in cv2.split(image)
-        ]
-    )
+    return cv2.merge([resize(band, side, interpolation) for band in cv2.split(image)])
 
 
 @cache
 def torch_resizes(interpolation: str) -> bool:
-    """Whether this version of torch resizes bytes so."""
+    """Return whether this version of torch resizes uint8 with this interpolation."""
+    image = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     try:
-        F.interpolate(
-            torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
-            size=(2, 2),
-            mode=interpolation,
-            antialias=True,
-        )
+        F.interpolate(image, size=(2, 2), mode=interpolation, antialias=True)
     except (NotImplementedError, RuntimeError, ValueError):
         return False
     return True
@@ -76,19 +66,19 @@ def torch_resizes(interpolation: str) -> bool:
 
 @TRANSFORMS.register_module()
 class TwoViews(BaseTransform):
-    """Adds `patch_view` and `token_view`: one crop of `img` at two sizes, resized as PIL does (antialiased).
+    """Transform that adds `patch_view` and `token_view`: one random crop of `img` at two sizes.
 
-    All are uint8 [H, W] or [H, W, C].
-    What `ColorJitter` drew is applied to the views.
+    The views are uint8 [H, W] or [H, W, C]. The color jitter that `ColorJitter` drew is applied.
 
     Args:
-        size, token_size: pixels of the square views; `token_size` None leaves the token view out (pixel targets).
-        scale, ratio: of the random crop; `scale=None` takes the whole image (validation).
-        interpolation, token_interpolation: PIL's names; the official ones are bicubic and lanczos.
-        backend: 'pillow' is PIL itself. 'torch' is four times as fast; its bytes differ from PIL's by 0.3 on average and 4 at
-            most. Where the version of torch cannot resize bytes so, it is PIL too.
+        size, token_size: side of the square views in pixels. `token_size=None` makes no token view.
+        scale, ratio: of the random crop, as in RandomResizedCrop. `scale=None` takes the whole
+            image, for validation.
+        interpolation, token_interpolation: PIL's names.
+        backend: 'pillow', or 'torch', which is four times as fast. Its pixels differ from PIL's by
+            0.3 levels on average and by 4 at most. An interpolation that torch lacks is done by PIL.
 
-    Raises ValueError for a setting that is none of these.
+    Raises ValueError for other arguments or images.
     """
 
     def __init__(
@@ -105,11 +95,8 @@ class TwoViews(BaseTransform):
         if scale is not None:
             check_ranges(1, scale=scale)
         check_ranges(ratio=ratio)
-        check_choices(
-            pillow_interp_codes,
-            interpolation=interpolation,
-            token_interpolation=token_interpolation,
-        )
+        methods = dict(interpolation=interpolation, token_interpolation=token_interpolation)
+        check_choices(pillow_interp_codes, **methods)
         check_choices(('pillow', 'torch'), backend=backend)
         self.views = [('patch_view', size, interpolation)]
         if token_size is not None:
@@ -120,17 +107,15 @@ class TwoViews(BaseTransform):
         image, color = results['img'], results.pop('color_matrix', None)
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise ValueError(
-                f'TwoViews was given {image.dtype} of shape {image.shape}, expected uint8 [H, W] or [H, W, channels], 0 … 255: '
-                'read images without to_float32, and normalize in the data preprocessor'
+                f'TwoViews got {image.dtype} of shape {image.shape}, expected uint8 [H, W] or '
+                '[H, W, channels]. Load images without to_float32, and normalize them in the data '
+                'preprocessor'
             )
         if self.scale:
-            top, left, height, width = random_crop(
-                np.random, image.shape[:2], self.scale, self.ratio
-            )
+            crop = random_crop(np.random, image.shape[:2], self.scale, self.ratio)
+            top, left, height, width = crop
             image = image[top : top + height, left : left + width]
-        if (
-            image.strides[1] < 0
-        ):  # mmcv flips by a view, which numpy copies twenty times as slowly as this
+        if image.strides[1] < 0:  # a flip by mmcv; numpy would copy it twenty times slower
             image = cv2.flip(image[:, ::-1], 1)
         image = np.ascontiguousarray(image)
         for name, side, interpolation in self.views:
@@ -140,21 +125,22 @@ class TwoViews(BaseTransform):
 
 
 def channels_first(view: np.ndarray) -> np.ndarray:
-    """Return uint8 [C, H, W] of [H, W] or [H, W, C]; three channels are turned from BGR to RGB."""
-    planes = cv2.split(view)
-    return np.stack(
-        planes[::-1] if len(planes) == 3 else planes
-    )  # faster than to reverse and transpose
+    """Return [H, W] or [H, W, C] as [C, H, W], with three channels reversed from BGR to RGB."""
+    planes = cv2.split(view)  # faster than a transposed copy
+    return np.stack(planes[::-1] if len(planes) == 3 else planes)
 
 
 @TRANSFORMS.register_module()
 class PackViews(BaseTransform):
-    """Packs views and mask into `inputs` (uint8 [C, H, W] each, RGB if C is 3; bool [h, w]), file and label into `data_samples`."""
+    """Transform that packs views and mask into `inputs`, path and label into `data_samples`.
+
+    Views become uint8 [C, H, W], RGB if C is 3; the mask is bool [h, w].
+    """
 
     def transform(self, results: dict) -> dict:
         if 'color_matrix' in results:
             raise ValueError(
-                'nobody has done what ColorJitter drew: put beit_mm.ColorJitter before beit_mm.TwoViews'
+                'ColorJitter comes after TwoViews, which applies it: move ColorJitter before TwoViews'
             )
         inputs = {
             name: torch.from_numpy(channels_first(results[name]))
@@ -165,7 +151,5 @@ class PackViews(BaseTransform):
             inputs['mask'] = torch.from_numpy(results['mask'])
         meta = {key: results[key] for key in ('img_path', 'sample_idx') if key in results}
         if 'gt_label' in results:
-            meta['gt_label'] = np.array(
-                [results['gt_label']]
-            )  # mmpretrain's browse_dataset.py reads an array
+            meta['gt_label'] = np.array([results['gt_label']])  # as browse_dataset.py expects it
         return dict(inputs=inputs, data_samples=BaseDataElement(metainfo=meta))

@@ -22,7 +22,7 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from ..data.seeded import SeededDataset
+from ..data.seeded_dataset import SeededDataset
 from ..data.token_cache import BLOCK, TokenCache, probe_keys
 from ..models import TokenTarget
 from ..registry import DATASETS, MODELS
@@ -56,7 +56,7 @@ def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> Token
             raise ValueError(f'{target.channels} codes do not fit the 16 bits of an id')
         grid = ids_of(target, probe[:1]).shape[1:]
         TokenCache.create(
-            path, (dataset.num_crops, len(dataset), *grid), about, dataset.paths, probe
+            path, (dataset.num_crops, len(dataset), *grid), about, dataset.path_of, probe
         )
     barrier()
     cache = TokenCache(path)
@@ -64,8 +64,9 @@ def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> Token
         raise ValueError(
             f'{path} has {cache.num_crops} crops per image, not {dataset.num_crops}: make another cache in another folder'
         )
-    cache.check(about, dataset.paths)
-    cache.check_views(probe)
+    cache.check(about)
+    cache.check_names(len(dataset), dataset.path_of)
+    cache.check_probe(probe)
     return cache
 
 
@@ -96,7 +97,7 @@ def tokenize(
 ) -> Iterator[int]:
     """Computes this rank's share of what is missing; gives the number of blocks that are left after each."""
     rank, ranks = get_dist_info()
-    places = [(int(view), int(block)) for view, block in cache.todo()]
+    places = [(int(view), int(block)) for view, block in cache.list_missing()]
     barrier()  # all have read what is missing before one writes
     places = places[rank::ranks]
     loader = DataLoader(Views(dataset), batch_size=None, sampler=places, num_workers=jobs)

@@ -8,7 +8,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.seeded import SeededDataset, seed_all
+from ..data.seeded import seed_all
+from ..data.seeded_dataset import SeededDataset
 from ..registry import HOOKS
 from ..utils.unwrap_model import unwrap_model
 

@@ -9,7 +9,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
-from ..data.guard import CheckSamples, list_readable
+from ..data.check_samples import CheckSamples
+from ..data.image_folders import list_readable
 from ..utils.arguments import join_names
 from ..utils.cfg_options import Options
 from ..utils.config_tree import kind, nodes

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.reading import BadSample, decode_bands, decode_image, read_bytes
+from ..data import image_files
+from ..data.image_files import BadSample
 
 
 def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
@@ -17,8 +18,8 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     has another number of channels.
     """
     check_file(path)
-    decode = decode_image if channels == 3 else decode_bands
-    image = decode(str(path), read_bytes(str(path)))[0]
+    color_type = 'color' if channels == 3 else 'unchanged'
+    image = image_files.read_image(str(path), color_type)[0]
     image = image[..., None] if image.ndim == 2 else image
     if image.shape[2] != channels:
         raise BadSample(f'{path} has {image.shape[2]} channels, expected {channels} for this model')

@@ -12,8 +12,8 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmseg.evaluation import IoUMetric
 
 from ..checkpoint.loading import channels_of, load_model
-from ..data.guard import ReadLabels, replace_loaders
-from ..data.reading import IGNORE
+from ..data.label_files import IGNORE
+from ..data.loaders import ReadLabels, replace_loaders
 from .images import overlay_classes, overlay_errors, pick_error_color
 from .inputs import read_image, to_rgb
 from .pages import write_page

@@ -18,7 +18,7 @@ from small import backbone, load, nodes, shrink
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.data import token_cache
-from beit_mm.data.seeded import SeededDataset
+from beit_mm.data.seeded_dataset import SeededDataset
 from beit_mm.data.token_cache import TokenCache
 from beit_mm.engine import cache_tokens
 from beit_mm.engine.launch import build_runner

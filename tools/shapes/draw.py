@@ -1,22 +1,20 @@
-"""Shapes: an embedded data set of drawn scenes, in ImageNet's and ADE20K's own layouts.
+"""Shapes: a data set of drawn scenes in the layouts of ImageNet and ADE20K.
 
-A scene repeats one species two to four times, in a row, a ring, a grid or a mirror image: a hidden object can be told
-from the visible ones. Other species and a grey bar lie about as distraction. A species is an outline, a texture and a
-palette; each texture and each palette belongs to two species, so neither tells the class. With `--wrapped` every second of
-the repeated things is a plain disc: the label of its pixels has to come from the things beside it. A scene is a pure
-function of (seed, index), planned in `shapes.layout`, drawn in `shapes.scene`; this file writes
-them.
+A scene repeats one species two to four times, in a row, a ring, a grid or a mirror image, so that
+the visible things tell a masked one. Other species and a gray bar distract. A species has an
+outline, a texture and a palette. Each texture and each palette belongs to two species, so neither
+tells the class. With `--wrapped`, every second of the repeated things is a plain disc, whose label
+only the things beside it tell.
 
     python tools/draw_shapes.py OUT --train 12000 --val 2000 --seed 0
 """
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
+import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,51 +26,13 @@ from shapes.scene import scene
 
 __all__ = ['CLASSES', 'PALETTE', 'SPECIES', 'scene', 'write']
 
-VERSION = 3  # of what is drawn: a folder drawn by another version is not taken for this one's
-# The first index of each split, so far apart that the splits never meet; multiples of ten keep index % 10 the class.
-_FIRST = dict(train=0, val=10**9, training=2 * 10**9, validation=3 * 10**9)
-
-
-def _wnid(label: int) -> str:
-    return f'n{label:08d}'  # sorts as the classes do: a reader without the list counts the same ids
-
-
-def _name(split: str, number: int, label: int) -> str:
-    if split in ('train', 'val'):
-        return f'{_wnid(label)}/shapes_{split}_{number:08d}.JPEG'
-    return f'ADE_{"train" if split == "training" else "val"}_{number:08d}'
-
-
-def _draw(task: tuple[Path, str, int, int, int, int, bool]) -> int:
-    """Write the images first … last − 1 of a split; how many."""
-    out, split, first, last, seed, size, wrapped = task
-    quality = [
-        cv2.IMWRITE_JPEG_QUALITY,
-        95,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]
-    colours = bytes([0, 0, 0, *(value for colour in PALETTE for value in colour)])
-    for number in range(first, last):
-        image, labels, label = scene(seed, _FIRST[split] + number, size, wrapped)
-        name = _name(split, number, label)
-        if split in ('train', 'val'):
-            path = out / 'imagenet' / split / name
-        else:
-            path = out / 'ade20k' / 'images' / split / f'{name}.jpg'
-            indexed = Image.fromarray(labels)
-            indexed.putpalette(colours)
-            indexed.save(out / 'ade20k' / 'annotations' / split / f'{name}.png')
-        path.write_bytes(cv2.imencode('.jpg', image[..., ::-1], quality)[1])
-    return last - first
-
-
-def _run(tasks: list, jobs: int) -> Iterator[int]:
-    if jobs == 1:
-        yield from map(_draw, tasks)
-        return
-    with multiprocessing.get_context('spawn').Pool(jobs, cv2.setNumThreads, (1,)) as pool:
-        yield from pool.imap_unordered(_draw, tasks)
+VERSION = 3  # of what is drawn
+# First scene of each split. Multiples of ten keep the class index % 10.
+FIRST_INDEX = dict(train=0, val=10**9, training=2 * 10**9, validation=3 * 10**9)
+IMAGENET_SPLITS = ('train', 'val')
+CHUNK = 200  # images per task
+JPEG_OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, 95,
+                cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # fmt: skip
 
 
 def write(
@@ -87,142 +47,129 @@ def write(
     jobs: int | None = None,
     wrapped: bool = False,
 ) -> bool:
-    """Draw a data set: `out/imagenet` (folders and `meta`) and `out/ade20k` (images, annotations).
+    """Draw a data set: `out/imagenet` (folders and lists) and `out/ade20k` (images, label maps).
 
-    All splits are disjoint scenes. The files are the same for any number of jobs.
+    All splits have different scenes. The files do not depend on `jobs`.
 
     Args:
-        segmentation_train: images of `ade20k/…/training`; a tenth of `train` unless told.
-        segmentation_val: images of `ade20k/…/validation`; half of `val` unless told.
-        labels: for each n the lists `imagenet/meta/train_n.txt` and `ade20k/training_n.txt` of the first n images
-            (classes alternate); a list is left out where the split is smaller than n.
-        jobs: processes; one a core unless told.
-        wrapped: every second of the repeated things is a plain disc, whose species only the others tell.
+        segmentation_train: images of `ade20k/…/training`; by default a tenth of `train`.
+        segmentation_val: images of `ade20k/…/validation`; by default half of `val`.
+        labels: for each n, also write lists of the first n images of the training splits.
 
-    Returns:
-        False where the finished data set was there already.
-
-    Raises:
-        ValueError: `out` holds something else, or a number makes no sense.
+    Returns False if the data set exists already. Raises ValueError if `out` has other content, or
+    for impossible numbers.
     """
     out = Path(out)
     counts = dict(train=train, val=val)
     counts['training'] = train // 10 if segmentation_train is None else segmentation_train
     counts['validation'] = val // 2 if segmentation_val is None else segmentation_val
-    for split, count in counts.items():
-        if not 0 <= count <= 10**8:
-            raise ValueError(f'{split}: {count} images asked for, 0 to 10^8 are possible')
-    for number in labels:
-        if not 0 < number <= max(train, counts['training']):
-            raise ValueError(
-                f'--labels {number}: needs 1 to {max(train, counts["training"])}, the larger training split'
-            )
-    jobs = (os.cpu_count() or 1) if jobs is None else jobs
-    if jobs < 1:
-        raise ValueError(f'jobs: {jobs} processes asked for, at least one is needed')
-    scene(seed, 0, size)  # a bad seed or size is told before anything is written
-
-    wanted = dict(version=VERSION, seed=seed, size=size, **counts, labels=sorted(set(labels)))
+    largest = max(train, counts['training'])
+    if min(counts.values()) < 0 or not all(0 < number <= largest for number in labels):
+        raise ValueError(f'{counts}, labels={labels}: expected 0 or more, labels up to {largest}')
+    scene(seed, 0, size)  # raises for a wrong seed or size
+    settings = dict(version=VERSION, seed=seed, size=size, **counts, labels=sorted(set(labels)))
     if wrapped:
-        wanted['wrapped'] = True
-    done, begun = out / 'shapes.json', out / 'shapes.unfinished.json'
-    for manifest in (done, begun):
-        if manifest.exists() and json.loads(manifest.read_text()) != wanted:
-            raise ValueError(
-                f'{out} holds another data set ({manifest.name}: {manifest.read_text().strip()}; wanted: '
-                f'{json.dumps(wanted)}): choose another folder or delete this one'
-            )
-    if done.exists():
-        print(f'{out} holds this data set already, nothing drawn', file=sys.stderr)
+        settings['wrapped'] = True
+    about = out / 'shapes.json'
+    if about.exists() and json.loads(about.read_text()) == settings:
+        print(f'{out} has this data set already', file=sys.stderr)
         return False
-    if not begun.exists() and out.exists() and any(out.iterdir()):
+    if out.exists() and any(out.iterdir()):
         raise ValueError(
-            f'{out} is not empty and not drawn by this command: choose another folder or delete this one'
+            f'{out} has other files than {settings}: choose another folder or delete it'
         )
 
-    for split in ('train', 'val'):
+    draft = out.with_name(f'{out.name}.unfinished')
+    shutil.rmtree(draft, ignore_errors=True)
+    for split in IMAGENET_SPLITS:
         for label in range(len(SPECIES)):
-            (out / 'imagenet' / split / _wnid(label)).mkdir(parents=True, exist_ok=True)
-    (out / 'imagenet' / 'meta').mkdir(parents=True, exist_ok=True)
-    for kind in ('images', 'annotations'):
-        for split in ('training', 'validation'):
-            (out / 'ade20k' / kind / split).mkdir(parents=True, exist_ok=True)
-    begun.write_text(json.dumps(wanted) + '\n')
-
+            (draft / 'imagenet' / split / _folder(label)).mkdir(parents=True)
+    for folder in ('images/training', 'images/validation'):
+        (draft / 'ade20k' / folder).mkdir(parents=True)
+        (draft / 'ade20k' / folder.replace('images', 'annotations')).mkdir(parents=True)
     tasks = [
-        (out, split, first, min(first + 200, count), seed, size, wrapped)
+        (draft, split, first, min(first + CHUNK, count), seed, size, wrapped)
         for split, count in counts.items()
-        for first in range(0, count, 200)
+        for first in range(0, count, CHUNK)
     ]
-    total, drawn, start, told = sum(counts.values()), 0, time.monotonic(), -math.inf
-    for number in _run(tasks, min(jobs, max(1, len(tasks)))):
+    drawn = 0
+    for number in _run(tasks, jobs or os.cpu_count() or 1):
         drawn += number
-        now = time.monotonic()
-        if now - told >= 2 or drawn == total:
-            told, rate = now, drawn / max(now - start, 1e-9)
-            print(
-                f'{drawn}/{total} images, {rate:.0f}/s, ETA {(total - drawn) / rate:.0f} s',
-                file=sys.stderr,
-            )
-
-    def listing(split: str, count: int) -> str:
-        named = [(_name(split, i, i % len(SPECIES)), i % len(SPECIES)) for i in range(count)]
-        return ''.join(
-            f'{name} {label}\n' if split in ('train', 'val') else f'{name}\n'
-            for name, label in named
-        )
-
-    meta = out / 'imagenet' / 'meta'
-    (meta / 'classes.txt').write_text('\n'.join(SPECIES) + '\n')
-    for split in ('train', 'val'):
-        (meta / f'{split}.txt').write_text(listing(split, counts[split]))
-    for number in labels:
-        for path, split in (
-            (meta / f'train_{number}.txt', 'train'),
-            (out / f'ade20k/training_{number}.txt', 'training'),
-        ):
-            if number <= counts[split]:
-                path.write_text(listing(split, number))
-    os.replace(begun, done)
+        print(f'\r{drawn}/{sum(counts.values())} images', end='', file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    _write_lists(draft, counts, labels)
+    (draft / 'shapes.json').write_text(json.dumps(settings) + '\n')
+    draft.rename(out)
     return True
+
+
+def _folder(label: int) -> str:
+    return f'n{label:08d}'  # sorted like the classes
+
+
+def _name(split: str, number: int) -> str:
+    if split in IMAGENET_SPLITS:
+        return f'{_folder(number % len(SPECIES))}/shapes_{split}_{number:08d}.JPEG'
+    return f'ADE_{"train" if split == "training" else "val"}_{number:08d}'
+
+
+def _run(tasks: list[tuple], jobs: int) -> Iterator[int]:
+    if jobs == 1 or len(tasks) < 2:
+        yield from map(_draw, tasks)
+        return
+    context = multiprocessing.get_context('spawn')
+    with context.Pool(min(jobs, len(tasks)), cv2.setNumThreads, (1,)) as pool:
+        yield from pool.imap_unordered(_draw, tasks)
+
+
+def _draw(task: tuple) -> int:
+    """Write images first … last - 1 of a split and return their number."""
+    out, split, first, last, seed, size, wrapped = task
+    colors = bytes([0, 0, 0, *(value for color in PALETTE for value in color)])
+    for number in range(first, last):
+        image, labels, _ = scene(seed, FIRST_INDEX[split] + number, size, wrapped)
+        path = out / 'imagenet' / split / _name(split, number)
+        if split not in IMAGENET_SPLITS:
+            path = out / 'ade20k' / 'images' / split / f'{_name(split, number)}.jpg'
+            label_map = Image.fromarray(labels)
+            label_map.putpalette(colors)
+            label_map.save(out / 'ade20k' / 'annotations' / split / f'{path.stem}.png')
+        path.write_bytes(cv2.imencode('.jpg', image[..., ::-1], JPEG_OPTIONS)[1])
+    return last - first
+
+
+def _write_lists(out: Path, counts: dict[str, int], labels: tuple[int, ...]) -> None:
+    meta = out / 'imagenet' / 'meta'
+    meta.mkdir()
+    (meta / 'classes.txt').write_text('\n'.join(SPECIES) + '\n')
+    lists = [(meta / f'{split}.txt', split, counts[split]) for split in IMAGENET_SPLITS]
+    for number in labels:
+        lists.append((meta / f'train_{number}.txt', 'train', number))
+        lists.append((out / f'ade20k/training_{number}.txt', 'training', number))
+    for path, split, number in lists:
+        if number <= counts[split]:
+            names = [_name(split, i) for i in range(number)]
+            if split in IMAGENET_SPLITS:
+                names = [f'{name} {i % len(SPECIES)}' for i, name in enumerate(names)]
+            path.write_text(''.join(f'{name}\n' for name in names))
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        'python tools/draw_shapes.py',
-        description='Draw the data set Shapes in ImageNet and ADE20K layout.',
+        'python tools/draw_shapes.py', description='Draw the data set Shapes.'
     )
-    parser.add_argument(
-        'out', type=Path, metavar='OUT', help='folder to write: imagenet/ and ade20k/ in it'
-    )
-    parser.add_argument('--train', type=int, required=True, help='images to train on (imagenet)')
-    parser.add_argument('--val', type=int, required=True, help='images to validate on (imagenet)')
+    parser.add_argument('out', type=Path, metavar='OUT', help='folder for imagenet/ and ade20k/')
+    parser.add_argument('--train', type=int, required=True, help='training images of imagenet/')
+    parser.add_argument('--val', type=int, required=True, help='validation images of imagenet/')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--size', type=int, default=64, help='pixels a side')
-    parser.add_argument(
-        '--segmentation-train',
-        type=int,
-        help='images to train on (ade20k); default: a tenth of --train',
-    )
-    parser.add_argument(
-        '--segmentation-val',
-        type=int,
-        help='images to validate on (ade20k); default: half of --val',
-    )
-    parser.add_argument(
-        '--labels',
-        type=int,
-        nargs='+',
-        default=[],
-        help='also lists of the first N training images',
-    )
-    parser.add_argument('--jobs', type=int, help='processes; default: one a core')
-    parser.add_argument(
-        '--wrapped', action='store_true', help='every second of the repeated things is a plain disc'
-    )
+    parser.add_argument('--size', type=int, default=64, help='side of the images in pixels')
+    parser.add_argument('--segmentation-train', type=int, help='default: a tenth of --train')
+    parser.add_argument('--segmentation-val', type=int, help='default: half of --val')
+    parser.add_argument('--labels', type=int, nargs='+', default=[], help='lists of N images')
+    parser.add_argument('--jobs', type=int, help='processes; default: one per core')
+    parser.add_argument('--wrapped', action='store_true', help='draw every second thing as a disc')
     try:
         write(**vars(parser.parse_args(arguments)))
     except ValueError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+        parser.error(str(error))
     return 0

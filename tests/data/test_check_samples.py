@@ -1,0 +1,354 @@
+"""Every odd or broken file, in every task, in training and testing: read correctly, or named."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import bad_files
+import numpy as np
+import pytest
+import torch
+from bad_files import IMAGES, MAPS
+from mmengine.registry import init_default_scope
+from mmpretrain.datasets import CustomDataset
+from small import load, nodes
+from trials import toy
+
+from beit_mm.data.check_samples import CheckSamples, check_samples, expect_channels
+from beit_mm.data.image_files import SUFFIXES, BadSample, apply_orientation, read_image
+from beit_mm.data.image_folders import list_readable
+from beit_mm.data.seeded_dataset import SeededDataset
+from beit_mm.registry import DATASETS
+
+TASKS = dict(
+    tokenizer='tokenizer/dvae_64xb8-coslr-3000k_in1k-256px',
+    pretrain='pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k',
+    classification='classification/vit-base-p16_8xb128-amp-coslr-100e_in1k',
+    segmentation='segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512',
+    several_scales='segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512_ms',
+)
+CASES = [(task, split) for task in TASKS for split in ('train', 'test')]
+CASES.remove(('several_scales', 'train'))
+LOAD = dict(type='LoadImageFromFile')
+
+
+@pytest.fixture(scope='module')
+def configs() -> dict:
+    return {task: load(name) for task, name in TASKS.items()}
+
+
+def dataset(cfg, split: str, root: Path, pipeline: list | None = None, **options) -> dict:
+    """Return the config's pipeline over the files in `root`: class folders, or image and map."""
+    init_default_scope(cfg.default_scope)
+    options.update(data_root=str(root), serialize_data=False)  # which would collect garbage
+    if pipeline is None:
+        nested = nodes(cfg[f'{split}_dataloader'].dataset)
+        pipeline = next(node for node in nested if 'pipeline' in node).pipeline
+    if cfg.default_scope == 'mmseg':
+        return dict(
+            type='BaseSegDataset',
+            data_prefix=dict(img_path='images', seg_map_path='maps'),
+            img_suffix='.jpg',
+            metainfo=dict(classes='abc', palette=[[0, 0, 0]] * 3),
+            reduce_zero_label=True,
+            pipeline=pipeline,
+            **options,
+        )
+    labels = cfg.default_scope == 'mmpretrain'
+    kind = 'mmpretrain.CustomDataset'
+    return dict(type=kind, with_label=labels, pipeline=pipeline, **options)
+
+
+def folders(root: Path, *names: str, scope: str = 'mmpretrain', **options) -> dict:
+    """Return a data set of class folders with these files."""
+    init_default_scope(scope)
+    for name in names:
+        bad_files.write(root / name, bad_files.jpeg())
+    options = dict(pipeline=[LOAD], serialize_data=False) | options
+    return dict(type='mmpretrain.CustomDataset', data_root=str(root), **options)
+
+
+def sample(cfg, split: str, root: Path) -> dict:
+    """Read a sample as a run does: training data in a SeededDataset, test data without."""
+    given = dataset(cfg, split, root)
+    if split == 'train':
+        return SeededDataset(given)[3, 0]
+    return check_samples(DATASETS.build(given))[0]
+
+
+@pytest.mark.parametrize('name', IMAGES)
+@pytest.mark.parametrize('task, split', CASES)
+def test_an_image_is_read_or_named(tmp_path, configs, task, split, name):
+    (make, message), cfg = IMAGES[name], configs[task]
+    is_mmseg = cfg.default_scope == 'mmseg'
+    path = bad_files.write(tmp_path / ('images' if is_mmseg else 'cat') / 'a.jpg', make())
+    if is_mmseg:
+        shown = (bad_files.HEIGHT, bad_files.WIDTH)
+        if message is None:
+            shown = read_image(str(path))[0].shape[:2]
+        bad_files.write(tmp_path / 'maps/a.png', bad_files.grey(bad_files.ids(shown)))
+    if name == 'broken link':  # with it alone the folder would be empty
+        bad_files.write(path.parent / 'b.jpg', bad_files.jpeg())
+    if is_mmseg and name in ('EXIF 2', 'EXIF 3', 'EXIF 4'):
+        message = r'does not tell'
+    if message is None:
+        inputs = sample(cfg, split, tmp_path)['inputs']
+        inputs = inputs.values() if isinstance(inputs, dict) else inputs
+        assert all(one.numel() and one.dtype in (torch.uint8, torch.bool) for one in inputs)
+        return
+    with pytest.raises(BadSample, match=rf'/a\.(jpg|png).*({message})'):
+        sample(cfg, split, tmp_path)
+
+
+@pytest.mark.parametrize('name', MAPS)
+@pytest.mark.parametrize('task, split', [case for case in CASES if 'se' in case[0][:2]])
+def test_a_label_map_is_read_or_named(tmp_path, configs, task, split, name):
+    make, message = MAPS[name]
+    bad_files.write(tmp_path / 'images/a.jpg', bad_files.jpeg())
+    bad_files.write(tmp_path / 'maps/a.png', make())
+    if message is None:
+        samples = sample(configs[task], split, tmp_path)['data_samples']
+        first = samples[0] if isinstance(samples, list) else samples
+        assert set(first.gt_sem_seg.data.unique().tolist()) <= {0, 1, 2, 255}
+        return
+    with pytest.raises(BadSample, match=rf'maps/a\.png.*{message}'):
+        sample(configs[task], split, tmp_path)
+
+
+@pytest.mark.parametrize('turned', [True, False])
+@pytest.mark.parametrize('orientation', [5, 6, 7, 8])
+def test_a_turned_photo_has_the_labels_of_the_same_pixels(tmp_path, configs, orientation, turned):
+    stored = np.repeat(bad_files.ids()[..., None] * 60 + 30, 3, axis=-1)
+    exif = bad_files.exif(orientation)
+    image = bad_files.encoded(bad_files.Image.fromarray(stored), exif=exif)
+    bad_files.write(tmp_path / 'images/a.jpg', image)
+    labels = bad_files.ids() + 1 - (bad_files.ids() == 3)
+    labels = apply_orientation(labels, orientation) if turned else labels
+    bad_files.write(tmp_path / 'maps/a.png', bad_files.grey(labels))
+    cfg = configs['segmentation']
+    steps = [step for step in cfg.test_dataloader.dataset.pipeline if 'Resize' not in step.type]
+    found = check_samples(DATASETS.build(dataset(cfg, 'test', tmp_path, steps)))[0]
+    seen = (found['inputs'][0].long() - 30) // 60
+    assert torch.equal(found['data_samples'].gt_sem_seg.data[0].long(), torch.clamp(seen, max=2))
+
+
+@pytest.mark.parametrize(
+    'label, classes, wrong', [(7, 5, True), (-1, 5, True), (-100, None, True), (4, 5, False)]
+)
+def test_a_label_without_a_class_is_named(tmp_path, label, classes, wrong):
+    (tmp_path / 'list.txt').write_text(f'a.jpg {label}\n')
+    metainfo = dict(classes=list('abcde')) if classes else None
+    found = SeededDataset(folders(tmp_path, 'a.jpg', ann_file='list.txt', metainfo=metainfo))
+    if not wrong:
+        assert found[0]['gt_label'] == label
+        return
+    last = '4' if classes else ''
+    with pytest.raises(BadSample, match=f'a.jpg has the label {label}, expected 0 … {last}'):
+        found[0]
+
+
+def test_files_with_other_channels_than_the_mean_are_named(tmp_path):
+    """mmpretrain and mmseg would repeat a single channel."""
+    given = folders(tmp_path, with_label=False, pipeline=[dict(LOAD, color_type='unchanged')])
+    bad_files.write(tmp_path / 'a.png', bad_files.grey(bad_files.ids()))
+    built = check_samples(DATASETS.build(given))
+    assert built[0]['img'].shape == (bad_files.HEIGHT, bad_files.WIDTH)
+    expect_channels(built, [0.0] * 4)
+    with pytest.raises(BadSample, match='a.png has 1 channels, expected 4 as in mean and std'):
+        built[0]
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [dict(imdecode_backend='pillow'), dict(color_type='grayscale'), dict(ignore_empty=True)],
+)
+def test_a_loader_with_settings_of_its_own_is_kept(settings, tmp_path):
+    built = DATASETS.build(folders(tmp_path, 'cat/a.jpg', pipeline=[LOAD | settings]))
+    before = built.pipeline.transforms[-1]
+    assert check_samples(built).pipeline.transforms[-1] is before
+
+
+def test_checking_twice_changes_nothing_and_wrappers_are_entered(tmp_path, configs):
+    bad_files.write(tmp_path / 'cat/a.jpg', bad_files.jpeg())
+    given = dataset(configs['classification'], 'test', tmp_path)
+    built = check_samples(DATASETS.build(given))
+    before = list(built.pipeline.transforms)
+    assert check_samples(built).pipeline.transforms == before
+    both = check_samples(DATASETS.build(dict(type='ConcatDataset', datasets=[given] * 2)))
+    for inner in both.datasets:
+        names = [type(step).__name__ for step in inner.pipeline.transforms]
+        assert names == ['CheckLabel', 'ReadImage', 'ResizeEdge', 'CenterCrop', 'PackInputs']
+    assert check_samples(range(3)) == range(3)
+
+
+# -- folders -------------------------------------------------------------------------------------------
+
+
+def test_a_class_folder_without_an_image_is_named(tmp_path):
+    bad_files.write(tmp_path / 'dog/readme.txt', b'-')
+    with pytest.raises(ValueError, match='dog is the folder of a class, but has no image'):
+        SeededDataset(folders(tmp_path, 'cat/a.jpg'))
+    assert len(SeededDataset(folders(tmp_path, 'dog/deep/b.jpg'))) == 2
+
+
+@pytest.mark.parametrize('task', ['classification', 'segmentation'])
+def test_a_broken_link_stops_only_if_it_is_an_image_and_not_skipped(
+    tmp_path, configs, task, capfd, monkeypatch
+):
+    images = tmp_path / ('images' if task == 'segmentation' else 'cat')
+    bad_files.write(images / 'a.jpg', bad_files.jpeg())
+    bad_files.write(tmp_path / 'maps/a.png', bad_files.grey(bad_files.ids()))
+    given = dataset(configs[task], 'train', tmp_path)
+    if task == 'classification':
+        given.update(data_prefix='cat', with_label=False, extensions=['.jpg'])
+    for name in ('notes.txt', '.cache', 'more'):
+        (images / name).symlink_to('/gone')
+    assert len(SeededDataset(given)) == 1
+    log = ''.join(capfd.readouterr())
+    assert f'{images}/more is a broken link to /gone' in log and 'notes' not in log
+    (images / 'b.jpg').symlink_to('/gone')
+    assert len(SeededDataset(given, on_bad_sample='skip')) == 1
+    message = 'b.jpg is a broken link to /gone'
+    assert message in ''.join(capfd.readouterr())
+    with pytest.raises(BadSample, match=message):
+        SeededDataset(given)
+    monkeypatch.setattr('beit_mm.data.check_samples.get_rank', lambda: 1)  # rank 0 walks
+    assert len(SeededDataset(given)) == 1
+
+
+@pytest.mark.parametrize('kind', ['ImageNet', 'mmpretrain.CustomDataset', CustomDataset])
+def test_data_sets_of_class_folders_list_all_readable_suffixes(kind):
+    assert list_readable(dict(type=kind, data_root='data'))['extensions'] == SUFFIXES
+    assert 'extensions' not in list_readable(dict(type=kind, ann_file='list.txt'))
+
+
+def test_files_of_all_readable_suffixes_are_listed_and_others_are_logged(tmp_path, capfd):
+    picture = bad_files.Image.fromarray(bad_files.pixels())
+    for name in ('a.webp', 'b.TIFF', 'c.JPG', 'd.png', 'e.gif', 'f.GIF', 'g.jp2'):
+        picture.save(tmp_path / name)
+    (tmp_path / 'notes.txt').touch()
+    given = folders(tmp_path, with_label=False)
+    found = SeededDataset(given)
+    names = [Path(found.path_of(i)).name for i in range(len(found))]
+    assert sorted(names) == ['a.webp', 'b.TIFF', 'c.JPG', 'd.png']
+    assert 'not listed: 1 .GIF, 1 .gif, 1 .jp2. Convert' in ''.join(capfd.readouterr())
+    assert len(SeededDataset(dict(given, extensions=['.gif']))) == 2
+
+
+# -- raise or skip -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Return a function that builds a data set of 200 images, of which 17 and 120 are empty."""
+    for i in range(200):
+        content = b'' if i in (17, 120) else bad_files.jpeg(size=(8, 8))
+        bad_files.write(tmp_path / f'cat/{i:03}.jpg', content)
+
+    def build(**options) -> SeededDataset:
+        return SeededDataset(folders(tmp_path, pipeline=[LOAD, dict(type='PackInputs')]), **options)
+
+    return build
+
+
+def numbers(samples) -> list[int]:
+    return [int(Path(one['data_samples'].img_path).stem) for one in samples]
+
+
+def read(dataset: SeededDataset, keys: list, workers: int) -> list[int]:
+    options = dict(batch_size=10, num_workers=workers, collate_fn=list)
+    loader = torch.utils.data.DataLoader(dataset, sampler=keys, **options)
+    return numbers(one for batch in loader for one in batch)
+
+
+def test_skip_replaces_by_seed_epoch_and_index_alone(mixed):
+    keys, bad = [(epoch, i) for epoch in range(3) for i in range(200)], (17, 120)
+    found = read(mixed(on_bad_sample='skip'), keys, 0)
+    assert found == read(mixed(on_bad_sample='skip'), keys, 2)
+    again = mixed(on_bad_sample='skip')
+    assert numbers(again[key] for key in [(2, 120), (0, 17)]) == [found[520], found[17]]
+    assert all(number == i for number, (_, i) in zip(found, keys, strict=True) if i not in bad)
+    replaced = {found[200 * epoch + i] for epoch in range(3) for i in bad}
+    assert len(replaced) > 3 and not replaced & set(bad)
+    other = mixed(on_bad_sample='skip', seed=1)
+    assert numbers(other[epoch, 17] for epoch in range(3)) != found[17:600:200]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_skip_logs_each_file_once_and_stops_beyond_the_share(mixed, workers, capfd):
+    keys = [(epoch, i) for epoch in range(3) for i in range(200)]
+    read(mixed(on_bad_sample='skip', max_bad_share=0.01), keys, workers)
+    log = ''.join(capfd.readouterr())
+    for number in (17, 120):
+        assert log.count('skipped: ') == 2 and log.count(f'{number:03}.jpg is empty') == 1
+    message = '2 of 200 samples are bad, more than max_bad_share=0.009.*120.jpg is empty'
+    with pytest.raises(ValueError, match=message):
+        read(mixed(on_bad_sample='skip', max_bad_share=0.009), keys, workers)
+
+
+def _of_a_rank(mixed, numbers: list[int]) -> None:
+    torch.distributed.init_process_group('gloo')
+    rank, dataset = torch.distributed.get_rank(), mixed(on_bad_sample='skip', max_bad_share=0.006)
+    dataset[0, numbers[rank]]
+    with pytest.raises(ValueError, match='2 of 200 samples are bad, more than max_bad_share=0.006'):
+        dataset.share_bad()
+    torch.distributed.destroy_process_group()
+
+
+def test_bad_samples_of_all_ranks_count_together(mixed, tmp_path):
+    options = dict(log=tmp_path / 'log', ranks=2, port=toy.free_port())
+    ranks = [toy.start(_of_a_rank, mixed, [17, 120], rank=rank, **options) for rank in range(2)]
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0], (tmp_path / 'log').read_text()
+
+
+def test_raise_is_the_default_also_through_workers(mixed):
+    for workers in (0, 1):
+        with pytest.raises(BadSample, match='017.jpg is empty'):
+            read(mixed(), [(0, i) for i in range(15, 19)], workers)
+
+
+def test_other_errors_are_not_skipped(tmp_path):
+    steps = [LOAD, dict(type='CenterCrop', crop_size='wide')]
+    with pytest.raises((TypeError, AssertionError)):
+        SeededDataset(folders(tmp_path, 'cat/a.jpg', pipeline=steps), on_bad_sample='skip')[0]
+
+
+# -- in a run ------------------------------------------------------------------------------------------
+
+
+def test_a_run_names_the_bad_file_of_its_test_set(tmp_path, configs, unformatted):
+    from beit_mm.engine import launch
+
+    bad_files.write(tmp_path / 'data/cat/a.jpg', bad_files.jpeg()[:-200])
+    cfg = configs['classification'].copy()
+    given = dataset(cfg, 'test', tmp_path / 'data')
+    cfg.test_dataloader = dict(batch_size=1, sampler=dict(type='DefaultSampler'), dataset=given)
+    cfg.work_dir, cfg.load_from, cfg.custom_hooks = str(tmp_path / 'work'), None, []
+    backbone = dict(type='mmpretrain.LeNet5', num_classes=-1)
+    head = dict(type='LinearClsHead', num_classes=1000, in_channels=120)
+    cfg.model = dict(type='ImageClassifier', backbone=backbone, head=head)
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader', 'val_cfg',
+                'val_evaluator', 'param_scheduler', 'auto_scale_lr'):  # fmt: skip
+        cfg[key] = None
+    with pytest.raises(BadSample, match='data/cat/a.jpg cannot be decoded'):
+        launch.build_runner(cfg).test()
+
+
+@pytest.mark.parametrize('learned, tested, error, warning', [
+    (['cat', 'dog'], ('cat', 'dog'), None, None),
+    (['cat', 'dog'], ('Dog', 'cat'), "'cat' is number 0 in the checkpoint and 1 in test", None),
+    (['cat', 'dog'], ('cat', 'cow'), None, "only in the checkpoint: 'dog', only in test"),
+    (None, ('cat', 'dog'), None, None),
+])  # fmt: skip
+def test_a_checkpoint_is_tested_on_classes_in_its_order(learned, tested, error, warning):
+    said, data = [], SimpleNamespace(metainfo=dict(classes=tested))
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
+    runner = SimpleNamespace(_test_loop=loop, logger=SimpleNamespace(warning=said.append))
+    checkpoint = dict(meta=dict(dataset_meta=dict(classes=learned)) if learned else {})
+    if error:
+        with pytest.raises(ValueError, match=error):
+            CheckSamples().after_load_checkpoint(runner, checkpoint)
+    else:
+        CheckSamples().after_load_checkpoint(runner, checkpoint)
+    assert len(said) == bool(warning) and all(warning in words for words in said)
