@@ -281,7 +281,7 @@ MISTAKES = {
     # data
     'empty folder of images': (
         partial(make_dataset, type='mmpretrain.CustomDataset', with_label=False), ValueError,
-        r"no sample was found in \{'data_root': '.*'\}: check the paths, and that images are there"),
+        r"no images were found in \{'data_root': '.*'\}: check these paths"),
     'folder that is not there': (
         lambda _: SeededDataset(dict(type='mmpretrain.CustomDataset', data_root='data/gone', with_label=False)),
         FileNotFoundError, r'data/gone'),

@@ -60,16 +60,17 @@ def read_numbering(
         for number, line in enumerate(map(str.strip, lines), 1):
             path, _, label = line.rpartition(' ')
             if path and label.isdecimal():
-                pairs.add((Path(path).parent.parts, int(label)))
+                pairs.add((os.path.dirname(path), int(label)))
             elif line:
                 expected = 'expected a path, a space and a class number'
                 found.fault = f'{list_file}, line {number} is {line!r}, {expected}'
                 return found
     found.labels = {label for _, label in pairs}
-    shared = len(os.path.commonprefix([parts for parts, _ in pairs]))
-    pairs = {(''.join(parts[shared : shared + 1]), label) for parts, label in pairs}
+    common = os.path.commonpath([folder for folder, _ in pairs]) if pairs else ''
+    pairs = {(os.path.relpath(folder or '.', common or '.'), label) for folder, label in pairs}
+    pairs = {(relative.split(os.sep)[0], label) for relative, label in pairs}
     folders = dict(sorted(pairs))
-    if '' not in folders and len(pairs) == len(folders) == len(found.labels):
+    if '.' not in folders and len(pairs) == len(folders) == len(found.labels):
         found.folders = folders
     return found
 

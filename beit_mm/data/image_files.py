@@ -132,7 +132,7 @@ def apply_orientation(array: np.ndarray, orientation: int) -> np.ndarray:
         array = array[:, ::-1]
     if orientation in (3, 4, 7, 8):
         array = array[::-1]
-    return np.ascontiguousarray(array)
+    return np.require(array, requirements=['C', 'W'])  # Pillow's arrays are read-only
 
 
 def expand_palette(image: Image.Image) -> Image.Image:

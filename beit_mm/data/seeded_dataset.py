@@ -20,7 +20,7 @@ from .image_files import MAX_PIXELS, BadSample
 from .image_folders import list_readable
 from .loaders import leaves
 from .seeded import seed_all, seeded
-from .token_cache import TokenCache
+from .token_cache import TokenCache, probe_keys
 from .two_views import TwoViews
 
 MASK_KEY = 2  # fourth number of the key of a mask whose crop was made in an earlier epoch
@@ -142,7 +142,7 @@ class SeededDataset(Dataset):
         cache.check(self.about)
         cache.check_names(len(self), self.path_of)
         cache.check_finished()
-        cache.check_probe(self.token_views(cache.probe_keys()))
+        cache.check_probe(self.token_views(probe_keys(*cache.shape[:2])))
         self.keep_views('patch_view')
         self.num_crops, self.tokens = cache.num_crops, cache
 
@@ -221,7 +221,8 @@ def _build(config: dict) -> Dataset:
     except (RuntimeError, ValueError) as error:  # as mmpretrain and mmengine say that it is empty
         if not any(text in str(error) for text in ('Found 0 files', 'need at least one array')):
             raise
-    place = {key: config.get(key) for key in ('data_root', 'data_prefix', 'ann_file')}
+    keys = ('data_root', 'data_prefix', 'ann_file')
+    place = {key: config[key] for key in keys if config.get(key)}
     raise ValueError(f'no images were found in {place}: check these paths')
 
 

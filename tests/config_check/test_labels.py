@@ -50,19 +50,19 @@ CLASSES = {
         lambda root: folders(root, train='cat dog', val='cat dog .hidden'), dict(train={}, val={}), None, None),
     'another case': (
         lambda root: folders(root, train='cat dog', val='cat Dog'), dict(train={}, val={}),
-        f"the classes differ: {TRAIN} has 'dog', {VAL} has 'Dog'. Give all splits the same classes in the same order", True),
+        f"the classes differ: only in {TRAIN}: 'dog', only in {VAL}: 'Dog'. Give all splits the same classes", True),
     'one folder more': (
         lambda root: folders(root, train='cat dog', val='cat'), dict(train={}, val={}),
-        f"the classes differ: {TRAIN} has 'dog', {VAL} does not", True),
+        f"the classes differ: only in {TRAIN}: 'dog'", True),
     'test set': (
         lambda root: folders(root, train='cat dog', val='cat dog', test='bird cat dog'), dict(train={}, val={}, test={}),
-        f"the classes differ: test_dataloader.dataset has 'bird', {TRAIN} does not", True),
+        "the classes differ: only in test_dataloader.dataset: 'bird'", True),
     'ImageNet by folders': (
         lambda root: folders(root, train='cat dog', val='cat Dog'), dict(train=dict(type='ImageNet'), val=dict(type='ImageNet')),
-        f"{TRAIN} has 'dog', {VAL} has 'Dog'", True),
+        f"only in {TRAIN}: 'dog', only in {VAL}: 'Dog'", True),
     'other names': (
         lambda root: None, dict(train=dict(classes=['cat', 'dog']), val=dict(metainfo=dict(classes=['cat', 'cow']))),
-        f"{TRAIN} has 'dog', {VAL} has 'cow'", True),
+        f"only in {TRAIN}: 'dog', only in {VAL}: 'cow'", True),
     'names in another order': (
         lambda root: None, dict(train=dict(classes=['cat', 'dog']), val=dict(classes=['dog', 'cat'])),
         f"'cat' is number 0 in {TRAIN} and 1 in {VAL}", True),
@@ -88,19 +88,19 @@ CLASSES = {
         LISTS, None, None),
     'label out of range': (
         lambda root: lists(root, train='1.jpg 0\n2.jpg 7\n', val='3.jpg 0\n'), LISTS,
-        'train.txt has the labels 7, but the classes are numbered 0 … 1', True),
+        'train.txt has the labels 7, expected 0 … 1', True),
     'labels from 1': (
         lambda root: lists(root, train='1.jpg 1\n2.jpg 2\n', val='3.jpg 1\n'), LISTS,
-        'train.txt has the labels 2, but the classes are numbered 0 … 1. Subtract 1 from all labels', True),
+        'train.txt has the labels 2, expected 0 … 1. The first class is 0', True),
     'no label': (
         lambda root: lists(root, train='1.jpg 0\n2.jpg\n', val='3.jpg 0\n'), LISTS,
-        "train.txt, line 2: '2.jpg', expected a path, a space and a class number", True),
+        "train.txt, line 2 is '2.jpg', expected a path, a space and a class number", True),
     'label without a training image': (
         lambda root: lists(root, train='1.jpg 0\n', val='3.jpg 0\n4.jpg 1\n'), LISTS,
         'val.txt has the labels 1, which no image of', False),
     'names in another order than the folders': (
         lambda root: folders(root, train='cat dog'), dict(train=dict(classes=['dog', 'cat'])),
-        f"{TRAIN}: the folder 'cat' has the label 0, but classes[0] is another. Sort `classes` by label", False),
+        f"'dog' is number 0 in classes of {TRAIN} and 1 in its folders. Sort `classes` by label", False),
     'a data set that cannot be built': (
         lambda root: None, dict(train=dict(no_such_key=1)),
         'its labels were not checked, because the data set cannot be built. TypeError: ', False),
@@ -162,7 +162,7 @@ SCENES = {
     'one class': ([[0, 255]], GOOD, {}, f"{TRAIN}: 'ground' is the only class in 1 label map", True),
     '0 is no class': (GOOD, GOOD, dict(train=TRUE, val=TRUE), "'ground' is the only class in 2 label maps", True),
     'ignored': ([[0, 1] + [255] * 98], GOOD, {}, f'{TRAIN}: 98.0% of the pixels', False),
-    'a validation map': (GOOD, [[0, 1], [0, 7]], {}, f'{VAL}: the value 7 in 1 of 2 label maps, e.g. ', True),
+    'a validation map': (GOOD, [[0, 1], [0, 7]], {}, f'{VAL}: values 7 in 1 of 2 label maps, e.g. ', True),
     'loading otherwise': (
         GOOD, GOOD, dict(load=True),
         f'{TRAIN}: reduce_zero_label is False in the data set and True in LoadAnnotations. Make them equal', True),
@@ -229,7 +229,7 @@ def test_a_bad_training_map_is_no_error_where_bad_samples_are_skipped(tmp_path):
         type='SeededDataset', on_bad_sample='skip', dataset=cfg['train_dataloader']['dataset']
     )
     (found,) = check_labels(cfg)
-    assert not found.stops and 'the value 9' in found.effect
+    assert not found.stops and 'values 9' in found.effect
 
 
 def test_a_validation_set_that_takes_long_is_read_in_part_and_the_remark_says_so(

@@ -1,4 +1,4 @@
-"""A token cache holds, to the bit, what the tokenizer would say; whatever happens while it is made; or it is refused."""
+"""A token cache has the tokens that the tokenizer would compute, to the bit, or is refused."""
 
 import json
 import multiprocessing
@@ -26,21 +26,20 @@ from beit_mm.models import TokenTarget
 from beit_mm.registry import DATASETS, MODELS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
-IMAGES, CROPS, TOTAL, BROKEN_AT = 12, 2, 24, 15  # four epochs of six batches of two
+IMAGES, CROPS, TOTAL, INTERRUPTED = 12, 2, 24, 15  # four epochs of six batches of two
+FILES = ('ids', 'done', 'names', 'probe.npy')
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
-    """Shapes, and a tokenizer whose ids of them differ."""
-    out = tmp_path_factory.mktemp('cache') / 'shapes'
-    shapes.write(
-        out, train=IMAGES, val=4, segmentation_train=2, segmentation_val=2, labels=(IMAGES,), jobs=1
-    )
+    """Return drawn images; `config` adds a tokenizer whose ids of them differ."""
+    out, few = tmp_path_factory.mktemp('cache') / 'shapes', (IMAGES,)
+    shapes.write(out, IMAGES, 4, segmentation_train=2, segmentation_val=2, labels=few, jobs=1)
     return out
 
 
 def config(data: Path, folder: Path, **dataset: object) -> Config:
-    """The quickstart's pre-training, small, with drop path; `dataset`: arguments of its SeededDataset."""
+    """Return the quickstart's pre-training, small; `dataset` are arguments of its SeededDataset."""
     torch.manual_seed(0)
     cfg = shrink(load('quickstart/pretrain'), data, folder)
     tokenizer, target = data / 'tokenizer.pth', cfg.model.target
@@ -51,35 +50,32 @@ def config(data: Path, folder: Path, **dataset: object) -> Config:
     target.checkpoint = str(tokenizer)
     backbone(cfg).drop_path_rate = 0.5
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        next(node for node in nodes(loader.dataset) if 'pipeline' in node).indices = IMAGES
+        inner(loader).indices = IMAGES
     cfg.train_dataloader.dataset.update(dataset)
     cfg.train_cfg.update(max_iters=TOTAL, val_interval=TOTAL)
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
-    cfg.default_hooks.checkpoint.interval = BROKEN_AT
+    cfg.default_hooks.checkpoint.interval = INTERRUPTED
     return cfg
+
+
+def inner(loader: dict) -> dict:
+    return next(node for node in nodes(loader.dataset) if 'pipeline' in node)
 
 
 @pytest.fixture(scope='module')
 def cache(data, tmp_path_factory) -> Path:
-    """Made by the tool, in blocks of five images; tests must not change it."""
-    return make(data, tmp_path_factory.mktemp('tokens') / 'tokens')
+    """Return a cache in blocks of five images, which tests must not change."""
+    return make(
+        config(data, tmp_path_factory.mktemp('work')), tmp_path_factory.mktemp('c') / 'tokens'
+    )
 
 
-def make(data: Path, path: Path, num_crops: int = CROPS, split: str = 'train') -> Path:
-    cfg = config(data, path.parent / f'config_{path.name}')
+def make(cfg: Config, path: Path, num_crops: int = CROPS, split: str = 'train') -> Path:
     cfg.dump(path.parent / 'config.py')
     with pytest.MonkeyPatch.context() as patch:
         small_blocks(patch)
-        words = [
-            str(path.parent / 'config.py'),
-            '--out',
-            str(path),
-            '--crops',
-            str(num_crops),
-            '--jobs',
-            '0',
-        ]
-        cache_tokens.main([*words, '--split', split])
+        words = [path.parent / 'config.py', '--out', path, '--crops', num_crops, '--jobs', 0]
+        cache_tokens.main([*map(str, words), '--split', split])
     return path
 
 
@@ -105,61 +101,47 @@ def online(cfg: Config, inputs: dict) -> torch.Tensor:
 
 
 def trained(cfg: Config) -> tuple[dict, dict]:
-    """What each iteration logged, and the weights at the end."""
+    """Return what each iteration logged, and the weights at the end."""
     build_runner(cfg).train()
-    folder = Path(cfg.work_dir)
-    lines = [
-        json.loads(line)
-        for path in folder.rglob('scalars.json')
-        for line in path.read_text().splitlines()
-    ]
+    texts = [path.read_text() for path in Path(cfg.work_dir).rglob('scalars.json')]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
     logged = {
         line['step']: (line['loss'], line['masked_accuracy']) for line in lines if 'loss' in line
     }
-    return logged, read_file(folder / f'iter_{TOTAL}.pth')['state_dict']
+    return logged, read_file(Path(cfg.work_dir, f'iter_{TOTAL}.pth'))['state_dict']
 
 
 def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(value, other[key]) for key, value in one.items()
-    )
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-# -- cached is online ----------------------------------------------------------------------------------------------------
+# -- cached equals online ----------------------------------------------------------------------------
 
 
-def test_cached_ids_are_those_of_the_very_crop_of_each_view_and_image(data, cache, tmp_path):
+def test_cached_ids_are_those_of_each_crop_and_image(data, cache, tmp_path):
     cached = dataset(config(data, tmp_path / 'a', token_cache=str(cache)))
     plain = dataset(cfg := config(data, tmp_path / 'b', num_crops=CROPS))
     seen = []
     for epoch in range(2 * CROPS):
         for index in range(IMAGES):
             inputs, expected = cached[epoch, index]['inputs'], plain[epoch, index]['inputs']
-            assert (
-                inputs.keys() == {'patch_view', 'token_ids', 'mask'}
-                and inputs['token_ids'].dtype == torch.int64
-            )
+            assert inputs.keys() == {'patch_view', 'token_ids', 'mask'}
+            assert inputs['token_ids'].dtype == torch.int64
             assert torch.equal(inputs['patch_view'], expected['patch_view'])
             assert torch.equal(inputs['mask'], expected['mask'])
             assert torch.equal(inputs['token_ids'], online(cfg, expected))
             seen.append(inputs['token_ids'])
-    assert (
-        len(torch.stack(seen).unique()) > 8
-    )  # a tokenizer that always says the same would prove nothing
+    assert len(torch.stack(seen).unique()) > 8  # equal ids would prove nothing
     assert len(torch.stack(seen).flatten(1).unique(dim=0)) == CROPS * IMAGES
 
 
-def test_a_view_comes_again_with_another_mask_and_up_to_then_nothing_is_different(data, tmp_path):
-    repeated, plain = (
-        dataset(config(data, tmp_path / 'a', num_crops=CROPS)),
-        dataset(config(data, tmp_path / 'b')),
-    )
+def test_a_repeated_crop_has_another_mask_and_the_first_epochs_are_unchanged(data, tmp_path):
+    repeated = dataset(config(data, tmp_path / 'a', num_crops=CROPS))
+    plain = dataset(config(data, tmp_path / 'b'))
     masks = set()
     for epoch in range(4 * CROPS):
-        inputs, first, always = (
-            one['inputs']
-            for one in (repeated[epoch, 3], repeated[epoch % CROPS, 3], plain[epoch, 3])
-        )
+        samples = repeated[epoch, 3], repeated[epoch % CROPS, 3], plain[epoch, 3]
+        inputs, first, always = (sample['inputs'] for sample in samples)
         masks.add(inputs['mask'].numpy().tobytes())
         for view in ('patch_view', 'token_view'):
             assert torch.equal(inputs[view], first[view])
@@ -168,66 +150,56 @@ def test_a_view_comes_again_with_another_mask_and_up_to_then_nothing_is_differen
     assert len(masks) == 4 * CROPS
 
 
-def test_a_run_with_the_cache_is_the_run_with_the_tokenizer(data, cache, tmp_path):
-    """And it needs no weights of the tokenizer, though it tells whose tokens it has learned."""
-    cfg = config(data, tmp_path / 'cached', token_cache=str(cache))
+@pytest.mark.parametrize('num_crops', [CROPS, TOTAL * 2 // IMAGES])
+def test_a_run_with_the_cache_is_the_run_with_the_tokenizer(num_crops, data, tmp_path):
+    """It needs no weights of the tokenizer, and as many crops as epochs need no `num_crops`."""
+    made = make(config(data, tmp_path / 'work'), tmp_path / 'tokens', num_crops)
+    cfg = config(data, tmp_path / 'cached', token_cache=str(made))
     cfg.model.target.checkpoint = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
     logged, weights = trained(cfg)
-    plain_logged, plain_weights = trained(config(data, tmp_path / 'online', num_crops=CROPS))
+    plain = config(data, tmp_path / 'online', **dict(num_crops=CROPS) if num_crops == CROPS else {})
+    plain_logged, plain_weights = trained(plain)
     assert len(logged) == TOTAL and logged == plain_logged and same(weights, plain_weights)
-    assert (
-        weights['target_fingerprint']
-        == MODELS.build(config(data, tmp_path / 'c').model.target).fingerprint()
-    )
+    assert weights['target_fingerprint'] == MODELS.build(plain.model.target).fingerprint()
 
 
-def test_with_as_many_views_as_epochs_it_is_the_run_that_knows_no_views(data, tmp_path):
-    whole = make(data, tmp_path / 'all', num_crops=TOTAL * 2 // IMAGES)
-    logged, weights = trained(config(data, tmp_path / 'cached', token_cache=str(whole)))
-    plain_logged, plain_weights = trained(config(data, tmp_path / 'online'))
-    assert logged == plain_logged and same(weights, plain_weights)
-
-
-def test_a_resumed_run_with_a_cache_is_as_if_it_had_gone_through(data, cache, tmp_path):
-    cfg = config(data, tmp_path / 'whole', token_cache=str(cache))
-    cfg.optim_wrapper.accumulative_counts = 4
-    logged, weights = trained(cfg)
-    cfg = config(data, tmp_path / 'again', token_cache=str(cache))
-    cfg.optim_wrapper.accumulative_counts = 4
-    cfg.resume, cfg.load_from = True, str(tmp_path / f'whole/iter_{BROKEN_AT}.pth')
-    torch.manual_seed(999), np.random.seed(999)
-    again, again_weights = trained(cfg)
-    assert again == {step: values for step, values in logged.items() if step > BROKEN_AT}
-    assert same(weights, again_weights)
+def test_a_run_with_a_cache_resumes_exactly(data, cache, tmp_path):
+    runs = []
+    for name in ('whole', 'resumed'):
+        cfg = config(data, tmp_path / name, token_cache=str(cache))
+        cfg.optim_wrapper.accumulative_counts = 4
+        if name == 'resumed':
+            cfg.resume, cfg.load_from = True, str(tmp_path / f'whole/iter_{INTERRUPTED}.pth')
+        torch.manual_seed(len(runs)), np.random.seed(len(runs))
+        runs.append(trained(cfg))
+    (logged, weights), (resumed, resumed_weights) = runs
+    assert resumed == {step: values for step, values in logged.items() if step > INTERRUPTED}
+    assert same(weights, resumed_weights)
 
 
 def test_validation_reads_a_cache_of_its_own(data, tmp_path):
-    cache = make(data, tmp_path / 'val', num_crops=1, split='val')
     cfg = config(data, tmp_path / 'run')
+    made = make(cfg.copy(), tmp_path / 'tokens', 1, 'val')
     plain = dataset(cfg, 'val')
-    cfg.val_dataloader.dataset.token_cache = str(cache)
-    for index, sample in enumerate(dataset(cfg, 'val')):
-        assert torch.equal(sample['inputs']['token_ids'], online(cfg, plain[index]['inputs']))
-        if index == 3:
-            break
+    cfg.val_dataloader.dataset.token_cache = str(made)
+    cached = dataset(cfg, 'val')
+    for index in range(4):
+        ids = cached[index]['inputs']['token_ids']
+        assert torch.equal(ids, online(cfg, plain[index]['inputs']))
     trained(cfg)
 
 
-def test_where_a_bad_sample_is_skipped_the_ids_are_those_of_its_replacement(data, tmp_path):
-    skip = dict(on_bad_sample='skip', max_bad_share=0.5)
-    cfg = config(data, tmp_path / 'work', **skip)
-    root = cfg.train_dataloader.dataset.dataset.data_root = str(
-        shutil.copytree(data / 'imagenet', tmp_path / 'imagenet')
-    )
-    bad = [line.split()[0] for line in Path(root, 'meta/train.txt').read_text().splitlines()][4]
-    Path(root, 'train', bad).write_text('no image')
-    cfg.dump(tmp_path / 'config.py')
-    words = ['--out', str(tmp_path / 'tokens'), '--crops', str(CROPS), '--jobs', '0']
-    cache_tokens.main([str(tmp_path / 'config.py'), *words])
+def test_a_skipped_sample_has_the_ids_of_its_replacement(data, tmp_path):
+    cfg = config(data, tmp_path / 'work', on_bad_sample='skip', max_bad_share=0.5)
+    root = Path(shutil.copytree(data / 'imagenet', tmp_path / 'imagenet'))
+    inner(cfg.train_dataloader).data_root = str(root)
+    bad = (root / 'meta/train.txt').read_text().splitlines()[4].split()[0]
+    (root / 'train' / bad).write_text('no image')
+    made = make(cfg.copy(), tmp_path / 'tokens')
     plain = dataset(cfg)
-    cfg.train_dataloader.dataset.token_cache = str(tmp_path / 'tokens')
+    cfg.train_dataloader.dataset.token_cache = str(made)
     cached = dataset(cfg)
     plain.num_crops = CROPS
     for key in [(0, 4), (1, 4), (1, 3)]:
@@ -236,27 +208,16 @@ def test_where_a_bad_sample_is_skipped_the_ids_are_those_of_its_replacement(data
         assert torch.equal(sample['inputs']['token_ids'], online(cfg, expected['inputs']))
 
 
-# -- made whatever happens -----------------------------------------------------------------------------------------------
-
-
-def whole(cache: Path) -> dict[str, bytes]:
-    return {name: (cache / name).read_bytes() for name in ('ids', 'done', 'names', 'probe.npy')}
+# -- writing -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.long
-def test_killed_at_any_write_what_is_marked_is_right_and_the_same_command_goes_on(
-    data, cache, tmp_path
-):
-    """At each call of pwrite and fsync, before and behind it, until a run comes to its end."""
-    path, expected = (
-        tmp_path / 'killed',
-        np.fromfile(cache / 'ids', '<u2').reshape(CROPS, IMAGES, -1),
-    )
-    codes, calls = [], 0
-    while not codes or codes[-1]:
-        child = multiprocessing.get_context('fork').Process(
-            target=dies, args=(data, path, calls % 5)
-        )
+def test_a_kill_at_any_write_leaves_right_ids_and_the_same_command_continues(data, cache, tmp_path):
+    path, calls, codes = tmp_path / 'killed', 0, [1]
+    expected = np.fromfile(cache / 'ids', '<u2').reshape(CROPS, IMAGES, -1)
+    while codes[-1]:
+        target, arguments = dies, (config(data, tmp_path / 'work'), path, calls % 5)
+        child = multiprocessing.get_context('fork').Process(target=target, args=arguments)
         child.start(), child.join()
         codes.append(child.exitcode)
         calls += 1
@@ -266,211 +227,160 @@ def test_killed_at_any_write_what_is_marked_is_right_and_the_same_command_goes_o
             ids = np.fromfile(path / 'ids', '<u2').reshape(expected.shape)
             assert (ids[marked] == expected[marked]).all()
             if codes[-1]:
-                with pytest.raises(
-                    ValueError,
-                    match=r'is not finished: \d of 6 blocks are missing. The command that',
-                ):
+                with pytest.raises(ValueError, match=r'not finished: \d of 6 blocks are missing'):
                     TokenCache(path).check_finished()
         assert calls < 60
     assert codes.count(-signal.SIGKILL) >= 6
-    assert whole(path) == whole(cache)
+    assert all((path / name).read_bytes() == (cache / name).read_bytes() for name in FILES)
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith('.')] == []
 
 
-def dies(data: Path, path: Path, at: int) -> None:
-    """Makes the cache until the call number `at` of those that write."""
-    left = [at]
+def dies(cfg: Config, path: Path, at: int) -> None:
+    """Write the cache until the `at`-th flush to the disk, before or after it."""
+    left, fsync = [at], os.fsync
 
-    def deadly(call):
-        def wrapped(*args):
-            left[0] -= 1
-            if left[0] == -1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*args)
+    def deadly(*args):
+        left[0] -= 1
+        if left[0] == -1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(*args)
+        if left[0] == 0 and at % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        return wrapped
-
-    for name in ('pwrite', 'fsync'):
-        setattr(os, name, deadly(getattr(os, name)))
+    os.fsync = deadly
     torch.set_num_threads(1)
-    make(data, path)
+    make(cfg, path)
 
 
-def test_who_comes_second_goes_on_with_the_cache_of_the_first(cache, tmp_path):
+def test_a_second_creator_opens_the_cache_of_the_first(cache, tmp_path):
     about = json.loads((cache / 'about.json').read_text())
-    shape, paths = about.pop('shape'), [f'{i}.png' for i in range(IMAGES)]
-    first = TokenCache.create(
-        tmp_path / 'new', shape, about, paths, np.zeros((4, 3, 8, 8), np.uint8)
-    )
-    first.write(1, 2, np.full((2, *first.grid), 7))
-    second = TokenCache.create(
-        tmp_path / 'new', shape, about, paths[::-1], np.ones((4, 3, 8, 8), np.uint8)
-    )
-    assert (
-        len(second.todo()) == 5
-        and second.read(1, 11, '11.png').tolist() == np.full(first.grid, 7).tolist()
-    )
+    shape, path = about.pop('shape'), tmp_path / 'new'
+    first = TokenCache.create(path, shape, about, '{}.png'.format, np.zeros((4, 3, 8, 8), np.uint8))
+    for code in (0, 8191, 65535):
+        first.write(1, 2, np.full((2, *first.grid), code))
+    second = TokenCache.create(path, shape, about, '{}.jpg'.format, np.ones((4, 3, 8, 8), np.uint8))
+    assert len(second.list_missing()) == 5
+    assert (second.read(1, 11, '11.png') == 65535).all()
     assert [each.name for each in tmp_path.iterdir()] == ['new']
 
 
-@pytest.mark.parametrize('code', [0, 1, 8191, 65535])
-def test_ids_of_16_bits_are_kept(code, cache, tmp_path):
-    path = Path(shutil.copytree(cache, tmp_path / 'copy'))
-    own = TokenCache(path)
-    before = own.todo()
-    own.write(1, 2, np.full((2, *own.grid), code))
-    assert (
-        np.fromfile(path / 'ids', '<u2').reshape(CROPS, IMAGES, -1)[1, 10:].tolist()
-        == [[code] * 64] * 2
-    )
-    assert len(before) == len(own.todo()) == 0
+def test_ids_are_mapped_and_not_pickled(cache):
+    opened = TokenCache(cache)
+    assert isinstance(opened._ids, np.memmap) and not opened._ids.flags.writeable
+    assert '_ids' not in vars(pickle.loads(pickle.dumps(opened)))
 
 
-def test_workers_do_not_copy_the_ids(data, cache, tmp_path):
-    cached = dataset(config(data, tmp_path, token_cache=str(cache)))
-    cached[0, 0]
-    assert cached.tokens._maps and not pickle.loads(pickle.dumps(cached.tokens))._maps
-    assert all(
-        isinstance(each, np.memmap) and not each.flags.writeable
-        for each in cached.tokens._maps.values()
-    )
+# -- refusals ----------------------------------------------------------------------------------------
 
 
-# -- refused -------------------------------------------------------------------------------------------------------------
+def _another_step(cfg):
+    inner(cfg.train_dataloader).pipeline[1].prob = 0.4
 
 
-def test_another_seed_is_refused(data, cache, tmp_path):
-    with pytest.raises(
-        ValueError,
-        match=r'something else\. seed: the cache has 0, the run 3\. Set this back, or make',
-    ):
-        dataset(config(data, tmp_path, token_cache=str(cache), seed=3))
+def _one_step_less(cfg):
+    inner(cfg.train_dataloader).pipeline.pop(1)
 
 
-def test_another_pipeline_is_refused_and_the_step_is_named(data, cache, tmp_path):
+def _fewer_images(cfg):
+    inner(cfg.train_dataloader).indices = 11
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda cfg: cfg.train_dataloader.dataset.update(seed=3), 'seed: the cache has 0, the run 3'),
+    (_another_step, r"pipeline: the cache has .*'prob': 0\.5, .*}, the run .*'prob': 0\.4, .*}"),
+    (_one_step_less, 'pipeline: the cache has '),
+    (_fewer_images, 'list: it has 12 images, the data set 11'),
+    (lambda cfg: cfg.train_dataloader.dataset.update(num_crops=3), 'has 2: remove num_crops'),
+])  # fmt: skip
+def test_another_seed_pipeline_or_list_is_refused(change, message, data, cache, tmp_path):
     cfg = config(data, tmp_path, token_cache=str(cache))
-    cfg.train_dataloader.dataset.dataset.pipeline[1].prob = 0.4
-    with pytest.raises(
-        ValueError,
-        match=r"pipeline: the cache has .*'prob': 0\.5, .*}, the run .*'prob': 0\.4, .*}",
-    ):
-        dataset(cfg)
-    cfg.train_dataloader.dataset.dataset.pipeline.pop(1)
-    with pytest.raises(ValueError, match=r'pipeline: the cache has '):
+    change(cfg)
+    with pytest.raises(ValueError, match=message):
         dataset(cfg)
 
 
 def test_another_mask_is_not_refused(data, cache, tmp_path):
     cfg = config(data, tmp_path, token_cache=str(cache))
-    cfg.train_dataloader.dataset.dataset.pipeline[3].num_masked = 20
+    inner(cfg.train_dataloader).pipeline[3].num_masked = 20
     assert dataset(cfg)[0, 0]['inputs']['mask'].sum() <= 20
 
 
-def test_another_number_of_images_is_refused(data, cache, tmp_path):
-    cfg = config(data, tmp_path, token_cache=str(cache))
-    next(node for node in nodes(cfg.train_dataloader.dataset) if 'pipeline' in node).indices = 11
-    with pytest.raises(ValueError, match='list: it has 12 images, the data set 11'):
-        dataset(cfg)
+def moved(data: Path, cache: Path, folder: Path) -> tuple[Config, Path]:
+    """Return a config whose images were copied to another place, which is no other list."""
+    cfg = config(data, folder / 'run', token_cache=str(cache))
+    root = Path(shutil.copytree(inner(cfg.train_dataloader).data_root, folder / 'imagenet'))
+    inner(cfg.train_dataloader).data_root = str(root)
+    assert dataset(cfg)[0, 5]['inputs']['token_ids'].shape == (8, 8)
+    return cfg, root
 
 
 @pytest.mark.parametrize('at_start', [True, False])
-def test_another_list_is_refused_at_the_start_or_when_the_image_is_read(
+def test_another_order_is_refused_at_the_start_or_when_an_image_is_read(
     at_start, data, cache, tmp_path, monkeypatch
 ):
-    cfg = config(data, tmp_path / 'run', token_cache=str(cache))
-    path = Path(cfg.train_dataloader.dataset.dataset.data_root, 'meta/train.txt')
-    lines = path.read_text().splitlines()
-    other = Path(
-        shutil.copytree(path.parents[1], tmp_path / 'imagenet')
-    )  # a moved folder is no other list
-    cfg.train_dataloader.dataset.dataset.data_root = str(other)
-    assert dataset(cfg)[0, 5]['inputs']['token_ids'].shape == (8, 8)
-    (other / 'meta/train.txt').write_text('\n'.join([*lines[:5], lines[6], lines[5], *lines[7:]]))
-    words = rf'list: .*{Path(lines[6].split()[0]).name} is not the image at place 5'
+    cfg, root = moved(data, cache, tmp_path)
+    lines = (root / 'meta/train.txt').read_text().splitlines()
+    lines[5:7] = lines[6], lines[5]
+    (root / 'meta/train.txt').write_text('\n'.join(lines))
+    message = rf'list: .*{Path(lines[5].split()[0]).name} is not its image 5'
     if at_start:
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             dataset(cfg)
-    else:
-        monkeypatch.setattr(token_cache, 'LOOKS', 2)
-        found = dataset(cfg)
-        found[0, 4]
-        with pytest.raises(ValueError, match=words):
-            found[0, 5]
+        return
+    monkeypatch.setattr(token_cache, 'NAMES_CHECKED', 2)
+    found = dataset(cfg)
+    found[0, 4]
+    with pytest.raises(ValueError, match=message):
+        found[0, 5]
 
 
-def test_other_images_under_the_same_names_are_refused(data, cache, tmp_path):
-    cfg = config(data, tmp_path / 'run', token_cache=str(cache))
-    root = Path(
-        shutil.copytree(cfg.train_dataloader.dataset.dataset.data_root, tmp_path / 'imagenet')
-    )
-    images = sorted((root / 'train').rglob('*.*'))
-    images = [each for each in images if each.is_file()]
-    content = [each.read_bytes() for each in images]
-    for image, other in zip(images, content[1:] + content[:1], strict=True):
-        image.write_bytes(other)
-    cfg.train_dataloader.dataset.dataset.data_root = str(root)
-    with pytest.raises(
-        ValueError, match=r'it says the same and makes other crops \(\d+ grey levels apart\)'
-    ):
+def test_other_images_with_the_same_names_are_refused(data, cache, tmp_path):
+    cfg, root = moved(data, cache, tmp_path)
+    images = [path for path in sorted((root / 'train').rglob('*.*')) if path.is_file()]
+    content = [path.read_bytes() for path in images]
+    for path, other in zip(images, content[1:] + content[:1], strict=True):
+        path.write_bytes(other)
+    with pytest.raises(ValueError, match=r'its crops differ by \d+ gray levels'):
         dataset(cfg)
 
 
 @pytest.mark.parametrize('given', [True, False])
 def test_another_tokenizer_is_refused(given, data, cache, tmp_path):
-    """Given, or told by the checkpoint that the run resumes."""
+    """Whether it is given or belongs to the checkpoint that the run resumes."""
     cfg = config(data, tmp_path / 'run', token_cache=str(cache))
     other = MODELS.build(cfg.model.target.tokenizer)
     torch.save(dict(state_dict=other.state_dict()), tmp_path / 'other.pth')
     cfg.model.target.checkpoint = str(tmp_path / 'other.pth')
+    message = r'tokenizer: the cache has \d+, the run \d+'
     if not given:
         plain = config(data, tmp_path / 'plain')
         plain.model.target.checkpoint = cfg.model.target.checkpoint
         trained(plain)
         cfg.model.target.checkpoint = None
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-        cfg.resume, cfg.load_from = True, str(tmp_path / f'plain/iter_{BROKEN_AT}.pth')
-    words = (
-        r'something else\. tokenizer: the cache has \d+, the run \d+'
-        if given
-        else 'set model.target.checkpoint, or the cache,'
-    )
-    with pytest.raises(ValueError, match=words):
+        cfg.resume, cfg.load_from = True, str(tmp_path / f'plain/iter_{INTERRUPTED}.pth')
+        message = 'model.target.checkpoint'
+    with pytest.raises(ValueError, match=message):
         build_runner(cfg).train()
 
 
-def test_a_model_that_predicts_no_tokens_is_refused(data, cache, tmp_path):
+def test_a_model_without_tokens_is_refused(data, cache, tmp_path):
     cfg = config(data, tmp_path, token_cache=str(cache))
-    cfg.model.target = dict(type='PixelTarget', patch_size=8)
-    cfg.model.head.out_channels = 192
-    with pytest.raises(
-        ValueError, match='holds visual tokens, but the model predicts none: remove token_cache'
-    ):
+    cfg.model.target, cfg.model.head.out_channels = dict(type='PixelTarget', patch_size=8), 192
+    with pytest.raises(ValueError, match='remove token_cache'):
         build_runner(cfg).train()
 
 
-def test_a_wrong_use_says_what_to_do(data, cache, tmp_path):
-    for dataset_of, words in [
-        (
-            dict(token_cache=str(tmp_path / 'none')),
-            r'is no token cache: make it with `python tools/cache_tokens.py CONFIG',
-        ),
-        (
-            dict(token_cache=str(cache), num_crops=3),
-            r'num_crops=3, but the token cache .* has 2: remove num_crops',
-        ),
-        (dict(num_crops=0), 'num_crops=0: expected an integer, at least 1'),
-    ]:
-        with pytest.raises((ValueError, FileNotFoundError), match=words):
-            dataset(config(data, tmp_path / 'run', **dataset_of))
+def test_missing_caches_and_views_are_named(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match='no token cache. Create one with `python tools/'):
+        dataset(config(data, tmp_path / 'run', token_cache=str(tmp_path / 'none')))
     cfg = config(data, tmp_path / 'run', num_crops=2)
-    cfg.train_dataloader.dataset.dataset.pipeline = cfg.train_dataloader.dataset.dataset.pipeline[
-        :1
-    ]
-    with pytest.raises(ValueError, match=r'num_crops=2 needs beit_mm\.TwoViews in the pipeline'):
+    inner(cfg.train_dataloader).pipeline = inner(cfg.train_dataloader).pipeline[:1]
+    with pytest.raises(ValueError, match=r'num_crops=2 needs TwoViews in the pipeline'):
         dataset(cfg)
 
 
-def test_a_target_that_was_given_weights_does_not_believe_a_cache(data, tmp_path):
+def test_a_target_with_weights_does_not_take_the_fingerprint_of_a_cache(data, tmp_path):
     target: TokenTarget = MODELS.build(config(data, tmp_path).model.target)
     target.cached_fingerprint = 5
     assert target.fingerprint() != 5

@@ -9,174 +9,139 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from beit_mm.data.two_views import PackViews, TwoViews, random_crop, resize, torch_resizes
+from beit_mm.data.two_views import (
+    PackViews,
+    TwoViews,
+    channels_first,
+    random_crop,
+    resize,
+    torch_resizes,
+)
 from beit_mm.models import DiscreteVAE
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+VIEWS = (('patch_view', 224, 'bicubic'), ('token_view', 112, 'lanczos'))
 
 
 def photo(height: int = 300, width: int = 400, seed: int = 0) -> np.ndarray:
-    """Edges, gradients and noise, as in a photograph: uint8 BGR."""
+    """Return edges, gradients and noise, as in a photograph: uint8 BGR."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 60
     waves = np.stack([np.sin(y * a + x * b + c) for a, b, c in rng.normal(0, 3, (3, 3))], -1)
-    image = (
-        120
-        + 60 * waves
-        + 50 * (np.hypot(y - 2, x - 3) < 1.3)[..., None]
-        + rng.normal(0, 12, waves.shape)
-    )
-    return image.clip(0, 255).astype(np.uint8)
+    disc = 50 * (np.hypot(y - 2, x - 3) < 1.3)[..., None]
+    return (120 + 60 * waves + disc + rng.normal(0, 12, waves.shape)).clip(0, 255).astype(np.uint8)
 
 
-def crop_of(seed: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    return random_crop(np.random.RandomState(seed), size, SCALE, RATIO)
+def pil(image: np.ndarray, side: int, how: str) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling[how.upper()]))
 
 
-# -- pixels ------------------------------------------------------------------------------------------------------------
+def cropped(image: np.ndarray, seed: int) -> np.ndarray:
+    top, left, h, w = random_crop(np.random.RandomState(seed), image.shape[:2], SCALE, RATIO)
+    return np.ascontiguousarray(image[top : top + h, left : left + w])
+
+
+# -- pixels ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_both_views_are_pils_resizing_of_the_same_crop_bit_for_bit(seed):
+def test_both_views_are_pils_resizing_of_the_same_crop(seed):
     image = photo(seed=seed)
-    np.random.seed(seed)
-    out = TwoViews(size=224, token_size=112)(dict(img=image))
-    top, left, height, width = crop_of(seed, image.shape[:2])
-    crop = Image.fromarray(image[..., ::-1]).crop((left, top, left + width, top + height))
-    for name, side, method in (
-        ('patch_view', 224, Image.Resampling.BICUBIC),
-        ('token_view', 112, Image.Resampling.LANCZOS),
-    ):
-        assert out[name].dtype == np.uint8 and out[name].shape == (side, side, 3)
-        assert np.array_equal(out[name][..., ::-1], np.asarray(crop.resize((side, side), method)))
+    for given in (image, image[:, ::-1].copy()[:, ::-1]):  # the second is flipped as a view
+        np.random.seed(seed)
+        out = TwoViews(size=224, token_size=112)(dict(img=given))
+        for name, side, how in VIEWS:
+            assert out[name].dtype == np.uint8 and out[name].shape == (side, side, 3)
+            assert np.array_equal(out[name], pil(cropped(image, seed), side, how))
 
 
-def test_tokens_are_those_of_pils_views_and_without_antialiasing_many_are_others():
-    """Of photo-like images, with a codebook made of them: all tokens the same, while mmpretrain's cv2 gives others."""
+def test_tokens_are_those_of_pils_views_and_differ_without_antialiasing():
     torch.manual_seed(0)
     dvae = DiscreteVAE(vocab_size=128, width=16, blocks=1, width_in=8)
-    ours, pils, cv2s, fast = [], [], [], []
+    views = dict(ours=[], pil=[], torch=[], cv2=[])
     for seed in range(8):
         image = photo(375, 500, seed=seed)
         np.random.seed(seed)
-        view = TwoViews(size=224, token_size=112)(dict(img=image))['token_view'][..., ::-1]
-        top, left, height, width = crop_of(seed, image.shape[:2])
-        crop = np.ascontiguousarray(image[top : top + height, left : left + width, ::-1])
-        ours.append(view.copy())
-        pils.append(np.asarray(Image.fromarray(crop).resize((112, 112), Image.Resampling.LANCZOS)))
-        cv2s.append(cv2.resize(crop, (112, 112), interpolation=cv2.INTER_LANCZOS4))
-        fast.append(resize(crop, 112, 'lanczos', 'torch'))
-    views = [
-        torch.from_numpy(np.stack(kind)).permute(0, 3, 1, 2).float() / 255
-        for kind in (ours, pils, cv2s, fast)
-    ]
-    dvae.init_codebook(views[1])
-    ids = [dvae.tokens(view) for view in views]
-    assert ids[1].unique().numel() > 64
-    assert (ids[0] == ids[1]).float().mean() >= 0.99
-    assert (ids[3] == ids[1]).float().mean() >= 0.99  # of the fast backend
-    assert (ids[2] == ids[1]).float().mean() < 0.9
+        views['ours'].append(TwoViews(size=224, token_size=112)(dict(img=image))['token_view'])
+        crop = cropped(image, seed)
+        views['pil'].append(pil(crop, 112, 'lanczos'))
+        views['torch'].append(resize(crop, 112, 'lanczos', 'torch'))
+        views['cv2'].append(cv2.resize(crop, (112, 112), interpolation=cv2.INTER_LANCZOS4))
+    rgb = {name: torch.from_numpy(np.stack(each)[..., ::-1].copy()) for name, each in views.items()}
+    rgb = {name: each.permute(0, 3, 1, 2).float() / 255 for name, each in rgb.items()}
+    dvae.init_codebook(rgb['pil'])
+    ids = {name: dvae.tokens(each) for name, each in rgb.items()}
+    equal = {name: (each == ids['pil']).float().mean() for name, each in ids.items()}
+    assert ids['pil'].unique().numel() > 64
+    assert equal['ours'] >= 0.99 and equal['torch'] >= 0.99 and equal['cv2'] < 0.9
 
 
 @pytest.mark.parametrize(('side', 'how'), [(224, 'bicubic'), (112, 'lanczos'), (64, 'bilinear')])
 def test_torchs_resizing_is_pils_within_few_levels(side, how):
     for seed, shape in enumerate([(375, 500), (300, 300), (120, 150), (231, 90), (40, 500)]):
         image = photo(*shape, seed=seed)
-        apart = np.abs(resize(image, side, how, 'torch').astype(int) - resize(image, side, how))
-        assert apart.max() <= 4 and apart.mean() < 0.4
+        difference = np.abs(
+            resize(image, side, how, 'torch').astype(int) - resize(image, side, how)
+        )
+        assert difference.max() <= 4 and difference.mean() < 0.4
 
 
-def test_what_torch_cannot_resize_pil_does():
+def test_what_torch_cannot_resize_is_resized_by_pil():
     assert torch_resizes('bicubic') and not torch_resizes('hamming')
     assert np.array_equal(resize(photo(), 50, 'hamming', 'torch'), resize(photo(), 50, 'hamming'))
-    with pytest.raises(ValueError, match=r"backend='cv2': expected one of pillow, torch"):
-        TwoViews(backend='cv2')
 
 
-def test_without_a_crop_the_whole_image_is_seen():
-    image = photo(120, 120)
-    out = TwoViews(size=48, token_size=24, scale=None)(dict(img=image))
-    for name, side, method in (
-        ('patch_view', 48, Image.Resampling.BICUBIC),
-        ('token_view', 24, Image.Resampling.LANCZOS),
-    ):
-        assert np.array_equal(
-            out[name], np.asarray(Image.fromarray(image).resize((side, side), method))
-        )
+@pytest.mark.parametrize('backend', ['pillow', 'torch'])
+@pytest.mark.parametrize('channels', [1, 2, 4, 13])
+def test_any_channels_are_resized_channel_by_channel(backend, channels):
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, channels), np.uint8)
+    bands = [np.ascontiguousarray(image[..., i]) for i in range(channels)]
+    own = [resize(band, 16, 'bicubic', backend) for band in bands]
+    found = resize(image[..., 0] if channels == 1 else image, 16, 'bicubic', backend)
+    assert np.array_equal(channels_first(found), np.stack(own))
 
 
-def test_a_crop_of_the_right_size_is_copied_as_pil_does():
-    image = photo(64, 64)
-    out = TwoViews(size=64, token_size=64, scale=None)(dict(img=image))
-    for name, method in (
-        ('patch_view', Image.Resampling.BICUBIC),
-        ('token_view', Image.Resampling.LANCZOS),
-    ):
-        assert np.array_equal(out[name], image)
-        assert np.array_equal(
-            out[name], np.asarray(Image.fromarray(image).resize((64, 64), method))
-        )
+def test_without_a_crop_the_whole_image_is_seen_and_the_right_size_is_kept():
+    out = TwoViews(size=64, token_size=24, scale=None)(dict(img=photo(64, 64)))
+    assert np.array_equal(out['patch_view'], photo(64, 64))
+    assert np.array_equal(out['token_view'], pil(photo(64, 64), 24, 'lanczos'))
+    assert 'token_view' not in TwoViews(size=32, token_size=None)(dict(img=photo()))
 
 
-def test_an_image_that_was_flipped_by_a_view_gives_the_pixels_of_its_copy():
-    flipped, found = photo()[:, ::-1], []
-    for image in (flipped, flipped.copy()):
-        np.random.seed(3)
-        found.append(TwoViews()(dict(img=image)))
-    for name in ('patch_view', 'token_view'):
-        np.testing.assert_array_equal(found[0][name], found[1][name])
+def test_images_other_than_bytes_are_an_error():
+    message = r'TwoViews got float32 of shape .*, expected uint8 \[H, W\]'
+    with pytest.raises(ValueError, match=message):
+        TwoViews()(dict(img=photo().astype(np.float32) / 255))
 
 
-def test_a_target_of_pixels_needs_no_token_view():
-    out = TwoViews(size=32, token_size=None)(dict(img=photo()))
-    assert 'patch_view' in out and 'token_view' not in out
-
-
-def test_a_view_is_a_function_of_numpys_global_state():
-    views = []
-    for seed in (1, 1, 2):
-        np.random.seed(seed)
-        views.append(TwoViews(size=32, token_size=16)(dict(img=photo()))['patch_view'])
-    assert np.array_equal(views[0], views[1]) and not np.array_equal(views[0], views[2])
-
-
-# -- crops -------------------------------------------------------------------------------------------------------------
+# -- crops -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('size', [(300, 400), (400, 300), (224, 224), (97, 411)])
-def test_crops_lie_inside_and_have_the_asked_area_and_ratio(size):
+def test_crops_lie_inside_and_have_the_given_area_and_ratio(size):
     rng = np.random.RandomState(0)
     crops = np.array([random_crop(rng, size, SCALE, RATIO) for _ in range(500)])
     top, left, height, width = crops.T
-    assert (
-        (crops[:, :2] >= 0).all()
-        and (top + height <= size[0]).all()
-        and (left + width <= size[1]).all()
-    )
-    drawn = (height < size[0]) | (width < size[1])  # the fallback may be larger or smaller in area
-    ratio, slack = width / height, 1 / width + 1 / height  # sides are rounded
-    assert (ratio > RATIO[0] * (1 - slack))[drawn].all() and (ratio < RATIO[1] * (1 + slack))[
-        drawn
-    ].all()
-    share = width * height / math.prod(size)
+    assert (crops[:, :2] >= 0).all()
+    assert (top + height <= size[0]).all() and (left + width <= size[1]).all()
+    drawn = (height < size[0]) | (width < size[1])  # the fallback may have another area
+    ratio, slack = (width / height)[drawn], (1 / width + 1 / height)[drawn]  # sides are rounded
+    assert (ratio > RATIO[0] * (1 - slack)).all() and (ratio < RATIO[1] * (1 + slack)).all()
+    share, slack = width * height / math.prod(size), 1 / width + 1 / height
     assert (share <= SCALE[1]).all() and (share > SCALE[0] * (1 - 2 * slack)).all()
     assert len(np.unique(top)) > 20 and len(np.unique(left)) > 20
 
 
 @pytest.mark.parametrize('size', [(300, 400), (200, 200), (150, 333)])
 def test_crops_are_distributed_as_torchvisions(size):
-    """Means and spreads of area, ratio and place, within chance of 1 500 draws each."""
-    draws = 1500
-    rng = np.random.RandomState(0)
+    """Means and spreads of area, ratio and place agree within chance of 1 500 draws each."""
+    draws, rng, image = 1500, np.random.RandomState(0), torch.empty(3, *size)
     torch.manual_seed(0)
-    image = torch.empty(3, *size)
-    ours = np.array([random_crop(rng, size, SCALE, RATIO) for _ in range(draws)], float)
-    theirs = np.array(
-        [RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(draws)], float
-    )
+    ours = [random_crop(rng, size, SCALE, RATIO) for _ in range(draws)]
+    theirs = [RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(draws)]
 
-    def features(crops: np.ndarray) -> np.ndarray:
-        top, left, height, width = crops.T
+    def features(crops: list) -> np.ndarray:
+        top, left, height, width = np.array(crops, float).T
         area, ratio = height * width / math.prod(size), np.log(width / height)
         values = np.stack([area, ratio, top / size[0], left / size[1]], 1)
         return np.concatenate([values, values**2], 1)
@@ -187,35 +152,29 @@ def test_crops_are_distributed_as_torchvisions(size):
 
 
 @pytest.mark.parametrize('size', [(20, 1000), (1000, 20), (1, 50), (50, 1), (1, 1)])
-def test_extreme_images_fall_back_to_the_central_crop_as_torchvision_does(size):
-    scale = (1.0, 1.0)  # of 20×1000 no crop of the whole area has an allowed ratio
+def test_extreme_images_get_the_central_crop_of_torchvision(size):
+    scale = (1.0, 1.0)  # no crop of the whole area has an allowed ratio
     found = random_crop(np.random.RandomState(0), size, scale, RATIO)
-    torch.manual_seed(0)
     assert found == tuple(RandomResizedCrop.get_params(torch.empty(3, *size), scale, RATIO))
-    top, left, height, width = found
-    assert abs(2 * top + height - size[0]) <= 1 and abs(2 * left + width - size[1]) <= 1
 
 
-# -- packing -----------------------------------------------------------------------------------------------------------
+# -- packing -----------------------------------------------------------------------------------------
 
 
 def test_packed_views_are_rgb_uint8_channels_first():
     image, mask = photo(16, 24), np.eye(3, dtype=bool)
     view = np.ascontiguousarray(image[:16, :16])
-    packed = PackViews()(
-        dict(patch_view=image, token_view=view, mask=mask, img_path='a.jpg', gt_label=3, extra=1)
+    given = dict(
+        patch_view=image, token_view=view, mask=mask, img_path='a.jpg', gt_label=3, extra=1
     )
-    inputs = packed['inputs']
-    assert set(inputs) == {'patch_view', 'token_view', 'mask'}
-    assert inputs['patch_view'].dtype == inputs['token_view'].dtype == torch.uint8
-    assert inputs['patch_view'].shape == (3, 16, 24) and inputs['mask'].dtype == torch.bool
-    for channel, bgr in enumerate((2, 1, 0)):
-        assert np.array_equal(inputs['patch_view'][channel], image[..., bgr])
-        assert np.array_equal(inputs['token_view'][channel], view[..., bgr])
+    packed = PackViews()(given)
+    inputs, sample = packed['inputs'], packed['data_samples']
+    assert (
+        set(inputs) == {'patch_view', 'token_view', 'mask'} and inputs['mask'].dtype == torch.bool
+    )
+    for name, expected in (('patch_view', image), ('token_view', view)):
+        assert inputs[name].dtype == torch.uint8
+        assert np.array_equal(inputs[name], expected[..., ::-1].transpose(2, 0, 1))
     assert np.array_equal(inputs['mask'], mask)
-    assert packed['data_samples'].img_path == 'a.jpg' and packed['data_samples'].gt_label == 3
-    assert 'extra' not in packed['data_samples']
-
-
-def test_packing_takes_what_there_is():
-    assert set(PackViews()(dict(patch_view=photo(8, 8)))['inputs']) == {'patch_view'}
+    assert sample.img_path == 'a.jpg' and sample.gt_label == 3 and 'extra' not in sample
+    assert set(PackViews()(dict(patch_view=image))['inputs']) == {'patch_view'}

@@ -149,7 +149,7 @@ def test_segment_writes_a_page(segmentor):
     html = Path('segment.html').read_text()
     assert html.count('<img') == 4 * len(photos)
     assert 'errors: another class than the truth</span>' in html and 'background</span>' in html
-    with pytest.raises(SystemExit, match=r'error: ade20k/photo\.png, cannot be read'):
+    with pytest.raises(SystemExit, match=r'error: ade20k/photo\.png cannot be read'):
         run('segment segment.py segment.pth photo.png --labels ade20k')
 
 
@@ -161,7 +161,7 @@ MISTAKES = {
     f'attention photo.png {MIM} --patch 1,2 --html a.html': r'remove it, or remove --html',
     f'attention photo.png {MIM} --size 0': r'--size 0: expected at least 1',
     f'attention gone.png {MIM}': r'gone\.png not found: expected an image file',
-    f'attention mim.pth {MIM}': r'mim\.pth is no image',
+    f'attention mim.pth {MIM}': r'mim\.pth is not an image',
     'attention photo.png --checkpoint vae.pth': r'holds a tokenizer, expected a backbone or mim',
     f'fill photo.png {MIM} --tokenizer other.pth': r'predicts 16 codes, other\.pth has 9',
     f'fill photo.png {MIM} --tokenizer vae.pth --ratios 40': r'--ratios 40: expected shares',
