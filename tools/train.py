@@ -6,15 +6,13 @@ silence_other_ranks()
 
 # isort: split
 import gc
-import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
 
 from mmengine.config import Config
 
-from beit_mm.config_check import preflight
-from beit_mm.config_check.report import format_list
+from beit_mm.config_check.preflight import preflight_on_rank_0
 from beit_mm.engine import StopOnSignal, launch, process_group
 from beit_mm.engine.find_checkpoint import list_checkpoints
 
@@ -41,9 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = launch.read_config(args)
     apply_options(cfg, args, parser)
-    findings = preflight.preflight_on_rank_0(cfg)
-    if findings and int(os.environ.get('RANK', 0)) == 0:
-        print(format_list(cfg, findings), file=sys.stderr)
+    findings = preflight_on_rank_0(cfg)
     if any(finding.stops for finding in findings) and not args.force:
         sys.exit('nothing was trained: fix the config, or pass --force')
     if not args.force:

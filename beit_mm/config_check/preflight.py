@@ -4,6 +4,7 @@ A rule is a function config → findings. The rules about the recipe are in `com
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from datetime import timedelta
@@ -19,6 +20,7 @@ from .labels import check_classes_are_named, check_ignored_class, check_labels
 from .metrics import check_save_best, check_topk
 from .names import check_optimizer_keys, check_runner_keys, check_types_and_arguments, find_classes
 from .paper import find_nearest
+from .report import format_list
 from .run import (
     check_anneal_hooks,
     check_loop,
@@ -73,14 +75,21 @@ def preflight(cfg: Config, ranks: int = 1) -> list[Finding]:
 
 
 def preflight_on_rank_0(cfg: Config) -> list[Finding]:
-    """Call `preflight` on rank 0, and return its findings on all ranks.
+    """Call `preflight` on rank 0, print its findings there, and return them on all ranks.
 
     The ranks talk through the store of the process group that `launch` makes later.
     """
+
+    def check(ranks: int = 1) -> list[Finding]:
+        findings = preflight(cfg, ranks)
+        if findings:
+            print(format_list(cfg, findings), file=sys.stderr, flush=True)
+        return findings
+
     if cfg.get('launcher', 'none') == 'none':
-        return preflight(cfg)
+        return check()
     store, rank, ranks = next(rendezvous('env://', timeout=timedelta(minutes=CHECK_MINUTES)))
-    return share_findings(store, rank, ranks, lambda: preflight(cfg, ranks))
+    return share_findings(store, rank, ranks, lambda: check(ranks))
 
 
 def share_findings(
