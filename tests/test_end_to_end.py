@@ -66,7 +66,7 @@ def test_the_summary_holds_what_the_stages_logged(quickstart):
     pretrain = summary['pretrain']
     expected = {'val_loss', 'marginal_entropy', 'masked_accuracy', 'marginal_accuracy'}
     assert expected <= pretrain.keys()
-    assert pretrain['eq3'] == pytest.approx(pretrain['token_term'] + pretrain['pixel_term'])
+    assert pretrain['eq3'] == pytest.approx(pretrain['log_p_tokens'] + pretrain['log_p_pixels'])
     assert list(summary['classification']) == ['scratch', 'pretrained']
     assert list(summary['segmentation']) == ['scratch', 'pretrained', 'intermediate']
     assert all('top1' in values for values in summary['classification'].values())

@@ -104,7 +104,7 @@ def test_own_images_are_trained_by_the_commands_of_their_page(place, monkeypatch
     logs = runs.logs()
     assert list(logs) == ['tokenizer', 'pretrain', 'classification', 'segmentation']
     assert 'work_dirs/tokenizer/iter_50000.pth, written by beit_mm:' in logs['pretrain']
-    assert 'mim/token_term' in logs['pretrain'] and 'mim/pixel_term' in logs['pretrain']
+    assert 'mim/log_p_tokens' in logs['pretrain'] and 'mim/log_p_pixels' in logs['pretrain']
     for task, metric in dict(classification='accuracy/top1', segmentation='mIoU').items():
         assert 'work_dirs/pretrain/epoch_300.pth, written by beit_mm:' in logs[task]
         assert metric in logs[task]

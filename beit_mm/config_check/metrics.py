@@ -14,8 +14,8 @@ TOKENIZER_KEYS = (
     'perplexity',
 )  # fmt: skip
 MIM_KEYS = (
-    'val_loss', 'marginal_entropy', 'marginal_accuracy', 'masked_accuracy', 'token_term',
-    'pixel_term', 'eq3', 'val_loss_all', 'marginal_entropy_all', 'marginal_accuracy_all',
+    'val_loss', 'marginal_entropy', 'marginal_accuracy', 'masked_accuracy', 'log_p_tokens',
+    'log_p_pixels', 'eq3', 'val_loss_all', 'marginal_entropy_all', 'marginal_accuracy_all',
     'accuracy_all',
 )  # fmt: skip
 SEGMENTATION_KEYS = dict(

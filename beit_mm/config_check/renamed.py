@@ -13,9 +13,13 @@ RENAMED = {
     'SeededDataset.views': 'num_crops',
     'DiscreteVAE.straight_through': 'removed: no recipe uses it',
     'InitCodebook.images': 'num_images',
+    'Probe.by_epoch': 'removed: set interval in iterations',
     'Probe.images': 'num_images',
+    'Probe.measures': 'removed: the probe measures what the model and the images allow',
     'Throughput.gflop': 'gflop_per_image',
     'Throughput.peak': 'peak_tflops',
+    'mim/pixel_term': 'mim/log_p_pixels',
+    'mim/token_term': 'mim/log_p_tokens',
     'tokenizer/codes': 'tokenizer/vocab_size',
 }
 

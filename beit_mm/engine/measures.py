@@ -1,80 +1,107 @@
-"""What representations are worth, in numbers: pure functions of features, attention and ids.
+"""Measures of representations: functions of features, attention and token ids.
 
-Shapes: N images, D channels, H heads, P = h·w patches of a grid.
+Shapes: N images, D channels, L blocks, H heads, P = h·w patches of a grid.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models import BEiT
+from ..models.attention import attention_of_blocks
 from ..models.histogram import histogram, perplexity
 from ..models.relative_position import Grid
 
 
 def knn_top1(features: Tensor, labels: Tensor, k: int = 20) -> float:
-    """% of images [N, D] whose class [N] the k nearest of the others vote for.
+    """Return the accuracy (%) of the k nearest neighbors of each image among the others.
 
-    By cosine, votes weighed by exp(cosine / 0.07) (https://arxiv.org/abs/1805.01978, sec. 3.4).
+    Votes of cosine similarity c have the weight exp(c / 0.07) (https://arxiv.org/abs/1805.01978,
+    sec. 3.4). `features` [N, D], `labels` [N].
     """
     unit = F.normalize(features.double(), dim=1)
-    similar = (unit @ unit.T).fill_diagonal_(-torch.inf)
-    near = similar.topk(min(k, len(labels) - 1), dim=1)
+    similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
+    nearest = similarity.topk(min(k, len(labels) - 1), dim=1)
     votes = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.double)
-    votes.scatter_add_(1, labels[near.indices], ((near.values - 1) / 0.07).exp())
-    return _percent(votes.argmax(1), labels)
+    votes.scatter_add_(1, labels[nearest.indices], ((nearest.values - 1) / 0.07).exp())
+    return _accuracy(votes.argmax(1), labels)
 
 
 def linear_probe(features: Tensor, labels: Tensor, ridge: float = 0.1) -> float:
-    """% of images [N, D] whose class a linear map finds that was fitted to the other half; both halves are judged.
+    """Return the accuracy (%) of a linear classifier in two-fold cross-validation.
 
-    Least squares to one-hot labels on channels of mean 0 and variance 1, with a penalty of `ridge` times their number.
+    The classifier is a ridge regression of one-hot labels on standardized channels, with a penalty
+    of `ridge` per channel. `features` [N, D], `labels` [N].
     """
-    # Drawn halves: in every second image there may be every second class only.
+    # The halves are random, since every second image may be of every second class.
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    x, labels = features.double()[order], labels[order]
-    classes, found = F.one_hot(labels).double(), torch.empty_like(labels)
+    features, labels = features.double()[order], labels[order]
+    one_hot = F.one_hot(labels).double()
+    predicted = torch.empty_like(labels)
     for fold in (0, 1):
-        known, asked = x[fold::2], x[1 - fold :: 2]
-        mean, std = known.mean(0), known.std(0) + 1e-12
-        known, asked, share = (known - mean) / std, (asked - mean) / std, classes[fold::2].mean(0)
-        gram = known @ known.T
-        gram.diagonal().add_(ridge * x.size(1))
-        found[1 - fold :: 2] = (
-            asked @ known.T @ torch.linalg.solve(gram, classes[fold::2] - share) + share
-        ).argmax(1)
-    return _percent(found, labels)
+        train, test = features[fold::2], features[1 - fold :: 2]
+        mean, std = train.mean(0), train.std(0) + 1e-12
+        train, test = (train - mean) / std, (test - mean) / std
+        prior = one_hot[fold::2].mean(0)
+        gram = train @ train.T
+        gram.diagonal().add_(ridge * features.size(1))
+        weights = train.T @ torch.linalg.solve(gram, one_hot[fold::2] - prior)
+        predicted[1 - fold :: 2] = (test @ weights + prior).argmax(1)
+    return _accuracy(predicted, labels)
 
 
-def _percent(found: Tensor, labels: Tensor) -> float:
-    return 100 * (found == labels).double().mean().item()
+def _accuracy(predicted: Tensor, labels: Tensor) -> float:
+    return 100 * (predicted == labels).double().mean().item()
 
 
 def effective_rank(features: Tensor) -> float:
-    """exp of the entropy of the singular values' shares of features [N, D], mean included: 1 when all images are alike.
+    """Return the exponential of the entropy of the normalized singular values of `features` [N, D].
 
-    RankMe (https://arxiv.org/abs/2210.02885, eq. 1).
+    It is 1 if all images have the same features. RankMe, https://arxiv.org/abs/2210.02885, eq. 1.
     """
-    x = features.double()
-    gram = x @ x.T if x.size(0) < x.size(1) else x.T @ x
-    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    values = torch.linalg.svdvals(features.double())
     return torch.special.entr(values / values.sum().clamp_min(1e-30)).sum().exp().item()
 
 
 def attention_distance(attention: Tensor, grid: Grid, patch_size: int) -> Tensor:
-    """Attention [B, H, 1 + P, 1 + P] → mean distance in pixels between a patch and what it attends to: [B, H].
+    """Return the mean distance [B, H] in pixels between a patch and the patches that it attends to.
 
-    [S] is left out on both sides (https://arxiv.org/abs/2010.11929, fig. 7).
+    `attention` [B, H, 1 + P, 1 + P]; its row and column of [CLS] are ignored
+    (https://arxiv.org/abs/2010.11929, fig. 7).
     """
-    y, x = torch.meshgrid(
-        *(torch.arange(side, device=attention.device) for side in grid), indexing='ij'
-    )
-    place = patch_size * torch.stack([y.flatten(), x.flatten()], 1).to(attention.dtype)
-    among = attention[..., 1:, 1:]
-    distance = torch.cdist(place, place, compute_mode='donot_use_mm_for_euclid_dist')
-    return ((among * distance).sum(-1) / among.sum(-1).clamp_min(1e-30)).mean(-1)
+    ys, xs = (torch.arange(side, device=attention.device) for side in grid)
+    centers = patch_size * torch.cartesian_prod(ys, xs).to(attention.dtype)
+    distance = torch.cdist(centers, centers, compute_mode='donot_use_mm_for_euclid_dist')
+    patches = attention[..., 1:, 1:]
+    return ((patches * distance).sum(-1) / patches.sum(-1).clamp_min(1e-30)).mean(-1)
 
 
-def code_usage(ids: Tensor, size: int) -> tuple[int, float]:
-    """How many of `size` codes occur among ids of any shape, and their perplexity."""
-    counts = histogram(ids, size)
+def code_usage(ids: Tensor, vocab_size: int) -> tuple[int, float]:
+    """Return the number of different ids in a tensor of any shape, and their perplexity."""
+    counts = histogram(ids, vocab_size)
     return int((counts > 0).sum()), perplexity(counts).item()
+
+
+def measure_blocks(backbone: BEiT, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each block's mean patch [L, B, D] and each head's attention distance [L, B, H].
+
+    Images [B, C, H, W] are cropped to whole patches.
+    """
+    patch = backbone.patch_size
+    grid = tuple(side // patch for side in images.shape[-2:])
+    images = images[..., : grid[0] * patch, : grid[1] * patch]
+    features = []
+
+    def keep_mean_patch(block, inputs: tuple, output: Tensor) -> None:
+        features.append(output[:, 1:].mean(1).float().cpu())
+
+    def keep_distance(attention: Tensor) -> Tensor:
+        return attention_distance(attention.float(), grid, patch).cpu()
+
+    handles = [block.register_forward_hook(keep_mean_patch) for block in backbone.blocks]
+    try:
+        distances = attention_of_blocks(backbone, images, keep_distance)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(features), torch.stack(distances)

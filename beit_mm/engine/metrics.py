@@ -1,8 +1,9 @@
-"""What the two pre-training stages are judged by, over a whole validation set."""
+"""Metrics of the tokenizer and of pre-training on a validation set."""
 
 from collections.abc import Sequence
 
 import torch
+from mmengine.dist import all_reduce, get_dist_info
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import Tensor
@@ -14,126 +15,155 @@ from ..utils.arguments import check_integers
 
 @METRICS.register_module()
 class TokenizerMetric(BaseMetric):
-    """Figures of a `DiscreteVAE`'s predictions: `psnr` and that of the mean color (dB), `codes_used` of `vocab_size`, `perplexity`,
-    `reconstruction` and `kl` (nats per subpixel, nats per token) and their `elbo` (nats per subpixel).
+    """Metrics of a `DiscreteVAE`.
 
-    Warns when less than a tenth of the codebook is used, and when the reconstructions are no better than the mean color.
+    - `psnr`, and `psnr_mean_color` of images of one mean color each (dB).
+    - `reconstruction` (nats per subpixel), `kl` (nats per token), `elbo` (nats per subpixel).
+    - `codes_used` of `vocab_size` codes, and their `perplexity`.
+
+    Warns if less than a tenth of the codebook is used, and if reconstructions are not better than
+    the mean color.
     """
 
     default_prefix = 'tokenizer'
+    MEANS = ('psnr', 'psnr_mean_color', 'reconstruction', 'kl', 'elbo')
 
     def __init__(self, vocab_size: int, **kwargs):
-        super().__init__(**kwargs)
         check_integers(2, vocab_size=vocab_size)
+        super().__init__(**kwargs)
         self.vocab_size = vocab_size
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the sum of all images but the last one, and the last one: memory does not grow."""
         for sample in data_samples:
-            ids, subpixels = sample['ids'], sample['reconstruction'].numel()
-            self.results.append(
-                dict(
-                    counts=histogram(ids, self.vocab_size).cpu(),
-                    psnr=sample['psnr'].item(),
-                    psnr_mean_color=sample['psnr_mean_color'].item(),
-                    reconstruction=-sample['log_likelihood'].item() / subpixels,
-                    kl=sample['kl'].item() / ids.numel(),
-                    elbo=(sample['log_likelihood'] - sample['kl']).item() / subpixels,
-                )
-            )
+            if self.results:
+                total, last = self.results
+                self.results = [total.add_(last), self._count(sample)]
+            else:
+                self.results = [self._sum([]), self._count(sample)]
 
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        counts = sum(r['counts'] for r in results)
-        used, logger = int((counts > 0).sum()), MMLogger.get_current_instance()
-        if used < 0.1 * self.vocab_size:
+    def _count(self, sample: dict) -> Tensor:
+        """Return float64 [1 + 5 + vocab_size]: 1 image, the terms of `MEANS`, the code counts."""
+        num_tokens, num_subpixels = sample['ids'].numel(), sample['reconstruction'].numel()
+        log_likelihood, kl = sample['log_likelihood'], sample['kl']
+        terms = [
+            sample['psnr'].item(),
+            sample['psnr_mean_color'].item(),
+            -log_likelihood.item() / num_subpixels,
+            kl.item() / num_tokens,
+            (log_likelihood - kl).item() / num_subpixels,
+        ]
+        counts = histogram(sample['ids'], self.vocab_size).cpu().double()
+        return torch.cat([torch.tensor([1, *terms], dtype=torch.double), counts])
+
+    def _sum(self, results: list[Tensor]) -> Tensor:
+        size = 1 + len(self.MEANS) + self.vocab_size
+        return sum(results, torch.zeros(size, dtype=torch.double))
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Return the metrics over the `size` images of all ranks."""
+        rank, num_ranks = get_dist_info()
+        # Samplers give all ranks equally many images: the last one of a rank may be a repetition.
+        num_images, num_own = self._sum(self.results)[0], len(range(rank, size, num_ranks))
+        total = self._sum(self.results[:-1] if num_images > num_own else self.results)
+        self.results = []
+        all_reduce(total)
+        metrics = self.compute_metrics([total])
+        return {f'{self.prefix}/{name}': value for name, value in metrics.items()}
+
+    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+        total = self._sum(results)
+        num_images, terms, counts = total.split([1, len(self.MEANS), self.vocab_size])
+        metrics = dict(zip(self.MEANS, (terms / num_images).tolist(), strict=True))
+        metrics['vocab_size'] = self.vocab_size
+        metrics['codes_used'] = int((counts > 0).sum())
+        metrics['perplexity'] = perplexity(counts.float()).item()
+        self._warn(metrics)
+        return metrics
+
+    def _warn(self, metrics: dict[str, float]) -> None:
+        logger = MMLogger.get_current_instance()
+        if metrics['codes_used'] < 0.1 * self.vocab_size:
             logger.warning(
-                f'the codebook is collapsing: {used} of {self.vocab_size} codes are used. Mends: the InitCodebook hook, a larger '
-                'marginal_weight than information_weight, a slower temperature schedule, more images a batch'
+                f'the codebook collapses: {metrics["codes_used"]} of {self.vocab_size} codes are '
+                'used. Try the InitCodebook hook, a marginal_weight above information_weight, a '
+                'slower temperature schedule, or larger batches'
             )
-        means = {k: sum(r[k] for r in results) / len(results) for k in results[0] if k != 'counts'}
-        if means['psnr'] <= means['psnr_mean_color']:
+        if metrics['psnr'] <= metrics['psnr_mean_color']:
             logger.warning(
-                f'PSNR is {means["psnr"]:.1f} dB, that of one mean color per image {means["psnr_mean_color"]:.1f} dB: the tokens '
-                'say nothing of the images. Train longer, and check that the Anneal hooks are no longer than the run; or change '
-                'the learning rate'
+                f'the tokens carry no information about the images: PSNR is {metrics["psnr"]:.1f} dB, '
+                f'one mean color per image has {metrics["psnr_mean_color"]:.1f} dB. Train longer, '
+                'check that the Anneal hooks end before the run, or change the learning rate'
             )
-        return dict(
-            **means,
-            vocab_size=self.vocab_size,
-            codes_used=used,
-            perplexity=perplexity(counts).item(),
-        )
 
 
 @METRICS.register_module()
 class MIMMetric(BaseMetric):
-    """Figures of a `BEiTPretrainer`'s predictions at hidden patches, comparable between runs.
+    """Metrics of a `BEiTPretrainer` at masked patches.
 
-    Of tokens: `val_loss` (nats per hidden token) beside `marginal_entropy`, the loss of a model that ignores the image;
-    `masked_accuracy` beside `marginal_accuracy`, the commonest token's share (%). And the two terms of the paper's eq. 3,
-    nats per image: `token_term`, ln p(ẑ | x̃) of the hidden tokens, and `pixel_term`, ln p(x | ẑ) of the tokenizer's
-    decoder, with their sum `eq3`. Of pixels: `val_loss`, the mean squared error.
+    For tokens:
 
-    A model that also predicts visible patches (`recover='all'`) has the same figures over all patches: `val_loss_all`,
-    `marginal_entropy_all`, `accuracy_all`, `marginal_accuracy_all`. If nothing is hidden, only these are computed.
+    - `val_loss` (nats per token), and `marginal_entropy`, the loss of a model that ignores the image.
+    - `masked_accuracy`, and `marginal_accuracy` of always predicting the most frequent token (%).
+    - Both terms of the paper's eq. 3 in nats per image, and their sum `eq3`: `log_p_tokens`,
+      ln p(ẑ | x̃) of the masked tokens, and `log_p_pixels`, ln p(x | ẑ) of the tokenizer's decoder.
 
-    Raises ValueError when there is nothing to predict in any image.
+    For pixels: `val_loss`, the mean squared error.
+
+    A model that also predicts visible patches (`recover='all'`) has `val_loss_all`,
+    `marginal_entropy_all`, `accuracy_all` and `marginal_accuracy_all` over all patches as well, or
+    only these if no patch is masked.
+
+    Raises ValueError if there is no patch to predict in any image.
     """
 
     default_prefix = 'mim'
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
+            names = ('mse',) if 'mse' in sample else ('target', 'prediction', 'log_p_tokens')
             valid = sample['valid']
-            fields = (
-                ('hidden', 'mse')
-                if 'mse' in sample
-                else ('hidden', 'target', 'prediction', 'log_p_tokens')
-            )
-            entry = {name: sample[name][valid].cpu() for name in fields}
+            result = {name: sample[name][valid].cpu() for name in ('hidden', *names)}
             if 'log_likelihood' in sample:
-                entry['pixel'] = sample['log_likelihood'].item()
-            self.results.append(entry)
+                result['log_likelihood'] = sample['log_likelihood'].item()
+            self.results.append(result)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        places = (
-            {name: torch.cat([r[name] for r in results]) for name in results[0] if name != 'pixel'}
-            if results
-            else {}
-        )
-        hidden = places.pop('hidden', torch.zeros(0))
-        if not len(hidden):
+        if not any(len(result['hidden']) for result in results):
             raise ValueError(
-                'nothing is hidden in any image: there is nothing to judge by, see the masks of val_dataloader'
+                'no patch is masked in any image, so there is nothing to evaluate: add a mask to '
+                'the pipeline of val_dataloader'
             )
-        metrics: dict[str, float] = {}
+        names = [name for name in results[0] if name != 'log_likelihood']
+        patches = {name: torch.cat([result[name] for result in results]) for name in names}
+        hidden = patches.pop('hidden')
+        masked = {name: values[hidden] for name, values in patches.items()}
+
+        metrics = {}
         if hidden.any():
-            metrics |= _figures(
-                {name: values[hidden] for name, values in places.items()}, 'masked_accuracy'
-            )
+            metrics |= _average(masked, 'masked_accuracy')
         if not hidden.all():
-            metrics |= {
-                f'{name}_all': value for name, value in _figures(places, 'accuracy').items()
-            }
-        if hidden.any() and 'target' in places:
-            metrics['token_term'] = places['log_p_tokens'][hidden].double().sum().item() / len(
-                results
-            )
-        if 'pixel' in results[0]:
-            metrics['pixel_term'] = sum(r['pixel'] for r in results) / len(results)
-            if 'token_term' in metrics:
-                metrics['eq3'] = metrics['pixel_term'] + metrics['token_term']
+            all_patches = _average(patches, 'accuracy')
+            metrics |= {f'{name}_all': value for name, value in all_patches.items()}
+        if hidden.any() and 'log_p_tokens' in masked:
+            metrics['log_p_tokens'] = masked['log_p_tokens'].double().sum().item() / len(results)
+        if 'log_likelihood' in results[0]:
+            total = sum(result['log_likelihood'] for result in results)
+            metrics['log_p_pixels'] = total / len(results)
+        if {'log_p_tokens', 'log_p_pixels'} <= metrics.keys():
+            metrics['eq3'] = metrics['log_p_pixels'] + metrics['log_p_tokens']
         return metrics
 
 
-def _figures(places: dict[str, Tensor], accuracy: str) -> dict[str, float]:
-    """Return the means over places; their share of right predictions is called `accuracy`."""
-    if 'mse' in places:
-        return dict(val_loss=places['mse'].mean().item())
-    target = places['target']
-    counts: Tensor = histogram(target, int(target.max()) + 1)
+def _average(patches: dict[str, Tensor], accuracy: str) -> dict[str, float]:
+    """Return the means over patches, with the accuracy under the given name."""
+    if 'mse' in patches:
+        return dict(val_loss=patches['mse'].mean().item())
+    target = patches['target']
+    counts = histogram(target, int(target.max()) + 1)
     return {
-        'val_loss': -places['log_p_tokens'].double().mean().item(),
+        'val_loss': -patches['log_p_tokens'].double().mean().item(),
         'marginal_entropy': perplexity(counts).log().item(),
-        accuracy: 100 * (target == places['prediction']).float().mean().item(),
+        accuracy: 100 * (target == patches['prediction']).float().mean().item(),
         'marginal_accuracy': 100 * (counts.max() / len(target)).item(),
     }

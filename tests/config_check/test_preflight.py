@@ -343,9 +343,7 @@ def test_an_old_name_is_gone_and_its_new_name_exists(old, new):
 
 # -- single rules ----------------------------------------------------------------------------------
 
-TOKENIZER_RESULT = dict.fromkeys(
-    ('psnr', 'psnr_mean_color', 'reconstruction', 'kl', 'elbo'), 0.0
-) | dict(counts=torch.ones(2))
+TOKENIZER_RESULT = torch.ones(1 + 5 + 2, dtype=torch.double)  # image, means, counts of two codes
 
 
 @pytest.mark.parametrize(
@@ -355,7 +353,7 @@ TOKENIZER_RESULT = dict.fromkeys(
         (
             dict(type='beit_mm.MIMMetric'),
             [
-                dict(hidden=torch.tensor([True, False]), pixel=0.0)
+                dict(hidden=torch.tensor([True, False]), log_likelihood=0.0)
                 | dict.fromkeys(
                     ('target', 'prediction', 'log_p_tokens'), torch.zeros(2, dtype=torch.int64)
                 )

@@ -16,7 +16,7 @@ from beit_mm.checkpoint.origins import from_ours
 from beit_mm.checkpoint.state_dicts import find_weights
 from beit_mm.config_check.weights import check_weights, compare_by_name
 from beit_mm.engine import ConvertCheckpoint
-from beit_mm.engine.hooks.convert_checkpoint import _normalization
+from beit_mm.engine.hooks.convert_checkpoint import _find_normalization
 from beit_mm.engine.launch import build_runner
 from beit_mm.models import BEiT, BEiTPretrainer
 from beit_mm.registry import MODELS
@@ -211,7 +211,7 @@ def test_another_normalisation_than_the_weights_is_a_warning_that_names_both(
     )
     text = log(run)
     run.train()
-    warned = 'normalized by mean [127.5, 127.5, 127.5], std [127.5, 127.5, 127.5], this run normalizes by mean [123.675'
+    warned = 'normalized with mean [127.5, 127.5, 127.5], std [127.5, 127.5, 127.5], this run normalizes with mean [123.675'
     assert (warned in text.text) is (learned == HALF)
     saved = read_file(tmp_path / 'work/iter_1.pth')['meta']['normalization']
     assert saved['mean'] == pytest.approx(IMAGENET['mean']) and saved['std'] == pytest.approx(
@@ -220,7 +220,7 @@ def test_another_normalisation_than_the_weights_is_a_warning_that_names_both(
 
 
 RED_FIRST = (
-    'the weights were trained on RGB images, this run feeds BGR: set data_preprocessor.to_rgb=True'
+    'the weights were trained on RGB images, this run reads BGR: set data_preprocessor.to_rgb=True'
 )
 
 
@@ -238,7 +238,7 @@ def test_another_channel_order_than_that_of_the_weights_is_a_warning(
     run.load_or_resume()
     run.call_hook(f'before_{step}')
     assert (RED_FIRST in text.text) is (order != 'bgr' and not to_rgb)
-    assert ('the weights were trained on BGR images, this run feeds RGB' in text.text) is (
+    assert ('the weights were trained on BGR images, this run reads RGB' in text.text) is (
         order == 'bgr' and to_rgb
     )
 
@@ -258,7 +258,7 @@ def test_another_channel_order_than_that_of_the_weights_is_a_warning(
 def test_a_checkpoint_says_in_which_order_channels_were_fed(preprocessor, order):
     model = torch.nn.Module()
     model.data_preprocessor = MODELS.build(preprocessor | IMAGENET)
-    assert _normalization(model)['channel_order'] == order
+    assert _find_normalization(model)['channel_order'] == order
 
 
 def test_a_model_without_our_backbone_is_left_alone(tmp_path):
@@ -321,6 +321,6 @@ def test_the_normalization_of_published_weights_is_compared_too(tmp_path, log):
     text = log(run)
     run.train()
     assert (
-        'the weights were trained on images normalized by mean [123.675, 116.28, 103.53]'
+        'the weights were trained on images normalized with mean [123.675, 116.28, 103.53]'
         in text.text
     )

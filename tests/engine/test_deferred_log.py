@@ -1,4 +1,4 @@
-"""Between two logging intervals the host never waits for the device, and what is logged is a mean over ranks."""
+"""Between two lines of the log the host never waits for the device; the log has means over ranks."""
 
 import json
 import math
@@ -24,80 +24,88 @@ from beit_mm.engine.launch import build_runner
 from beit_mm.models import relative_position
 from beit_mm.registry import MODELS
 
+# -- means over ranks
 
-def losses(folder: Path, ranks: int, bad: int = 0) -> list[float]:
-    """Logged losses of six iterations on batches of six; on the last rank the loss of iteration `bad` is NaN.
 
-    The log has iterations 2, 4 and 6, the checkpoint all.
+def train(folder: Path, ranks: int, iters: int = 6, bad: int = 0, interval: int = 2) -> list[float]:
+    """Return the losses that the last checkpoint keeps of a run with a global batch of six.
+
+    On the last rank the loss of iteration `bad` is NaN. Every iteration is saved.
     """
-    cfg = toy.config(folder / 'run', iters=6, val=100, launcher='pytorch' if ranks > 1 else 'none')
+    launcher = 'pytorch' if ranks > 1 else 'none'
+    cfg = toy.config(folder / 'run', iters=iters, val=100, launcher=launcher)
     cfg.train_dataloader.batch_size = 6 // ranks
-    cfg.default_hooks.logger = dict(type='LoggerHook', interval=2)
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=interval)
     cfg.log_processor = dict(window_size=1, by_epoch=False)
-    port = toy.free_port()
 
     def call(rank: int) -> None:
         forward, calls = toy.ToyModel.forward, count(1)
 
         def forward_once_bad(self, inputs: torch.Tensor, mode: str = 'loss') -> object:
             found = forward(self, inputs, mode)
-            return (
-                dict(loss=found['loss'] * math.nan)
-                if next(calls) == bad and rank == ranks - 1
-                else found
-            )
+            if next(calls) == bad and rank == ranks - 1:
+                return dict(loss=found['loss'] * math.nan)
+            return found
 
         toy.ToyModel.forward = forward_once_bad
         toy.train(cfg)
 
-    where = [dict(rank=rank, ranks=ranks, port=port) if ranks > 1 else {} for rank in range(ranks)]
-    started = [
-        toy.start(call, rank, log=folder / f'log_{rank}', **place)
-        for rank, place in enumerate(where)
-    ]
-    for rank, process in enumerate(started):
+    port = toy.free_port()
+    processes = []
+    for rank in range(ranks):
+        place = dict(rank=rank, ranks=ranks, port=port) if ranks > 1 else {}
+        processes.append(toy.start(call, rank, log=folder / f'log_{rank}', **place))
+    for rank, process in enumerate(processes):
         process.join(300)
         assert process.exitcode == 0, (folder / f'log_{rank}').read_text()[-3000:]
-    (log,) = (folder / 'run').glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    saved = (
-        read_file(folder / 'run/iter_6.pth')['message_hub']['log_scalars']['train/loss']
-        .data[0]
-        .tolist()
-    )
-    logged = {line['step']: line['loss'] for line in lines if 'lr' in line}
-    np.testing.assert_equal(logged, {2: saved[1], 4: saved[3], 6: saved[5]})
-    return saved
+    hub = read_file(folder / f'run/iter_{iters}.pth')['message_hub']
+    return hub['log_scalars']['train/loss'].data[0].tolist()
+
+
+@pytest.fixture(scope='module')
+def expected(tmp_path_factory) -> list[float]:
+    losses = train(tmp_path_factory.mktemp('one'), 1)
+    assert len(set(losses)) == 6
+    return losses
 
 
 @pytest.mark.parametrize('ranks', [2, 3])
-def test_the_logged_loss_is_that_of_one_rank_on_the_whole_batch(ranks, tmp_path):
-    (tmp_path / 'one').mkdir()
-    expected = losses(tmp_path / 'one', 1)
-    assert len(set(expected)) == 6
-    assert losses(tmp_path, ranks) == pytest.approx(expected, rel=1e-6)
+def test_the_logged_loss_is_that_of_one_rank_with_the_global_batch(ranks, expected, tmp_path):
+    assert train(tmp_path, ranks) == pytest.approx(expected, rel=1e-6)
+    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    logged = {line['step']: line['loss'] for line in lines if 'lr' in line}
+    assert logged == pytest.approx({step: expected[step - 1] for step in (2, 4, 6)}, rel=1e-6)
 
 
-def test_ranks_that_skip_a_non_finite_step_log_it_and_wait_for_no_other(tmp_path):
-    found = losses(tmp_path, 2, bad=4)
-    assert [math.isnan(loss) for loss in found] == [False, False, False, True, False, False]
+def test_a_checkpoint_between_two_lines_of_the_log_has_means_too(tmp_path):
+    losses = {}
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        losses[ranks] = [
+            train(folder, ranks, iters=3, interval=5),
+            train(folder, ranks, iters=6, interval=5),  # resumes
+        ]
+    for one, two in zip(losses[1], losses[2], strict=True):
+        assert two == pytest.approx(one, rel=1e-6)
 
 
-WAITS = (
-    '_local_scalar_dense',
-    'nonzero',
-    'masked_select',
-    'unique',
-    'equal',
-)  # item, float, bool, tolist, a bool index, …
-ON_THE_HOST = {
-    'select_masked_patches',
-    '_are_in_unit_range',
-}  # look at a batch that is on the host anyway, on a GPU they do not
+def test_a_skipped_step_is_logged_as_nan_and_ranks_do_not_wait(tmp_path):
+    losses = train(tmp_path, 2, bad=4)
+    assert [math.isnan(loss) for loss in losses] == [False, False, False, True, False, False]
+
+
+# -- no waiting for the device
+
+# item, float, bool, tolist, a bool index, …
+WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'equal')
+# These check batches on the host only.
+ON_THE_HOST = {'select_masked_patches', '_are_in_unit_range'}
 
 
 class Waits(TorchDispatchMode):
-    """Counts, in an iteration, what waits for the device, by the function of ours or mmengine's that asks."""
+    """Counts operations that wait for the device, by the function of ours or mmengine's that calls them."""
 
     def __init__(self):
         super().__init__()
@@ -106,10 +114,10 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split('::')[1].split('.')[0]
         if self.counts is not None and name.startswith(WAITS):
-            self.counts[self._who()] += 1
+            self.counts[self._caller()] += 1
         return func(*args, **(kwargs or {}))
 
-    def _who(self) -> str:
+    def _caller(self) -> str:
         frame = sys._getframe(2)
         while frame and not {'beit_mm', 'mmengine'} & set(Path(frame.f_code.co_filename).parts):
             frame = frame.f_back
@@ -117,7 +125,7 @@ class Waits(TorchDispatchMode):
 
 
 class Iterations(Hook):
-    """Has `waits` count from just before an iteration to just after it, iterations that log left out."""
+    """Counts waits in iterations that log nothing."""
 
     priority = 'VERY_LOW'
 
@@ -128,9 +136,8 @@ class Iterations(Hook):
         self.waits.counts = Counter()
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if (
-            runner.iter + 1
-        ) % self.interval and runner.iter:  # the first one makes what later ones have
+        # The first iteration creates what later ones have.
+        if runner.iter and (runner.iter + 1) % self.interval:
             self.found += self.waits.counts
         self.waits.counts = None
 
@@ -156,39 +163,37 @@ def run(shapes: Path, folder: Path, name: str, deferred: bool) -> tuple[Counter,
     runner.register_hook(iterations)
     with waits:
         runner.train()
-    return iterations.found, {
-        key: buffer.data for key, buffer in runner.message_hub.log_scalars.items()
-    }
+    scalars = runner.message_hub.log_scalars
+    return iterations.found, {key: buffer.data for key, buffer in scalars.items()}
 
 
-def test_no_iteration_waits_and_all_is_logged(shapes, tmp_path, unformatted):
+def test_no_iteration_waits_and_the_log_is_the_stock_one(shapes, tmp_path, unformatted):
     stock, expected = run(shapes, tmp_path, 'stock', False)
     found, logged = run(shapes, tmp_path, 'ours', True)
     assert set(found) <= ON_THE_HOST
-    assert stock['_get_valid_value'] == 5 * 4  # loss, accuracy, entropy, the gradient's norm
+    assert stock['_get_valid_value'] == 5 * 4  # loss, accuracy, entropy, gradient norm
     same = [key for key in expected if 'time' not in key]
     assert {'train/loss', 'train/grad_norm', 'train/masked_accuracy', 'train/lr'} <= set(same)
     for key in same:
-        for mine, theirs in zip(logged[key], expected[key], strict=True):
-            assert (mine == theirs).all()
+        np.testing.assert_array_equal(logged[key], expected[key])
 
 
-@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason='this torch knows no GPU')
-def test_on_a_gpu_the_forward_pass_of_pretraining_waits_for_nothing(tmp_path, monkeypatch):
-    """With tensors that have a device and no contents: reading one would raise."""
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason='this torch has no CUDA')
+def test_on_a_gpu_the_forward_pass_of_pretraining_does_not_wait(tmp_path, monkeypatch):
+    """Uses tensors that have a device and no contents: reading one raises."""
     # A constant of the cache is a real tensor, on a real GPU.
-    monkeypatch.setattr(
-        relative_position, '_position_index', relative_position._position_index.__wrapped__
-    )
+    uncached = relative_position._position_index.__wrapped__
+    monkeypatch.setattr(relative_position, '_position_index', uncached)
     cfg = shrink(load('pretrain/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k'), None, tmp_path)
     model = MODELS.build(cfg.model)
     assert model.target.tokenizer
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device('cuda'):
             inputs = dict(
-                patch_view=torch.rand(2, 3, 224, 224), token_view=torch.rand(2, 3, 112, 112),
+                patch_view=torch.rand(2, 3, 224, 224),
+                token_view=torch.rand(2, 3, 112, 112),
                 mask=torch.zeros(2, 14, 14, dtype=torch.bool),
-            )  # fmt: skip
+            )
         model.to('cuda')
         loss = model.loss(inputs)['loss']
         assert loss.device.type == 'cuda' and loss.requires_grad
@@ -196,7 +201,10 @@ def test_on_a_gpu_the_forward_pass_of_pretraining_waits_for_nothing(tmp_path, mo
             loss.item()
 
 
-def test_the_log_is_the_stock_one_whenever_it_is_read():
+# -- reading
+
+
+def test_values_are_the_stock_ones_whenever_they_are_read():
     stock, ours = MessageHub('stock'), MessageHub('ours')
     defer(ours)
     for step in range(3):
@@ -205,19 +213,19 @@ def test_the_log_is_the_stock_one_whenever_it_is_read():
             hub.update_scalar('train/loss', 7.0)
             hub.update_scalar('train/count', torch.tensor([step]), count=2)
             hub.update_scalar('train/lr', 0.5)
-        assert ours.get_scalar('train/lr').current() == 0.5 and ours.pending
-    assert ours.get_scalar('train/count').current() == 2 and not ours.pending
-    for key, buffer in stock.state_dict()['log_scalars'].items():
-        mine = ours.state_dict()['log_scalars'][key]
-        for mine_data, data in zip(mine.data, buffer.data, strict=True):
-            assert (mine_data == data).all()
+        assert ours.get_scalar('train/lr').current() == 0.5 and ours.pending['train/count']
+    assert ours.get_scalar('train/count').current() == 2 and not ours.pending['train/count']
+    found, expected = (hub.state_dict()['log_scalars'] for hub in (ours, stock))
+    assert found.keys() == expected.keys()
+    for key in expected:
+        np.testing.assert_array_equal(found[key].data, expected[key].data)
     with pytest.raises(KeyError, match='train/nothing'):
         ours.get_scalar('train/nothing')
     with pytest.raises(ValueError, match='train/loss has 2 values'):
         ours.update_scalar('train/loss', torch.zeros(2))
 
 
-def test_what_is_overwritten_after_it_was_logged_is_not_what_is_logged():
+def test_a_value_that_is_overwritten_in_place_is_logged_as_it_was():
     """CUDA graphs write each iteration's loss to the same place."""
     hub, loss = MessageHub('overwritten'), torch.zeros(())
     defer(hub)

@@ -100,7 +100,7 @@ def config(
             dict(type='mmengine.EMAHook', momentum=0.1),
         ]
     if task == 'tokenizer':
-        cfg.custom_hooks[0].images = 4
+        cfg.custom_hooks[0].num_images = 4
     else:
         backbone(cfg).drop_path_rate = 0.5
     if task == 'classification':
@@ -222,7 +222,7 @@ def test_with_another_tokenizer_a_run_does_not_go_on_but_may_begin_from_its_weig
     )
     with pytest.raises(
         ValueError,
-        match=r'learned the tokens of another tokenizer .*: set model\.target\.checkpoint, or the cache',
+        match=r'learned the tokens of another tokenizer .*\. Set model\.target\.checkpoint, or the token cache',
     ):
         resumed(cfg, whole)
     cfg.resume, cfg.experiment_name = False, 'begun'

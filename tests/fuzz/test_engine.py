@@ -1,4 +1,4 @@
-"""Hooks, metrics and the optimizer's constructor of any settings: refused by name, or they do what they say."""
+"""Settings of hooks, metrics and the optimizer: wrong ones are refused by name, others work."""
 
 import math
 
@@ -25,72 +25,70 @@ from beit_mm.engine import (
     TokenizerMetric,
     Watchdog,
     launch,
-)  # fmt: skip
+)
 from beit_mm.engine.hooks.anneal import cosine
-from beit_mm.engine.hooks.probe import MEASURES
 from beit_mm.models import BEiT, DiscreteVAE
 
 FUZZED = {
-    'Anneal', 'ConvertCheckpoint', 'AtomicCheckpointHook', 'CPUAmpOptimWrapper', 'CachedTokens', 'CompileBlocks', 'DeferredLog',
-    'ExactResume', 'InitCodebook', 'KeyedRandomness', 'LayerDecayConstructor', 'MIMMetric', 'Probe', 'StopOnSignal',
-    'Throughput', 'TokenizerMetric', 'Watchdog',
+    'Anneal', 'AtomicCheckpointHook', 'CPUAmpOptimWrapper', 'CachedTokens', 'CompileBlocks',
+    'ConvertCheckpoint', 'DeferredLog', 'ExactResume', 'InitCodebook', 'KeyedRandomness',
+    'LayerDecayConstructor', 'MIMMetric', 'Probe', 'StopOnSignal', 'Throughput',
+    'TokenizerMetric', 'Watchdog',
 }  # fmt: skip
 ARCH = dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=8)
-number = st.floats(-10, 10)
+count, positive = st.integers(1, 9), st.floats(1e-3, 1e3)
+SETTINGS = {
+    CompileBlocks: dict(backend=st.just('eager')),
+    InitCodebook: dict(num_images=count, sharpness=st.floats(0.1, 9)),
+    Probe: dict(interval=st.none() | count, num_images=st.integers(2, 9)),
+    Throughput: dict(gflop_per_image=st.none() | positive, peak_tflops=positive),
+    TokenizerMetric: dict(vocab_size=st.integers(2, 300)),
+    Watchdog: dict(patience=count, interval=st.none() | count, checksum_interval=count),
+}
+
+
+@pytest.mark.parametrize('kind', SETTINGS, ids=lambda kind: kind.__name__)
+@examples(40)
+@given(data=st.data())
+def test_settings_are_refused_by_name_or_kept(kind, data):
+    settings = {name: data.draw(mostly(good), name) for name, good in SETTINGS[kind].items()}
+    try:
+        made = kind(**settings)
+    except Exception as error:
+        return refused(error, **settings)
+    assert {name: getattr(made, name) for name in settings} == settings
 
 
 @examples(60)
 @given(
-    attribute=mostly(st.just('beta')), start=mostly(number), end=mostly(number), iters=mostly(st.integers(1, 50)),
+    start=mostly(st.floats(-10, 10)),
+    end=mostly(st.floats(-10, 10)),
+    iters=mostly(st.integers(1, 50)),
     iteration=st.integers(0, 100),
-)  # fmt: skip
-def test_annealing_is_refused_or_stays_between_its_ends(iteration, **how):
+)
+def test_annealing_stays_between_its_ends(iteration, **settings):
     try:
-        hook = Anneal(**how)
+        hook = Anneal('beta', **settings)
     except Exception as error:
-        return refused(error, **how)
+        return refused(error, **settings)
     value = cosine(hook.start, hook.end, hook.iters, iteration)
     low, high = sorted((hook.start, hook.end))
     assert low - 1e-9 <= value <= high + 1e-9
     assert iteration < hook.iters or math.isclose(value, hook.end, abs_tol=1e-9)
 
 
-@examples(60)
-@given(
-    patience=mostly(st.integers(1, 9)), interval=mostly(st.one_of(st.none(), st.integers(1, 9))),
-    checksum_interval=mostly(st.integers(1, 9)),
-)  # fmt: skip
-def test_a_watchdog_of_any_settings_is_refused_or_has_them(**how):
-    try:
-        hook = Watchdog(**how)
-    except Exception as error:
-        return refused(error, **how)
-    assert {name: getattr(hook, name) for name in how} == how
-
-
 @examples(40)
-@given(
-    num_images=mostly(st.integers(1, 9)), sharpness=mostly(st.floats(0.1, 9)), vocab_size=st.integers(2, 9),
-    alike=st.booleans(), number=st.integers(1, 3),
-)  # fmt: skip
-def test_a_codebook_is_refused_or_starts_from_the_data(
-    num_images, sharpness, vocab_size, alike, number
-):
-    try:
-        hook = InitCodebook(num_images, sharpness)
-    except Exception as error:
-        return refused(error, num_images=num_images, sharpness=sharpness)
+@given(vocab_size=st.integers(2, 9), same=st.booleans(), number=st.integers(1, 3))
+def test_a_codebook_starts_from_the_data_or_there_are_too_few(vocab_size, same, number):
     model = DiscreteVAE(vocab_size=vocab_size, width=4, groups=2, blocks=1, width_in=4)
-    views = torch.full((number, 3, 4, 4), 0.5) if alike else torch.rand(number, 3, 4, 4)
+    images = torch.full((number, 3, 4, 4), 0.5) if same else torch.rand(number, 3, 4, 4)
     try:
-        model.init_codebook(views, hook.sharpness)
+        model.init_codebook(images, 4.0)
     except ValueError as error:
         assert 'too few different ones' in str(error)
         return 'refused'
-    assert (
-        all(p.isfinite().all() for p in model.parameters())
-        and model.tokens(views).unique().numel() > 1
-    )
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert model.tokens(images).unique().numel() > 1
 
 
 @examples(60)
@@ -107,130 +105,80 @@ def test_randomness_is_a_function_of_its_key(key, other):
 
 @examples(60)
 @given(
-    rate=mostly(st.floats(0.1, 1)), head_lr_mult=mostly(st.floats(0.1, 10)), decay_cls_token=st.booleans(),
-    lr=mostly(st.floats(1e-6, 1), st.none()), weight_decay=mostly(st.floats(0, 1), st.none()),
-    unknown=mostly(st.just({}), st.just(dict(layer_decay='layer_decay'))), frozen_stages=st.integers(-1, 3),
+    layer_decay_rate=mostly(st.floats(0.1, 1)),
+    head_lr_mult=mostly(st.floats(0.1, 10)),
+    decay_cls_token=st.booleans(),
+    lr=mostly(st.floats(1e-6, 1), st.none()),
+    weight_decay=mostly(st.floats(0, 1), st.none()),
+    unknown=mostly(st.just({}), st.just(dict(layer_decay='layer_decay'))),
+    frozen_stages=st.integers(-1, 3),
     positions=st.sampled_from([None, 'shared', 'per_layer']),
-)  # fmt: skip
-def test_layer_decay_is_refused_or_gives_each_parameter_its_rate_once(
-    rate, head_lr_mult, decay_cls_token, lr, weight_decay, unknown, frozen_stages, positions
+)
+def test_layer_decay_gives_each_trained_parameter_its_rate_once(
+    lr, weight_decay, unknown, frozen_stages, positions, **paramwise
 ):
     model = nn.Module()
     model.backbone = BEiT(
         ARCH, img_size=32, rel_pos_bias=positions, abs_pos_embed=True, frozen_stages=frozen_stages
     )
     model.head = nn.Linear(8, 2)
-    paramwise = dict(
-        layer_decay_rate=rate, head_lr_mult=head_lr_mult, decay_cls_token=decay_cls_token, **unknown
-    )
     optimizer = dict(type='AdamW', lr=lr, weight_decay=weight_decay)
-    how = dict(
-        optimizer=optimizer, constructor='beit_mm.LayerDecayConstructor', paramwise_cfg=paramwise
+    cfg = dict(
+        optimizer=optimizer,
+        constructor='beit_mm.LayerDecayConstructor',
+        paramwise_cfg=paramwise | unknown,
     )
     try:
-        groups = build_optim_wrapper(model, how).optimizer.param_groups
+        groups = build_optim_wrapper(model, cfg).optimizer.param_groups
     except Exception as error:
-        return refused(error, **paramwise, **optimizer)
-    given_to = {id(p): group for group in groups for p in group['params']}
-    assert given_to.keys() == {id(p) for p in model.parameters() if p.requires_grad}
-    assert sum(len(group['params']) for group in groups) == len(given_to)
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            layer, layers = (
-                model.backbone.get_layer_depth(name, 'backbone.') if 'backbone' in name else (0, 0)
-            )
-            expected = lr * rate ** (layers - 1 - layer) if layers else lr * head_lr_mult
-            assert math.isclose(given_to[id(p)]['lr'], expected)
-            assert given_to[id(p)]['weight_decay'] in (0, weight_decay)
-
-
-@examples(40)
-@given(vocab_size=mostly(st.integers(2, 300)), images=st.integers(1, 4), tokens=st.integers(1, 6))
-def test_a_metric_of_tokens_is_refused_or_finite(vocab_size, images, tokens):
-    try:
-        metric = TokenizerMetric(vocab_size)
-    except Exception as error:
-        return refused(error, vocab_size=vocab_size)
-    one = dict(
-        psnr=torch.rand([]),
-        psnr_mean_color=torch.rand([]),
-        log_likelihood=-torch.rand([]),
-        kl=torch.rand([]),
-    )
-    samples = [
-        dict(
-            ids=torch.randint(vocab_size, (tokens, tokens)),
-            reconstruction=torch.rand(3, 4, 4),
-            **one,
-        )
-        for _ in range(images)
-    ]
-    metric.process({}, samples)
-    found = metric.evaluate(images)
-    assert all(math.isfinite(value) for value in found.values())
-    assert 1 <= found['tokenizer/codes_used'] <= min(vocab_size, images * tokens**2)
+        return refused(error, **paramwise, **unknown, **optimizer)
+    group_of = {id(p): group for group in groups for p in group['params']}
+    assert group_of.keys() == {id(p) for p in model.parameters() if p.requires_grad}
+    assert sum(len(group['params']) for group in groups) == len(group_of)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale = paramwise['head_lr_mult']
+        if name.startswith('backbone.'):
+            layer, layers = model.backbone.get_layer_depth(name, 'backbone.')
+            scale = paramwise['layer_decay_rate'] ** (layers - 1 - layer)
+        assert math.isclose(group_of[id(parameter)]['lr'], lr * scale)
+        assert group_of[id(parameter)]['weight_decay'] in (0, weight_decay)
 
 
 @examples(40)
 @given(
-    images=st.integers(1, 4), places=st.integers(1, 6), pixels=st.booleans(), share=st.sampled_from([0.0, 0.3, 1.0]),
+    num_images=st.integers(1, 4),
+    num_patches=st.integers(1, 6),
+    pixels=st.booleans(),
+    masked=st.sampled_from([0.0, 0.3, 1.0]),
     recover_all=st.booleans(),
-)  # fmt: skip
-def test_a_metric_of_masked_modeling_is_finite_or_says_that_nothing_is_hidden(
-    images, places, pixels, share, recover_all
+)
+def test_metrics_of_pre_training_are_finite_or_nothing_is_masked(
+    num_images, num_patches, pixels, masked, recover_all
 ):
-    metric, samples = MIMMetric(), []
-    for _ in range(images):
-        hidden = torch.rand(places) < share
-        where = dict(hidden=hidden, valid=hidden | recover_all)
+    samples = []
+    for _ in range(num_images):
+        hidden = torch.rand(num_patches) < masked
+        sample = dict(hidden=hidden, valid=hidden | recover_all)
         if pixels:
-            samples.append(dict(mse=torch.rand(places), **where))
+            sample['mse'] = torch.rand(num_patches)
         else:
-            ids = torch.randint(9, (2, places))
-            samples.append(
-                dict(target=ids[0], prediction=ids[1], log_p_tokens=-torch.rand(places), **where)
-            )
-    hidden = any(s['valid'].any() for s in samples)
+            sample['target'], sample['prediction'] = torch.randint(9, (2, num_patches))
+            sample['log_p_tokens'] = -torch.rand(num_patches)
+        samples.append(sample)
+    predicted = any(sample['valid'].any() for sample in samples)
+    metric = MIMMetric()
     metric.process({}, samples)
     try:
-        found = metric.evaluate(images)
+        found = metric.evaluate(num_images)
     except ValueError as error:
-        assert not hidden and 'nothing is hidden' in str(error)
+        assert not predicted and 'no patch is masked' in str(error)
         return 'refused'
-    assert hidden and all(math.isfinite(value) for value in found.values())
+    assert predicted and all(math.isfinite(value) for value in found.values())
 
 
-@examples(60)
-@given(
-    interval=mostly(st.none() | st.integers(1, 9)), by_epoch=st.booleans(), num_images=mostly(st.integers(2, 9)),
-    dataloader=mostly(st.sampled_from(['val_dataloader', {}]), st.sampled_from([None, 3])),
-    measures=mostly(st.none() | st.lists(st.sampled_from(MEASURES)), st.sampled_from(['knn', ['knn'], 3, [[]]])),
-)  # fmt: skip
-def test_a_probe_of_any_settings_is_refused_or_keeps_them(**how):
-    try:
-        probe = Probe(**how)
-    except Exception as error:
-        return refused(error, **how)
-    assert all(getattr(probe, name) == value for name, value in how.items())
-
-
-@examples(30)
-@given(
-    gflop=mostly(st.none() | st.floats(1e-3, 1e3)), peak=mostly(st.floats(1e-3, 1e3)), backend=mostly(st.just('eager')),
-)  # fmt: skip
-def test_hooks_of_speed_are_refused_or_keep_their_settings(gflop, peak, backend):
-    try:
-        hooks = [Throughput(gflop, peak), CompileBlocks(backend)]
-    except Exception as error:
-        return refused(error, gflop_per_image=gflop, peak_tflops=peak, backend=backend)
-    assert [hooks[0].gflop_per_image, hooks[0].peak_tflops, hooks[1].backend] == [
-        gflop,
-        peak,
-        backend,
-    ]
-
-
-# -- a whole run -----------------------------------------------------------------------------------------------------------
+# -- complete runs
 
 
 @pytest.mark.parametrize('name', ['file_client_args', 'backend_args'])
@@ -241,37 +189,37 @@ def test_a_checkpoint_hook_is_for_mounted_folders(name):
 
 @examples(5)
 @given(
-    iters=st.integers(1, 4), interval=st.integers(1, 3), keep=st.sampled_from([-1, 1, 2]), patience=st.integers(1, 3),
-    val=st.integers(1, 5), epochs=st.booleans(), amp=st.booleans(), more=st.integers(0, 3), workers=st.just(0),
+    iters=st.integers(1, 4), more=st.integers(0, 3), interval=st.integers(1, 3),
+    keep=st.sampled_from([-1, 1, 2]), patience=st.integers(1, 3), val=st.integers(1, 5),
+    epochs=st.booleans(), amp=st.booleans(),
 )  # fmt: skip
-def test_a_run_of_any_settings_ends_and_goes_on(tmp_path_factory, patience, keep, amp, more, **how):
-    """With all hooks that tools/train.py adds: StopOnSignal, DeferredLog, CachedTokens …, and those of speed."""
+def test_a_run_of_any_settings_ends_and_continues(
+    tmp_path_factory, iters, more, keep, patience, amp, **settings
+):
+    """The runs have all hooks that tools/train.py adds, and those of speed."""
     toy.light()
     work = tmp_path_factory.mktemp('run')
-    if how['epochs']:
-        how['iters'] *= 4  # an epoch has four
+    scale = 4 if settings['epochs'] else 1  # an epoch has four iterations
+    ends = iters * scale, (iters + more) * scale
 
-    def train(iters: int) -> None:
-        cfg = toy.config(work, **how | dict(iters=iters), experiment_name=f'{work.name}_{iters}')
+    for end in ends:
+        name = f'{work.name}_{end}'
+        cfg = toy.config(work, iters=end, experiment_name=name, workers=0, **settings)
         cfg.default_hooks.checkpoint.max_keep_ckpts = keep
-        cfg.custom_hooks = [dict(type='Watchdog', patience=patience), dict(type='StopOnSignal')]
-        cfg.custom_hooks += [
+        cfg.custom_hooks = [
+            dict(type='Watchdog', patience=patience),
+            dict(type='StopOnSignal'),
             dict(type='Throughput', gflop_per_image=1.0, peak_tflops=1.0),
             dict(type='CompileBlocks', backend='eager', cpu=True),
         ]
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper' if amp else 'OptimWrapper'
         runner = launch.build_runner(cfg)
         runner.train()
-        assert runner.iter == iters and all(p.isfinite().all() for p in runner.model.parameters())
+        assert runner.iter == end
+        assert all(parameter.isfinite().all() for parameter in runner.model.parameters())
 
-    train(how['iters'])
-    train(how['iters'] + (4 if how['epochs'] else 1) * more)
-    names = r'(epoch|iter)_\d+\.pth'
-    path, passed = find_newest(work, names)
-    assert (
-        path
-        and not passed
-        and read_file(path)['meta']['iter'] == how['iters'] + (4 if how['epochs'] else 1) * more
-    )
-    assert keep < 0 or len([p for p in work.glob('*.pth') if not p.name.startswith('best')]) <= keep
+    path, damaged = find_newest(work, r'(epoch|iter)_\d+\.pth')
+    assert path and not damaged and read_file(path)['meta']['iter'] == ends[-1]
+    kept = [path for path in work.glob('*.pth') if not path.name.startswith('best')]
+    assert keep < 0 or len(kept) <= keep
     assert not list(work.glob('.*.tmp'))

@@ -1,4 +1,4 @@
-"""A run that reads its tokens from a cache learns the tokens of its own tokenizer, or does not begin."""
+"""Agreement of a token cache with the model that trains on it."""
 
 from collections.abc import Iterator
 
@@ -12,15 +12,16 @@ from ...utils.unwrap_model import unwrap_model
 
 @HOOKS.register_module()
 class CachedTokens(Hook):
-    """Holds the tokenizer of each `token_cache` that a data set reads against the model's; ValueError if they differ.
+    """Hook that raises ValueError if a token cache was made by another tokenizer than the model's.
 
-    A model that was given no tokenizer takes over the cache's fingerprint. `launch.build_runner` adds this hook to every run.
+    A model without a tokenizer gets the fingerprint of the cache. `launch.build_runner` adds this
+    hook to every run.
     """
 
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
-        for cache in _caches(runner):
+        for cache in _find_caches(runner):
             target = getattr(unwrap_model(runner), 'target', None)
             if not hasattr(target, 'cached_fingerprint'):
                 raise ValueError(
@@ -28,29 +29,21 @@ class CachedTokens(Hook):
                 )
             target.cached_fingerprint = cache.about['tokenizer']
             if cache.about['dtype'] != str(target.dtype):
-                words = f'{cache.path} holds tokens read in {cache.about["dtype"]}, this run would read them in {target.dtype}'
-                runner.logger.warning(f'{words}: a few in a hundred differ')
+                runner.logger.warning(
+                    f'{cache.path} holds tokens computed in {cache.about["dtype"]}, this run would '
+                    f'compute them in {target.dtype}: up to a few percent of the tokens differ'
+                )
 
     def before_train(self, runner: Runner) -> None:
-        self._compare(runner)
-
-    def before_val(self, runner: Runner) -> None:
-        self._compare(runner)
-
-    def before_test(self, runner: Runner) -> None:
-        self._compare(runner)
-
-    def _compare(self, runner: Runner) -> None:
-        for cache in _caches(runner):
+        for cache in _find_caches(runner):
             cache.check(dict(tokenizer=int(unwrap_model(runner).target_fingerprint)))
 
+    before_val = before_test = before_train
 
-def _caches(runner: Runner) -> Iterator[TokenCache]:
-    for loop in (
-        runner._train_loop,
-        runner._val_loop,
-        runner._test_loop,
-    ):  # a loop of no use here is still a dict
-        cache = getattr(getattr(getattr(loop, 'dataloader', None), 'dataset', None), 'tokens', None)
-        if cache is not None:
+
+def _find_caches(runner: Runner) -> Iterator[TokenCache]:
+    for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+        # A loop that is not used in this run is still a config.
+        dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+        if cache := getattr(dataset, 'tokens', None):
             yield cache

@@ -1,4 +1,4 @@
-"""`load_from` a checkpoint of any project, and the normalisation that a run's weights were trained with."""
+"""`load_from` with a checkpoint of any project, and the normalization that its weights expect."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -9,18 +9,24 @@ from ...models import BEiT, BEiTPretrainer, DiscreteVAE
 from ...registry import HOOKS
 from ...utils.unwrap_model import unwrap_model
 
+# Settings of the channel order: of mmpretrain, and of two versions of mmseg. Loaders read BGR.
+_TO_RGB = ('to_rgb', '_channel_conversion', 'channel_conversion')
+
 
 @HOOKS.register_module()
 class ConvertCheckpoint(Hook):
-    """Make the checkpoint of `load_from` one of this model, whoever wrote it: renamed, positions fitted, each key accounted for.
+    """Hook that converts the checkpoint of `load_from` to the model of the run.
 
-    It also stores mean, std and channel order of the data preprocessor in each checkpoint, and warns if a run normalizes its
-    images in another way than its weights were trained with. tools/train.py and test.py add this hook themselves.
+    Keys get this project's names, positions are resized to the model's grid, and the log reports
+    every key. Each saved checkpoint stores mean, std and channel order of the data preprocessor. A
+    run that normalizes its images in another way than its weights were trained with logs a warning.
+    `launch.build_runner` adds this hook to every run.
 
     Args:
-        strict: a key of the model that the checkpoint lacks is an error (testing), not a new part that training begins with.
+        strict: a key that the checkpoint lacks is an error (testing). Otherwise the model keeps its
+            own initialization (training).
 
-    Raises ValueError that names the keys of the backbone that do not fit, or when a run is resumed with another tokenizer.
+    Raises ValueError for keys that do not fit, and if a run is resumed with another tokenizer.
     """
 
     priority = 'VERY_HIGH'
@@ -30,89 +36,93 @@ class ConvertCheckpoint(Hook):
         self.normalization = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = unwrap_model(runner)
+        model, path = unwrap_model(runner), runner.cfg.get('load_from')
         if any(type(module).__name__ == 'LoRAModel' for module in model.modules()):
-            check_lora(checkpoint.get('state_dict', checkpoint), runner.cfg.get('load_from'))
-        if not isinstance(model, DiscreteVAE) and not isinstance(
-            getattr(model, 'backbone', None), BEiT
-        ):
+            check_lora(checkpoint.get('state_dict', checkpoint), path)
+        if not isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE):
             return
-        source = f'load_from={runner.cfg.get("load_from")}'
-        state, meta = convert_to(model, checkpoint, source, self.strict)
+        state, meta = convert_to(model, checkpoint, f'load_from={path}', self.strict)
         checkpoint['state_dict'] = state
         self.normalization = meta.get('normalization')
         if isinstance(model, BEiTPretrainer):
-            self._keep_fingerprint(runner, model.target_fingerprint, checkpoint['state_dict'])
+            self._check_fingerprint(runner, model.target_fingerprint, state)
 
-    def _keep_fingerprint(self, runner: Runner, own: Tensor, state: dict[str, Tensor]) -> None:
-        """Weights that a run begins with may have learned any tokenizer's ids; one that goes on has to learn the same."""
-        theirs = state.get('target_fingerprint', own)
-        if (
-            not (own and theirs) or own.item() == theirs.item()
-        ):  # 0: pixels, or a model that is tested only
+    def _check_fingerprint(self, runner: Runner, own: Tensor, state: dict[str, Tensor]) -> None:
+        """Compare tokenizers: a resumed run needs the same one, a new run may change it."""
+        loaded = state.get('target_fingerprint', own)
+        if own == loaded or not own or not loaded:  # 0: pixels, or a model without a tokenizer
             return
-        words = f'{runner._load_from or runner.work_dir} learned the tokens of another tokenizer than the one of this run'
+        path = runner._load_from or runner.work_dir
+        message = f'{path} learned the tokens of another tokenizer than the one of this run'
         if runner._resume:
             raise ValueError(
-                f'resume: {words}: set model.target.checkpoint, or the cache, to what it began with, or begin a new run from '
-                'its weights, with load_from and without --resume'
+                f'--resume: {message}. Set model.target.checkpoint, or the token cache, as in the '
+                'first run, or start a new run with load_from and without --resume'
             )
-        runner.logger.warning(words)
+        runner.logger.warning(message)
         state['target_fingerprint'] = own.clone()
 
     def before_train(self, runner: Runner) -> None:
         model = unwrap_model(runner)
-        learned = self.normalization or getattr(
-            getattr(model, 'backbone', None), 'pretrained_normalization', None
-        )
-        own = _normalization(model)
-        if (
-            not learned or not own or len(own['mean']) != len(learned['mean'])
-        ):  # other channels are not comparable
-            return
-        if any(
-            abs(a - b) > 0.5
-            for k in ('mean', 'std')
-            for a, b in zip(own[k], learned[k], strict=True)
-        ):
-            runner.logger.warning(
-                f'the weights were trained on images normalized by {_words(learned)}, this run normalizes by {_words(own)}: set '
-                'data_preprocessor.mean and .std to those of the weights'
-            )
-        order, fed = learned.get('channel_order', 'rgb'), own.get('channel_order')
-        if fed and fed != order:
-            setting = 'to_rgb' if hasattr(model.data_preprocessor, 'to_rgb') else 'bgr_to_rgb'
-            runner.logger.warning(
-                f'the weights were trained on {order.upper()} images, this run feeds {fed.upper()}: set '
-                f'data_preprocessor.{setting}={order == "rgb"}'
-            )
+        backbone = getattr(model, 'backbone', model)
+        expected = self.normalization or getattr(backbone, 'pretrained_normalization', None)
+        if expected and len(expected['mean']) == _count_channels(model):
+            for warning in _compare(expected, _find_normalization(model), model.data_preprocessor):
+                runner.logger.warning(warning)
 
     before_test = before_train
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if normalization := _normalization(unwrap_model(runner)):
+        normalization = _find_normalization(unwrap_model(runner))
+        if 'mean' in normalization:
             checkpoint['meta']['normalization'] = normalization
 
 
-def _normalization(model: nn.Module) -> dict[str, list[float] | str] | None:
-    """Return mean and std (0 … 255) of the data preprocessor, and the order of three channels; None if it has no mean.
-
-    Loaders read BGR. `MIMDataPreprocessor` has no setting for the order: its views are RGB.
-    """
-    preprocessor = getattr(model, 'data_preprocessor', None)
-    parts = {name: getattr(preprocessor, name, None) for name in ('mean', 'std')}
-    if not all(isinstance(part, Tensor) for part in parts.values()):
-        return None
-    found = {name: [round(v, 4) for v in part.flatten().tolist()] for name, part in parts.items()}
-    # mmpretrain's, then those of onedl's and of OpenMMLab's mmseg.
-    settings = ('to_rgb', '_channel_conversion', 'channel_conversion')
-    to_rgb = next(
-        (getattr(preprocessor, name) for name in settings if hasattr(preprocessor, name)), True
-    )
-    return found | (
-        dict(channel_order='rgb' if to_rgb else 'bgr') if len(found['mean']) == 3 else {}
-    )
+def _count_channels(model: nn.Module) -> int:
+    """Return the number of channels of the images, which the first convolution reads."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return convolutions[0].in_channels if convolutions else 3
 
 
-def _words(normalization: dict[str, list[float]]) -> str:
-    return ', '.join(f'{name} {normalization[name]}' for name in ('mean', 'std'))
+def _find_normalization(model: nn.Module) -> dict[str, list[float] | str]:
+    """Return `mean` and `std` per channel (0 … 255) and `channel_order`, as far as they are known."""
+    preprocessor, found = getattr(model, 'data_preprocessor', None), {}
+    channels = _count_channels(model)
+    for name in ('mean', 'std'):
+        if isinstance(values := getattr(preprocessor, name, None), Tensor):
+            values = [round(value, 4) for value in values.flatten().tolist()]
+            found[name] = values * channels if len(values) == 1 else values
+    settings = [getattr(preprocessor, name) for name in _TO_RGB if hasattr(preprocessor, name)]
+    if channels == 3 and (
+        settings or found
+    ):  # MIMDataPreprocessor has no setting: its views are RGB
+        found['channel_order'] = 'rgb' if not settings or settings[0] else 'bgr'
+    return found
+
+
+def _compare(expected: dict, own: dict, preprocessor: nn.Module) -> list[str]:
+    """Return a warning for each difference to the normalization that weights were trained with."""
+    warnings = []
+    pairs = [(own.get(name), expected[name]) for name in ('mean', 'std')]
+    if any(not ours or _differ(ours, theirs) for ours, theirs in pairs):
+        given = _format(own) if 'mean' in own else 'no mean and std'
+        warnings.append(
+            f'the weights were trained on images normalized with {_format(expected)}, this run '
+            f'normalizes with {given}: set data_preprocessor.mean and .std to those of the weights'
+        )
+    order = expected.get('channel_order', 'rgb')
+    if own.get('channel_order', order) != order:
+        setting = 'to_rgb' if hasattr(preprocessor, 'to_rgb') else 'bgr_to_rgb'
+        warnings.append(
+            f'the weights were trained on {order.upper()} images, this run reads '
+            f'{own["channel_order"].upper()}: set data_preprocessor.{setting}={order == "rgb"}'
+        )
+    return warnings
+
+
+def _differ(values: list[float], others: list[float]) -> bool:
+    return any(abs(a - b) > 0.5 for a, b in zip(values, others, strict=True))
+
+
+def _format(normalization: dict[str, list[float]]) -> str:
+    return f'mean {normalization["mean"]}, std {normalization["std"]}'

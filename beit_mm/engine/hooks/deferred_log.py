@@ -1,4 +1,4 @@
-"""Logged values stay on the device until they are read, and are means over ranks: no iteration waits for the one before."""
+"""Logging without waiting for the device, with means over ranks."""
 
 from collections import Counter, defaultdict
 
@@ -12,129 +12,114 @@ from torch import Tensor
 
 from ...registry import HOOKS
 
-MOST = 4096  # values kept, should nobody ever read
-
-
-class DeferredHub(MessageHub):
-    """MessageHub that calls no `.item()` when it is given a tensor, but reads all tensors at once when it is read itself.
-
-    A tensor is cloned on its device: the caller may overwrite it (CUDA graphs and in-place updates do).
-    """
-
-    def update_scalar(
-        self, key: str, value: Tensor | float, count: int = 1, resumed: bool = True
-    ) -> None:
-        self._set_resumed_keys(key, resumed)
-        if isinstance(value, Tensor):
-            if value.numel() != 1:
-                raise ValueError(
-                    f'{key} has {value.numel()} values, a logged one has to be a single number'
-                )
-            self.pending.append((key, value.detach().reshape(()).clone(), count))
-            self.tensors.add(key)
-            if len(self.pending) >= MOST:
-                self.flush()
-        else:
-            if any(key == waiting for waiting, _, _ in self.pending):
-                self.flush()
-            self._note(key, self._get_valid_value(value), count)
-
-    def get_scalar(self, key: str) -> HistoryBuffer:
-        """Wait for the device only if a tensor of `key` is pending: timers read their own keys each iteration."""
-        if any(key == waiting for waiting, _, _ in self.pending):
-            self.flush()
-        if key not in self.__dict__['_log_scalars']:
-            raise KeyError(
-                f'{key} is not found in Messagehub.log_buffers: instance name is: {self.instance_name}'
-            )
-        return self.__dict__['_log_scalars'][key]
-
-    @property
-    def _log_scalars(self) -> dict:
-        self.flush()
-        return self.__dict__['_log_scalars']
-
-    @_log_scalars.setter
-    def _log_scalars(self, scalars: dict) -> None:
-        self.__dict__['_log_scalars'] = scalars
-
-    def flush(self) -> None:
-        """Read all pending tensors: the one wait for the device."""
-        pending, self.pending = self.pending, []
-        places = defaultdict(list)
-        for place, (_, value, _) in enumerate(pending):
-            places[value.device, value.dtype].append(place)
-        numbers = {}
-        for group in places.values():
-            numbers.update(
-                zip(
-                    group, torch.stack([pending[place][1] for place in group]).tolist(), strict=True
-                )
-            )
-        for place, (key, _, count) in enumerate(pending):
-            self._note(key, numbers[place], count)
-
-    def average(self) -> None:
-        """Replace what tensors gave since the last call by its mean over ranks. All ranks have to call it.
-
-        A key of which ranks do not have equally many values keeps each rank's own.
-        """
-        self.flush()
-        scalars, since = self.__dict__['_log_scalars'], self.since
-        self.since = Counter()
-        if get_world_size() == 1:
-            return
-        own = {
-            key: scalars[key].data[0][-count:]
-            for key, count in since.items()
-            if key in self.tensors
-        }
-        everyone = all_gather_object(own)
-        for key, values in own.items():
-            found = [other[key] for other in everyone if len(other.get(key, ())) == len(values)]
-            if len(found) == len(everyone):
-                (history, counts), longest = scalars[key].data, scalars[key].max_length
-                scalars[key] = HistoryBuffer(
-                    np.append(history[: -len(values)], np.mean(found, 0)), counts, longest
-                )
-
-    def _note(self, key: str, value: float, count: int) -> None:
-        scalars = self.__dict__['_log_scalars']
-        self.since[key] += 1
-        if key in scalars:
-            scalars[key].update(value, count)
-        else:
-            scalars[key] = HistoryBuffer([value], [count])
-
 
 @HOOKS.register_module()
 class DeferredLog(Hook):
-    """Hook that logs without waiting for the device, and logs means over ranks.
+    """Hook that keeps logged tensors on the device until they are read, and logs means over ranks.
 
-    mmengine reads each loss and the gradient's norm in each iteration, and logs those of rank 0. `tools/train.py` adds this
-    hook to every run.
+    mmengine reads every loss in every iteration, which waits for the device, and logs the losses of
+    rank 0. `launch.build_runner` adds this hook to every run.
     """
 
-    priority = 'NORMAL'  # after RuntimeInfoHook, which gives the values, and before LoggerHook, which reads them
+    priority = 'NORMAL'  # after RuntimeInfoHook, which writes the values; before LoggerHook
 
     def before_run(self, runner: Runner) -> None:
-        self.interval = next(
-            (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50
-        )
+        self.interval = get_log_interval(runner)
         defer(runner.message_hub)
+
+    def before_train(self, runner: Runner) -> None:
+        """Average before saving, too. All ranks save, but only one calls `before_save_checkpoint`."""
+        save = runner.save_checkpoint
+
+        def save_checkpoint(*args, **kwargs) -> None:
+            runner.message_hub.average()
+            save(*args, **kwargs)
+
+        runner.save_checkpoint = save_checkpoint
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        # LoggerHook logs at these iterations on rank 0; all ranks reach them.
-        if self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(
-            runner.train_dataloader, batch_idx
-        ):
+        # LoggerHook logs in these iterations.
+        end_of_epoch = self.end_of_epoch(runner.train_dataloader, batch_idx)
+        if end_of_epoch or self.every_n_inner_iters(batch_idx, self.interval):
             runner.message_hub.average()
 
 
+def get_log_interval(runner: Runner) -> int:
+    """Return the number of iterations per line of the log; mmengine's default without LoggerHook."""
+    return next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
+
+
 def defer(hub: MessageHub) -> None:
-    """Exchange the class of `hub` in place: others hold the same object."""
+    """Make `hub` a DeferredHub in place, since many objects refer to it."""
     if not isinstance(hub, DeferredHub):
-        hub.pending, hub.tensors, hub.since = [], set(), Counter()
+        hub.pending, hub.num_local = defaultdict(list), Counter()
         hub.__class__ = DeferredHub
+
+
+class DeferredHub(MessageHub):
+    """MessageHub that copies tensors on their device and reads them when it is read itself.
+
+    A copy is needed because CUDA graphs and in-place operations overwrite a loss.
+    """
+
+    pending: dict[str, list[tuple[Tensor, int, bool]]]  # key → (value, count, resumed)
+    num_local: Counter[str]  # key → number of values that are not averaged over ranks yet
+
+    def update_scalar(
+        self, key: str, value: Tensor | float, count: int = 1, resumed: bool = True
+    ) -> None:
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(f'{key} has {value.numel()} values: log a single number')
+            self.pending[key].append((value.detach().reshape(()).clone(), count, resumed))
+            return
+        if key in self.pending:
+            self.flush()  # keeps the order
+            self.num_local[key] += 1
+        super().update_scalar(key, value, count, resumed)
+
+    def flush(self) -> None:
+        """Read all pending tensors, which waits for the device."""
+        for key, logged in self.pending.items():
+            if not logged:
+                continue
+            numbers = torch.stack([value for value, _, _ in logged]).tolist()
+            for number, (_, count, resumed) in zip(numbers, logged, strict=True):
+                super().update_scalar(key, float(number), count, resumed)
+            self.num_local[key] += len(logged)
+            logged.clear()
+
+    def average(self) -> None:
+        """Replace values logged since the last call by their means over ranks; all ranks call it.
+
+        A key with different numbers of values on different ranks keeps each rank's own values.
+        """
+        self.flush()
+        num_local, self.num_local = self.num_local, Counter()
+        if get_world_size() == 1:
+            return
+        local = {key: self._log_scalars[key].data[0][-num:] for key, num in num_local.items()}
+        all_ranks = all_gather_object(local)
+        for key, values in local.items():
+            same_key = [other[key] for other in all_ranks if key in other]
+            if len(same_key) == len(all_ranks) and len({len(other) for other in same_key}) == 1:
+                values[:] = np.mean(same_key, axis=0)  # a view of the history
+
+    def get_scalar(self, key: str) -> HistoryBuffer:
+        """Wait for the device only for a pending key, since timers read their own keys each step."""
+        if self.pending.get(key):
+            self.flush()
+        if key not in self._log_scalars:
+            raise KeyError(f'{key} was never logged')
+        return self._log_scalars[key]
+
+    @property
+    def log_scalars(self) -> dict[str, HistoryBuffer]:
+        self.flush()
+        return self._log_scalars
+
+    def state_dict(self) -> dict:
+        self.flush()
+        return super().state_dict()

@@ -1,8 +1,9 @@
-"""Start a tokenizer's codebook from the data, so that a short run uses all of it."""
+"""Initialization of a tokenizer's codebook from data."""
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ...registry import HOOKS
@@ -12,9 +13,15 @@ from ...utils.unwrap_model import unwrap_model
 
 @HOOKS.register_module()
 class InitCodebook(Hook):
-    """Before the first iteration of a run from scratch, give `DiscreteVAE.init_codebook` the first `num_images` training images.
+    """Hook that calls `DiscreteVAE.init_codebook` with training images before a new run starts.
 
-    Raises ValueError when the model has no codebook.
+    A short run then uses the whole codebook. Runs that resume or load weights keep their codebook.
+
+    Args:
+        num_images: number of images, rounded up to whole batches.
+        sharpness: argument of `DiscreteVAE.init_codebook`.
+
+    Raises ValueError before training if the model has no codebook.
     """
 
     def __init__(self, num_images: int = 192, sharpness: float = 4.0):
@@ -26,27 +33,28 @@ class InitCodebook(Hook):
         model = unwrap_model(runner)
         if not hasattr(model, 'init_codebook'):
             raise ValueError(
-                f'{type(model).__name__} has no codebook: InitCodebook is for beit_mm.DiscreteVAE'
+                f'InitCodebook: {type(model).__name__} has no codebook. Train a beit_mm.DiscreteVAE, '
+                'or run without the hook: --cfg-options custom_hooks=[]'
             )
-        if (
-            runner.iter
-            or runner.cfg.get('load_from')
-            or pretrained_checkpoint(model.init_cfg, type(model).__name__)
-        ):  # it has one
+        pretrained = pretrained_checkpoint(model.init_cfg, type(model).__name__)
+        if runner.iter or runner.cfg.get('load_from') or pretrained:
             return
-        loader, views = runner.train_dataloader, []
-        # A loader of its own: workers that persist would go on behind these images when training begins.
-        same = dict(
-            batch_sampler=loader.batch_sampler,
-            collate_fn=loader.collate_fn,
-            generator=loader.generator,
+        images = self._read_images(runner, model)
+        model.init_codebook(images, self.sharpness)
+        runner.logger.info(f'{model.vocab_size} codes were initialized from {len(images)} images')
+
+    def _read_images(self, runner: Runner, model: nn.Module) -> torch.Tensor:
+        stock = runner.train_dataloader
+        # The workers of the training loader may persist: training would start after these images.
+        loader = DataLoader(
+            stock.dataset,
+            batch_sampler=stock.batch_sampler,
+            collate_fn=stock.collate_fn,
+            generator=stock.generator,
         )
-        first = DataLoader(loader.dataset, **same)
-        for batch in first:
-            views.append(model.data_preprocessor(batch)['inputs'])
-            if sum(map(len, views)) >= self.num_images:
+        images = []
+        for batch in loader:
+            images += model.data_preprocessor(batch)['inputs']
+            if len(images) >= self.num_images:
                 break
-        model.init_codebook(torch.cat(views), self.sharpness)
-        runner.logger.info(
-            f'{model.vocab_size} codes start from the patches of {sum(map(len, views))} images'
-        )
+        return torch.stack(images)

@@ -1,14 +1,14 @@
-"""Look at a run's representations while it trains, on a few images that are held back."""
+"""Measurements of a model while it trains, on a few held-out images."""
 
-import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import DATASETS, FUNCTIONS
@@ -17,290 +17,187 @@ from torch import Tensor, nn
 
 from ...data.seeded import seeded
 from ...models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
-from ...models.attention import attention_weights
 from ...registry import HOOKS
 from ...utils.arguments import check_integers
 from ...utils.unwrap_model import unwrap_model
-from ..measures import attention_distance, code_usage, effective_rank, knn_top1, linear_probe
+from ..measures import code_usage, effective_rank, knn_top1, linear_probe, measure_blocks
 from ..metrics import MIMMetric, TokenizerMetric
 
-MEASURES = (
-    'knn_top1',
-    'linear_top1',
-    'effective_rank',
-    'attention_distance',
-    'code_usage',
-    'masked_tokens',
-)
-CLASSES = 20  # at most: a class needs some images among a few hundred
+MAX_CLASSES = 20  # a class needs several images among a few hundred
 
 
 @HOOKS.register_module()
 class Probe(Hook):
-    """Every `interval` iterations, measure the model on held-out images; log the numbers under `probe/`, and warn in words.
+    """Hook that measures the model on held-out images and logs the values under `probe/`.
 
-    | measure | of | |
-    |---|---|---|
-    | knn_top1, linear_top1 | each block's mean patch, % | labels: the data set's, or the folders that its images lie in |
-    | effective_rank | each block's mean patch | |
-    | attention_distance | each block's heads, pixels | |
-    | code_usage | a tokenizer's codes, or those that pre-training predicts | all of TokenizerMetric's |
-    | masked_tokens | pre-training's predictions | all of MIMMetric's |
+    - Each block: `knn_top1` and `linear_top1` (%), `effective_rank`, `attention_distance` of each
+      head (pixels). Classes are those of the data set, or the folders of its images; with a single
+      class the first two are skipped.
+    - A tokenizer: the values of `TokenizerMetric`.
+    - Pre-training on tokens: the values of `MIMMetric`, `predicted_codes_used` and
+      `predicted_perplexity`.
 
-    It measures the weights that train, not their moving average, and sees whole images, except for masked_tokens. The
-    model's modes and all random numbers are left as they were: the run ends with the same bits. Ranks share the images.
+    Logs a warning if features collapse, the codebook collapses, or predictions ignore the image.
+    Rank 0 measures the trained weights, not their moving average. The run ends with the same bits
+    as a run without the hook.
 
     Args:
-        interval: iterations, or with `by_epoch` epochs. None: a hundredth of the run, but a hundred images are trained
-            on for one that is measured. Both take about as long, so that this is 1 % of the time; the log says `seconds`.
-        num_images: how many, of at most twenty classes; they are read once and kept.
-        dataloader: key of the config, or a data loader's config: whose data set, collate_fn and batch_size are used.
-        measures: names of the table; None: all that this model and these images allow.
+        interval: number of iterations. None: a hundredth of the run, but at least 100 training
+            images of rank 0 per measured image. Measuring an image takes about as long as training
+            on it, so the hook takes at most 1 % of the time.
+        num_images: number of images, of at most 20 classes; they are read once and kept.
+        dataloader: key of the config, or config of a data loader, whose `dataset`, `collate_fn` and
+            `batch_size` are used.
 
-    Raises ValueError for a measure that is unknown, or that the model or the images do not allow.
+    Raises ValueError before training if the config has no such data loader, or if the model is
+    neither a DiscreteVAE nor has a beit_mm.BEiT as its backbone.
     """
 
     def __init__(
         self,
         interval: int | None = None,
-        by_epoch: bool = False,
         num_images: int = 500,
         dataloader: str | dict = 'val_dataloader',
-        measures: list[str] | None = None,
     ):
-        if not isinstance(measures, list | tuple | None) or any(
-            name not in MEASURES for name in measures or ()
-        ):
-            raise ValueError(
-                f'measures={measures!r}: give None, or a list of {", ".join(MEASURES)}'
-            )
         check_integers(2, num_images=num_images)
-        if interval is not None or by_epoch:
+        if interval is not None:
             check_integers(1, interval=interval)
-        if not isinstance(dataloader, str | dict):
-            raise TypeError(
-                f'dataloader={dataloader!r}: give a key of the config, or the config of a data loader'
-            )
-        self.interval, self.by_epoch, self.num_images = interval, by_epoch, num_images
-        self.dataloader, self.measures = dataloader, measures
-        self.begins = True  # every model is at the marginal then
-
-    # -- what and when -----------------------------------------------------------------------------------------------
+        self.interval, self.num_images, self.dataloader = interval, num_images, dataloader
+        self.is_first = True
 
     def before_train(self, runner: Runner) -> None:
+        if not is_main_process():
+            return
+        model = unwrap_model(runner)
+        if not isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE):
+            raise ValueError(f'Probe measures a BEiT or a DiscreteVAE, not {type(model).__name__}')
+        self._read_images(runner)
+        if self.interval is None:
+            batch_size = runner.train_dataloader.batch_sampler.batch_size
+            self.interval = max(runner.max_iters // 100, -(-100 * len(self.labels) // batch_size))
+        runner.logger.info(f'probe: {len(self.labels)} images every {self.interval} iterations')
+
+    def _read_images(self, runner: Runner) -> None:
         loader = self.dataloader
         if isinstance(loader, str):
-            if not runner.cfg.get(loader):
-                raise ValueError(
-                    f'Probe: the config has no {loader}: name another with dataloader=…'
-                )
-            loader = runner.cfg[loader]
+            loader = runner.cfg.get(loader)
+        if not loader:
+            raise ValueError(f'Probe: the config has no {self.dataloader}. Set dataloader=…')
+        collate = FUNCTIONS.get(loader.get('collate_fn', dict(type='pseudo_collate'))['type'])
+        batch_size = loader.get('batch_size', 1)
         with seeded(0):
             dataset = DATASETS.build(loader['dataset'])
-            known = labels_of(dataset)
-            picks = choose(known, self.num_images)
-            self.picks = picks[get_rank() :: get_world_size()]
-            collate = FUNCTIONS.get(loader.get('collate_fn', dict(type='pseudo_collate'))['type'])
-            size = loader.get('batch_size', 1)
-            self.batches = [
-                collate([dataset[int(pick)] for pick in self.picks[i : i + size]])
-                for i in range(0, len(self.picks), size)
-            ]
-        self.labels = torch.from_numpy(np.unique(known[picks], return_inverse=True)[1])
-        allowed = self._allowed(unwrap_model(runner))
-        self.chosen = self.measures or allowed
-        refused = [name for name in self.chosen if name not in allowed]
-        if refused or not allowed:
-            raise ValueError(
-                f'Probe: {type(unwrap_model(runner)).__name__} on these images has no {", ".join(refused) or "measure"}; it allows '
-                f'{", ".join(allowed) or "nothing"}'
-            )
-        if self.interval is None:
-            batch = runner.train_dataloader.batch_sampler.batch_size * get_world_size()
-            self.interval = max(runner.max_iters // 100, -(-100 * len(picks) // batch))
-        unit = 'epochs' if self.by_epoch else 'iterations'
-        runner.logger.info(
-            f'probe: {", ".join(self.chosen)} of {len(picks)} images every {self.interval} {unit}'
-        )
-
-    def _allowed(self, model: nn.Module) -> list[str]:
-        if isinstance(model, DiscreteVAE):
-            return ['code_usage']
-        if not isinstance(getattr(model, 'backbone', None), BEiT):
-            return []
-        tokens = isinstance(model, BEiTPretrainer) and isinstance(model.target, TokenTarget)
-        left_out = (() if self.labels.any() else MEASURES[:2]) + (() if tokens else MEASURES[4:])
-        return [name for name in MEASURES if name not in left_out]
+            classes = find_classes(dataset)
+            indices = choose_images(classes, self.num_images)
+            samples = [dataset[int(index)] for index in indices]
+        starts = range(0, len(samples), batch_size)
+        self.batches = [collate(samples[start : start + batch_size]) for start in starts]
+        self.labels = torch.from_numpy(np.unique(classes[indices], return_inverse=True)[1])
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        if not self.by_epoch and (
-            self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)
+        is_last = self.is_last_train_iter(runner)
+        if not is_main_process() or not (
+            is_last or self.every_n_train_iters(runner, self.interval)
         ):
-            self._probe(runner, runner.iter + 1)
+            return
+        start = time.perf_counter()
+        amp = isinstance(runner.optim_wrapper, AmpOptimWrapper)
+        values, problems = self.measure(unwrap_model(runner), amp, self.is_first and not is_last)
+        self.is_first = False
+        values['seconds'] = time.perf_counter() - start
+        logged = {f'probe/{name}': value for name, value in values.items()}
+        runner.visualizer.add_scalars(logged, step=runner.iter + 1)
+        runner.logger.info(f'probe: {format_values(values)}')
+        for problem in problems:
+            runner.logger.warning(f'probe: {problem}')
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        if self.by_epoch and (
-            self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)
+    def measure(
+        self, model: nn.Module, amp: bool = False, is_first: bool = False
+    ) -> tuple[dict[str, float], list[str]]:
+        """Return values by name, such as `effective_rank/layer_1`, and a warning for each problem.
+
+        The first measurement has no warning about predictions, which are guesses at that time.
+        """
+        device = next(model.parameters()).device.type
+        with evaluation(model), torch.no_grad(), torch.autocast(device, enabled=amp):
+            if isinstance(model, DiscreteVAE):
+                return evaluate(TokenizerMetric(model.vocab_size), model, self._inputs(model)), []
+            values, problems = self._measure_blocks(model)
+            if isinstance(model, BEiTPretrainer) and isinstance(model.target, TokenTarget):
+                metric = MIMMetric()
+                without_pixels = (replace_token_view(model, batch) for batch in self._inputs(model))
+                values |= evaluate(metric, model, without_pixels)
+                predicted = torch.cat([result['prediction'] for result in metric.results])
+                used, perplexity = code_usage(predicted, model.target.channels)
+                values |= dict(predicted_codes_used=used, predicted_perplexity=perplexity)
+                problems += [] if is_first else find_guessing(values, len(predicted))
+        return values, problems
+
+    def _inputs(self, model: nn.Module) -> Iterator[Tensor | dict[str, Tensor]]:
+        for batch in self.batches:
+            yield model.data_preprocessor(batch, False)['inputs']
+
+    def _measure_blocks(self, model: nn.Module) -> tuple[dict[str, float], list[str]]:
+        blocks = []
+        for batch in self._inputs(model):
+            images = batch['patch_view'] if isinstance(batch, dict) else batch
+            blocks.append(measure_blocks(model.backbone, images))
+        features, distances = (torch.cat(parts, 1) for parts in zip(*blocks, strict=True))
+
+        values = {}
+        for layer, (of_images, heads) in enumerate(
+            zip(features, distances.mean(1), strict=True), 1
         ):
-            self._probe(runner, runner.iter)
-
-    def _probe(self, runner: Runner, iterations: int) -> None:
-        begun = time.perf_counter()
-        self.begins = self.begins and iterations < runner.max_iters
-        values, alarms = self.measure(
-            unwrap_model(runner), isinstance(runner.optim_wrapper, AmpOptimWrapper)
-        )
-        self.begins = False
-        values['seconds'] = time.perf_counter() - begun
-        runner.visualizer.add_scalars(
-            {f'probe/{name}': value for name, value in values.items()}, step=iterations
-        )
-        runner.logger.info(f'probe: {in_words(values)}')
-        for alarm in alarms:
-            runner.logger.log(logging.WARNING, f'probe: {alarm}')
-
-    # -- measuring ---------------------------------------------------------------------------------------------------
-
-    def measure(self, model: nn.Module, amp: bool = False) -> tuple[dict[str, float], list[str]]:
-        """Numbers by name, `MEASURE/layer_1`, …, and what is wrong, in words. All ranks have to call it; all get the same."""
-        device = next(model.parameters()).device
-        with left_as_it_was(model), torch.no_grad(), torch.autocast(device.type, enabled=amp):
-            read = [self._read(model, batch) for batch in self.batches]
-        everyone = all_gather_object((self.picks.tolist(), read))
-        order = np.argsort([pick for picks, _ in everyone for pick in picks])
-        rows: dict[str, list] = {}
-        for _, parts in everyone:
-            for part in parts:
-                for name, of_images in part.items():
-                    rows.setdefault(name, []).extend(of_images)
-        return self._judge(model, {name: [found[i] for i in order] for name, found in rows.items()})
-
-    def _read(self, model: nn.Module, batch: dict) -> dict[str, list]:
-        """What the numbers are made from, by name, an entry an image."""
-        inputs = model.data_preprocessor(batch, False)['inputs']
-        found: dict[str, list] = {}
-        if isinstance(model, DiscreteVAE):
-            found['metric'] = _results(TokenizerMetric(model.vocab_size), model.predict(inputs))
-        elif set(self.chosen) & set(MEASURES[:4]):
-            found |= self._read_blocks(model.backbone, inputs)
-        if not isinstance(model, DiscreteVAE) and set(self.chosen) & set(MEASURES[4:]):
-            # With ids in place of the view, nothing is decoded.
-            ids = model.target(inputs)
-            inputs = {key: value for key, value in inputs.items() if key != 'token_view'} | dict(
-                token_ids=ids
-            )
-            samples = model.predict(inputs)
-            found['metric'] = _results(MIMMetric(), samples)
-            found['predicted'] = [sample.prediction[sample.valid].cpu() for sample in samples]
-        return found
-
-    def _read_blocks(
-        self, backbone: BEiT, inputs: Tensor | dict[str, Tensor]
-    ) -> dict[str, list[Tensor]]:
-        """Of each image, `features`: the mean patch behind each block [L, D], `distances`: each head's [L, H]."""
-        images, patch = (
-            inputs['patch_view'] if isinstance(inputs, dict) else inputs,
-            backbone.patch_size,
-        )
-        grid = tuple(side // patch for side in images.shape[-2:])
-        images = images[
-            ..., : grid[0] * patch, : grid[1] * patch
-        ]  # segmentation cuts its windows elsewhere
-        means, distances = [], []
-
-        def attend(module: nn.Module, inputs: tuple) -> None:
-            found = attention_distance(attention_weights(module, *inputs).float(), grid, patch)
-            distances.append(found.cpu())
-
-        hooks = [
-            block.register_forward_hook(
-                lambda module, inputs, x: means.append(x[:, 1:].mean(1).float().cpu())
-            )
-            for block in backbone.blocks
-        ]
-        if 'attention_distance' in self.chosen:
-            hooks += [block.attn.register_forward_pre_hook(attend) for block in backbone.blocks]
-        try:
-            backbone(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        found = dict(features=means, distances=distances)
-        return {name: list(torch.stack(layers, 1)) for name, layers in found.items() if layers}
-
-    def _judge(self, model: nn.Module, rows: dict[str, list]) -> tuple[dict[str, float], list[str]]:
-        values, alarms = {}, []
-        by_layer = torch.stack(rows['features'], 1) if 'features' in rows else []
-        one_layer = dict(
-            knn_top1=lambda x: knn_top1(x, self.labels),
-            linear_top1=lambda x: linear_probe(x, self.labels),
-            effective_rank=effective_rank,
-        )
-        for name in (name for name in one_layer if name in self.chosen):
-            values |= {
-                f'{name}/layer_{i}': one_layer[name](features)
-                for i, features in enumerate(by_layer, 1)
-            }
-        if 'attention_distance' in self.chosen:
-            for i, heads in enumerate(torch.stack(rows['distances']).mean(0).tolist(), 1):
-                values |= {
-                    f'attention_distance/layer_{i}/head_{j}': pixels
-                    for j, pixels in enumerate(heads, 1)
-                }
-        if (rank := values.get(f'effective_rank/layer_{len(by_layer)}', 2)) < 2:
-            alarms.append(
-                f'features collapse: images look the same to the last block (effective rank {rank:.2f}). Mends: a lower '
-                'learning rate, longer warm-up, in short runs a larger patch_embed_std'
-            )
-        if isinstance(model, DiscreteVAE):
-            return values | TokenizerMetric(model.vocab_size).compute_metrics(
-                rows['metric']
-            ), alarms
-        if 'code_usage' in self.chosen:
-            used, spread = code_usage(torch.cat(rows['predicted']), model.target.channels)
-            values |= dict(predicted_codes_used=used, predicted_perplexity=spread)
-        if 'masked_tokens' in self.chosen:
-            values |= MIMMetric().compute_metrics(rows['metric'])
-            alarms += self._at_the_marginal(
-                values, sum(len(result['target']) for result in rows['metric'])
-            )
-        return values, alarms
-
-    def _at_the_marginal(self, values: dict[str, float], tokens: int) -> list[str]:
-        if 'masked_accuracy' in values:
-            right, chance = values['masked_accuracy'], values['marginal_accuracy']
-        else:  # nothing is hidden
-            right, chance = values['accuracy_all'], values['marginal_accuracy_all']
-        noise = (chance * (100 - chance) / tokens) ** 0.5
-        if self.begins or right > chance + 2 * noise:
-            return []
-        return [
-            f'accuracy is {right:.2f} %, always guessing the commonest token makes {chance:.2f} %: the model ignores the '
-            'image. Mends: check a few masks and tokens by eye, another learning rate, in short runs a larger patch_embed_std'
+            if self.labels.any():
+                values[f'knn_top1/layer_{layer}'] = knn_top1(of_images, self.labels)
+                values[f'linear_top1/layer_{layer}'] = linear_probe(of_images, self.labels)
+            values[f'effective_rank/layer_{layer}'] = rank = effective_rank(of_images)
+            for head, pixels in enumerate(heads.tolist(), 1):
+                values[f'attention_distance/layer_{layer}/head_{head}'] = pixels
+        if rank >= 2:
+            return values, []
+        return values, [
+            'features collapse: the last block gives all images the same features (effective rank '
+            f'{rank:.2f}). Try a lower learning rate, a longer warm-up or, in short runs, a larger '
+            'patch_embed_std'
         ]
 
 
-def labels_of(dataset) -> np.ndarray:
-    """A class of each sample: its label, else the folder that it lies in."""
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    if all(isinstance(info.get('gt_label'), (int, np.integer)) for info in infos):
+def evaluate(metric: BaseMetric, model: nn.Module, inputs: Iterable) -> dict[str, float]:
+    """Return a metric of this process alone."""
+    for batch in inputs:
+        metric.process({}, [sample.to_dict() for sample in model.predict(batch)])
+    return metric.compute_metrics(metric.results)
+
+
+def replace_token_view(model: BEiTPretrainer, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Replace the token view by its ids, so that no image is decoded."""
+    inputs = dict(inputs, token_ids=model.target(inputs))
+    inputs.pop('token_view', None)
+    return inputs
+
+
+def find_classes(dataset) -> np.ndarray:
+    """Return the class of each sample: its label, or the folder of its image."""
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    if all(isinstance(info.get('gt_label'), int | np.integer) for info in infos):
         return np.array([info['gt_label'] for info in infos])
     return np.array([str(Path(info['img_path']).parent) for info in infos])
 
 
-def choose(labels: np.ndarray, images: int) -> np.ndarray:
-    """Rising indices of `images` samples (fewer where there are fewer), of at most CLASSES classes, always the same."""
+def choose_images(classes: np.ndarray, num_images: int) -> np.ndarray:
+    """Return ascending indices of random images of at most MAX_CLASSES classes; always the same."""
     rng = np.random.default_rng(0)
-    classes = rng.permutation(np.unique(labels))[:CLASSES]
-    among = rng.permutation(np.flatnonzero(np.isin(labels, classes)))
-    return np.sort(among[:images])
+    chosen = rng.permutation(np.unique(classes))[:MAX_CLASSES]
+    candidates = rng.permutation(np.flatnonzero(np.isin(classes, chosen)))
+    return np.sort(candidates[:num_images])
 
 
 @contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Inside, the model evaluates; afterwards its modules' modes and all random numbers are as before."""
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode, then restore the mode of each module and all random states."""
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
     model.eval()
@@ -312,17 +209,29 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def in_words(values: dict[str, float]) -> str:
-    """One line; a measure of each layer is a row of numbers, the last part of its name left out."""
+def find_guessing(values: dict[str, float], num_tokens: int) -> list[str]:
+    """Return a warning if the accuracy is not above that of the most frequent token."""
+    if 'masked_accuracy' in values:
+        accuracy, chance = values['masked_accuracy'], values['marginal_accuracy']
+    else:  # nothing is masked
+        accuracy, chance = values['accuracy_all'], values['marginal_accuracy_all']
+    standard_error = (chance * (100 - chance) / num_tokens) ** 0.5
+    if accuracy > chance + 2 * standard_error:
+        return []
+    return [
+        f'the model ignores the image: its accuracy is {accuracy:.2f} %, and always predicting the '
+        f'most frequent token has {chance:.2f} %. Check some masks and tokens by eye, try another '
+        'learning rate or, in short runs, a larger patch_embed_std'
+    ]
+
+
+def format_values(values: dict[str, float]) -> str:
+    """Return one line; the values of all layers follow one name, of many only lowest and highest."""
     rows: dict[str, list[float]] = {}
     for name, value in values.items():
         rows.setdefault(name.split('/layer_')[0], []).append(value)
-    shown = {name: row if len(row) <= 24 else [min(row), max(row)] for name, row in rows.items()}
-    return ', '.join(
-        f'{name} {" ".join(f"{value:.4g}" for value in row)}' for name, row in shown.items()
-    )
-
-
-def _results(metric, samples: list) -> list[dict]:
-    metric.process({}, [sample.to_dict() for sample in samples])
-    return metric.results
+    words = []
+    for name, row in rows.items():
+        shown = row if len(row) <= 24 else [min(row), max(row)]
+        words.append(' '.join([name, *(f'{value:.4g}' for value in shown)]))
+    return ', '.join(words)
