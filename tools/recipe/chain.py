@@ -83,8 +83,11 @@ def _read_stage(entry: dict, earlier: list[str], path: Path) -> Stage:
         stage = Stage(**entry)
     except TypeError as error:  # names the unknown or the missing key
         raise ValueError(f'{path}: wrong keys in the stage {entry}: {error}') from None
-    if stage.name in [*earlier, 'prepare']:
-        raise ValueError(f'{path}: the name {stage.name!r} of a stage is in use: choose another')
+    for other in [*earlier, 'prepare']:
+        if f'{stage.name}/'.startswith(f'{other}/') or f'{other}/'.startswith(f'{stage.name}/'):
+            raise ValueError(
+                f'{path}: stage {stage.name!r} would share a folder with {other!r}: choose another name'
+            )
     for source in stage.weights.values():
         if source not in earlier:
             raise ValueError(

@@ -65,24 +65,20 @@ def read_record(stage_dir: Path) -> dict | None:
 def describe_inputs(
     stage: Stage, work_dir: Path, options: list[str], prepare: list[str], gpus: int = 1
 ) -> dict:
-    """Return everything that determines a stage's result; config and checkpoints as SHA-256."""
-    checkpoints = {key: find_checkpoint(work_dir / name) for key, name in stage.weights.items()}
+    """Return everything that determines a stage's result, with config and sources as digests.
+
+    The stages that it starts from have to be finished. Their inputs stand for their checkpoints,
+    since the same inputs give the same bits.
+    """
+    sources = {key: read_record(work_dir / name) for key, name in stage.weights.items()}
     inputs = dict(
         config=digest(Config.fromfile(stage.config).to_dict()),
         options=options,
-        weights={key: _sha256(path) for key, path in checkpoints.items()},
+        weights={key: digest(record['made_from']) for key, record in sources.items()},
         data=prepare,
         test=stage.test,
     )
     return inputs | dict(gpus=gpus) if gpus > 1 else inputs
-
-
-def _sha256(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 22):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 def stage_status(stage_dir: Path, inputs: dict) -> tuple[str, str]:
@@ -103,17 +99,8 @@ def stage_status(stage_dir: Path, inputs: dict) -> tuple[str, str]:
         return 'new', ''
 
 
-def move_to_previous(stage_dir: Path) -> Path | None:
-    """Move a stage's checkpoints to its folder `previous`, and delete what that held.
-
-    Returns the folder, None if there was nothing to move.
-    """
-    files = [*stage_dir.glob('*.pth'), *stage_dir.glob('last_checkpoint')]
-    if not files:
-        return None
-    previous = stage_dir / 'previous'
+def move_to_previous(stage_dir: Path) -> Path:
+    """Move a stage's folder to NAME.previous, in place of an earlier one, and return that."""
+    previous = stage_dir.with_name(f'{stage_dir.name}.previous')
     shutil.rmtree(previous, ignore_errors=True)
-    previous.mkdir()
-    for path in files:
-        path.rename(previous / path.name)
-    return previous
+    return stage_dir.rename(previous)

@@ -1,7 +1,6 @@
 """Runs a recipe: skips finished stages, resumes interrupted ones, restarts those with other inputs."""
 
 import time
-from pathlib import Path
 
 from .chain import Recipe
 from .commands import shell_line, split_command
@@ -60,11 +59,9 @@ def _run_stage(planned: PlannedStage, settings: Settings) -> None:
     """Train and test a stage; record it as begun before, and as finished afterwards."""
     stage, title, resume = planned.stage, planned.title, planned.status == 'interrupted'
     stage_dir = settings.work_dir / stage.name
-    earlier_logs = read_json(stage_dir / BEGUN)['before'] if resume else _list_logs(stage_dir)
-    (stage_dir / FINISHED).unlink(missing_ok=True)
-    if not resume and (previous := move_to_previous(stage_dir)):
-        say(f'{title}: its earlier checkpoints were moved to {previous}')
-    write_json(stage_dir / BEGUN, dict(made_from=planned.inputs, before=earlier_logs))
+    if stage_dir.exists() and not resume:
+        say(f'{title}: its earlier files were moved to {move_to_previous(stage_dir)}')
+    write_json(stage_dir / BEGUN, dict(made_from=planned.inputs))
 
     start = time.monotonic()
     commands = [planned.train_command(settings)]
@@ -80,15 +77,10 @@ def _run_stage(planned: PlannedStage, settings: Settings) -> None:
         peak_rss_gib=peak,
         name=stage.name,
         weights=stage.weights,
-        logs=[log for log in _list_logs(stage_dir) if log not in earlier_logs],
+        logs=sorted(path.parent.name for path in stage_dir.glob('*/vis_data')),
         resumed=resume,
         made_from=planned.inputs,
     )
     write_json(stage_dir / FINISHED, record)
     (stage_dir / BEGUN).unlink()
     say(f'{title}: done in {seconds:.0f} s, peak memory {peak:.2f} GiB')
-
-
-def _list_logs(stage_dir: Path) -> list[str]:
-    """Return the names of the folders that runs have logged to, oldest first."""
-    return sorted(path.parent.name for path in stage_dir.glob('*/vis_data'))
