@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from flops import Flops
 from torch import nn
 
-from beit_mm.models.block import Block, add_branch, attend, take_bias_rows, take_rows
+from beit_mm.models.block import Block, attend, take_bias_rows, take_rows
 from beit_mm.models.plain_layers import scaled_linear
 
 
@@ -90,21 +90,6 @@ def test_scaled_linear_is_the_scaled_output_and_does_not_keep_it():
     gradients = [torch.autograd.grad(out, leaves, cotangent) for out in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-14)
     assert (7, 5) not in kept_shapes
-
-
-def test_branches_are_dropped_per_sample_within_torch_func():
-    weight = torch.randn(8, 8, dtype=torch.float64)
-    x = torch.randn(4, 1, 5, 8, dtype=torch.float64)
-    scale = torch.tensor([0.0, 2, 2, 0], dtype=torch.float64).view(4, 1, 1, 1)
-
-    def loss(weight, x, scale):
-        return add_branch(lambda x, _: x @ weight, x, scale).square().sum()
-
-    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(weight, x, scale)
-    for i in range(4):
-        weight_i = weight.clone().requires_grad_()
-        plain = (x[i] + scale[i] * (x[i] @ weight_i)).square().sum()
-        torch.testing.assert_close(found[i], torch.autograd.grad(plain, weight_i)[0])
 
 
 def test_the_gradient_of_bias_rows_is_deterministic():

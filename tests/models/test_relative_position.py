@@ -13,7 +13,6 @@ from torch._subclasses import FakeTensorMode
 from beit_mm.models import BEiT
 from beit_mm.models.relative_position import (
     Grid,
-    RelativePositionBias,
     _position_index,
     _spline_matrix,
     count_table_rows,
@@ -47,23 +46,6 @@ def test_index_is_the_official_one(grid):
         for key in range(h * w):
             dy, dx = query // w - key // w, query % w - key % w
             assert index[1 + query, 1 + key] == (dy + h - 1) * (2 * w - 1) + dx + w - 1
-
-
-def test_the_papers_grid_has_732_rows_and_all_are_read():
-    assert count_table_rows((14, 14)) == 732
-    assert relative_position_index((14, 14)).unique().tolist() == list(range(732))
-
-
-def test_bias_depends_on_the_offset_alone():
-    bias = position_bias(make_noise((5, 4)), (5, 4), (5, 4))[:, 1:, 1:]
-    bias = bias.unflatten(1, (5, 4)).unflatten(3, (5, 4))
-    assert torch.equal(bias[:, :-1, :-1, :-1, :-1], bias[:, 1:, 1:, 1:, 1:])
-
-
-def test_a_new_table_adds_nothing():
-    bias = RelativePositionBias((5, 4), 3)
-    assert torch.equal(bias((5, 4)), torch.zeros(3, 21, 21))
-    assert torch.equal(bias((2, 7)), torch.zeros(3, 15, 15))
 
 
 # -- resize --------------------------------------------------------------------------------------
@@ -107,18 +89,6 @@ def test_enlarging_and_shrinking_returns_a_smooth_table(small, large):
     )
     back = resize_bias_table(resize_bias_table(table, small, large), large, small)
     assert (back - table).abs().max() < 1e-2 * (table[:-3].max() - table[:-3].min())
-
-
-def test_image_and_table_resized_together_keep_the_meaning():
-    """The outermost offsets have the same bias at both sizes, and the order is kept."""
-    table = table_of(lambda y, x: y / 13 + 10 * x / 13, (14, 14))
-    large = resize_bias_table(table, (14, 14), (32, 32))[:-3].reshape(63, 63)
-    small = table[:-3].reshape(27, 27)
-    for y in (0, -1):
-        for x in (0, -1):
-            assert large[y, x].item() == pytest.approx(small[y, x].item(), abs=1e-9)
-    assert large[31, 31].abs() < 1e-12
-    assert (large.diff(dim=0) > 0).all() and (large.diff(dim=1) > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -56,13 +56,6 @@ def train(model, steps: int, lr: float) -> tuple[list[float], dict]:
     return losses, logged
 
 
-@parametrize_upsample
-@pytest.mark.parametrize('num_stages', [1, 3, 4])
-def test_each_stage_doubles_the_map(upsample, num_stages):
-    logits = make_head(num_stages=num_stages, upsample=upsample)((torch.randn(2, 8, 3, 5),))
-    assert logits.shape == (2, 5, 3 * 2**num_stages, 5 * 2**num_stages)
-
-
 @pytest.mark.parametrize('upsample, kernel', [('bilinear', 3), ('deconv', 4)])
 def test_parameter_count(upsample, kernel):
     head = make_head(in_channels=768, channels=256, num_classes=150, upsample=upsample)
@@ -89,12 +82,6 @@ def test_moving_the_features_moves_the_logits(upsample):
     net, x = make_head(num_stages=2, upsample=upsample).eval(), torch.randn(1, 8, 12, 12)
     moved = net((F.pad(x, (1, 0, 1, 0))[..., :12, :12],))[..., 16:32, 16:32]
     torch.testing.assert_close(moved, net((x,))[..., 12:28, 12:28], rtol=1e-4, atol=1e-5)
-
-
-@parametrize_upsample
-def test_scale_and_offset_of_the_features_do_not_matter(upsample):
-    net, x = make_head(upsample=upsample).eval(), torch.randn(2, 8, 3, 3)
-    torch.testing.assert_close(net((30 * x + 7,)), net((x,)), rtol=1e-4, atol=1e-4)
 
 
 @parametrize_upsample

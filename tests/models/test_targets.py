@@ -62,13 +62,6 @@ def test_cached_ids_are_used_unchanged_and_need_no_tokenizer():
     assert TokenTarget(CONFIG)(dict(token_ids=ids, token_view=make_views())) is ids
 
 
-def test_every_use_without_a_checkpoint_is_an_error():
-    target = TokenTarget(CONFIG)
-    for use in (lambda: target(dict(token_view=make_views())), target.fingerprint):
-        with pytest.raises(FileNotFoundError, match=r'tools/train.py configs/tokenizer/'):
-            use()
-
-
 @pytest.mark.parametrize(
     'other', [dict(vocab_size=16), dict(width=4), dict(groups=2), dict(blocks=2)]
 )
@@ -102,11 +95,3 @@ def test_pixels_are_normalized_per_patch_in_the_order_channel_row_column():
             patch = image[:, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].reshape(2, -1)
             expected = (patch - patch.mean(1, keepdim=True)) / patch.std(1, keepdim=True)
             torch.testing.assert_close(pixels[:, y, x], expected)
-
-
-def test_brightness_and_contrast_of_a_patch_do_not_matter_and_flat_patches_are_zero():
-    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    target = PixelTarget(patch_size=4)
-    before, after = target(dict(patch_view=image)), target(dict(patch_view=image * 5 - 2))
-    torch.testing.assert_close(before, after, rtol=0, atol=1e-3)
-    assert target(dict(patch_view=torch.full((1, 3, 8, 8), 0.3))).abs().max() < 1e-3

@@ -97,12 +97,3 @@ def test_a_convolution_with_something_attached_is_called(attached):
     with torch.no_grad():
         assert torch.equal(ours(inputs), theirs(inputs))
     assert len(called) == 2 * (attached != 'weight_norm')
-
-
-def test_an_exported_graph_has_mmsegs_convolution():
-    ours, theirs, inputs = make_heads()
-    operations = []
-    for head in (ours, theirs):
-        nodes = torch.export.export(head.eval(), (inputs,)).graph.nodes
-        operations.append([str(node.target) for node in nodes if node.op == 'call_function'])
-    assert operations[0] == operations[1]
