@@ -60,10 +60,8 @@ def attention_rollout(attention: Sequence[Tensor]) -> list[Tensor]:
     counts as half of a block. Rows sum to 1.
     """
     rollouts: list[Tensor] = []
-    for block_attention in attention:
-        identity = torch.eye(
-            block_attention.size(-1), dtype=block_attention.dtype, device=block_attention.device
-        )
-        step = (block_attention + identity) / 2
+    for weights in attention:
+        identity = torch.eye(weights.size(-1), dtype=weights.dtype, device=weights.device)
+        step = (weights + identity) / 2
         rollouts.append(step @ rollouts[-1] if rollouts else step)
     return rollouts

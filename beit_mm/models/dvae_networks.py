@@ -14,15 +14,10 @@ def build_encoder(
 
     `output.conv` is the codebook: one row of weights per code.
     """
+    widths = [width * 2**i for i in range(groups)]
     layers = OrderedDict(input=InputConv(in_channels, width, 7, padding=3))
-    channels = width
-    for i in range(groups):
-        group = _residual_blocks(channels, width * 2**i, blocks, groups, kernels=(3, 3, 3, 1))
-        channels = width * 2**i
-        if i < groups - 1:
-            group['pool'] = MaxPool(2)
-        layers[f'group_{i + 1}'] = nn.Sequential(group)
-    layers['output'] = _relu_conv(channels, vocab_size)
+    layers |= _build_groups(width, widths, blocks, (3, 3, 3, 1), dict(pool=MaxPool(2)))
+    layers['output'] = _relu_conv(widths[-1], vocab_size)
     return nn.Sequential(layers)
 
 
@@ -33,16 +28,11 @@ def build_decoder(
 
     The output holds μ and ln b of the logit-Laplace distribution per channel.
     """
+    widths = [width * 2**i for i in reversed(range(groups))]
+    upsample = dict(upsample=nn.Upsample(scale_factor=2, mode='nearest'))
     layers = OrderedDict(input=nn.Conv2d(vocab_size, width_in, 1))
-    channels = width_in
-    for i in range(groups):
-        channels_out = width * 2 ** (groups - 1 - i)
-        group = _residual_blocks(channels, channels_out, blocks, groups, kernels=(1, 3, 3, 3))
-        channels = channels_out
-        if i < groups - 1:
-            group['upsample'] = nn.Upsample(scale_factor=2, mode='nearest')
-        layers[f'group_{i + 1}'] = nn.Sequential(group)
-    layers['output'] = _relu_conv(channels, 2 * in_channels)
+    layers |= _build_groups(width_in, widths, blocks, (1, 3, 3, 3), upsample)
+    layers['output'] = _relu_conv(width, 2 * in_channels)
     return nn.Sequential(layers)
 
 
@@ -91,15 +81,21 @@ def is_on_gpu(x: Tensor) -> bool:
     return x.device.type == 'cuda'
 
 
-def _residual_blocks(
-    channels_in: int, channels_out: int, blocks: int, groups: int, kernels: tuple[int, ...]
+def _build_groups(
+    channels_in: int, widths: list, blocks: int, kernels: tuple, resize: dict
 ) -> OrderedDict:
-    gain = 1 / (groups * blocks) ** 2
-    layers = OrderedDict()
-    for i in range(blocks):
-        layers[f'block_{i + 1}'] = ResidualBlock(channels_in, channels_out, kernels, gain)
-        channels_in = channels_out
-    return layers
+    """Return groups of residual blocks; each but the last ends with the module in `resize`."""
+    gain = 1 / (len(widths) * blocks) ** 2
+    groups = OrderedDict()
+    for i, width in enumerate(widths):
+        layers = OrderedDict()
+        for j in range(blocks):
+            layers[f'block_{j + 1}'] = ResidualBlock(channels_in, width, kernels, gain)
+            channels_in = width
+        if i < len(widths) - 1:
+            layers.update(resize)
+        groups[f'group_{i + 1}'] = nn.Sequential(layers)
+    return groups
 
 
 def _relu_conv(channels_in: int, channels_out: int) -> nn.Sequential:

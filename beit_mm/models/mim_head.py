@@ -52,8 +52,8 @@ class MIMHead(BaseModule):
         prediction = at_least_float32(self(features))
         scale = _mean_scale(valid, prediction.dtype)
         if target.is_floating_point():
-            squared = F.mse_loss(prediction, target.to(prediction.dtype), reduction='none').mean(-1)
-            return dict(loss=(squared * valid).sum() * scale)
+            error = (prediction - target).square().mean(-1)
+            return dict(loss=(error * valid).sum() * scale)
         labels = torch.where(valid, target, -100)
         loss = F.cross_entropy(prediction.flatten(0, 1), labels.flatten(), reduction='sum') * scale
         logged = dict(loss=loss, token_entropy=self._update_entropy(target, valid))
@@ -75,8 +75,5 @@ class MIMHead(BaseModule):
 
 
 def _mean_scale(positions: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the factor by which the sum over this rank's positions becomes a part of the mean.
-
-    DDP and the logger take means over ranks, hence the number of ranks in the factor.
-    """
+    """Return 1 / (mean number of positions per rank): DDP and the logger take means over ranks."""
     return get_world_size() / sum_over_ranks(positions.sum().to(dtype)).clamp_min(1)
