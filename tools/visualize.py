@@ -12,6 +12,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from mmengine.config import Config
 from PIL import Image
 
 from beit_mm.viz import attention, explorer, fill, tokens
@@ -205,11 +206,10 @@ def _segment(args: Namespace) -> None:
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'{args.config} not found: expected a config')
     import beit_mm.registry  # noqa: F401  before mmseg
-    from beit_mm.viz import segments  # the only command that needs mmseg
+    from beit_mm.viz import segments  # needs mmseg
 
-    segments.write_segments(
-        args.out, args.config, args.checkpoint, args.images, args.labels, args.bands
-    )
+    model = segments.Segmentor(Config.fromfile(args.config), args.checkpoint)
+    segments.write_segments(args.out, model, args.images, args.labels, args.bands)
 
 
 if __name__ == '__main__':

@@ -101,9 +101,9 @@ class Inferencer(BaseInferencer):
                 )
             return files
         images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-        for image in images:
-            if not isinstance(image, np.ndarray):
-                check_file(image)
+        for path in images:
+            if not isinstance(path, np.ndarray):
+                check_file(path)
         return images
 
     def preprocess(self, inputs: list, batch_size: int = 1, seed: int = 0):
@@ -115,22 +115,18 @@ class Inferencer(BaseInferencer):
             yield self.collate_fn(samples)
 
     def _read(self, image) -> dict:
-        if isinstance(image, np.ndarray):
-            self._check_array(image)
-            path = None
-        else:
-            path = str(image)
+        path = None if isinstance(image, np.ndarray) else str(image)
+        if path:
             image = read_image(path, self.color_type)[0]
-        return dict(img=image, img_path=path, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-
-    def _check_array(self, image: np.ndarray) -> None:
-        if image.dtype != np.uint8:
+        elif image.dtype != np.uint8:
             raise TypeError(f'the array has dtype {image.dtype}: expected uint8, 0 … 255')
+        size, channels = image.shape[:2], image.shape[2:]
         bgr_expected = self.color_type == 'color'
-        if image.ndim not in (2, 3) or not image.size or (bgr_expected and image.shape[2:] != (3,)):
+        if image.ndim not in (2, 3) or not image.size or (bgr_expected and channels != (3,)):
             raise ValueError(
                 f'the array has shape {image.shape}: expected [H, W, 3], BGR. {BANDS_ADVICE}'
             )
+        return dict(img=image, img_path=path, img_shape=size, ori_shape=size)
 
     def visualize(
         self, inputs: list, preds: list, img_out_dir: str = '', return_vis: bool = False

@@ -22,8 +22,7 @@ def fill_in(
     [B, h, w]. Visible positions keep their ids.
     """
     features = backbone(patch_view, mask)[0][:, 1:]
-    predicted = head(features).argmax(-1).view_as(mask)
-    return torch.where(mask, predicted, ids)
+    return torch.where(mask, head(features).argmax(-1).view_as(mask), ids)
 
 
 def make_masks(ratios: list[float], count: int, grid: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -33,14 +32,13 @@ def make_masks(ratios: list[float], count: int, grid: tuple[int, int], seed: int
     """
     patches = grid[0] * grid[1]
     rng = np.random.default_rng(seed)
-    min_block = max(round(MIN_BLOCK_SHARE * patches), 1)
     masks = []
     for ratio in ratios:
         if not 0 < ratio < 1:
             raise ValueError(f'--ratios {ratio:g}: expected shares between 0 and 1, such as 0.4')
         num_masked = max(round(ratio * patches), 1)
-        for _ in range(count):
-            masks.append(blockwise_mask(rng, grid, num_masked, min(min_block, num_masked)))
+        min_block = min(max(round(MIN_BLOCK_SHARE * patches), 1), num_masked)
+        masks += [blockwise_mask(rng, grid, num_masked, min_block) for _ in range(count)]
     return np.stack(masks)
 
 
@@ -59,24 +57,19 @@ def draw_filled(
     The upper row is the input, the lower one the decoded tokens; the first column has no mask. The
     image is resized to the size that positions were learned for, as in validation.
     """
-    patch_size = tuple(side * backbone.patch_size for side in backbone.grid)
-    token_size = tuple(side * tokenizer.stride for side in backbone.grid)
-    patch_view = resize(image, patch_size)
-    token_view = resize(image, token_size, 'lanczos')
-
+    patch_view = resize(image, tuple(side * backbone.patch_size for side in backbone.grid))
+    token_view = resize(image, tuple(side * tokenizer.stride for side in backbone.grid), 'lanczos')
     ids = tokenizer.tokens(to_tensor(token_view)[None] / 255)
-    all_ids = ids.expand(len(masks), -1, -1)
-    hidden = torch.from_numpy(masks)
-    inputs = normalize(patch_view, normalization).expand(len(masks), -1, -1, -1)
-    filled = fill_in(backbone, head, inputs, all_ids, hidden)
+    shape = len(masks), -1, -1
+    inputs = normalize(patch_view, normalization).expand(*shape, -1)
+    filled = fill_in(backbone, head, inputs, ids.expand(shape), torch.from_numpy(masks))
 
-    columns = ['image; its tokens']
     visible = to_rgb(patch_view, bands)
-    upper = [visible]
     decoded = tokenizer.decode(torch.cat([ids, filled]))
     lower = [to_rgb(to_uint8(picture.numpy()), bands) for picture in decoded]
+    columns, upper = ['image; its tokens'], [visible]
     for i, mask in enumerate(masks):
-        correct = (filled[i] == ids[0])[hidden[i]].float().mean()
+        correct = (filled[i] == ids[0]).numpy()[mask].mean()
         columns.append(f'{mask.mean():.0%} masked; {correct:.0%} correct')
         upper.append(gray_out(visible, mask))
         lower[i + 1] = outline_masked(lower[i + 1], mask)

@@ -6,22 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from scipy.ndimage import binary_erosion
 
 # Colors of 0 … 255, uint8 RGB [256, 3]: dark for small values, bright for large ones.
 HEAT = colormaps['inferno'](np.arange(256), bytes=True)[:, :3].copy()
 HEAT_OPACITY = 0.6
-MASKED_COLOR = (255, 140, 0)
-ERROR_COLORS = (
-    MASKED_COLOR,
-    (255, 0, 255),
-    (0, 255, 255),
-    (0, 255, 0),
-    (255, 255, 0),
-    (255, 0, 0),
-    (0, 0, 255),
-)
+MASKED_COLOR = ImageColor.getrgb('darkorange')
+_ERROR_NAMES = ('darkorange', 'magenta', 'cyan', 'lime', 'yellow', 'red', 'blue')
+ERROR_COLORS = np.array([ImageColor.getrgb(name) for name in _ERROR_NAMES])
 
 
 def to_data_uri(image: np.ndarray) -> str:
@@ -34,6 +27,11 @@ def to_data_uri(image: np.ndarray) -> str:
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Convert [C, H, W] in [0, 1] to uint8 [H, W, C]."""
     return (image.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """Remove the colors of an image; the result has three equal channels."""
+    return np.array(Image.fromarray(image).convert('L').convert('RGB'))
 
 
 def enlarge(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -74,16 +72,10 @@ def overlay_errors(
     return np.where(labelled[..., None], drawn, 0).astype(np.uint8)
 
 
-def pick_error_color(palette: Sequence) -> tuple[int, int, int]:
+def pick_error_color(palette: Sequence) -> list[int]:
     """Return the color of `ERROR_COLORS` with the largest distance to a palette [K, 3]."""
-    colors = np.asarray(ERROR_COLORS, float)
-    distance = np.linalg.norm(colors[:, None] - np.asarray(palette, float), axis=2)
-    return ERROR_COLORS[distance.min(1).argmax()]
-
-
-def to_gray(image: np.ndarray) -> np.ndarray:
-    """Remove the colors of an image; the result has three equal channels."""
-    return np.array(Image.fromarray(image).convert('L').convert('RGB'))
+    distance = np.linalg.norm(ERROR_COLORS[:, None] - np.asarray(palette, float), axis=2)
+    return ERROR_COLORS[distance.min(1).argmax()].tolist()
 
 
 def overlay_heat(image: np.ndarray, values: np.ndarray, maximum: float | None = None) -> np.ndarray:
@@ -99,24 +91,12 @@ def overlay_heat(image: np.ndarray, values: np.ndarray, maximum: float | None = 
 
 def frame_patch(image: np.ndarray, patch: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
     """Draw a white and a black frame around the patch (row, column) of a grid."""
-    height, width = image.shape[:2]
-    top, bottom = (-(-(patch[0] + i) * height // grid[0]) for i in (0, 1))
-    left, right = (-(-(patch[1] + i) * width // grid[1]) for i in (0, 1))
+    inside = np.zeros(grid, bool)
+    inside[patch] = True
+    rows, columns = np.nonzero(enlarge(inside, image.shape[:2]))
     picture = Image.fromarray(image)
-    canvas = ImageDraw.Draw(picture)
-    line = max(1, width // 240)
+    line = max(1, image.shape[1] // 240)
     for color, reach in (('black', 2 * line), ('white', line)):
-        box = (left - reach, top - reach, right - 1 + reach, bottom - 1 + reach)
-        canvas.rectangle(box, outline=color, width=reach)
+        box = columns[0] - reach, rows[0] - reach, columns[-1] + reach, rows[-1] + reach
+        ImageDraw.Draw(picture).rectangle(box, outline=color, width=reach)
     return np.array(picture)
-
-
-def tile(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Arrange at most columns² images of one size in a square, row by row, on gray."""
-    height, width, _ = images[0].shape
-    sheet = np.full((columns * (height + 1) - 1, columns * (width + 1) - 1, 3), 128, np.uint8)
-    for place, image in enumerate(images[: columns**2]):
-        top = place // columns * (height + 1)
-        left = place % columns * (width + 1)
-        sheet[top : top + height, left : left + width] = image
-    return sheet

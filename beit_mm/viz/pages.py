@@ -42,12 +42,10 @@ def make_environment(*folders: Path) -> Environment:
     def source(name: str) -> Markup:
         return Markup(environment.loader.get_source(environment, name)[0])
 
-    def line_chart(lines: dict, x_label: str, levels: dict | None = None) -> Markup:
-        visible = {show_invisible(name): value for name, value in (levels or {}).items()}
-        return Markup(charts.line_chart(lines, show_invisible(x_label), visible))
-
     environment.filters['png'] = images.to_data_uri
-    environment.globals.update(source=source, line_chart=line_chart, line_colors=charts.line_colors)
+    environment.globals.update(
+        source=source, line_chart=charts.line_chart, line_colors=charts.line_colors
+    )
     return environment
 
 

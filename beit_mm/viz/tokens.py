@@ -9,12 +9,12 @@ from matplotlib.colors import hsv_to_rgb
 from ..models import DiscreteVAE
 from ..models.dvae_losses import psnr
 from ..models.histogram import perplexity
-from .images import tile, to_uint8
+from .images import enlarge, to_uint8
 from .inputs import to_rgb, to_tensor
 from .pages import write_page
 
 SHOWN_CODES = 24
-PATCHES_PER_CODE = 9
+PATCHES_PER_ROW = 3  # of the square that shows a code
 
 
 def code_colors(vocab_size: int) -> np.ndarray:
@@ -26,15 +26,18 @@ def code_colors(vocab_size: int) -> np.ndarray:
     return (hsv_to_rgb(np.stack([hue, saturation, value], 1)) * 255).round().astype(np.uint8)
 
 
-def find_patches(
-    images: list[np.ndarray], ids: list[np.ndarray], code: int, stride: int, count: int
-) -> list[np.ndarray]:
-    """Return the first patches [stride, stride, C] of images whose token is `code`."""
-    found = []
+def draw_code(
+    code: int, images: list[np.ndarray], ids: list[np.ndarray], stride: int
+) -> np.ndarray:
+    """Draw the first patches of images whose token is `code`, in a square on gray."""
+    cell = stride + 1
+    sheet = np.full((PATCHES_PER_ROW * cell, PATCHES_PER_ROW * cell, 3), 128, np.uint8)
+    places = iter(np.ndindex(PATCHES_PER_ROW, PATCHES_PER_ROW))
     for image, image_ids in zip(images, ids, strict=True):
-        for row, column in stride * np.argwhere(image_ids == code):
-            found.append(image[row : row + stride, column : column + stride])
-    return found[:count]
+        for (row, column), (i, j) in zip(stride * np.argwhere(image_ids == code), places):  # noqa: B905
+            patch = image[row : row + stride, column : column + stride]
+            sheet[i * cell : i * cell + stride, j * cell : j * cell + stride] = patch
+    return sheet[:-1, :-1]
 
 
 @torch.no_grad()
@@ -45,41 +48,41 @@ def write_tokens(
     bands: list[int] | None = None,
 ) -> None:
     """Write a page about images: path → uint8 [H, W, C], sides are multiples of the stride."""
-    stride, vocab_size = tokenizer.stride, tokenizer.vocab_size
-    palette = code_colors(vocab_size)
+    palette = code_colors(tokenizer.vocab_size)
     shown, all_ids, originals = [], [], []
     for name, image in images.items():
         pixels = to_tensor(image)[None] / 255
         ids = tokenizer.tokens(pixels)
-        reconstruction = tokenizer.decode(ids)
-        grid = ids[0].numpy()
-        all_ids.append(grid)
+        decoded = tokenizer.decode(ids)
         originals.append(to_rgb(image, bands))
-        decibels = psnr(reconstruction, pixels).item()
-        caption = f'{Path(name).name}: {grid.shape[1]}×{grid.shape[0]} tokens'
-        colored = palette[grid].repeat(stride, 0).repeat(stride, 1)
-        reconstructed = to_rgb(to_uint8(reconstruction[0].numpy()), bands)
-        pictures = [originals[-1], colored, reconstructed]
-        shown.append(dict(caption=f'{caption}, PSNR {decibels:.1f} dB', pictures=pictures))
+        all_ids.append(ids[0].numpy())
+        height, width = ids.shape[1:]
+        size = f'{Path(name).name}: {width}×{height} tokens'
+        colored = enlarge(palette[all_ids[-1]], image.shape[:2])
+        reconstruction = to_rgb(to_uint8(decoded[0].numpy()), bands)
+        shown.append(
+            dict(
+                caption=f'{size}, PSNR {psnr(decoded, pixels):.1f} dB',
+                pictures=[originals[-1], colored, reconstruction],
+            )
+        )
 
-    counts = np.bincount(np.concatenate([ids.ravel() for ids in all_ids]), minlength=vocab_size)
-    percent = 100 * counts / counts.sum()
+    tokens = np.concatenate([ids.ravel() for ids in all_ids])
+    counts = np.bincount(tokens, minlength=tokenizer.vocab_size)
+    percent = 100 * counts / len(tokens)
     order = np.argsort(-counts, kind='stable')[: (counts > 0).sum()]
     frequent = order[:SHOWN_CODES]
     effective = perplexity(torch.from_numpy(counts).double())
+    used = f'{len(order)} of {tokenizer.vocab_size} codes in {len(tokens)} tokens'
     write_page(
         path,
         'tokens.html',
         title='What the tokenizer keeps',
         images=shown,
-        usage=f'{len(order)} of {vocab_size} codes in {counts.sum()} tokens, '
-        f'perplexity {effective:.0f}.',
-        shares=[(rank, percent[code]) for rank, code in enumerate(order, 1)],
-        uniform_share=100 / vocab_size,
-        examples_per_code=PATCHES_PER_CODE,
-        examples=[
-            tile(find_patches(originals, all_ids, code, stride, PATCHES_PER_CODE), 3)
-            for code in frequent
-        ],
+        usage=f'{used}, perplexity {effective:.0f}.',
+        shares=list(enumerate(percent[order], 1)),
+        uniform_share=100 / tokenizer.vocab_size,
+        examples_per_code=PATCHES_PER_ROW**2,
+        examples=[draw_code(c, originals, all_ids, tokenizer.stride) for c in frequent],
         example_captions=[f'{code}: {percent[code]:.2g} %' for code in frequent],
     )

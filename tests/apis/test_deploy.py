@@ -1,6 +1,5 @@
-"""What is exported computes what the model does, without this project, for any batch."""
+"""An exported model computes what the model does, without this project, for any batch size."""
 
-import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -18,32 +17,24 @@ from beit_mm.checkpoint.loading import load_model
 pytestmark = pytest.mark.any_stack
 
 ROOT = Path(__file__).parents[2]
-CHOSEN = ['quickstart/tokenizer']
-MORE = [
-    'quickstart/segmentation',
-    'quickstart/classification',
-    'quickstart/pretrain',
-    'classification/vit-base-p16_8xb128-amp-coslr-100e_in1k',
-    'segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512',
-    'segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512',
-]
-EITHER = [
-    pytest.param(name, marks=pytest.mark.long) if name in MORE else name for name in CHOSEN + MORE
-]
-KINDS = dict(
-    tokenizer='tokenizer',
-    classification='classifier',
-    segmentation='segmentor',
-    pretrain='backbone',
-)
+KINDS = {
+    'quickstart/tokenizer': 'tokenizer',
+    'quickstart/segmentation': 'segmentor',
+    'quickstart/classification': 'classifier',
+    'quickstart/pretrain': 'backbone',
+    'classification/vit-base-p16_8xb128-amp-coslr-100e_in1k': 'classifier',
+    'segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512': 'segmentor',
+    'segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512': 'segmentor',
+}
+CONFIGS = [pytest.param(name, marks=pytest.mark.long) for name in list(KINDS)[1:]]
 
 tool_spec = importlib.util.spec_from_file_location('export_tool', ROOT / 'tools/export.py')
 tool = importlib.util.module_from_spec(tool_spec)
 tool_spec.loader.exec_module(tool)
 
 
-def made(name: str, folder: Path) -> tuple[Config, Path]:
-    """A config at toy size and a checkpoint whose outputs depend on the image."""
+def make(name: str, folder: Path) -> tuple[Config, Path]:
+    """Return a config at toy size and a checkpoint whose outputs depend on the image."""
     cfg = small.shrink(small.load(name), folder, folder)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
@@ -51,96 +42,71 @@ def made(name: str, folder: Path) -> tuple[Config, Path]:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     torch.save(dict(state_dict=model.state_dict()), folder / 'model.pth')
+    cfg.dump(folder / 'config.py')
     return cfg, folder / 'model.pth'
 
 
-@pytest.mark.parametrize('name', EITHER)
+@pytest.mark.parametrize('name', ['quickstart/tokenizer', *CONFIGS])
 def test_both_formats_compute_what_the_model_does_for_any_batch(name, tmp_path):
-    deployed = deploy.Deployed(load_model(*made(name, tmp_path))).eval()
-    assert deployed.kind == next(kind for part, kind in KINDS.items() if part in name)
-    size = deploy.size_of(deployed)
-    others = [(40, 72)] if deployed.kind == 'tokenizer' else []
-    for fmt, suffix in deploy.FORMATS.items():
+    deployed = deploy.Deployed(load_model(*make(name, tmp_path))).eval()
+    assert deployed.kind == KINDS[name]
+    sizes = [deploy.image_size(deployed)]
+    if deployed.kind == 'tokenizer':
+        sizes.append((40, 72))
+    for file_format, suffix in deploy.FORMATS.items():
         path = tmp_path / f'a{suffix}'
-        deploy.export(deployed, path, fmt, size)
-        for shape in (size, *others):
-            assert deploy.difference(deployed, path, fmt, shape) <= 1e-4
-    assert sorted(path.name for path in tmp_path.glob('a.*')) == [
-        'a.onnx',
-        'a.pt2',
-    ]  # weights inside
-    outputs = onnxruntime.InferenceSession(tmp_path / 'a.onnx').run(
-        None, dict(image=deploy.example(5, 3, size).numpy())
-    )
+        deploy.export(deployed, path, file_format, sizes[0])
+        for size in sizes:
+            assert deploy.largest_difference(deployed, path, file_format, size) <= 1e-4
+    assert sorted(path.name for path in tmp_path.glob('a.*')) == ['a.onnx', 'a.pt2']
+    images = deploy.random_images(5, 3, sizes[0]).numpy()
+    outputs = onnxruntime.InferenceSession(tmp_path / 'a.onnx').run(None, dict(image=images))
     assert [output.shape[0] for output in outputs] == [5] * len(deployed.names)
-    assert outputs[-1].std(0).max() > 0.01  # images differ in what comes out
+    assert outputs[-1].std(0).max() > 0.01  # the outputs depend on the image
 
 
-def test_mean_and_std_are_inside(tmp_path):
-    model = load_model(*made('quickstart/classification', tmp_path))
-    image = deploy.example(2, 3, (64, 64))
+def test_mean_and_std_are_part_of_the_exported_model(tmp_path):
+    model = load_model(*make('quickstart/classification', tmp_path))
+    image = deploy.random_images(2, 3, (64, 64))
     bgr = list(image.flip(1))  # as OpenMMLab reads files
     with torch.no_grad():
-        wanted = model(**model.data_preprocessor(dict(inputs=bgr)), mode='tensor')
-        torch.testing.assert_close(deploy.Deployed(model)(image)[0], wanted)
+        expected = model(**model.data_preprocessor(dict(inputs=bgr)), mode='tensor')
+        torch.testing.assert_close(deploy.Deployed(model)(image)[0], expected)
 
 
-def test_a_segmentor_gives_the_logits_of_its_own_whole_image_inference(tmp_path):
-    model = load_model(*made('quickstart/segmentation', tmp_path))
-    deployed, image = deploy.Deployed(model), deploy.example(2, 3, (64, 64))
-    normalised = (image - deployed.mean) / deployed.std
+def test_a_segmentor_returns_the_logits_of_its_own_inference(tmp_path):
+    model = load_model(*make('quickstart/segmentation', tmp_path))
+    deployed, image = deploy.Deployed(model), deploy.random_images(2, 3, (64, 64))
+    normalized = (image - deployed.mean) / deployed.std
+    shapes = dict(img_shape=(64, 64), ori_shape=(64, 64))
     with torch.no_grad():
-        wanted = model.encode_decode(normalised, [dict(img_shape=(64, 64), ori_shape=(64, 64))] * 2)
-        torch.testing.assert_close(deployed(image)[0], wanted)
+        expected = model.encode_decode(normalized, [shapes] * 2)
+        torch.testing.assert_close(deployed(image)[0], expected)
 
 
-def test_the_tool_writes_a_backbone_at_another_size_and_says_what_it_is(
-    tmp_path, capsys, unformatted
-):
-    cfg, checkpoint = made('quickstart/classification', tmp_path)
+def test_the_tool_exports_a_backbone_at_another_size(tmp_path, capsys, unformatted):
+    cfg, checkpoint = make('quickstart/classification', tmp_path)
     cfg.model.backbone.out_type = 'featmap'
-    cfg.dump(tmp_path / 'a.py')
+    cfg.dump(tmp_path / 'config.py')
     state = torch.load(checkpoint)['state_dict']
     torch.save(dict(state_dict={k: v for k, v in state.items() if 'fc_norm' not in k}), checkpoint)
-    words = [
-        tmp_path / 'a.py',
-        checkpoint,
-        tmp_path / 'a.pt2',
-        '--format',
-        'torch',
-        '--backbone',
-        '--size',
-        32,
-        96,
-    ]
-    tool.main(list(map(str, words)))
-    said = capsys.readouterr().out
-    assert 'a backbone, image float32 [B, 3, H, W] RGB 0 … 255 of 32×96 → features' in said
-    assert float(said.split('difference=')[1].split()[0]) <= 1e-4
-    features = torch.export.load(tmp_path / 'a.pt2').module()(deploy.example(1, 3, (32, 96)))
-    assert features[0].shape == (1, 32, 4, 12)
+    files = [str(tmp_path / name) for name in ('config.py', 'model.pth', 'a.pt2')]
+    tool.main([*files, '--format', 'torch', '--backbone', '--size', '32', '96'])
+    printed = capsys.readouterr().out
+    assert 'a backbone, image float32 [B, 3, H, W] RGB 0 … 255 of 32×96 → features' in printed
+    assert float(printed.split('difference=')[1].split()[0]) <= 1e-4
+    exported = torch.export.load(tmp_path / 'a.pt2').module()
+    assert exported(deploy.random_images(1, 3, (32, 96)))[0].shape == (1, 32, 4, 12)
 
 
-def test_wrong_words_are_errors_that_say_the_mend(tmp_path, capsys, unformatted):
-    cfg, checkpoint = made('quickstart/tokenizer', tmp_path)
-    cfg.dump(tmp_path / 'a.py')
+def test_mistakes_say_the_fix(tmp_path, capsys, monkeypatch, unformatted):
+    make('quickstart/tokenizer', tmp_path)
+    files = [str(tmp_path / name) for name in ('config.py', 'model.pth', 'a.onnx')]
     with pytest.raises(SystemExit):
-        tool.main([str(tmp_path / 'a.py'), str(checkpoint), 'a.pt2'])
-    assert 'a file of --format onnx ends with .onnx' in capsys.readouterr().err
-    with pytest.raises(SystemExit, match='DiscreteVAE has no backbone: leave --backbone out'):
-        tool.main([str(tmp_path / 'a.py'), str(checkpoint), str(tmp_path / 'a.onnx'), '--backbone'])
-
-
-def test_without_onnx_the_package_works_and_the_tool_says_what_to_install(
-    tmp_path, monkeypatch, unformatted
-):
-    cfg, checkpoint = made('quickstart/tokenizer', tmp_path)
-    cfg.dump(tmp_path / 'a.py')
-    for name in [*sys.modules]:
-        if name.split('.')[0] in ('onnx', 'onnxscript', 'onnxruntime', 'onnx_ir'):
-            monkeypatch.delitem(sys.modules, name)
-    for name in ('onnx', 'onnxscript', 'onnxruntime', 'onnx_ir'):
-        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
-    importlib.reload(deploy)
-    with pytest.raises(SystemExit, match='pip install onnx onnxscript onnxruntime'):
-        tool.main([str(tmp_path / 'a.py'), str(checkpoint), str(tmp_path / 'a.onnx')])
+        tool.main([*files, '--format', 'torch'])
+    assert 'a.onnx: expected a file that ends with .pt2' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='DiscreteVAE has no backbone: remove --backbone'):
+        tool.main([*files, '--backbone'])
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)  # as if it were not installed
+    with pytest.raises(SystemExit, match='onnxscript is not installed: pip install onnx'):
+        tool.main(files)

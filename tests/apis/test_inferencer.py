@@ -1,4 +1,4 @@
-"""Inferencers give what the model gives, however images come in. tests/test_shelf.py has the hosts' own."""
+"""Inferencers return what the model predicts, however images are given."""
 
 import json
 import shutil
@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 import small
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from beit_mm.apis import AttentionInferencer, FillInInferencer, TokenizerInferencer
-from beit_mm.apis.base_inferencer import output_names
+from beit_mm.apis.base_inferencer import Inferencer, output_names
 
 SIZES = [(64, 64), (80, 100), (64, 64), (50, 90), (64, 64)]
 
 
-def made(name: str, folder: Path) -> tuple[Config, str]:
-    """A config at toy size, in a file's place, and a checkpoint as training writes it."""
+def make(kind: type[Inferencer], name: str, folder: Path, **options) -> Inferencer:
+    """Return an inferencer for a config at toy size and a checkpoint with random weights."""
     torch.manual_seed(0)
     cfg = small.shrink(small.load(f'quickstart/{name}'), None, folder)
     init_default_scope(cfg.default_scope)
@@ -27,9 +26,8 @@ def made(name: str, folder: Path) -> tuple[Config, str]:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)
-    path = folder / 'weights.pth'
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return cfg, str(path)
+    torch.save(dict(state_dict=model.state_dict()), folder / 'weights.pth')
+    return kind(cfg, folder / 'weights.pth', device='cpu', **dict(show_progress=False) | options)
 
 
 @pytest.fixture
@@ -42,154 +40,113 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-CASES = [
-    (TokenizerInferencer, 'tokenizer'),
-    (FillInInferencer, 'pretrain'),
-    (AttentionInferencer, 'classification'),
-]
-
-
-@pytest.mark.parametrize('kind, name', CASES)
+@pytest.mark.parametrize(
+    'kind, name',
+    [
+        (TokenizerInferencer, 'tokenizer'),
+        (FillInInferencer, 'pretrain'),
+        (AttentionInferencer, 'classification'),
+    ],
+)
 def test_files_folders_arrays_and_batches_give_the_same(kind, name, photos, tmp_path):
-    inferencer = kind(*made(name, tmp_path), device='cpu', show_progress=False)
-    if kind is AttentionInferencer:  # this config has no resizing
+    inferencer = make(kind, name, tmp_path)
+    if kind is AttentionInferencer:  # this config does not resize
         for path in photos.glob('[13].png'):
             path.unlink()
     files = sorted(map(str, photos.glob('*.png')))
-    one_by_one = inferencer(str(photos))['predictions']
     arrays = [mmcv.imread(path) for path in files]
-    for inputs, batch in ((files, 2), (arrays, len(files)), (photos, 3)):
-        again = inferencer(inputs, batch_size=batch)['predictions']
-        assert len(again) == len(files)
+    one_by_one = inferencer(str(photos))['predictions']
+    for inputs, batch_size in ((files, 2), (arrays, len(files)), (photos, 3)):
+        again = inferencer(inputs, batch_size=batch_size)['predictions']
         for a, b in zip(one_by_one, again, strict=True):
-            assert all(
-                np.allclose(a[key], b[key], rtol=1e-4, atol=1e-5) for key in a.keys() | b.keys()
-            )
+            assert a.keys() == b.keys()
+            assert all(np.allclose(a[key], b[key], rtol=1e-4, atol=1e-5) for key in a)
     assert one_by_one[0] != one_by_one[1]
 
 
-def test_tokens_are_the_models_and_go_to_json_and_pictures(photos, tmp_path, capsys):
-    inferencer = TokenizerInferencer(*made('tokenizer', tmp_path), device='cpu')
-    result = inferencer(
-        str(photos),
-        batch_size=4,
-        img_out_dir=tmp_path / 'seen',
-        pred_out_dir=tmp_path / 'ids',
-        return_vis=True,
-    )
+def test_tokens_are_written_as_json_and_pictures(photos, tmp_path, capsys):
+    inferencer = make(TokenizerInferencer, 'tokenizer', tmp_path, show_progress=True)
+    folders = dict(img_out_dir=tmp_path / 'pictures', pred_out_dir=tmp_path / 'ids')
+    result = inferencer(str(photos), batch_size=4, return_vis=True, **folders)
     assert 'Inference' in capsys.readouterr().out  # the progress bar
-    view = mmcv.imresize(
-        mmcv.imread(photos / '1.png'), (32, 32), interpolation='lanczos', backend='pillow'
-    )
-    rgb = torch.from_numpy(view[..., ::-1].transpose(2, 0, 1).copy())[None] / 255
-    ids = inferencer.model.tokens(rgb)
+    photo = mmcv.imread(photos / '1.png', channel_order='rgb')
+    view = mmcv.imresize(photo, (32, 32), interpolation='lanczos', backend='pillow')
+    ids = inferencer.model.tokens(torch.from_numpy(view.transpose(2, 0, 1))[None] / 255)
     assert result['predictions'][1]['ids'] == ids[0].tolist()
     assert json.loads((tmp_path / 'ids/1.json').read_text()) == result['predictions'][1]
-    drawn = (
-        (255 * inferencer.model.decode(ids)[0].detach())
-        .round()
-        .to(torch.uint8)
-        .permute(1, 2, 0)
-        .numpy()
-    )
-    wanted = np.concatenate([view[..., ::-1], drawn], 1)
-    assert (result['visualization'][1] == wanted).all()
-    assert (mmcv.imread(tmp_path / 'seen/1.png')[..., ::-1] == wanted).all()
-    assert sorted(path.name for path in (tmp_path / 'seen').iterdir()) == [
-        f'{i}.png' for i in range(5)
-    ]
+    decoded = (255 * inferencer.model.decode(ids)[0].detach()).round().to(torch.uint8)
+    expected = np.concatenate([view, decoded.permute(1, 2, 0).numpy()], 1)
+    assert (result['visualization'][1] == expected).all()
+    written = mmcv.imread(tmp_path / 'pictures/1.png', channel_order='rgb')
+    assert (written == expected).all()
+    assert len(list((tmp_path / 'pictures').iterdir())) == 5
 
 
 def test_sub_folders_are_read_and_their_names_kept(photos, tmp_path):
     for name in ('cats/2020/1.PNG', 'dogs/1.png'):
         (photos / name).parent.mkdir(parents=True)
         shutil.copy(photos / '0.png', photos / name)
-    inferencer = TokenizerInferencer(
-        *made('tokenizer', tmp_path), device='cpu', show_progress=False
-    )
-    found = inferencer(
-        photos, batch_size=7, img_out_dir=tmp_path / 'seen', pred_out_dir=tmp_path / 'ids'
-    )
-    assert len(found['predictions']) == len(SIZES) + 2
-    for folder, suffix in (('seen', 'png'), ('ids', 'json')):
-        written = {
-            str(path.relative_to(tmp_path / folder))
-            for path in (tmp_path / folder).rglob(f'*.{suffix}')
-        }
-        assert written == {
-            f'{name}.{suffix}' for name in (*range(len(SIZES)), 'cats/2020/1', 'dogs/1')
-        }
+    inferencer = make(TokenizerInferencer, 'tokenizer', tmp_path)
+    inferencer(photos, img_out_dir=tmp_path / 'png', pred_out_dir=tmp_path / 'json')
+    names = {*map(str, range(len(SIZES))), 'cats/2020/1', 'dogs/1'}
+    for suffix in ('png', 'json'):
+        folder = tmp_path / suffix
+        files = (path.relative_to(folder) for path in folder.rglob('*.*'))
+        assert {str(path) for path in files} == {f'{name}.{suffix}' for name in names}
 
 
-@pytest.mark.parametrize('inputs, names', [
-    (['a/1.png', 'a/2.png'], ['1', '2']),
-    (['a/1.png', 'b/1.png'], ['a/1', 'b/1']),
-    (['a/1.png', 'a/1.jpg', 'b/2.png'], ['a/000000_1', 'a/000001_1', 'b/2']),
-    ([np.zeros((1, 1, 3)), Path('a/x.y.png')], ['000000', 'x.y']),
-    (
-        ['000004_x.png', 'a.png', 'b.png', 'c.png', 'x.jpg', 'x.png'],
-        ['000004_x', 'a', 'b', 'c', '000004_000004_x', '000005_x'],
-    ),
-])  # fmt: skip
-def test_what_is_written_is_named_as_the_image_in_the_folder_of_all(inputs, names):
+@pytest.mark.parametrize(
+    'inputs, names',
+    [
+        (['a/1.png', 'a/2.png'], ['1', '2']),
+        (['a/1.png', 'b/1.png'], ['a/1', 'b/1']),
+        (['a/1.png', 'a/1.jpg', 'b/2.png'], ['a/000000_1', 'a/000001_1', 'b/2']),
+        ([np.zeros((1, 1, 3)), Path('a/x.y.png')], ['000000', 'x.y']),
+        (
+            ['000004_x.png', 'a.png', 'b.png', 'c.png', 'x.jpg', 'x.png'],
+            ['000004_x', 'a', 'b', 'c', '000004_000004_x', '000005_x'],
+        ),
+    ],
+)
+def test_output_names_are_those_of_the_files_and_unique(inputs, names):
     assert output_names(inputs) == names
 
 
-def test_nothing_is_drawn_that_nobody_asked_for(photos, tmp_path):
-    inferencer = FillInInferencer(*made('pretrain', tmp_path), device='cpu', show_progress=False)
-    inferencer.draw = None
-    assert inferencer(photos, pred_out_dir=tmp_path / 'json')['visualization'] == []
-
-
-def test_guesses_stand_where_the_image_is_hidden_and_follow_the_seed(photos, tmp_path):
-    inferencer = FillInInferencer(*made('pretrain', tmp_path), device='cpu', show_progress=False)
+def test_guesses_replace_masked_ids_and_follow_the_seed(photos, tmp_path):
+    inferencer = make(FillInInferencer, 'pretrain', tmp_path)
     first, other = (
         inferencer(photos, seed=seed, return_datasamples=True, return_vis=True) for seed in (0, 1)
     )
+    model = inferencer.model
     for sample in first['predictions']:
         assert 0 < sample.mask.sum() <= 25
         assert (sample.guessed == sample.ids)[~sample.mask].all()
-        logits = inferencer.model.head(
-            inferencer.model.backbone(
-                (sample.image.float()[None] - inferencer.model.data_preprocessor.mean)
-                / inferencer.model.data_preprocessor.std,
-                sample.mask[None],
-            )[0][0, 1:]
-        )
+        mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
+        image = (sample.image.float()[None] - mean) / std
+        logits = model.head(model.backbone(image, sample.mask[None])[0][0, 1:])
         assert (logits.argmax(-1).view(8, 8) == sample.guessed)[sample.mask].all()
-    assert any(
-        (a.mask != b.mask).any()
-        for a, b in zip(first['predictions'], other['predictions'], strict=True)
-    )
+    pairs = zip(first['predictions'], other['predictions'], strict=True)
+    assert any((a.mask != b.mask).any() for a, b in pairs)
     assert first['visualization'][0].shape == (64, 3 * 64, 3)
+    inferencer.draw = None  # not called without return_vis and img_out_dir
+    assert inferencer(photos, pred_out_dir=tmp_path / 'json')['visualization'] == []
 
 
-def test_attention_is_a_share_of_each_patch(photos, tmp_path):
-    inferencer = AttentionInferencer(
-        *made('classification', tmp_path), device='cpu', show_progress=False
-    )
+def test_attention_is_a_share_per_patch(photos, tmp_path):
+    inferencer = make(AttentionInferencer, 'classification', tmp_path)
     attention = np.array(inferencer(str(photos / '0.png'))['predictions'][0]['attention'])
     assert attention.shape == (2, 8, 8) and (attention >= 0).all()
-    assert (attention.sum((1, 2)) < 1).all() and (
-        attention.sum((1, 2)) > 0.5
-    ).all()  # the rest goes to [S]
+    total = attention.sum((1, 2))
+    assert (total < 1).all() and (total > 0.5).all()  # the rest goes to [CLS]
 
 
-def test_what_is_no_image_or_no_such_model_is_an_error_that_says_so(tmp_path, photos):
-    inferencer = TokenizerInferencer(
-        *made('tokenizer', tmp_path), device='cpu', show_progress=False
-    )
+def test_wrong_inputs_and_models_are_errors_that_say_what_was_expected(tmp_path, photos):
+    inferencer = make(TokenizerInferencer, 'tokenizer', tmp_path)
     with pytest.raises(TypeError, match='dtype float64: expected uint8'):
         inferencer(np.zeros((8, 8, 3)))
     with pytest.raises(ValueError, match=r'shape \(8, 8\): expected \[H, W, 3\]'):
         inferencer(np.zeros((8, 8), np.uint8))
     with pytest.raises(FileNotFoundError, match='none.png not found: expected an image file'):
         inferencer([photos / '0.png', tmp_path / 'none.png'])
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(
-        FileNotFoundError,
-        match='empty and its sub-folders have no images: expected files that end with .jpg',
-    ):
-        inferencer(tmp_path / 'empty')
     with pytest.raises(ValueError, match='the model is a DiscreteVAE: expected a BEiTPretrainer'):
-        FillInInferencer(*made('tokenizer', tmp_path), device='cpu')
+        make(FillInInferencer, 'tokenizer', tmp_path)

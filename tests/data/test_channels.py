@@ -66,7 +66,7 @@ def trained(work: Path, scope: str, model: dict, dataset: dict, hooks: list | No
 def exported(model, path: Path) -> float:
     kind = deploy.Deployed(model)
     deploy.export(kind, path, 'torch', (32, 32))
-    return deploy.difference(kind, path, 'torch', (32, 32))
+    return deploy.largest_difference(kind, path, 'torch', (32, 32))
 
 
 def test_every_part_takes_images_with_any_channels(channels, root):

@@ -47,16 +47,20 @@ def test_the_page_has_the_tokenizers_ids_reconstructions_and_counts(tmp_path, mo
     assert f'>{counts.argmax()}: {100 * counts.max() / 56:.2g} %<' in html
 
 
-def test_example_patches_have_the_code():
+def test_examples_are_patches_with_the_code_row_by_row():
     ids = [np.array([[0, 1], [1, 2]]), np.array([[1, 1, 1]])]
     pictures = [
         RNG.integers(0, 256, (n * 4, m * 4, 3), dtype=np.uint8) for n, m in ((2, 2), (1, 3))
     ]
-    found = tokens.find_patches(pictures, ids, 1, 4, count=4)
     first, second = pictures
-    expected = [first[:4, 4:], first[4:, :4], second[:4, :4], second[:4, 4:8]]
-    assert len(found) == 4 and all(map(np.array_equal, found, expected))
-    assert tokens.find_patches(pictures, ids, 7, 4, count=4) == []
+    sheet = tokens.draw_code(1, pictures, ids, stride=4)
+    assert sheet.shape == (14, 14, 3)
+    expected = [first[:4, 4:], first[4:, :4], second[:4, :4], second[:4, 4:8], second[:4, 8:]]
+    for i, patch in enumerate(expected):
+        row, column = 5 * (i // 3), 5 * (i % 3)
+        assert np.array_equal(sheet[row : row + 4, column : column + 4], patch)
+    assert (sheet[4] == 128).all() and (sheet[10:] == 128).all()
+    assert (tokens.draw_code(7, pictures, ids, stride=4) == 128).all()
 
 
 def test_colors_of_codes_are_distinct_and_neighbors_differ():

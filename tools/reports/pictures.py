@@ -1,7 +1,7 @@
 """Sections of a report with pictures: what a stage's model does with a few validation images.
 
 A section is a dict with `heading`, `text`, and either `columns` and `rows` of pictures (`legend`:
-name → CSS color) or `images` and `captions`. Pictures are uint8 RGB [H, W, 3].
+name → RGB) or `images` and `captions`. Pictures are uint8 RGB [H, W, 3].
 """
 
 from pathlib import Path
@@ -129,13 +129,12 @@ def segmentation(work_dir: Path, task: str, names: list[str]) -> dict:
     text = 'Validation images.'
     if len(names) > 1:
         text += ' All columns have the same labels and number of steps, from different starts.'
-    colors = ['rgb({},{},{})'.format(*color) for color in palette]
     return dict(
         heading=task.capitalize(),
         text=text,
         columns=['image', 'truth', *(name.rpartition('/')[2] for name in names)],
         rows=rows,
-        legend=dict(zip(classes, colors, strict=True)),
+        legend=dict(zip(classes, palette, strict=True)),
     )
 
 

@@ -1,11 +1,11 @@
-"""What a chain of runs reached, read from the runs' own logs: a nested dict, and a table of it."""
+"""The results of a chain of runs, read from their logs: a nested dict, and a table of it."""
 
 import json
 import math
 import platform
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import takewhile
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -13,13 +13,12 @@ from recipe.records import PREPARED, read_record
 
 _PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg')
 _NO_METRIC = {'data_time', 'time', 'step', 'iter', 'epoch'}
-JUDGED = dict(
-    top1='top-1, %', mIoU='mIoU, %'
-)  # metric → label, of the tasks that pre-training serves
+# Metric → label, of the tasks that profit from pre-training.
+JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')
 
 
 def scalars(stage_dir: Path) -> list[dict]:
-    """Return the lines of a stage's log but those of `Probe`: with `lr` they are of training, the others of validation."""
+    """Return the lines of a stage's log except those of `Probe`; `lr` marks those of training."""
     return [line for line in _lines(stage_dir) if not _is_probe(line)]
 
 
@@ -33,64 +32,56 @@ def _is_probe(line: dict) -> bool:
 
 
 def _lines(stage_dir: Path) -> list[dict]:
-    """Return the lines of the latest run's log, or of all logs that the stage's record names: an interrupted one has several."""
+    """Return the lines of the logs that the stage's record names, or else of the latest log.
+
+    A resumed run repeats iterations of the run before: the later lines count.
+    """
     logs = sorted(stage_dir.glob('*/vis_data/scalars.json'))
-    own = (read_record(stage_dir) or {}).get('logs')
+    names = (read_record(stage_dir) or {}).get('logs')
+    logs = [log for log in logs if log.parts[-3] in names] if names else logs[-1:]
     lines: list[dict] = []
-    for log in [log for log in logs if log.parts[-3] in own] if own else logs[-1:]:
-        more = [json.loads(line) for line in log.read_text().splitlines()]
-        first = next(
-            (line['step'] for line in more if 'lr' in line), math.inf
-        )  # what was lost is made again from here
-        lines = [
-            *takewhile(lambda line, first=first: 'lr' not in line or line['step'] < first, lines),
-            *more,
-        ]
+    for log in logs:
+        new = [json.loads(line) for line in log.read_text().splitlines()]
+        start = min((line['step'] for line in new if 'lr' in line), default=math.inf)
+        repeated = [i for i, line in enumerate(lines) if 'lr' in line and line['step'] >= start]
+        lines = lines[: repeated[0]] + new if repeated else lines + new
     return lines
 
 
 def metrics(stage_dir: Path) -> dict[str, float]:
-    """A stage's last validation, then what its test adds, without the metrics' prefixes."""
-    found = [line for line in scalars(stage_dir) if 'lr' not in line][-1:]
+    """Return the metrics of a stage's last validation and of its test, without prefixes."""
+    lines = [line for line in scalars(stage_dir) if 'lr' not in line][-1:]
     for log in sorted((stage_dir / 'test').glob('*/*.json'))[-1:]:
-        found.append(json.loads(log.read_text()))
-    return {
-        key.rpartition('/')[2]: value
-        for line in found
-        for key, value in line.items()
-        if key not in _NO_METRIC
-    }
+        lines.append(json.loads(log.read_text()))
+    found = {key.rpartition('/')[2]: value for line in lines for key, value in line.items()}
+    return {key: value for key, value in found.items() if key not in _NO_METRIC}
 
 
 def validations(lines: list[dict], metric: str) -> list[tuple[int, float]]:
-    """(iteration, value) of each validation in a log; a validation stands behind the training steps before it."""
+    """Return (iteration, value) per validation; its iteration is that of the line before it."""
     step, found = 0, []
     for line in lines:
         if 'lr' in line:
             step = line['step']
-        else:
-            found += [
-                (step, value) for key, value in line.items() if key.rpartition('/')[2] == metric
-            ]
+            continue
+        found += [(step, line[key]) for key in line if key.rpartition('/')[2] == metric]
     return found
 
 
 def summarize(work_dir: Path, names: list[str]) -> dict:
-    """Metrics under the stages' names ('classification/scratch' is a level deeper), wall seconds, memory, versions."""
-    summary, walls, peaks = {}, {}, []
+    """Return metrics by the parts of the stages' names, wall seconds, memory and versions."""
+    summary, walls, peaks = {}, {}, [0.0]
     if (prepared := work_dir / PREPARED).exists():
         walls['prepare'] = round(json.loads(prepared.read_text())['wall_s'], 1)
     for name in names:
-        record, node = read_record(work_dir / name), summary
+        node = summary
         for part in name.split('/'):
             node = node.setdefault(part, {})
         node.update(metrics(work_dir / name))
-        if record:
+        if record := read_record(work_dir / name):
             walls[name] = round(record['wall_s'], 1)
             peaks.append(record['peak_rss_gib'])
-    return dict(
-        **summary, wall_s=walls, peak_rss_gib=round(max(peaks, default=0.0), 3), versions=versions()
-    )
+    return dict(**summary, wall_s=walls, peak_rss_gib=round(max(peaks), 3), versions=versions())
 
 
 def versions() -> dict[str, str]:
@@ -102,96 +93,78 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Its name, or its architecture where the system does not say (/proc/cpuinfo)."""
+    """Return the processor's name, or its architecture if the system does not name it."""
     info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.partition(': ')[2] for line in lines if line.startswith('model name')),
-        platform.machine(),
-    )
+    for line in info.read_text().splitlines() if info.is_file() else ():
+        if line.startswith('model name'):
+            return line.partition(': ')[2]
+    return platform.machine()
 
 
 def over_seeds(summaries: list[dict]) -> dict:
-    """Means of several summaries, and under `spread` the standard deviations over seeds (n − 1)."""
-    first = {
-        key: value for key, value in summaries[0].items() if key not in ('peak_rss_gib', 'versions')
-    }
-    spread = _fold(first, summaries, stdev)
+    """Average summaries; `spread` holds the standard deviations over seeds (n − 1)."""
+    unlike = {key: summaries[0][key] for key in ('peak_rss_gib', 'versions')}
+    unlike['peak_rss_gib'] = max(summary['peak_rss_gib'] for summary in summaries)
+    alike = [{k: v for k, v in summary.items() if k not in unlike} for summary in summaries]
+    spread = _combine(alike, stdev)
     spread.pop('wall_s')
-    peak = max(summary['peak_rss_gib'] for summary in summaries)
-    return dict(
-        **_fold(first, summaries, mean), peak_rss_gib=peak, versions=summaries[0]['versions'], spread=spread,
-        seeds=len(summaries),
-    )  # fmt: skip
+    return dict(**_combine(alike, mean), **unlike, spread=spread, seeds=len(summaries))
 
 
-def _fold(node: dict, peers: list[dict], fold) -> dict:
-    return {
-        key: _fold(value, [peer[key] for peer in peers], fold)
-        if isinstance(value, dict)
-        else fold(peer[key] for peer in peers)
-        for key, value in node.items()
-    }
-
-
-# -- what a person reads ---------------------------------------------------------------------------------------------
+def _combine(nodes: list[dict], function: Callable) -> dict:
+    """Apply a function to the values of the same keys."""
+    combined = {}
+    for key, value in nodes[0].items():
+        values = [node[key] for node in nodes]
+        combined[key] = _combine(values, function) if isinstance(value, dict) else function(values)
+    return combined
 
 
 def rows(summary: dict) -> list[tuple[str, str, str, str, str]]:
-    """(task, arm, metric, value, gain over the arm `scratch`), all text; a `scratch` arm stands before the others."""
+    """Return (task, start, metric, value, gain over `scratch`) as text, `scratch` first."""
     table = []
-    for task, arms in summary.items():
-        arms = (
-            {arm: values for arm, values in arms.items() if isinstance(values, dict)}
-            if isinstance(arms, dict)
-            else {}
-        )
+    for task, starts in summary.items():
+        if not isinstance(starts, dict):
+            continue
+        starts = {name: values for name, values in starts.items() if isinstance(values, dict)}
         for metric, label in JUDGED.items():
-            base = arms.get('scratch', {}).get(metric)
-            for arm in sorted(arms, key=lambda arm: arm != 'scratch'):
-                value = arms[arm].get(metric)
+            scratch = starts.get('scratch', {}).get(metric)
+            for start in sorted(starts, key=lambda start: start != 'scratch'):
+                value = starts[start].get(metric)
                 if value is None:
                     continue
-                noise = summary.get('spread', {}).get(task, {}).get(arm, {}).get(metric)
-                shown = f'{value:.1f}' if noise is None else f'{value:.1f} ± {noise:.1f}'
-                gain = '' if arm == 'scratch' or base is None else f'{value - base:+.1f}'
-                table.append((task, arm, label, shown, gain))
+                spread = summary.get('spread', {}).get(task, {}).get(start, {}).get(metric)
+                shown = f'{value:.1f}' if spread is None else f'{value:.1f} ± {spread:.1f}'
+                gain = ''
+                if scratch is not None and start != 'scratch':
+                    gain = f'{value - scratch:+.1f}'
+                table.append((task, start, label, shown, gain))
     return table
 
 
 def sentences(summary: dict) -> list[str]:
-    """The tokenizer and the pre-training in a line each, as far as they ran."""
+    """Return one sentence each about the tokenizer and the pre-training, if they ran."""
     lines, tokenizer, pretrain = [], summary.get('tokenizer', {}), summary.get('pretrain', {})
     if 'psnr' in tokenizer:
         lines.append(
-            f'Tokenizer: PSNR {tokenizer["psnr"]:.1f} dB (mean colour: {tokenizer["psnr_mean_color"]:.1f}), '
-            f'{tokenizer["codes_used"]:.0f} of {tokenizer["vocab_size"]:.0f} codes used, '
-            f'perplexity {tokenizer["perplexity"]:.0f}.'
+            'Tokenizer: PSNR {psnr:.1f} dB (mean color: {psnr_mean_color:.1f}), {codes_used:.0f} of '
+            '{vocab_size:.0f} codes used, perplexity {perplexity:.0f}.'.format(**tokenizer)
         )
     if 'masked_accuracy' in pretrain:
         lines.append(
-            f'Pre-training: {pretrain["val_loss"]:.2f} nats a hidden token (ignoring the image: '
-            f'{pretrain["marginal_entropy"]:.2f}), {pretrain["masked_accuracy"]:.1f} % of them right '
-            f'(always the commonest token: {pretrain["marginal_accuracy"]:.1f} %).'
+            'Pre-training: {val_loss:.2f} nats per masked token (ignoring the image: '
+            '{marginal_entropy:.2f}), {masked_accuracy:.1f} % of them correct (always the most '
+            'frequent token: {marginal_accuracy:.1f} %).'.format(**pretrain)
         )
     return lines
 
 
 def text_table(summary: dict) -> str:
-    """`rows` in columns, `sentences` below."""
-    table = [('task', 'start', 'metric', 'value', 'gain'), *rows(summary)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
-    lines.insert(1, '─' * max(map(len, lines)))
-    return '\n'.join(
-        [
-            'What pre-training bought',
-            '',
-            *(lines if len(table) > 1 else []),
-            '',
-            *sentences(summary),
-        ]
-    )
+    """Return `rows` in aligned columns, followed by `sentences`."""
+    lines = ['The gain from pre-training', '']
+    if found := rows(summary):
+        table = [('task', 'start', 'metric', 'value', 'gain'), *found]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        cells = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in table]
+        lines += [cells[0], '─' * max(map(len, cells)), *cells[1:]]
+    return '\n'.join([*lines, '', *sentences(summary)])
