@@ -42,10 +42,8 @@ class TokenizerInferencer(Inferencer):
         image = self.model.data_preprocessor(inputs, False)['inputs']
         ids = self.model.tokens(image)
         reconstruction = self.model.decode(ids)
-        decibels = [psnr(*pair) for pair in zip(reconstruction, image, strict=True)]
-        return make_samples(
-            ids=ids, psnr=torch.stack(decibels), image=image, reconstruction=reconstruction
-        )
+        decibels = psnr(reconstruction, image)
+        return make_samples(ids=ids, psnr=decibels, image=image, reconstruction=reconstruction)
 
     def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
         return [to_uint8(sample.image.numpy()), to_uint8(sample.reconstruction.numpy())]

@@ -62,7 +62,7 @@ def write_tokens(
         reconstruction = to_rgb(to_uint8(decoded[0].numpy()), bands)
         shown.append(
             dict(
-                caption=f'{size}, PSNR {psnr(decoded, pixels):.1f} dB',
+                caption=f'{size}, PSNR {psnr(decoded, pixels).item():.1f} dB',
                 pictures=[originals[-1], colored, reconstruction],
             )
         )
