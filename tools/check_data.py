@@ -37,7 +37,7 @@ SPLITS = ('train', 'val', 'test')
 
 
 class Reports(Dataset):
-    """For each sample: path of the image, its fault or None, and the number of pixels per class."""
+    """Data set of (path of the image, fault or None, number of pixels per class) per sample."""
 
     def __init__(self, leaf: BaseDataset, num_classes: int):
         self.leaf, self.num_classes = leaf, num_classes

@@ -47,7 +47,11 @@ def choose(items: list) -> list:
     return [items[place] for place in sorted(places)]
 
 
-def read_images(folder: Path, names: list[str]) -> Iterator[Message]:
+def read_images(folder: Path, names: list[str], count: int | None) -> Iterator[Message]:
+    """Compare the number of images with `count`, and read them."""
+    if count not in (None, len(names)):
+        advice = 'Pass --any-count to accept any number'
+        yield f'{folder} has {len(names)} images, expected {count}. {advice}', True
     chosen, faults = choose(names), {}
     print(f'{folder}: reading {len(chosen)} of {len(names)} images', flush=True)
     for path in (str(folder / name) for name in chosen):
@@ -69,12 +73,6 @@ def check_suffixes(
             f'{", ".join(expected)}. Rename or convert them, or set {setting} of the data set',
             True,
         )
-
-
-def check_count(folder: Path, names: list[str], count: int | None) -> Iterator[Message]:
-    if count not in (None, len(names)):
-        advice = 'Pass --any-count to accept any number'
-        yield f'{folder} has {len(names)} images, expected {count}. {advice}', True
 
 
 def check_imagenet(root: Path, classes: int, counts: dict[str, int | None]) -> Iterator[Message]:
@@ -102,8 +100,7 @@ def check_imagenet(root: Path, classes: int, counts: dict[str, int | None]) -> I
         first = first or numbering
         yield from numbering.check(classes)
         yield from compare_classes(first, numbering)
-        yield from check_count(folder, names, count)
-        yield from read_images(folder, names)
+        yield from read_images(folder, names, count)
 
 
 def check_class_folders(
@@ -145,9 +142,8 @@ def check_ade20k(
             yield f'{images} has images without a label map in {labels}: {_join(alone)}', True
         if alone := map_of.keys() - image_of.keys():
             yield f'{labels} has label maps without an image in {images}: {_join(alone)}', True
-        yield from check_count(images, [*image_of], count)
+        yield from read_images(images, [*image_of.values()], count)
         both = sorted(image_of.keys() & map_of.keys())
-        yield from read_images(images, [image_of[name] for name in both])
         pairs = [(images / image_of[name], labels / map_of[name]) for name in choose(both)]
         maps, first = read_label_maps(pairs, len(both)), int(not zero_is_class)
         names = [f'value {value}' for value in range(first, classes + first)]

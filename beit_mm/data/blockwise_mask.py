@@ -10,8 +10,7 @@ from ..utils.arguments import as_pair, check_integers, check_sizes
 
 MAX_TRIES = 10  # to place one block; after them the mask is complete, as in the official code
 MAX_EXACT_DRAWS = 1000
-ASPECTS = (0.3, 1 / 0.3)  # height / width of a block, log-uniform
-HALF_LOG_RANGE = math.log(ASPECTS[1] / ASPECTS[0]) / 2
+HALF_LOG_RANGE = math.log(1 / 0.3)  # height / width of a block is log-uniform in 0.3 … 1 / 0.3
 
 
 def blockwise_mask(
@@ -48,26 +47,19 @@ def blockwise_mask(
 def exact_blockwise_mask(
     rng: np.random.Generator, grid: tuple[int, int], num_masked: int, min_block: int = 16
 ) -> np.ndarray:
-    """Draw blockwise masks until one has exactly `num_masked` masked patches, and return it.
-
-    Raises ValueError after 1000 draws.
-    """
+    """Draw blockwise masks until one has exactly `num_masked` masked patches."""
     for _ in range(MAX_EXACT_DRAWS):
         mask = blockwise_mask(rng, grid, num_masked, min_block)
         if mask.sum() == num_masked:
             return mask
     raise ValueError(
         f'no mask of exactly {num_masked} of {grid[0]}×{grid[1]} patches in blocks of {min_block} '
-        f'was found in {MAX_EXACT_DRAWS} draws: change num_masked, lower min_block, or set '
-        'exact=False'
+        'was found: change num_masked, lower min_block, or set exact=False'
     )
 
 
 def random_mask(rng: np.random.Generator, grid: tuple[int, int], num_masked: int) -> np.ndarray:
-    """Return a mask, bool [h, w], with exactly `num_masked` patches masked (ablation of Table 4).
-
-    All sets of `num_masked` patches are equally likely.
-    """
+    """Return a mask, bool [h, w], with any `num_masked` patches masked (ablation of Table 4)."""
     mask = np.zeros(grid[0] * grid[1], bool)
     mask[rng.permutation(len(mask))[:num_masked]] = True
     return mask.reshape(grid)
@@ -81,10 +73,7 @@ def _generator() -> np.random.Generator:
 
 @TRANSFORMS.register_module()
 class RandomMask(BaseTransform):
-    """Transform that adds `mask`, bool [h, w], with exactly `num_masked` masked patches.
-
-    Raises ValueError if `num_masked` is larger than the grid.
-    """
+    """Transform that adds `mask`, bool [h, w], with exactly `num_masked` masked patches."""
 
     def __init__(self, grid: int | tuple[int, int] = 14, num_masked: int = 75):
         check_sizes(1, grid=grid)
@@ -108,9 +97,6 @@ class BlockwiseMask(RandomMask):
     Args:
         min_block: smallest area of a block, in patches, except for the last blocks.
         exact: draw masks until one has exactly `num_masked` masked patches.
-
-    Raises ValueError if `num_masked` is larger than the grid or smaller than `min_block`, or if no
-    block is smaller than the grid.
     """
 
     def __init__(
@@ -128,8 +114,7 @@ class BlockwiseMask(RandomMask):
             )
         if min(self.grid) < 2:
             raise ValueError(
-                f'grid={grid} has one row or column, and every block has to be smaller than the '
-                'grid: use beit_mm.RandomMask'
+                f'grid={grid} has one row or column, so no block is smaller: use beit_mm.RandomMask'
             )
         self.min_block = min_block
         self.draw_mask = exact_blockwise_mask if exact else blockwise_mask

@@ -23,12 +23,8 @@ def check_samples(
     """Make a data set raise BadSample for every file that it cannot read correctly.
 
     Replaces the loaders in place, also inside of wrappers and of test-time augmentation, and checks
-    folders on rank 0. Calling it again changes nothing.
-
-    Args:
-        max_pixels: larger images are bad.
-        num_classes: by default the number of classes that the data set names.
-        skip: log broken links to images instead of raising BadSample.
+    folders on rank 0 (`check_folder`). Calling it again changes nothing. `num_classes` is by
+    default the number of classes that the data set names.
     """
     for leaf in leaves(dataset):
         steps = leaf.pipeline.transforms

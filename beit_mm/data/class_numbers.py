@@ -15,22 +15,16 @@ Classes = Mapping[str, int] | Iterable[str]  # name → number, or names in thei
 class Numbering:
     """Numbers of the classes of a data set.
 
-    Args:
-        place: where the data set is, for messages.
-        names: of the classes, in the order of the labels.
-        folders: class folder → label. In a list, the class folder is the first one that not all
-            paths share; empty if such folders and labels do not correspond.
-        list_file: file with the labels; None if labels are the numbers of the sorted folders.
-        labels: all labels of the list.
-        fault: why the list cannot be read.
+    In a list, the folder of a class is the first one that not all paths share. `folders` is empty
+    if such folders and labels do not correspond.
     """
 
-    place: str
-    names: tuple[str, ...] = ()
-    folders: dict[str, int] = field(default_factory=dict)
-    list_file: str | None = None
-    labels: set[int] = field(default_factory=set)
-    fault: str | None = None
+    place: str  # of the data set, for messages
+    names: tuple[str, ...] = ()  # of the classes, in the order of the labels
+    folders: dict[str, int] = field(default_factory=dict)  # class folder → label
+    list_file: str | None = None  # None: labels are the numbers of the sorted folders
+    labels: set[int] = field(default_factory=set)  # all labels of the list
+    fault: str | None = None  # why the list cannot be read
 
     def check(self, num_classes: int) -> Iterator[Message]:
         """Yield the faults of this data set for a model with `num_classes` classes."""
@@ -96,12 +90,7 @@ def compare_classes(first: Numbering, other: Numbering) -> Iterator[Message]:
 
 
 def describe_difference(places: Mapping[str, Classes], shared_only: bool = False) -> str | None:
-    """Say how the classes at two places differ; None if they do not.
-
-    Args:
-        places: place → its classes.
-        shared_only: compare only classes that both places have.
-    """
+    """Say how the classes at two places differ, or only the classes that both have."""
     (first, other), (mine, theirs) = places, map(_numbers, places.values())
     pairs = (first, mine.keys() - theirs.keys()), (other, theirs.keys() - mine.keys())
     only = [f'only in {place}: {_join(sorted(names))}' for place, names in pairs if names]

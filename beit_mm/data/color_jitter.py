@@ -1,7 +1,4 @@
-"""Color jitter as one matrix, applied to the small views after the crop instead of the whole image.
-
-Brightness, contrast and saturation are linear in a pixel's color, so their product is one matrix.
-"""
+"""Color jitter as one matrix, applied to the small views instead of the whole image."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +12,7 @@ from ..utils.arguments import check_numbers
 
 GRAY_WEIGHTS = np.array([0.114, 0.587, 0.299])  # of blue, green, red
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
-# PIL truncates fractions after each step, by half a level on average. With a little less,
-# whole numbers stay what they are.
-TRUNCATION = 0.49
+TRUNCATION = 0.49  # of fractions by PIL after each step; below 0.5, so that integers stay the same
 
 
 def color_matrix(
@@ -48,13 +43,8 @@ class ColorJitter(BaseTransform):
     """Transform that draws the color jitter of an image, which `TwoViews` applies to its views.
 
     Adds `color_matrix`, f64 [3, 4]. The random draws equal those of mmpretrain's ColorJitter. The
-    pixels differ slightly, because the official code clips the whole image after each step.
-
-    Args:
-        brightness, contrast, saturation: 0 for none, else the factor is uniform in 1 ± this value,
-            and at least 0.
-
-    Raises ValueError if an argument is negative or an image is not RGB.
+    pixels differ slightly, because the official code clips the whole image after each step. A
+    factor is uniform in 1 ± `brightness`, `contrast` or `saturation`, and at least 0.
     """
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0):

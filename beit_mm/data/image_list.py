@@ -17,9 +17,6 @@ class ImageList(BaseDataset):
     A line of `ann_file` is a path below `data_prefix` and, with `with_label`, a space and a class
     number. All processes of a machine share the pages of the file. In addition, each process needs
     16 bytes per image, which its workers share.
-
-    Raises FileNotFoundError without the file, and ValueError for a file without images or a line
-    without a label.
     """
 
     def __init__(

@@ -15,12 +15,9 @@ from ..utils.arguments import check_integers
 class KeyedSampler(Sampler):
     """Sampler of keys (epoch, index) for `SeededDataset`.
 
-    Ranks take turns, so a global batch does not depend on the number of ranks.
-
-    Args:
-        infinite: one epoch follows another without an end, for IterBasedTrainLoop. Otherwise the
-            sampler ends after the epoch of `set_epoch`, and the first indices are repeated until
-            all ranks have the same number.
+    Ranks take turns, so a global batch does not depend on the number of ranks. With `infinite`, for
+    IterBasedTrainLoop, one epoch follows another. Otherwise the sampler ends after the epoch of
+    `set_epoch`, and repeats the first indices until all ranks have the same number.
     """
 
     def __init__(

@@ -24,12 +24,9 @@ def read_labels(
 ) -> np.ndarray:
     """Read the values of a label map, [H, W], turned like its image. Raises BadSample.
 
-    If the image has an EXIF orientation, the size of a label map without one tells whether it is
-    already turned. A label map whose size cannot tell is refused.
-
-    Args:
-        shown: height and width of the image after it was turned.
-        orientation: EXIF orientation of the image, 1 … 8.
+    `shown` is (height, width) of the image after its EXIF `orientation` was applied. The size of a
+    label map without an orientation tells whether it is already turned. If it cannot tell, the
+    label map is refused.
     """
     with open_image(path, read_bytes(path, backend_args), max_pixels) as image:
         if image.mode not in NUMBER_MODES:

@@ -16,27 +16,17 @@ from .image_files import BadSample, exif_orientation
 from .label_files import IGNORE, class_of_values, count_values, expected_values, read_labels
 
 MANY_IGNORED = 0.95  # share of the pixels
-ADVICE = (
-    'Set reduce_zero_label of the data set to what 0 means, and write 255 for ignored pixels only '
-    '(docs/datasets.md)'
-)
+ADVICE = 'Set reduce_zero_label of the data set, or the values 0 and 255 (docs/datasets.md)'
 
 
 @dataclass
 class LabelMaps:
-    """Values of the label maps that were read.
+    """Values of the label maps that were read."""
 
-    Args:
-        total: number of label maps in the data set.
-        pixels: number of pixels with each value, int64 [256].
-        values: values of each label map that could be read, by path.
-        faults: why each other label map cannot be read, by path.
-    """
-
-    total: int
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    values: dict[str, set[int]] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
+    total: int  # label maps in the data set
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # per value
+    values: dict[str, set[int]] = field(default_factory=dict)  # of each readable map, by path
+    faults: dict[str, str] = field(default_factory=dict)  # of each other map, by path
 
     @property
     def read(self) -> int:
@@ -85,13 +75,10 @@ def check_label_maps(
     training: bool = True,
     skip_bad: bool = False,
 ) -> Iterator[Message]:
-    """Yield the faults of label maps for a model with these classes.
+    """Yield the faults of label maps for a model with these classes, in the order of the labels.
 
-    Args:
-        classes: names in the order of the labels.
-        reduce_zero_label, label_map: see `class_of_values`.
-        training: also report what makes learning hard, such as a class that does not occur.
-        skip_bad: training skips label maps that cannot be used, so they are no error.
+    With `training`, also report what makes learning hard, such as a class that does not occur. With
+    `skip_bad`, label maps that cannot be used are no error. See `class_of_values` for the others.
     """
     for text in group_messages(maps.faults):
         yield text, not skip_bad

@@ -1,7 +1,7 @@
-"""Transforms that read images and label maps correctly, or raise a BadSample that names the file.
+"""Transforms that read images and label maps correctly, or raise BadSample.
 
-They replace the loaders of mmcv and mmseg in data sets that are already built, so configs keep the
-names of these loaders, which the inferencers of mmpretrain and mmseg look for.
+They replace the loaders of mmcv and mmseg in data sets that are already built, because inferencers
+of mmpretrain and mmseg look for the original names in configs.
 """
 
 from collections.abc import Iterator
@@ -35,10 +35,7 @@ class CheckLabel(BaseTransform):
 
 
 class ReadImage(BaseTransform):
-    """Transform in the place of mmcv's LoadImageFromFile; see `read_image`.
-
-    Adds `img`, `img_shape`, `ori_shape` and `exif_orientation`.
-    """
+    """Transform in the place of mmcv's LoadImageFromFile; also adds `exif_orientation`."""
 
     channels: int | None = None  # expected; mmpretrain and mmseg repeat a single channel silently
 
@@ -47,18 +44,15 @@ class ReadImage(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         path, loader = results['img_path'], self.loader
-        image, orientation = read_image(
+        image, results['exif_orientation'] = read_image(
             path, loader.color_type, self.max_pixels, loader.backend_args
         )
         channels = image.shape[2] if image.ndim == 3 else 1
         if self.channels not in (None, channels):
-            raise BadSample(
-                f'{path} has {channels} channels, expected {self.channels} as in mean and std of '
-                'data_preprocessor'
-            )
+            expected = f'expected {self.channels} as in mean and std of data_preprocessor'
+            raise BadSample(f'{path} has {channels} channels, {expected}')
         results['img'] = image.astype('float32') if loader.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
-        results['exif_orientation'] = orientation
         return results
 
 
@@ -89,10 +83,7 @@ class ReadLabels(BaseTransform):
 def replace_loaders(
     steps: list, num_classes: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> None:
-    """Replace the loaders of mmcv and mmseg in the steps of a pipeline, in place.
-
-    A loader with settings that `ReadImage` does not have is kept.
-    """
+    """Replace loaders in place, except loaders with settings that `ReadImage` does not have."""
     for branch in branches(steps):
         for i, step in enumerate(branch):
             if type(step) is LoadImageFromFile:

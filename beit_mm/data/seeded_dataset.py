@@ -88,7 +88,10 @@ class SeededDataset(Dataset):
             except BadSample as error:
                 if not self.skip:
                     raise
-                self._note_bad(index, error)
+                if not self.bad[index]:
+                    self.bad[index] = True
+                    print_log(f'skipped: {error}', 'current', logging.WARNING)
+                    self._check_share(f'. The last one: {error}')
             others = others or np.random.default_rng((self.seed, epoch, index))
             index = int(others.integers(len(self)))
 
@@ -108,12 +111,6 @@ class SeededDataset(Dataset):
         """Return one flag per sample, shared by all workers."""
         size = len(self.dataset) if self.skip else 0
         return torch.zeros(size, dtype=torch.bool).share_memory_()
-
-    def _note_bad(self, index: int, error: BadSample) -> None:
-        if not self.bad[index]:
-            self.bad[index] = True
-            print_log(f'skipped: {error}', 'current', logging.WARNING)
-            self._check_share(f'. The last one: {error}')
 
     def share_bad(self) -> None:
         """Count the bad samples of all ranks together. All ranks have to call this."""
@@ -135,10 +132,8 @@ class SeededDataset(Dataset):
 
     def _open(self, cache: TokenCache) -> None:
         if self.num_crops not in (None, cache.num_crops):
-            raise ValueError(
-                f'num_crops={self.num_crops}, but the token cache {cache.path} has '
-                f'{cache.num_crops}: remove num_crops'
-            )
+            given = f'num_crops={self.num_crops}, but the token cache {cache.path}'
+            raise ValueError(f'{given} has {cache.num_crops}: remove num_crops')
         cache.check(self.about)
         cache.check_names(len(self), self.path_of)
         cache.check_finished()

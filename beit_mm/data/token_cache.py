@@ -53,11 +53,7 @@ class TokenCache:
     ) -> 'TokenCache':
         """Create an empty cache, or open the one that another process creates at the same time.
 
-        Args:
-            shape: crops, images, height and width of the token grid.
-            about: what the ids depend on, as JSON; see `check`.
-            path_of: returns the path of an image.
-            probe: token views of `probe_keys`.
+        `shape` is [crops, images, h, w], `about` as in `check`, `probe` the views of `probe_keys`.
         """
         path = Path(path)
         num_crops, images = shape[:2]
@@ -81,10 +77,7 @@ class TokenCache:
     # -- checks ------------------------------------------------------------------------------------
 
     def check(self, about: dict) -> None:
-        """Raise ValueError if a run has another tokenizer, seed or pipeline.
-
-        `about` is as given to `create`; missing keys are not compared.
-        """
+        """Raise ValueError if a run has another tokenizer, seed or pipeline, where given."""
         for key, value in about.items():
             if self.about[key] != value:
                 self._refuse(f'{key}: {_describe_difference(self.about[key], value)}')
@@ -133,17 +126,14 @@ class TokenCache:
         return self._ids[crop, index].astype(np.int64)
 
     def list_missing(self) -> np.ndarray:
-        """Return (crop, block) of the missing blocks, int [n, 2].
-
-        Block b holds the images from b · BLOCK to (b + 1) · BLOCK.
-        """
+        """Return (crop, block) of the missing blocks of images, int [n, 2]."""
         done = np.fromfile(self.path / 'done', np.uint8).reshape(self.num_crops, -1)
         return np.argwhere(done == 0)
 
     def write(self, crop: int, block: int, ids: np.ndarray) -> None:
-        """Write the ids [n, h, w] of a block to the disk, then mark the block as done.
+        """Write the ids [n, h, w] of a block to the disk, then mark it as done.
 
-        Several processes and machines can write at once, since no memory map is involved.
+        Several machines can write at once, since no memory map is involved.
         """
         image = crop * self.images + block * BLOCK
         _write(self.path / 'ids', 2 * image * math.prod(self.grid), ids.astype('<u2').tobytes())

@@ -68,17 +68,12 @@ def torch_resizes(interpolation: str) -> bool:
 class TwoViews(BaseTransform):
     """Transform that adds `patch_view` and `token_view`: one random crop of `img` at two sizes.
 
-    The views are uint8 [H, W] or [H, W, C]. The color jitter that `ColorJitter` drew is applied.
-
     Args:
         size, token_size: side of the square views in pixels. `token_size=None` makes no token view.
-        scale, ratio: of the random crop, as in RandomResizedCrop. `scale=None` takes the whole
-            image, for validation.
+        scale, ratio: as in RandomResizedCrop. `scale=None` takes the whole image, for validation.
         interpolation, token_interpolation: PIL's names.
         backend: 'pillow', or 'torch', which is four times as fast. Its pixels differ from PIL's by
             0.3 levels on average and by 4 at most. An interpolation that torch lacks is done by PIL.
-
-    Raises ValueError for other arguments or images.
     """
 
     def __init__(
@@ -108,13 +103,11 @@ class TwoViews(BaseTransform):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise ValueError(
                 f'TwoViews got {image.dtype} of shape {image.shape}, expected uint8 [H, W] or '
-                '[H, W, channels]. Load images without to_float32, and normalize them in the data '
-                'preprocessor'
+                '[H, W, channels]: load without to_float32, and normalize in the data preprocessor'
             )
         if self.scale:
-            crop = random_crop(np.random, image.shape[:2], self.scale, self.ratio)
-            top, left, height, width = crop
-            image = image[top : top + height, left : left + width]
+            top, left, h, w = random_crop(np.random, image.shape[:2], self.scale, self.ratio)
+            image = image[top : top + h, left : left + w]
         if image.strides[1] < 0:  # a flip by mmcv; numpy would copy it twenty times slower
             image = cv2.flip(image[:, ::-1], 1)
         image = np.ascontiguousarray(image)
@@ -132,21 +125,15 @@ def channels_first(view: np.ndarray) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class PackViews(BaseTransform):
-    """Transform that packs views and mask into `inputs`, path and label into `data_samples`.
-
-    Views become uint8 [C, H, W], RGB if C is 3; the mask is bool [h, w].
-    """
+    """Transform that packs views (channels first) and mask into `inputs`, the rest into samples."""
 
     def transform(self, results: dict) -> dict:
         if 'color_matrix' in results:
             raise ValueError(
                 'ColorJitter comes after TwoViews, which applies it: move ColorJitter before TwoViews'
             )
-        inputs = {
-            name: torch.from_numpy(channels_first(results[name]))
-            for name in ('patch_view', 'token_view')
-            if name in results
-        }
+        views = [name for name in ('patch_view', 'token_view') if name in results]
+        inputs = {name: torch.from_numpy(channels_first(results[name])) for name in views}
         if 'mask' in results:
             inputs['mask'] = torch.from_numpy(results['mask'])
         meta = {key: results[key] for key in ('img_path', 'sample_idx') if key in results}

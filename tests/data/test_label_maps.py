@@ -29,7 +29,7 @@ CASES = {
         '1 with reduce_zero_label=True. Set reduce_zero_label'], True),
     '0 and 1 with True, one class': ([[0, 1]], ONE, True, ["'object' is the only class"], True),
     '0 and 255 with False': ([[0, 255], [0, 0]], TWO, False, [
-        "'ground' is the only class in 2 label maps", 'The values are 0, 255', 'write 255 for'], True),
+        "'ground' is the only class in 2 label maps", 'The values are 0, 255', 'Set reduce_zero'], True),
     '0 and 255 with True': ([[0, 255]], TWO, True, ['no pixel has a class in 1 label map'], True),
     '1, 2 and 255 with False': ([[1, 2, 255]], TWO, False, [
         'values 2 in 1 of 1 label map, e.g. ', 'maps/0.png: expected 0 … 1 for classes, 255',

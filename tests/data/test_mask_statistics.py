@@ -1,6 +1,6 @@
-"""20 000 masks of the paper's setting (75 of 14×14, blocks of 16 or more) beside 20 000 of the official sampling.
+"""20 000 masks of the paper's setting, compared with 20 000 masks of the official sampling.
 
-`python tests/data/test_mask_statistics.py` prints the table that stands in docs/design.md.
+`python tests/data/test_mask_statistics.py` prints the table of docs/design.md.
 """
 
 import math
@@ -14,7 +14,7 @@ from beit_mm.data import blockwise_mask as module
 
 pytestmark = pytest.mark.any_stack
 
-SIDE, BUDGET, LEAST, DRAWS = 14, 75, 16, 20_000
+SIDE, NUM_MASKED, MIN_BLOCK, DRAWS = 14, 75, 16, 20_000
 EDGES = np.log(
     [1e-9, 0.28, 0.45, 0.65, 0.95, 1 / 0.95, 1 / 0.65, 1 / 0.45, 1 / 0.28, 1e9]
 )  # of height / width
@@ -22,12 +22,12 @@ Block = tuple[int, int]  # height, width
 
 
 def official(rng: random.Random) -> tuple[np.ndarray, list[Block]]:
-    """The official rules written once more, on their own: python's generator, a set of places."""
+    """Draw a mask by the official rules, written independently: Python's generator, a set of places."""
     hidden, blocks = set(), []
-    while len(hidden) < BUDGET:
-        remaining = BUDGET - len(hidden)
+    while len(hidden) < NUM_MASKED:
+        remaining = NUM_MASKED - len(hidden)
         for _ in range(10):
-            area = rng.uniform(LEAST, remaining)  # also when `remaining` is the smaller
+            area = rng.uniform(MIN_BLOCK, remaining)  # also when `remaining` is the smaller
             aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
             height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if height >= SIDE or width >= SIDE:
@@ -48,7 +48,7 @@ def official(rng: random.Random) -> tuple[np.ndarray, list[Block]]:
 
 
 class Canvas(np.ndarray):
-    """A mask that notes the shape of each block painted into it."""
+    """Mask that records the shape of each block that is painted into it."""
 
     blocks: list[Block]
 
@@ -61,12 +61,12 @@ class Canvas(np.ndarray):
 
 
 def ours(rng: np.random.Generator) -> tuple[np.ndarray, list[Block]]:
-    mask = module.blockwise_mask(rng, (SIDE, SIDE), BUDGET, LEAST)
+    mask = module.blockwise_mask(rng, (SIDE, SIDE), NUM_MASKED, MIN_BLOCK)
     return np.asarray(mask), mask.blocks
 
 
 def features(masks: np.ndarray, blocks: list[list[Block]]) -> dict[str, np.ndarray]:
-    """Numbers of each mask, [n, size]. Masks are independent, so a mean's standard error is std / √n, whatever depends within."""
+    """Return features of each mask, [n, size]. The standard error of a mean is std / √n."""
     n, hidden = len(masks), masks.sum((1, 2))
     owner = np.repeat(np.arange(n), [len(own) for own in blocks])
     height, width = np.array([block for own in blocks for block in own]).T
@@ -78,8 +78,8 @@ def features(masks: np.ndarray, blocks: list[list[Block]]) -> dict[str, np.ndarr
     rows, columns = masks.mean(2), masks.mean(1)
     found = dict(
         hidden=hidden,
-        exact=hidden == BUDGET,
-        counts=np.stack([hidden < 66, *(hidden == c for c in range(66, BUDGET))], 1),
+        exact=hidden == NUM_MASKED,
+        counts=np.stack([hidden < 66, *(hidden == c for c in range(66, NUM_MASKED))], 1),
         cells=masks.reshape(n, -1),
         rows=rows,
         columns=columns,
@@ -87,7 +87,7 @@ def features(masks: np.ndarray, blocks: list[list[Block]]) -> dict[str, np.ndarr
         edges=edges,
         blocks=number,
         block_counts=np.stack([number == k for k in range(2, 12)], 1),
-        small_blocks=np.bincount(owner, height * width < LEAST, n),
+        small_blocks=np.bincount(owner, height * width < MIN_BLOCK, n),
         aspects=np.bincount(owner * shapes + shape, minlength=n * shapes).reshape(n, shapes),
     )
     return {name: values.reshape(n, -1).astype(float) for name, values in found.items()}
@@ -129,7 +129,7 @@ MEASURED = {
 
 @pytest.mark.parametrize(('name', 'place'), MEASURED)
 def test_means_are_those_that_the_official_file_gave(samples, name, place):
-    """Ours, and the official rules written once more; within four standard errors."""
+    """Holds for our masks and for those of `official`, within four standard errors."""
     mean, spread = MEASURED[name, place]
     for values in (one[name][:, place] for one in samples):
         assert values.mean() == pytest.approx(mean, abs=4 * math.hypot(error(values), spread))
@@ -157,12 +157,12 @@ def test_every_statistic_is_the_official_one(samples):
 
 def test_the_fewest_hidden_patches_are_as_few_as_officially(samples):
     mine, theirs = (one['hidden'][:, 0] for one in samples)
-    assert mine.max() == theirs.max() == BUDGET
+    assert mine.max() == theirs.max() == NUM_MASKED
     assert 60 <= mine.min() <= 67 and 60 <= theirs.min() <= 67  # the official file's 500 000: 61
 
 
 def test_no_border_is_dead(samples):
-    """Each place is hidden now and then, all four sides equally often, and as often as officially."""
+    """Each patch is masked sometimes, and all four sides as often as in the official code."""
     mine, _ = samples
     assert mine['cells'].mean(0).min() > 0.03  # the corners: 0.04
     rows, columns = mine['rows'], mine['columns']

@@ -134,16 +134,6 @@ def test_the_global_batch_does_not_depend_on_the_number_of_ranks(shuffle):
     assert len(set(orders)) == (4 if shuffle else 1)
 
 
-@pytest.mark.parametrize('skipped', [0, 1, 7, 23])
-@pytest.mark.parametrize('world_size', [1, 3])
-def test_a_skipped_start_continues_the_stream(skipped, world_size):
-    for rank in range(world_size):
-        whole = list(islice(sampler(rank, world_size, infinite=True), 40))
-        resumed = sampler(rank, world_size, infinite=True)
-        resumed.skip(skipped)
-        assert list(islice(resumed, 40 - skipped)) == whole[skipped:]
-
-
 def test_a_long_skip_costs_nothing():
     resumed = sampler(size=1_300_000, infinite=True)
     resumed.skip(10**12)
