@@ -221,16 +221,6 @@ def normalization(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Findi
     yield _difference('mean and std', paper, here, effect)
 
 
-def first_weights_of_head(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
-    paper, yours = recipe.values.get('head_std'), summary['head_std']
-    if paper and yours and not is_close(yours, paper):
-        effect = (
-            f'{show_ratio(yours / paper)} the first logits: the first steps send random gradients '
-            'through the backbone; the paper starts at 0.02 × 0.001'
-        )
-        yield _difference('std of the first head', paper, yours, effect)
-
-
 def compared_values(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
     for name, (what, effect) in SETTINGS.items():
         paper, yours = recipe.values.get(name), summary[name]
@@ -264,7 +254,6 @@ DIFFERENCES: list[Rule] = [
     total_images,
     decay_of_special_tensors,
     normalization,
-    first_weights_of_head,
     positions,
     compared_values,
 ]

@@ -1,4 +1,4 @@
-"""Check the files that a config names, and the number of classes in the data against the head."""
+"""Check that the files and folders of a config exist."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,6 @@ from .finding import Finding
 from .names import accepted_arguments, find_classes
 
 LOADERS = 'train_dataloader', 'val_dataloader', 'test_dataloader'
-HEADS = 'head', 'decode_head', 'auxiliary_head', 'bbox_head'
 
 
 def local_datasets(cfg: dict, loaders: tuple[str, ...] = LOADERS) -> Iterator[tuple[str, dict]]:
@@ -51,26 +50,6 @@ def check_files(cfg: dict) -> Iterator[Finding]:
         yield Finding('load_from', f'{cfg["load_from"]} not found')
 
 
-def check_number_of_classes(cfg: dict) -> Iterator[Finding]:
-    model = cfg.get('model') or {}
-    heads = {}
-    for name in HEADS:
-        for path, node in walk(model.get(name), f'model.{name}'):
-            # STDCHead may predict edges instead of classes.
-            if isinstance(node.get('num_classes'), int) and kind(node) != 'STDCHead':
-                heads[f'{path}.num_classes'] = node['num_classes']
-    for path, node in local_datasets(cfg, LOADERS[:2]):
-        number = _count_classes(node, cfg.get('default_scope'))
-        for setting, given in heads.items():
-            if number and given != number:
-                yield Finding(f'{setting}={given}', f'{path} has {number} classes')
-    for place in ('data_preprocessor', 'model.data_preprocessor'):
-        given = get(cfg, *place.split('.'), 'num_classes')
-        if given and heads and given not in heads.values():
-            effect = f'the head has {next(iter(heads.values()))} classes'
-            yield Finding(f'{place}.num_classes={given}', effect)
-
-
 def _all_tokens_are_cached(cfg: dict) -> bool:
     loaders = [cfg[name] for name in LOADERS[:2] if cfg.get(name)]
     return all(get(loader, 'dataset', 'token_cache') for loader in loaders)
@@ -88,25 +67,3 @@ def _places(node: dict, scope: str | None) -> Iterator[str]:
         yield base
     parts = [*(prefix.values() if isinstance(prefix, dict) else [prefix]), node.get('ann_file')]
     yield from (os.path.join(base, part) for part in parts if part and '://' not in part)
-
-
-def _count_classes(node: dict, scope: str | None) -> int | None:
-    """Return the number of classes that a data set's config, class or folders state."""
-    if node.get('with_label') is False:
-        return None
-    named = named_classes(node, scope)
-    if isinstance(named, list | tuple):
-        return len(named)
-    prefix = node.get('data_prefix') or ''
-    if kind(node) == 'CustomDataset' and not node.get('ann_file') and isinstance(prefix, str):
-        folder = Path(node.get('data_root') or '', prefix)
-        return sum(each.is_dir() for each in os.scandir(folder)) if folder.is_dir() else None
-    return None
-
-
-def named_classes(node: dict, scope: str | None) -> object:
-    """Return the names of the classes that a data set's config or class states."""
-    named = node.get('classes') or get(node, 'metainfo', 'classes')
-    for each in find_classes(node['type'], node.get('_scope_', scope or 'mmengine')):
-        named = named or get(getattr(each, 'METAINFO', None), 'classes')
-    return named

@@ -1,4 +1,4 @@
-"""Check the labels of a config's data against the classes of its head, and splits against each other."""
+"""Check the labels of the data against the classes of the head, and splits against each other."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from ..data.label_files import IGNORE
 from ..data.label_maps import check_label_maps, read_label_maps
 from ..registry import DATASETS
 from ..utils.config_tree import get, kind, nodes, walk
-from .files import local_datasets, named_classes
+from .files import local_datasets
 from .finding import Finding
 
 MAX_LIST_BYTES = 1 << 26  # longer lists are not read
@@ -22,13 +22,17 @@ READ_SECONDS = 5  # per data set
 
 
 def check_labels(cfg: dict) -> Iterator[Finding]:
-    """Read lists, folders and label maps of all splits, if the model has a head with classes."""
-    heads = (node for node in nodes(cfg.get('model')) if kind(node).endswith('Head'))
-    numbers = [head['num_classes'] for head in heads if isinstance(head.get('num_classes'), int)]
+    """Compare classes, lists, folders and label maps of all splits with the model's heads."""
+    heads = _find_heads(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
-    if not numbers or not (scope == 'mmengine' or installed(scope)):
+    if not heads or not (scope == 'mmengine' or installed(scope)):
         return
     init_default_scope(scope)
+    given = get(cfg, 'data_preprocessor', 'num_classes')
+    given = given or get(cfg, 'model', 'data_preprocessor', 'num_classes')
+    classes = next(iter(heads.values()))
+    if given and given not in heads.values():
+        yield Finding(f'data_preprocessor.num_classes={given}', f'the head has {classes} classes')
     skips_bad = get(cfg, 'train_dataloader', 'dataset', 'on_bad_sample') == 'skip'
     checked, first, first_zero = [], None, None
     for path, node in local_datasets(cfg):
@@ -38,15 +42,16 @@ def check_labels(cfg: dict) -> Iterator[Finding]:
         try:
             dataset = DATASETS.build(dict(node, pipeline=[], lazy_init=True, serialize_data=False))
             numbering = _read_numbering(path, dataset)
+            yield from _check_number(path, dataset, numbering, heads)
             first = first or numbering
-            messages = [*numbering.check(numbers[0]), *compare_classes(first, numbering)]
+            messages = [*numbering.check(classes), *compare_classes(first, numbering)]
             zero = getattr(dataset, 'reduce_zero_label', None)
             first_zero = first_zero or (zero, path)
             if zero != first_zero[0]:
                 values = f'{first_zero[0]} in {first_zero[1]} and {zero} in {path}'
                 messages.append((f'reduce_zero_label is {values}: make them equal', True))
             skip = skips_bad and path.startswith('train')
-            messages += _check_label_maps(path, dataset, node.get('pipeline'), numbers[0], skip)
+            messages += _check_label_maps(path, dataset, node.get('pipeline'), classes, skip)
         except Exception as error:  # data sets of other packages raise anything
             why = f'the data set cannot be built. {type(error).__name__}: {error}'
             messages = [(f'{path}: its labels were not checked, because {why}', False)]
@@ -76,16 +81,33 @@ def check_ignored_class(cfg: dict) -> Iterator[Finding]:
             yield Finding(f'{path}.ignore_index={own}', effect, stops=False)
 
 
-def check_classes_are_named(cfg: dict) -> Iterator[Finding]:
-    """Yield a validation set for segmentation that names no classes, which the metric needs."""
-    for path, node in local_datasets(cfg, ('val_dataloader', 'test_dataloader')):
-        is_segmentation = get(node, 'data_prefix', 'seg_map_path')
-        if is_segmentation and not named_classes(node, cfg.get('default_scope')):
-            effect = (
-                'mIoU is computed per class, and no classes are named: set '
-                'metainfo=dict(classes=…, palette=…) as in the training set'
-            )
-            yield Finding(path, effect)
+def _find_heads(cfg: dict) -> dict[str, int]:
+    """Return place → number of classes of each head; STDCHead may predict edges instead."""
+    heads = {}
+    for path, node in walk(cfg.get('model'), 'model'):
+        is_head = kind(node).endswith('Head') and kind(node) != 'STDCHead'
+        if is_head and isinstance(node.get('num_classes'), int):
+            heads[f'{path}.num_classes'] = node['num_classes']
+    return heads
+
+
+def _check_number(
+    path: str, dataset: BaseDataset, numbering: Numbering, heads: dict[str, int]
+) -> Iterator[Finding]:
+    """Yield heads with another number of classes than a data set, and a data set without names."""
+    # Folders of other splits are compared with those of the training set.
+    counts_folders = path.startswith('train') and not dataset.ann_file
+    names = numbering.names or (numbering.folders if counts_folders else ())
+    for place, classes in heads.items():
+        if names and len(names) != classes and not path.startswith('test'):
+            yield Finding(f'{place}={classes}', f'{path} has {len(names)} classes')
+    is_segmentation = (dataset.data_prefix or {}).get('seg_map_path')
+    if is_segmentation and not names and not path.startswith('train'):
+        effect = (
+            'mIoU is computed per class, and no classes are named: set '
+            'metainfo=dict(classes=…, palette=…) as in the training set'
+        )
+        yield Finding(path, effect)
 
 
 def _read_numbering(path: str, dataset: BaseDataset) -> Numbering:

@@ -13,10 +13,10 @@ from mmengine.config import Config
 from torch.distributed import Store, rendezvous
 
 from . import comparison
-from .files import check_files, check_number_of_classes
+from .files import check_files
 from .finding import Finding
 from .images import check_channel_order, check_channels, check_image_sizes, check_test_sizes
-from .labels import check_classes_are_named, check_ignored_class, check_labels
+from .labels import check_ignored_class, check_labels
 from .metrics import check_save_best, check_topk
 from .names import check_optimizer_keys, check_runner_keys, check_types_and_arguments, find_classes
 from .paper import find_nearest
@@ -36,10 +36,8 @@ RULES: list[Callable[[dict], Iterator[Finding]]] = [
     check_types_and_arguments,
     check_optimizer_keys,
     check_files,
-    check_number_of_classes,
     check_labels,
     check_ignored_class,
-    check_classes_are_named,
     check_loop,
     check_vocabularies,
     check_save_best,

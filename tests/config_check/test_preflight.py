@@ -127,7 +127,7 @@ MISTAKES = [
     (CLASSIFY, {f'{DATA}.metainfo': None, f'{DATA}.ann_file': '', 'model.head.num_classes': 5},
      f'model.head.num_classes=5: {DATA} has'),
     (SEGMENT, {'model.decode_head.num_classes': 150}, f'model.decode_head.num_classes=150: {DATA} has 11 classes'),
-    (CLASSIFY, {'model.data_preprocessor.num_classes': 9}, 'model.data_preprocessor.num_classes=9: the head has 10'),
+    (CLASSIFY, {'model.data_preprocessor.num_classes': 9}, 'data_preprocessor.num_classes=9: the head has 10'),
     (CLASSIFY, {'val_dataloader.dataset.metainfo.classes': list('abcdefghij')}, f"the classes differ: only in {DATA}: 'butterfly'"),
     (SEGMENT, {'val_dataloader.dataset.reduce_zero_label': False},
      f'reduce_zero_label is True in {DATA} and False in val_dataloader.dataset: make them equal'),
