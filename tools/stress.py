@@ -1,9 +1,11 @@
-"""Faults by the hundred: `python tools/stress.py kill --n 200 --seed 0`. The last line counts; exit code 1 if anything is lost.
+"""Inject hundreds of faults: `python tools/stress.py kill --n 200 --seed 0`.
 
-kill      kill -9 around saves, resume, and compare with a run that nobody killed
+kill      kill -9 around saves, resume, compare with a run that was not killed
 signals   SIGTERM, SIGUSR1, Ctrl-C at random moments, on one rank or --ranks 2
-ranks     a rank killed, hung, apart …, torchrun killed: on 2 ranks, 4, and 4 of two agents
-fuzz      random settings, sizes, weights, files, pickles, configs and names: refused with a reason, or right
+ranks     a rank killed, hanging or diverged, torchrun killed; 2 ranks, 4, and 4 of two agents
+fuzz      random settings, sizes, weights, files, pickles, configs and names
+
+The last line counts the faults. The exit code is 1 if anything went wrong.
 """
 
 import argparse
@@ -12,26 +14,27 @@ import sys
 import tempfile
 from pathlib import Path
 
-VERBS = ('kill', 'signals', 'ranks', 'fuzz')
+ROOT = Path(__file__).parents[1]
+TRIALS = ('kill', 'signals', 'ranks', 'fuzz')
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('verb', choices=VERBS)
-    parser.add_argument('--n', type=int, default=20, help='how many')
-    parser.add_argument('--seed', type=int, default=0, help='of the moments and faults')
-    parser.add_argument('--ranks', type=int, help='processes of a run (signals)')
+    parser.add_argument('trial', choices=TRIALS)
+    parser.add_argument('--n', type=int, default=20, help='number of faults or cases')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the moments and faults')
+    parser.add_argument('--ranks', type=int, help='processes per run (signals)')
     args = parser.parse_args()
-    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 'tests')]
-    trial = importlib.import_module(f'trials.{args.verb}')
-    more = dict(ranks=args.ranks) if args.ranks else {}
+    sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+    trial = importlib.import_module(f'trials.{args.trial}')
+    options = dict(ranks=args.ranks) if args.ranks else {}
     with tempfile.TemporaryDirectory(prefix='stress_') as folder:
-        good = trial.main(args.n, args.seed, Path(folder), **more)
-        if not good:
+        passed = trial.main(args.n, args.seed, Path(folder), **options)
+        if not passed:
             print((Path(folder) / 'log').read_text()[-4000:], file=sys.stderr)
-    return not good
+    return not passed
 
 
 if __name__ == '__main__':

@@ -1,10 +1,12 @@
-"""A run that was broken off and resumed is, bit for bit, the run that went through."""
+"""A run that was interrupted and resumed is, bit for bit, the run that was not interrupted."""
 
 import json
 import os
+import random
 import signal
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,24 +19,21 @@ from small import backbone, load, nodes, shrink
 from trials import toy
 
 from beit_mm.checkpoint.files import read_file
-from beit_mm.engine import KeyedRandomness
+from beit_mm.data.seeded import seeded
+from beit_mm.engine import ExactResume, KeyedRandomness
 from beit_mm.engine.launch import build_runner
 from beit_mm.engine.process_group import leave
 from beit_mm.registry import HOOKS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 TASKS = ('tokenizer', 'pretrain', 'classification', 'segmentation')
-IMAGES, BATCH, TOTAL, BROKEN_AT = (
-    12,
-    2,
-    12,
-    7,
-)  # two epochs of six batches; broken off one batch into the second
+IMAGES, BATCH = 12, 2
+ITERATIONS, SAVED_AT = 12, 7  # two epochs of six batches; saved after one batch of the second
 
 
 @HOOKS.register_module()
 class Witness(Hook):
-    """Writes what each rank saw and by which seed its model drew, `work_dir/seen_RANK.pth`; kills its process if told to."""
+    """Write the seed and batch of each iteration to `work_dir/seen_RANK.pth`, or kill the process."""
 
     def __init__(self, kill_at: int | None = None):
         self.kill_at, self.seen = kill_at, []
@@ -74,8 +73,8 @@ def config(
     ema: bool = True,
     batch: int = BATCH,
 ) -> Config:
-    """The quickstart's config of a task, small, with all that is random in the model, saved at BROKEN_AT and at its end."""
-    torch.manual_seed(0)  # of the tokenizer that pre-training reads
+    """Return a small quickstart config with every kind of randomness, saved at SAVED_AT and at its end."""
+    torch.manual_seed(0)  # for the tokenizer of pre-training
     cfg = shrink(load(f'quickstart/{task}'), data, folder)
     next(
         node for node in nodes(cfg.train_dataloader.dataset) if 'pipeline' in node
@@ -85,12 +84,12 @@ def config(
     )
     if loop == 'epoch':
         cfg.train_dataloader.sampler.infinite = False
-        cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=TOTAL * BATCH // IMAGES)
+        cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=ITERATIONS * BATCH // IMAGES)
     else:
-        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=TOTAL, val_interval=5)
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=ITERATIONS, val_interval=5)
     cfg.log_processor = dict(by_epoch=loop == 'epoch')
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
-    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=BROKEN_AT)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=SAVED_AT)
     cfg.optim_wrapper.accumulative_counts = accumulate
     if amp:
         cfg.optim_wrapper.type = 'beit_mm.CPUAmpOptimWrapper'  # bfloat16 also where it is slow
@@ -111,8 +110,8 @@ def config(
 
 
 def outcome(folder: Path) -> dict:
-    """All that a run leaves: its last checkpoint, and what it logged of each iteration."""
-    last = read_file(folder / f'iter_{TOTAL}.pth')
+    """Return the last checkpoint of a run and what it logged per iteration."""
+    last = read_file(folder / f'iter_{ITERATIONS}.pth')
     kept = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'gradients')
     lines = [
         json.loads(line)
@@ -129,49 +128,42 @@ def outcome(folder: Path) -> dict:
 
 
 def differences(one: object, other: object, place: str = '') -> list[str]:
-    """Where two nested outcomes differ in any bit."""
+    """Return the places where two nested outcomes differ in any bit."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, dict) and isinstance(other, dict):
-        keys = [key for key in {**one, **other} if place != '/logged' or key > BROKEN_AT]
-        return [
-            d for key in keys for d in differences(one.get(key), other.get(key), f'{place}/{key}')
-        ]
-    if (
-        isinstance(one, (list, tuple))
-        and isinstance(other, (list, tuple))
-        and len(one) == len(other)
-    ):
-        return [
-            d
-            for i, pair in enumerate(zip(one, other, strict=True))
-            for d in differences(*pair, f'{place}/{i}')
-        ]
+        found = []
+        for key in {**one, **other}:
+            if place != '/logged' or key > SAVED_AT:
+                found += differences(one.get(key), other.get(key), f'{place}/{key}')
+        return found
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return [] if one.dtype == other.dtype and torch.equal(one, other) else [place]
     return [] if one == other else [place]
 
 
-def through(cfg: Config) -> Path:
+def train(cfg: Config) -> Path:
     build_runner(cfg).train()
     leave()
     return Path(cfg.work_dir)
 
 
 def resumed(cfg: Config, source: Path) -> Path:
-    """Goes on with what another run wrote at BROKEN_AT, whatever the generators' states are."""
+    """Continue from what another run wrote at SAVED_AT, with other states of the generators."""
     torch.manual_seed(999), np.random.seed(999)
-    cfg.resume, cfg.load_from = True, str(source / f'iter_{BROKEN_AT}.pth')
-    return through(cfg)
+    cfg.resume, cfg.load_from = True, str(source / f'iter_{SAVED_AT}.pth')
+    return train(cfg)
 
 
-# -- one process -------------------------------------------------------------------------------------------------------
+# -- one process
 
-SOME = [
+SHORT = [
     ('tokenizer', dict(loop='iter', accumulate=4)),
     ('pretrain', dict(loop='epoch', accumulate=4, amp=True)),
     ('classification', dict(loop='epoch', workers=2)),
     ('segmentation', dict(loop='iter', accumulate=4)),
 ]
-ALL = [
+LONG = [
     (task, dict(loop=loop, workers=workers, accumulate=accumulate, amp=amp, ema=not amp))
     for task, loop, workers, accumulate, amp in product(
         TASKS, ('iter', 'epoch'), (0, 2), (1, 4), (False, True)
@@ -185,35 +177,36 @@ def name(setup: object) -> str:
 
 @pytest.mark.parametrize(
     ('task', 'setup'),
-    [*SOME, *(pytest.param(*one, marks=pytest.mark.long) for one in ALL)],
+    [*SHORT, *(pytest.param(*one, marks=pytest.mark.long) for one in LONG)],
     ids=name,
 )
-def test_resumed_is_as_if_it_had_gone_through(task, setup, data, tmp_path):
-    whole = through(config(task, data, tmp_path / 'whole', **setup))
-    again = resumed(config(task, data, tmp_path / 'again', **setup), whole)
-    assert outcome(whole)['logged'].keys() == set(range(1, TOTAL + 1))
-    assert outcome(again)['logged'].keys() == set(range(BROKEN_AT + 1, TOTAL + 1))
-    assert differences(outcome(whole), outcome(again)) == []
-    broken = read_file(whole / f'iter_{BROKEN_AT}.pth')
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(task, setup, data, tmp_path):
+    plain = train(config(task, data, tmp_path / 'plain', **setup))
+    again = resumed(config(task, data, tmp_path / 'again', **setup), plain)
+    assert outcome(plain)['logged'].keys() == set(range(1, ITERATIONS + 1))
+    assert outcome(again)['logged'].keys() == set(range(SAVED_AT + 1, ITERATIONS + 1))
+    assert differences(outcome(plain), outcome(again)) == []
+    broken = read_file(plain / f'iter_{SAVED_AT}.pth')
     assert ('gradients' in broken) is (setup.get('accumulate', 1) > 1)
 
 
 @pytest.mark.long
-def test_without_keyed_randomness_it_would_not_be(data, tmp_path):
-    """What the tests above are able to see."""
-    whole = through(config('classification', data, tmp_path / 'whole'))
+def test_without_keyed_randomness_a_resumed_run_differs(data, tmp_path):
+    plain = train(config('classification', data, tmp_path / 'plain'))
     cfg = config('classification', data, tmp_path / 'again')
-    cfg.resume, cfg.load_from = True, str(whole / f'iter_{BROKEN_AT}.pth')
+    cfg.resume, cfg.load_from = True, str(plain / f'iter_{SAVED_AT}.pth')
     runner = build_runner(cfg)
     runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, KeyedRandomness)]
     runner.train()
     assert any(
-        '/logged' in place for place in differences(outcome(whole), outcome(tmp_path / 'again'))
+        '/logged' in place for place in differences(outcome(plain), outcome(tmp_path / 'again'))
     )
 
 
-def test_with_another_tokenizer_a_run_does_not_go_on_but_may_begin_from_its_weights(data, tmp_path):
-    whole = through(config('pretrain', data, tmp_path / 'whole'))
+def test_another_tokenizer_is_an_error_when_resuming_but_not_when_starting_from_weights(
+    data, tmp_path
+):
+    plain = train(config('pretrain', data, tmp_path / 'plain'))
     cfg = config('pretrain', data, tmp_path / 'again')
     state = read_file(cfg.model.target.checkpoint)['state_dict']
     torch.save(
@@ -224,38 +217,36 @@ def test_with_another_tokenizer_a_run_does_not_go_on_but_may_begin_from_its_weig
         ValueError,
         match=r'learned the tokens of another tokenizer .*\. Set model\.target\.checkpoint, or the token cache',
     ):
-        resumed(cfg, whole)
+        resumed(cfg, plain)
     cfg.resume, cfg.experiment_name = False, 'begun'
-    begun = outcome(through(cfg))['state_dict']['target_fingerprint']
-    assert begun and begun != outcome(whole)['state_dict']['target_fingerprint']
+    begun = outcome(train(cfg))['state_dict']['target_fingerprint']
+    assert begun and begun != outcome(plain)['state_dict']['target_fingerprint']
 
 
-def test_a_run_has_one_seed_for_weights_order_and_draws_and_keeps_it_when_it_is_resumed(
-    data, tmp_path
-):
-    cfg = config('pretrain', data, tmp_path / 'whole')
+def test_one_seed_determines_weights_order_and_crops_and_is_kept_when_resuming(data, tmp_path):
+    cfg = config('pretrain', data, tmp_path / 'plain')
     cfg.randomness = dict(seed=5)
-    whole = through(cfg)
-    meta = read_file(whole / f'iter_{BROKEN_AT}.pth')['meta']
+    plain = train(cfg)
+    meta = read_file(plain / f'iter_{SAVED_AT}.pth')['meta']
     assert meta['seed'] == meta['sampler_seed'] == meta['data_seed'] == 5
     with pytest.raises(
         ValueError,
         match=r'drew its crops with seed 5, this config has seed 0: set randomness\.seed',
     ):
-        resumed(config('pretrain', data, tmp_path / 'again'), whole)
+        resumed(config('pretrain', data, tmp_path / 'again'), plain)
 
 
-# -- processes of their own ----------------------------------------------------------------------------------------------
+# -- several processes
 
 
 def in_processes(cfg: Config, ranks: int, kill_at: int | None = None) -> Path:
-    """Until the end, or until each is killed."""
+    """Run to the end, or until each process is killed."""
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='beit_mm.Witness', kill_at=kill_at)]
     log, places = Path(cfg.work_dir).with_suffix('.log'), [{}]
     if ranks > 1:
         cfg.launcher, port = 'pytorch', toy.free_port()
         places = [dict(rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
-    processes = [toy.start(through, cfg, log=log, **place) for place in places]
+    processes = [toy.start(train, cfg, log=log, **place) for place in places]
     for process in processes:
         process.join()
     codes = {process.exitcode for process in processes}
@@ -264,22 +255,22 @@ def in_processes(cfg: Config, ranks: int, kill_at: int | None = None) -> Path:
 
 
 def seen(folder: Path, ranks: int) -> list[list[tuple]]:
-    """For each iteration what the ranks saw, one after the other."""
+    """Return the seeds and batches of all ranks per iteration."""
     return list(
         zip(*(torch.load(folder / f'seen_{rank}.pth') for rank in range(ranks)), strict=True)
     )
 
 
-def test_killed_and_resumed_is_as_if_it_had_gone_through(data, tmp_path):
+def test_a_killed_and_resumed_run_has_the_bits_of_an_uninterrupted_one(data, tmp_path):
     setup = dict(loop='epoch', accumulate=4)
-    whole = through(config('pretrain', data, tmp_path / 'whole', **setup))
+    plain = train(config('pretrain', data, tmp_path / 'plain', **setup))
     folder = in_processes(
-        config('pretrain', data, tmp_path / 'again', **setup), 1, kill_at=BROKEN_AT + 2
+        config('pretrain', data, tmp_path / 'again', **setup), 1, kill_at=SAVED_AT + 2
     )
-    assert not (folder / f'iter_{TOTAL}.pth').exists()
+    assert not (folder / f'iter_{ITERATIONS}.pth').exists()
     cfg = config('pretrain', data, folder, **setup)
     cfg.resume = True
-    assert differences(outcome(whole), outcome(through(cfg))) == []
+    assert differences(outcome(plain), outcome(train(cfg))) == []
 
 
 RANKS = [
@@ -294,28 +285,66 @@ RANKS = [
 
 
 @pytest.mark.parametrize(('task', 'setup'), RANKS, ids=name)
-def test_two_ranks_see_what_one_sees_and_resumed_are_as_if_they_had_gone_through(
-    task, setup, data, tmp_path
-):
-    whole = in_processes(config(task, data, tmp_path / 'whole', batch=BATCH // 2, **setup), 2)
+def test_two_ranks_see_what_one_sees_and_resume_exactly(task, setup, data, tmp_path):
+    plain = in_processes(config(task, data, tmp_path / 'plain', batch=BATCH // 2, **setup), 2)
     cfg = config(task, data, tmp_path / 'again', batch=BATCH // 2, **setup)
-    cfg.resume, cfg.load_from = True, str(whole / f'iter_{BROKEN_AT}.pth')
+    cfg.resume, cfg.load_from = True, str(plain / f'iter_{SAVED_AT}.pth')
     again = in_processes(cfg, 2)
-    assert differences(outcome(whole), outcome(again)) == []
+    assert differences(outcome(plain), outcome(again)) == []
 
     cfg = config(task, data, tmp_path / 'alone', **setup)
     cfg.custom_hooks.append(dict(type='beit_mm.Witness'))
-    alone = seen(through(cfg), 1)
-    assert len(alone) == TOTAL
+    alone = seen(train(cfg), 1)
+    assert len(alone) == ITERATIONS
     for ((seed, both),), ((first_seed, first), (second_seed, second)) in zip(
-        alone, seen(whole, 2), strict=True
+        alone, seen(plain, 2), strict=True
     ):
         assert differences(both, joined(first, second)) == []
         assert seed == first_seed != second_seed
 
 
 def joined(one: object, other: object) -> object:
-    """The batch of two ranks' batches."""
+    """Return the global batch of two ranks' batches."""
     if isinstance(one, dict):
         return {key: joined(one[key], other[key]) for key in one}
     return torch.cat([one, other]) if isinstance(one, torch.Tensor) else [*one, *other]
+
+
+# -- randomness of an iteration
+
+
+def draws(seed: int, iteration: int) -> tuple[float, float, float]:
+    KeyedRandomness().before_train_iter(SimpleNamespace(seed=seed, iter=iteration), 0)
+    return random.random(), float(np.random.rand()), torch.rand(()).item()
+
+
+def test_the_draws_of_an_iteration_depend_on_seed_and_iteration_only_and_all_differ():
+    first = {key: draws(*key) for key in np.ndindex(3, 50)}
+    torch.manual_seed(5)
+    assert {key: draws(*key) for key in reversed(first)} == first
+    assert len({value for values in first.values() for value in values}) == 3 * 50 * 3
+
+
+def test_no_sample_shares_the_draws_of_an_iteration():
+    model = {draws(0, i)[2] for i in range(50)}
+    for epoch, index in np.ndindex(3, 50):
+        with seeded(0, epoch, index):
+            assert torch.rand(()).item() not in model
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_the_generator_of_a_gpu_is_keyed_too():
+    draws(0, 3)
+    first = torch.rand(9, device='cuda')
+    draws(0, 3)
+    assert torch.equal(torch.rand(9, device='cuda'), first)
+
+
+def test_every_run_has_each_hook_once_and_keyed_randomness_comes_first(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), model=torch.nn.Linear(1, 1)))
+    for hooks in (None, [dict(type='beit_mm.KeyedRandomness')]):
+        cfg.custom_hooks = hooks
+        cfg.experiment_name = f'hooks_{hooks is None}'
+        kinds = [type(hook) for hook in build_runner(cfg).hooks]
+        assert kinds.count(KeyedRandomness) == kinds.count(ExactResume) == 1
+        assert kinds[0] is KeyedRandomness

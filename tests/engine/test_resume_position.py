@@ -1,4 +1,4 @@
-"""A resumed run begins at its place: it neither reads nor draws what was trained on."""
+"""A resumed run starts at its position: it does not read the samples it was trained on."""
 
 import multiprocessing
 
@@ -16,7 +16,7 @@ from beit_mm.registry import DATASETS, HOOKS, MODELS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 SIZE, BATCH = 1_000_000, 4
-READ = multiprocessing.Value('i')
+READ = multiprocessing.Value('i')  # samples, by all workers
 
 
 @DATASETS.register_module()
@@ -40,55 +40,49 @@ class Slope(BaseModel):
         return dict(loss=self.linear(torch.stack(inputs) / SIZE).square().mean())
 
 
-class Enough(Exception):
+class Stop(Exception):
     pass
 
 
 @HOOKS.register_module()
-class First(Hook):
-    """Notes the first batch of a run and its number in the epoch; ends the run behind it."""
+class FirstBatch(Hook):
+    """Record the first batch of a run and its number, save, and stop the run."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.index = batch_idx
-        self.batch = torch.stack(data_batch['inputs']).flatten().int().tolist()
+        self.number = batch_idx
+        self.indices = torch.stack(data_batch['inputs']).flatten().int().tolist()
 
     def after_train_iter(self, runner, **_):
         runner.save_checkpoint(runner.work_dir, 'first.pth', by_epoch=False)
-        raise Enough
+        raise Stop
 
 
-def run(
-    folder, loop: str, workers: int, sampler: str = 'KeyedSampler', **how
-) -> tuple[First, list[str]]:
-    cfg = Config(
-        dict(
-            default_scope='beit_mm',
-            work_dir=str(folder),
-            experiment_name=f'{folder.name}_{len(how)}',
-            model=dict(type='Slope'),
-            train_dataloader=dict(
-                batch_size=BATCH,
-                num_workers=workers,
-                persistent_workers=workers > 0,
-                sampler=dict(type=sampler),
-                dataset=dict(type='SeededDataset', dataset=dict(type='Million')),
-            ),
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=9)
-            if loop == 'epoch'
-            else dict(type='IterBasedTrainLoop', max_iters=SIZE),
-            custom_hooks=[dict(type='First')],
-            randomness=dict(seed=3),
-            **how,
-        )
+def run(folder, loop: str, workers: int, **settings) -> FirstBatch:
+    by_epoch = loop == 'epoch'
+    cfg = dict(
+        default_scope='beit_mm',
+        work_dir=str(folder),
+        experiment_name=f'{folder.name}_{len(settings)}',
+        model=dict(type='Slope'),
+        train_dataloader=dict(
+            batch_size=BATCH,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            sampler=dict(type='KeyedSampler', infinite=not by_epoch),
+            dataset=dict(type='SeededDataset', dataset=dict(type='Million')),
+        ),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=9)
+        if by_epoch
+        else dict(type='IterBasedTrainLoop', max_iters=SIZE),
+        custom_hooks=[dict(type='FirstBatch')],
+        randomness=dict(seed=3),
     )
-    if loop == 'iter':
-        cfg.train_dataloader.sampler.infinite = True
-    runner = build_runner(cfg)
+    runner = build_runner(Config(cfg | settings))
     READ.value = 0
-    with pytest.raises(Enough):
+    with pytest.raises(Stop):
         runner.train()
-    return next(hook for hook in runner.hooks if isinstance(hook, First))
+    return next(hook for hook in runner.hooks if isinstance(hook, FirstBatch))
 
 
 @pytest.mark.parametrize(
@@ -99,38 +93,30 @@ def run(
         *(pytest.param(*one, marks=pytest.mark.long) for one in [('epoch', 0), ('iter', 2)]),
     ],
 )
-def test_of_a_million_entries_only_the_next_are_read(loop, workers, tmp_path):
+def test_of_a_million_samples_only_the_next_ones_are_read(loop, workers, tmp_path):
     run(tmp_path / 'new', loop, workers)
-    checkpoint, done, epoch = (
-        read_file(tmp_path / 'new/first.pth'),
-        100_000,
-        2,
-    )  # batches of the third epoch
+    checkpoint, epoch, done = read_file(tmp_path / 'new/first.pth'), 2, 100_000  # batches
     checkpoint['meta'].update(iter=epoch * SIZE // BATCH + done)
     if loop == 'epoch':
         checkpoint['meta'].update(epoch=epoch, samples_of_epoch=done * BATCH)
-    torch.save(checkpoint, tmp_path / 'late.pth')
+    late = tmp_path / 'late.pth'
+    torch.save(checkpoint, late)
 
-    first = run(tmp_path / 'late', loop, workers, load_from=str(tmp_path / 'late.pth'), resume=True)
+    first = run(tmp_path / 'late', loop, workers, load_from=str(late), resume=True)
     order = np.random.default_rng((3, epoch)).permutation(SIZE)
-    assert first.batch == order[done * BATCH :][:BATCH].tolist()
-    assert first.index == (done if loop == 'epoch' else checkpoint['meta']['iter'])
-    assert BATCH <= READ.value <= 1000  # what workers prefetch, whenever that is counted
+    assert first.indices == order[done * BATCH :][:BATCH].tolist()
+    assert first.number == (done if loop == 'epoch' else checkpoint['meta']['iter'])
+    assert BATCH <= READ.value <= 1000  # with what workers prefetch
 
 
-def test_another_batch_goes_on_at_the_same_sample_of_the_epoch(tmp_path, monkeypatch):
-    """Rounded down, so that none is left out."""
+def test_with_another_batch_size_an_epoch_continues_at_the_same_sample(tmp_path, monkeypatch):
+    """The position is rounded down, so no sample is skipped."""
     monkeypatch.setitem(globals(), 'SIZE', 1000)
     run(tmp_path / 'new', 'epoch', 0)
     checkpoint = read_file(tmp_path / 'new/first.pth')
-    assert (
-        checkpoint['meta']['samples_of_epoch'] == BATCH and checkpoint['meta']['sampler_seed'] == 3
-    )
+    assert checkpoint['meta']['samples_of_epoch'] == BATCH
+    assert checkpoint['meta']['sampler_seed'] == 3
     checkpoint['meta']['samples_of_epoch'] = 2 * BATCH + 1
-    torch.save(checkpoint, tmp_path / 'other.pth')
-    assert (
-        run(
-            tmp_path / 'other', 'epoch', 0, load_from=str(tmp_path / 'other.pth'), resume=True
-        ).index
-        == 2
-    )
+    other = tmp_path / 'other.pth'
+    torch.save(checkpoint, other)
+    assert run(tmp_path / 'other', 'epoch', 0, load_from=str(other), resume=True).number == 2

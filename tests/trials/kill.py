@@ -1,4 +1,4 @@
-"""Kill a run at random moments around its saves, resume it, kill it again; then compare it with one that nobody killed."""
+"""Kill a run at random moments and resume it; compare its end with a run that was not killed."""
 
 import os
 import random
@@ -19,7 +19,7 @@ NAMES = r'(iter|epoch)_\d+\.pth'
 
 
 def same(a: object, b: object) -> bool:
-    """Equal to the last bit, through dicts and lists."""
+    """Compare nested dicts, lists and tensors bit by bit."""
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
@@ -28,85 +28,81 @@ def same(a: object, b: object) -> bool:
 
 
 def result(work_dir: Path) -> dict:
-    """What a run ends with: its last checkpoint without clock times, and its best weights."""
-    last, best = read_file(find_newest(work_dir, NAMES)[0]), list(work_dir.glob('best_*.pth'))
+    """Return what a run ends with: its last checkpoint without clock times, and its best weights."""
+    last, best = read_file(find_newest(work_dir, NAMES)[0]), sorted(work_dir.glob('best_*.pth'))
+    found = {key: last[key] for key in ('state_dict', 'optimizer', 'param_schedulers')}
     info = last['message_hub']['runtime_info']
-    return dict(
-        {key: last[key] for key in ('state_dict', 'optimizer', 'param_schedulers')},
-        place=(
-            last['meta']['epoch'],
-            last['meta']['iter'],
-            info['best_score'],
-            sorted(path.name for path in best),
-        ),
+    return found | dict(
+        position=(last['meta']['epoch'], last['meta']['iter'], info['best_score']),
         best=[read_file(path)['state_dict'] for path in best],
-        kept=sorted(path.name for path in work_dir.glob('*.pth')),
+        files=sorted(path.name for path in work_dir.glob('*.pth')),
     )
+
+
+def last_iteration(work_dir: Path) -> int:
+    """Return the number in the name of the newest intact checkpoint, or 0."""
+    path, _ = find_newest(work_dir, NAMES)
+    return int(re.search(r'\d+', path.stem)[0]) if path else 0
 
 
 def kills(n: int, seed: int, folder: Path, epochs: bool = False) -> dict[str, int]:
-    """Counts of n kills: `unreadable` (no whole checkpoint though one was saved), `lost` (iterations behind the last save that
-    came to its end), `not resumed`, `half files left`, and `different` ends of the runs that came to one."""
+    """Kill runs n times and resume them. Return counts:
+
+    `lost`: iterations whose save was complete but is not there; `not resumed`; `partial files` and
+    `different` results at the `ends` that were reached.
+    """
     toy.light()
     chance, work, log = random.Random(seed), folder / 'killed', folder / 'log'
-    whole = toy.start(toy.train, toy.config(folder / 'whole', epochs=epochs), log=log)
-    whole.join()
-    expected = result(folder / 'whole')
-    count = dict.fromkeys(
-        ('unreadable', 'lost', 'not resumed', 'half files left', 'different', 'ends'), 0
-    )
-    saved = killed = 0
+    toy.start(toy.train, toy.config(folder / 'uninterrupted', epochs=epochs), log=log).join()
+    expected = result(folder / 'uninterrupted')
+    count = dict.fromkeys(('lost', 'not resumed', 'partial files', 'different', 'ends'), 0)
+    reached = killed = 0
     while killed < n or work.exists():
-        reader, writer = os.pipe()
-        process = toy.start(
-            toy.train,
-            toy.config(work, epochs=epochs),
-            lambda done, writer=writer: os.write(writer, b'%d\n' % done),
-            log=log,
-        )
-        os.close(writer)
-        reports = os.fdopen(reader)
-        if killed < n:
-            for _ in range(chance.randrange(4)):
-                saved = max(saved, int(reports.readline() or 0))
-            time.sleep(chance.random() * 0.06)
-            os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        saved = max([saved, *map(int, reports)])
-        reports.close()
-        if process.exitcode == -signal.SIGKILL:
+        waits = chance.randrange(4) if killed < n else None
+        code, iteration = _run_and_kill(work, log, epochs, waits, chance.random() * 0.06)
+        reached = max(reached, iteration)
+        if code == -signal.SIGKILL:
             killed += 1
-            path, _ = find_newest(work, NAMES)
-            found = _iteration(path) if path else 0
-            if not epochs:
-                count['unreadable'] += saved > 1 and not path
-                count['lost'] += max(0, saved - 1 - found)  # the last save may be in flight
-        elif process.exitcode:
+            if not epochs:  # the save of the last iteration may have been in progress
+                count['lost'] += max(0, reached - 1 - last_iteration(work))
+        elif code:
             count['not resumed'] += 1
-            killed += killed < n
-            if killed >= n:
+            killed += 1
+            if killed > n:
                 break
         else:
             count['ends'] += 1
             count['different'] += not same(result(work), expected)
-            count['half files left'] += len(list(work.glob('.*.tmp')))
+            count['partial files'] += len(list(work.glob('.*.tmp')))
             shutil.rmtree(work)
-            saved = 0
+            reached = 0
     return count
 
 
-def _iteration(path: Path) -> int:
-    return int(re.search(r'\d+', path.stem)[0])
+def _run_and_kill(
+    work: Path, log: Path, epochs: bool, iterations: int | None, seconds: float
+) -> tuple[int, int]:
+    """Kill a run after that many iterations and seconds. Return its exit code and last iteration."""
+    reader, writer = os.pipe()
+    cfg = toy.config(work, epochs=epochs)
+    process = toy.start(toy.train, cfg, lambda done: os.write(writer, b'%d\n' % done), log=log)
+    os.close(writer)
+    last = 0
+    with os.fdopen(reader) as reports:
+        if iterations is not None:
+            for _ in range(iterations):
+                last = max(last, int(reports.readline() or 0))
+            time.sleep(seconds)
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        last = max([last, *map(int, reports)])
+    return process.exitcode, last
 
 
 def main(n: int, seed: int, folder: Path) -> bool:
-    """The long form; prints its last line and says whether nothing was lost."""
+    """Print the counts in one line; return whether nothing went wrong."""
     start, count = time.monotonic(), kills(n, seed, folder)
-    words = ', '.join(
-        f'{number} {name}' for name, number in count.items() if name not in ('lost', 'ends')
-    )
-    print(
-        f'{n} tried, {count["lost"]} lost, {words}; {count["ends"]} runs to their end, {time.monotonic() - start:.0f} s',
-        flush=True,
-    )
-    return not any(number for name, number in count.items() if name != 'ends')
+    ends, seconds = count.pop('ends'), time.monotonic() - start
+    words = ', '.join(f'{number} {name}' for name, number in count.items())
+    print(f'{n} tried, {words}; {ends} runs to their end, {seconds:.0f} s', flush=True)
+    return not any(count.values())

@@ -1,7 +1,9 @@
-"""One rank of a small run that has a fault; torchrun starts it: one_rank.py FAULT RANK ITERATION ITERATIONS TIMEOUT WORK_DIR.
+"""One rank of a small run with a fault, started by torchrun.
 
-Rank RANK has its fault once, at the beginning of that iteration; at that moment it writes WORK_DIR/fault: when that was, and
-the checkpoints that were on disk. It saves and compares weights every second iteration.
+Usage: one_rank.py FAULT RANK ITERATION ITERATIONS TIMEOUT WORK_DIR
+
+Rank RANK has its fault once, at the start of that iteration. It then writes WORK_DIR/fault: the
+time and the checkpoints on disk. The run saves and compares weights every second iteration.
 """
 
 import json
@@ -59,12 +61,10 @@ class Fault(Hook):
         if (runner.iter + 1, RANK, RESTART) != (ITERATION, FAULTY, 0):
             return
         model.fault = FAULT
-        state = dict(
-            time=time.monotonic(), saved=[path.name for path in WORK_DIR.glob('iter_*.pth')]
-        )
-        (WORK_DIR / 'fault.tmp').write_text(json.dumps(state))
+        saved = [path.name for path in WORK_DIR.glob('iter_*.pth')]
+        (WORK_DIR / 'fault.tmp').write_text(json.dumps(dict(time=time.monotonic(), saved=saved)))
         (WORK_DIR / 'fault.tmp').rename(WORK_DIR / 'fault')
-        if FAULT == 'apart':
+        if FAULT == 'diverge':
             model.body.bias.data[0] += 1e-6
         if FAULT == 'raise':
             raise OSError(f'the disk of rank {RANK}')
@@ -73,31 +73,21 @@ class Fault(Hook):
 
 
 (WORK_DIR / f'pid_{RANK}_{RESTART}').write_text(str(os.getpid()))
-runner = launch.build_runner(
-    Config(
-        dict(
-            default_scope='beit_mm',
-            work_dir=str(WORK_DIR),
-            launcher='pytorch',
-            model=dict(type='Toy'),
-            train_dataloader=dict(
-                dataset=dict(type='Numbers'),
-                batch_size=2,
-                num_workers=0,
-                sampler=dict(type='DefaultSampler', shuffle=False),
-            ),
-            train_cfg=dict(by_epoch=False, max_iters=ITERATIONS),
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-            param_scheduler=[dict(type='ConstantLR', by_epoch=False, factor=1.0)],
-            env_cfg=dict(dist_cfg=dict(backend='gloo', timeout=TIMEOUT)),
-            default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
-            custom_hooks=[
-                dict(type='Fault'),
-                dict(type='Watchdog', interval=2, checksum_interval=2, patience=3),
-            ],
-        )
-    )
+loader = dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
+cfg = dict(
+    default_scope='beit_mm',
+    work_dir=str(WORK_DIR),
+    launcher='pytorch',
+    model=dict(type='Toy'),
+    train_dataloader=dict(loader, dataset=dict(type='Numbers')),
+    train_cfg=dict(by_epoch=False, max_iters=ITERATIONS),
+    optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+    param_scheduler=[dict(type='ConstantLR', by_epoch=False, factor=1.0)],
+    env_cfg=dict(dist_cfg=dict(backend='gloo', timeout=TIMEOUT)),
+    default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
+    custom_hooks=[dict(type='Fault'), dict(type='Watchdog', interval=2, checksum_interval=2)],
 )
+runner = launch.build_runner(Config(cfg))
 runner.register_hook(StopOnSignal())
 runner.train()
 process_group.leave()

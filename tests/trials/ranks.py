@@ -1,4 +1,4 @@
-"""A fault of one rank, or of torchrun itself, on 2 ranks, 4, or 4 of two agents: when all end, what they say, what they leave."""
+"""Faults of one rank, or of torchrun, on 2 or 4 ranks of one or two agents: all ranks have to end."""
 
 import json
 import os
@@ -12,29 +12,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from beit_mm.checkpoint.integrity import find_newest
-
-from .kill import NAMES, _iteration
+from .kill import last_iteration
 from .toy import free_port
 
 ROOT = Path(__file__).parents[2]
-ITERATIONS, TIMEOUT = (
-    12,
-    15,
-)  # seconds, of a collective; so short is right on a machine that is not five times too slow
-HANGS = ('forward', 'stop', 'told')
-GOES_ON = ('nan', 'restart')
-FAULTS = ('kill', 'raise', *HANGS, 'told twice', 'orphan', 'apart', *GOES_ON)
+ITERATIONS = 12
+TIMEOUT_SECONDS = 15  # of a collective
+LATE_SECONDS = 10  # a run that ends later than that, and its timeout, counts as late
+MAX_SECONDS = 300  # no run takes so long on any machine
+HANGS = ('forward', 'stop', 'signaled')
+CONTINUES = ('nan', 'restart')
+FAULTS = ('kill', 'raise', *HANGS, 'signaled twice', 'orphan', 'diverge', *CONTINUES)
 LAYOUTS = ((2, 1), (4, 1), (4, 2))  # ranks, agents
-SOON, FOR_EVER = (
-    10,
-    300,
-)  # seconds: later is `late`; what has not come by then never will, however busy the machine
-GOES_WRONG = ('lost', 'late', 'survivors', 'not named', 'wrong exit')
+WRONG = ('lost', 'late', 'survivors', 'not named', 'wrong exit')
 
 
 class Run:
-    """torchrun, or several, with the ranks of `one_rank.py`; what they print goes to `log`."""
+    """One or more torchrun agents with the ranks of `one_rank.py`, which print to `log`."""
 
     def __init__(
         self,
@@ -45,63 +39,54 @@ class Run:
         faulty: int = 1,
         iteration: int = 5,
         iterations: int = 8,
-        timeout: int = 2 * FOR_EVER,
+        timeout: int = 2 * MAX_SECONDS,
     ):
         self.work, self.log = folder / 'work', folder / 'log'
         self.work.mkdir(parents=True)
         path = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)]))
         env = os.environ | dict(PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1')
-        words = [
-            f'--nproc-per-node={ranks // agents}',
-            f'--nnodes={agents}',
-            '--master-addr=127.0.0.1',
-        ]
-        words += [f'--master-port={free_port()}', '--monitor-interval=0.5']
-        words += ['--max-restarts=1'] if fault == 'restart' else []
-        does = dict(restart='kill', told='forward').get(fault.removesuffix(' twice'), fault)
-        script = [
-            Path(__file__).with_name('one_rank.py'),
-            does,
-            faulty,
-            iteration,
-            iterations,
-            timeout,
-            self.work,
-        ]
+        command = [sys.executable, '-m', 'torch.distributed.run', '--master-addr=127.0.0.1']
+        command += [f'--nproc-per-node={ranks // agents}', f'--nnodes={agents}']
+        command += [f'--master-port={free_port()}', '--monitor-interval=0.5']
+        command += ['--max-restarts=1'] if fault == 'restart' else []
+        does = dict(restart='kill', signaled='forward').get(fault.removesuffix(' twice'), fault)
+        script = [Path(__file__).with_name('one_rank.py'), does, faulty, iteration]
+        script = list(map(str, [*script, iterations, timeout, self.work]))
         with self.log.open('a') as log:
             self.agents = [
                 subprocess.Popen(
-                    [sys.executable, '-m', 'torch.distributed.run', *words, f'--node-rank={node}', *map(str, script)],
-                    env=env, stdout=log, stderr=subprocess.STDOUT,
+                    [*command, f'--node-rank={node}', *script],
+                    env=env,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
                 )
                 for node in range(agents)
-            ]  # fmt: skip
+            ]
 
-    def pids(self, restart: int | str = '*') -> list[int]:
-        return [int(path.read_text() or 0) for path in self.work.glob(f'pid_*_{restart}')]
+    def pids(self) -> list[int]:
+        return [int(path.read_text() or 0) for path in self.work.glob('pid_*')]
 
     def alive(self) -> bool:
         return any(map(alive, self.pids())) or any(agent.poll() is None for agent in self.agents)
 
     def fault(self) -> dict | None:
-        """When the fault was (`time`, of the monotonic clock) and what was `saved` by then; None before it."""
+        """Return the `time` of the fault and what was `saved` by then; None before it."""
         path = self.work / 'fault'
         return json.loads(path.read_text()) if path.exists() else None
 
-    def tell(self) -> None:
-        """SIGTERM to every rank; torchrun itself knows nothing of it."""
+    def signal_ranks(self) -> None:
+        """Send SIGTERM to every rank, but not to torchrun."""
         for pid in filter(alive, self.pids()):
             os.kill(pid, signal.SIGTERM)
 
-    def clear(self) -> None:
-        """Whatever still runs is killed."""
+    def kill_all(self) -> None:
         for agent in self.agents:
             agent.kill()
             agent.wait()
         for pid in filter(alive, self.pids()):
             os.kill(pid, signal.SIGKILL)
 
-    def words(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors='replace')
 
 
@@ -112,8 +97,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], object], seconds: float = FOR_EVER) -> bool:
-    """Waits for it; False when it did not come."""
+def until(condition: Callable[[], object], seconds: float = MAX_SECONDS) -> bool:
+    """Wait for a condition; return whether it came true."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -122,31 +107,28 @@ def until(condition: Callable[[], object], seconds: float = FOR_EVER) -> bool:
     return True
 
 
-def last(work: Path) -> int:
-    """The iteration of the newest whole checkpoint, or 0."""
-    path, _ = find_newest(work, NAMES)
-    return _iteration(path) if path else 0
-
-
-def says(fault: str, rank: int) -> str:
-    """A pattern of words that name the faulty rank."""
+def expected_words(fault: str, rank: int) -> str:
+    """Return a pattern of the words that name the faulty rank or the parameter."""
+    behind = f'rank {rank} behind the others'
     return {
         'kill': rf'rank +: {rank} .*\n +exitcode +: -9|rank {rank} ended unexpectedly',
         'restart': r'\(exitcode: -9\) local_rank: \d',
         'raise': f'the disk of rank {rank}',
-        'forward': rf'rank {rank} behind the others: rank {rank} at iteration \d+, forward',
-        'stop': rf'rank {rank} behind the others',
-        'told': rf'rank {rank} behind the others',
-        'apart': 'differ between ranks: body.bias',
-        'nan': rf'rank {rank}: losses loss; samples: ',
+        'forward': rf'{behind}: rank {rank} at iteration \d+, forward',
+        'stop': behind,
+        'signaled': behind,
+        'diverge': 'differ between ranks: body.bias',
+        'nan': f'rank {rank}: losses loss; samples: ',
     }.get(fault, '')
 
 
 def ranks(n: int, seed: int, folder: Path) -> dict[str, float]:
-    """Counts of n faults: `lost` (the newest whole checkpoint is older than the last one before the fault), `late` (torchrun
-    ends later than SOON, or the timeout and SOON, after the fault), `survivors` (a rank lives SOON after torchrun), `not named`,
-    `wrong exit`, and the slowest end."""
-    chance, count = random.Random(seed), dict.fromkeys((*GOES_WRONG, 'slowest, s'), 0)
+    """Make n runs with a fault. Return counts of what went wrong, and the slowest end:
+
+    `lost`: a checkpoint before the fault is gone; `late`: torchrun ends too late; `survivors`: a
+    rank outlives torchrun; `not named`; `wrong exit`.
+    """
+    chance, count = random.Random(seed), dict.fromkeys((*WRONG, 'slowest, s'), 0)
     left: list[str] = []  # each fault comes once before one comes again
     for i in range(n):
         left = left or chance.sample(FAULTS, len(FAULTS))
@@ -154,59 +136,53 @@ def ranks(n: int, seed: int, folder: Path) -> dict[str, float]:
         faulty, iteration = chance.randrange(size), chance.randrange(3, ITERATIONS - 3)
         what = f'{i}: {fault}, rank {faulty} of {size} in {agents} agents, iteration {iteration}'
         place = folder / 'trial'
-        run = Run(place, fault, size, agents, faulty, iteration, ITERATIONS, TIMEOUT)
+        run = Run(place, fault, size, agents, faulty, iteration, ITERATIONS, TIMEOUT_SECONDS)
         try:
-            found, took = _one(run, fault, faulty)
+            found, seconds = _observe(run, fault, faulty)
         finally:
-            run.clear()
+            run.kill_all()
         for name in found:
             count[name] += 1
-        count['slowest, s'] = max(count['slowest, s'], round(took, 1))
-        print(f'{what}: ended after {took:.1f} s {", ".join(found)}', flush=True)
+        count['slowest, s'] = max(count['slowest, s'], round(seconds, 1))
+        print(f'{what}: ended after {seconds:.1f} s {", ".join(found)}', flush=True)
         if found:
             with (folder / 'log').open('a') as log:
-                log.write(f'{what}: {found}\n{run.words()[-8000:]}')
+                log.write(f'{what}: {found}\n{run.output()[-8000:]}')
         shutil.rmtree(place)
     return count
 
 
-def _one(run: Run, fault: str, faulty: int) -> tuple[list[str], float]:
-    """(what is wrong, seconds from the fault, or the signal that ends all at once, to the end of all agents)."""
+def _observe(run: Run, fault: str, faulty: int) -> tuple[list[str], float]:
+    """Return what is wrong, and the seconds from the fault to the end of all agents."""
     if not until(lambda: run.fault() or not run.alive()) or not run.fault():
         return ['wrong exit'], 0.0
     state = run.fault()
     if fault == 'orphan':
         run.agents[faulty % len(run.agents)].kill()
-    if fault.startswith('told'):
-        run.tell()
-    if fault == 'told twice':
+    if fault.startswith('signaled'):
+        run.signal_ranks()
+    if fault == 'signaled twice':
         time.sleep(1.5)
-        run.tell()
+        run.signal_ranks()
         state['time'] = time.monotonic()
     until(lambda: all(agent.poll() is not None for agent in run.agents))
-    took = time.monotonic() - state['time']
-    found = []
-    if fault not in GOES_ON and took > SOON + TIMEOUT * (fault in HANGS):
-        found.append('late')
-    if not until(lambda: not any(map(alive, run.pids())), SOON):
-        found.append('survivors')
-    if not re.search(says(fault, faulty), run.words()):
-        found.append('not named')
-    if any((agent.poll() == 0) != (fault in GOES_ON) for agent in run.agents):
-        found.append('wrong exit')
-    saved = (
-        ITERATIONS
-        if fault in GOES_ON
-        else max(map(_iteration, map(Path, state['saved'])), default=0)
-    )
-    if saved > last(run.work):
-        found.append('lost')
-    return found, took
+    seconds = time.monotonic() - state['time']
+    saved = [int(re.search(r'\d+', name)[0]) for name in state['saved']]
+    least = ITERATIONS if fault in CONTINUES else max(saved, default=0)
+    limit = LATE_SECONDS + TIMEOUT_SECONDS * (fault in HANGS)
+    wrong = {
+        'late': fault not in CONTINUES and seconds > limit,
+        'survivors': not until(lambda: not any(map(alive, run.pids())), LATE_SECONDS),
+        'not named': not re.search(expected_words(fault, faulty), run.output()),
+        'wrong exit': any((agent.poll() == 0) != (fault in CONTINUES) for agent in run.agents),
+        'lost': least > last_iteration(run.work),
+    }
+    return [name for name, is_wrong in wrong.items() if is_wrong], seconds
 
 
 def main(n: int, seed: int, folder: Path) -> bool:
-    """The long form; prints its last line and says whether all was well."""
+    """Print the counts in one line; return whether nothing went wrong."""
     count = ranks(n, seed, folder)
-    words = ', '.join(f'{count[name]} {name}' for name in GOES_WRONG)
+    words = ', '.join(f'{count[name]} {name}' for name in WRONG)
     print(f'{n} tried, {words}; the slowest ended after {count["slowest, s"]} s', flush=True)
-    return not any(count[name] for name in GOES_WRONG)
+    return not any(count[name] for name in WRONG)

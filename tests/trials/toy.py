@@ -1,5 +1,6 @@
-"""A run small enough to be killed hundreds of times: forked from a process that has imported everything already."""
+"""A run small enough to be killed hundreds of times, forked from a process with all imports done."""
 
+import importlib
 import multiprocessing
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
@@ -22,8 +24,8 @@ from beit_mm.engine import StopOnSignal, launch, process_group
 from beit_mm.engine.signals import SIGNALS
 from beit_mm.registry import DATASETS, METRICS, MODELS
 
-runners: list[Runner] = []  # of `train`, the last one runs
 WIDTH = 256  # a checkpoint has 3 × 4 × width² bytes
+runners: list[Runner] = []  # of `train`; the last one is running
 
 
 @DATASETS.register_module(force=True)
@@ -67,60 +69,45 @@ def config(
     interval: int = 1,
     val: int = 2,
     workers: int = 0,
-    **more: object,
+    **settings: object,
 ) -> Config:
-    """Keep one checkpoint, and the best; save every `interval` and validate every `val` iterations, or every epoch of four."""
+    """Return a config that keeps the last and the best checkpoint.
+
+    It saves every `interval` and validates every `val` iterations, or every epoch of four.
+    """
     data = dict(type='SeededDataset', dataset=dict(type='ToyNoise', width=WIDTH))
-    loader = dict(
-        batch_size=2, num_workers=workers, dataset=data, collate_fn=dict(type='default_collate')
+    loader = dict(batch_size=2, dataset=data, collate_fn=dict(type='default_collate'))
+    sampler = dict(type='KeyedSampler', seed=0, infinite=not epochs)
+    by_iteration = dict(by_epoch=False, max_iters=iters, val_interval=val)
+    cfg = dict(
+        default_scope='beit_mm',
+        model=dict(type='ToyModel', width=WIDTH),
+        work_dir=str(work_dir),
+        train_dataloader=dict(loader, num_workers=workers, sampler=sampler),
+        val_dataloader=dict(
+            loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
+        ),
+        val_evaluator=dict(type='ToyLoss'),
+        val_cfg=dict(),
+        train_cfg=dict(by_epoch=True, max_epochs=iters // 4) if epochs else by_iteration,
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+        param_scheduler=[dict(type='CosineAnnealingLR', by_epoch=False, T_max=iters)],
+        randomness=dict(seed=0),
+        log_level='INFO',
+        resume=True,
     )
-    train = (
-        dict(by_epoch=True, max_epochs=iters // 4)
-        if epochs
-        else dict(by_epoch=False, max_iters=iters, val_interval=val)
-    )
-    return Config(
-        dict(
-            default_scope='beit_mm',
-            model=dict(type='ToyModel', width=WIDTH),
-            work_dir=str(work_dir),
-            train_dataloader=dict(
-                loader, sampler=dict(type='KeyedSampler', seed=0, infinite=not epochs)
-            ),
-            val_dataloader=dict(
-                loader, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
-            ),
-            val_evaluator=dict(type='ToyLoss'),
-            val_cfg=dict(),
-            train_cfg=train,
-            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
-            param_scheduler=[dict(type='CosineAnnealingLR', by_epoch=False, T_max=iters)],
-            default_hooks=dict(
-                checkpoint=dict(
-                    type='CheckpointHook',
-                    interval=interval,
-                    by_epoch=epochs,
-                    max_keep_ckpts=1,
-                    save_best='loss',
-                    rule='less',
-                )
-            ),
-            randomness=dict(seed=0),
-            log_level='INFO',
-            resume=True,
-            **more,
-        )
-    )
+    checkpoint = dict(type='CheckpointHook', interval=interval, by_epoch=epochs, max_keep_ckpts=1)
+    checkpoint.update(save_best='loss', rule='less')
+    return Config(cfg | dict(default_hooks=dict(checkpoint=checkpoint)) | settings)
 
 
 def train(cfg: Config, each: Callable | None = None) -> None:
-    """What tools/train.py does; `each(iteration)` is called behind every iteration, when it is on disk."""
-    from mmengine.hooks import Hook
+    """Train as tools/train.py does; `each(iteration)` is called after every iteration."""
 
     class Each(Hook):
-        priority = 95  # behind the checkpoint, before StopOnSignal
+        priority = 95  # after the checkpoint, before StopOnSignal
 
-        def after_train_iter(self, runner, **_: object) -> None:
+        def after_train_iter(self, runner: Runner, **_: object) -> None:
             each(runner.iter + 1)
 
     runner = launch.build_runner(cfg)
@@ -135,35 +122,33 @@ def train(cfg: Config, each: Callable | None = None) -> None:
 def start(
     call: Callable, *args: object, log: Path, rank: int | None = None, ranks: int = 1, port: int = 0
 ) -> BaseProcess:
-    """A process, one of `ranks`, that calls; its exit code is what a program's would be, its words go to `log`."""
+    """Fork a process, one of `ranks`, that calls a function and prints to `log`."""
 
-    def become() -> None:
-        sys.stdout = sys.stderr = log.open('a', buffering=1)  # pytest's own stand there otherwise
+    def run() -> None:
+        sys.stdout = sys.stderr = log.open('a', buffering=1)  # instead of pytest's capture
         os.dup2(sys.stdout.fileno(), 1)
         os.dup2(sys.stdout.fileno(), 2)
         if rank is not None:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
             os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-        torch.set_num_threads(
-            1
-        )  # torch's pool of threads is made anew here, which two threads at once would break
+        torch.set_num_threads(1)  # replaces the thread pool, which did not survive the fork
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # as tools/train.py does
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             call(*args)
         except Exception:
             traceback.print_exc()
             os._exit(1)
 
-    process = multiprocessing.get_context('fork').Process(target=become)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes this early waits
+    process = multiprocessing.get_context('fork').Process(target=run)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # early signals wait
     process.start()
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return process
 
 
 def free_port() -> int:
-    """One that no connection is given of itself meanwhile: Linux takes those from 32768 on, others from 49152 on."""
+    """Return a free port below the range from which systems choose ports of outgoing connections."""
     while True:
         with socket.socket() as free:
             try:
@@ -174,9 +159,7 @@ def free_port() -> int:
 
 
 def light() -> None:
-    """For this process and its forks: one thread, and no laying out of configs, which takes a Runner seconds."""
-    import importlib
-
+    """Use one thread and do not format configs, which takes seconds, in this process and its forks."""
     torch.set_num_threads(1)
     for name in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
         importlib.import_module(name).FormatCode = lambda text, **_: (text, True)
