@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test on a Slurm cluster, as slurm_train.sh trains:
+# Test on a Slurm cluster with one process per GPU:
 #   [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=5 SRUN_ARGS=…] bash tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [arguments of test.py]
 set -euo pipefail
 (($# >= 4)) || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }

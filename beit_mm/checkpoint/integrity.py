@@ -1,4 +1,4 @@
-"""Integrity of checkpoint files: the CRC-32 of their zip entries, which torch.load does not check."""
+"""Integrity of checkpoint files: torch.load does not check the CRC-32 of their zip entries."""
 
 import re
 import time
@@ -10,10 +10,11 @@ _SAVED = b'beit_mm saved:'
 
 
 def find_damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint that `torch.save` wrote as a zip file, or None if it is intact."""
+    """Return what is wrong with a file that `torch.save` wrote, or None if it is intact."""
     try:
         if not zipfile.is_zipfile(path):
-            return f'it is cut off or no checkpoint: {path.stat().st_size} bytes without the end of a zip file'
+            size = path.stat().st_size
+            return f'it is cut off or no checkpoint: {size} bytes without the end of a zip file'
         with zipfile.ZipFile(path) as archive:
             entry = damaged_entry(archive)
     except Exception as error:  # zipfile, zlib and struct raise many types for damaged bytes
@@ -24,19 +25,14 @@ def find_damage(path: Path) -> str | None:
 def damaged_entry(archive: zipfile.ZipFile) -> str | None:
     """Return the name of the first entry whose bytes do not match its CRC-32.
 
-    An entry that is marked as a folder is damaged, too: torch would return uninitialized memory as its weights.
+    An entry that is marked as a folder is damaged, too: torch would return uninitialized memory.
     """
     folders = [entry.filename for entry in archive.infolist() if entry.external_attr & 0x10]
     return folders[0] if folders else archive.testzip()
 
 
-def find_newest(folder: Path, pattern: str) -> tuple[Path | None, list[str]]:
-    """Find the intact file that was saved last, among those whose full name matches `pattern`."""
-    return newest_intact(path for path in folder.glob('*') if re.fullmatch(pattern, path.name))
-
-
-def newest_intact(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:
-    """Return the intact file that was saved last, or None, and one line for each damaged file that is newer."""
+def find_newest(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:
+    """Return the intact file that was saved last, or None, and one line per newer damaged file."""
     files, damaged = [path for path in paths if path.is_file()], []
     for path in sorted(files, key=lambda path: (save_time(path), path.name), reverse=True):
         problem = find_damage(path)
@@ -49,14 +45,15 @@ def newest_intact(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:
 def add_save_time(archive: bytes) -> list[bytes | memoryview]:
     """Return the parts of the zip file `archive`, with the current time as its comment.
 
-    Unlike the time of the file system, the comment survives copying. Readers of zip files ignore it, as torch.load does.
+    The comment survives copying, unlike the time of the file system. Readers, also torch.load,
+    ignore it.
     """
     comment = _SAVED + b'%020d' % time.time_ns()
     return [memoryview(archive)[:-2], len(comment).to_bytes(2, 'little') + comment]
 
 
 def save_time(path: Path) -> int:
-    """Return when a checkpoint was saved, in nanoseconds since 1970: from its comment, else from the file system."""
+    """Return when a checkpoint was saved, in ns since 1970: by its comment or the file system."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = re.match(_SAVED + rb'(\d{20})', archive.comment)

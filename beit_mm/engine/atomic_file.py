@@ -13,7 +13,7 @@ _open_descriptors: set[int] = set()
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Write a temporary file, flush it to disk and rename it to `path`.
 
-    Raises OSError that names the path, the size and the free space. `path` keeps its former content then.
+    Raises OSError that names the path, the size and the free space, and leaves `path` unchanged.
     """
     parts = list(parts)
     partial = path.with_name(f'.{path.name}.tmp')
@@ -72,13 +72,14 @@ def _explain(path: Path, size: int, error: OSError) -> str:
     if path.parent.is_dir():
         free = f'{shutil.disk_usage(path.parent).free} are free'
     return (
-        f'{path} of {size} bytes could not be written ({error.strerror or error}; {free}). Earlier files are unchanged: '
-        'free some space, or choose another folder with --work-dir, and continue with --resume'
+        f'{path} of {size} bytes could not be written ({error.strerror or error}; {free}). Earlier '
+        'files are unchanged: free some space, or choose another folder with --work-dir, and '
+        'continue with --resume'
     )
 
 
 def _close_descriptors() -> None:
-    """Close files of the parent's threads: a DataLoader worker would keep the disk space of a removed checkpoint."""
+    """Close files of the parent: a worker would keep the disk space of a removed checkpoint."""
     for descriptor in _open_descriptors:
         os.close(descriptor)
     _open_descriptors.clear()

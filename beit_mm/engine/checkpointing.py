@@ -1,4 +1,4 @@
-"""Save, resume and remove checkpoints so that a run that dies at any moment loses nothing that was saved."""
+"""Save, resume and remove checkpoints: a run that dies at any moment keeps what it saved."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +17,7 @@ from .find_checkpoint import MID_EPOCH_NAME, checkpoint_folder, find_resume_chec
 
 
 class _StagingBackend(LocalBackend):
-    """File backend of mmengine's `save_checkpoint` that only keeps the serialized file in memory."""
+    """File backend of mmengine's `save_checkpoint` that keeps serialized files in memory."""
 
     staged: ClassVar[list[tuple[Path, list]]] = []  # mmengine creates and caches the backend
 
@@ -58,8 +58,9 @@ class AtomicCheckpointHook(CheckpointHook):
         for name in ('file_client_args', 'backend_args'):
             if settings.get(name):
                 raise ValueError(
-                    f'{name}={settings[name]}: AtomicCheckpointHook writes to mounted folders only. Remove {name}, or use '
-                    "type='mmengine.CheckpointHook', which can lose checkpoints when a run is killed"
+                    f'{name}={settings[name]}: AtomicCheckpointHook writes to mounted folders. '
+                    f"Remove {name}, or use type='mmengine.CheckpointHook', which can lose "
+                    'checkpoints when a run is killed'
                 )
         super().__init__(*args, **settings)
         self.backend_args = dict(backend='beit_mm')
@@ -112,7 +113,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self._finish_interrupted_iteration(runner)
 
     def _move_paths_to_this_folder(self, last: str | None) -> None:
-        """Replace the folder in the paths of a resumed run, whose folder may have been moved or copied."""
+        """Replace the folder in the paths of a resumed run: it may have been moved or copied."""
 
         def move(path: str | None) -> str | None:
             return path and str(Path(self.out_dir, Path(path).name))
@@ -130,8 +131,9 @@ class AtomicCheckpointHook(CheckpointHook):
         done, end = getattr(loop, unit), getattr(loop, f'max_{unit}s')
         if done >= end:
             runner.logger.warning(
-                f'{runner._load_from or "the checkpoint"} is from the end of its run ({unit} {done} of {end}): nothing is left '
-                f'to train. To train longer raise train_cfg.max_{unit}s, to measure it run tools/test.py'
+                f'{runner._load_from} is from the end of its run ({unit} {done} of {end}): nothing '
+                f'is left to train. To train longer raise train_cfg.max_{unit}s, to measure it run '
+                'tools/test.py'
             )
         if runner.val_loop is None or runner.message_hub.get_info('iter_validated') == runner.iter:
             return

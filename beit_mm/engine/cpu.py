@@ -1,4 +1,4 @@
-"""Training without a GPU. The stock stack needs one for mixed precision, SyncBN and several ranks."""
+"""Train without a GPU, which mmengine needs for mixed precision, SyncBN and several ranks."""
 
 import os
 from collections.abc import Iterator

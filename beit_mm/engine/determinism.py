@@ -27,7 +27,7 @@ class KeyedRandomness(Hook):
 
     priority = 'HIGHEST'  # other hooks draw from these generators, too
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, **_: object) -> None:
         seed = seed_all(runner.seed, get_rank(), runner.iter, _MODEL_KEY)
         torch.cuda.manual_seed_all(seed)
 
@@ -55,7 +55,7 @@ class ExactResume(Hook):
 
     # -- save
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, **_: object) -> None:
         self.epoch, self.batches = runner.epoch, batch_idx + 1
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -100,7 +100,7 @@ class ExactResume(Hook):
         if seed is not None and self.loaded.get('data_seed', seed) != seed:
             raise ValueError(
                 f'--resume: the run drew its crops with seed {self.loaded["data_seed"]}, this '
-                f'config has seed {seed}: set randomness.seed, or train_dataloader.dataset.seed, back'
+                f'config has seed {seed}: set randomness.seed or train_dataloader.dataset.seed back'
             )
         parameters = dict(unwrap_model(runner).named_parameters())
         gradients = self.loaded.get('gradients', {})
@@ -126,7 +126,7 @@ class ExactResume(Hook):
 
 
 def _check_training_state(runner: Runner, checkpoint: dict) -> None:
-    """Raise ValueError for weights alone: mmengine would resume with a new optimizer and schedule."""
+    """Raise ValueError for weights alone: mmengine would resume with a new optimizer."""
     needed = ['meta', 'message_hub', 'optimizer']
     needed += ['param_schedulers'] if runner.param_schedulers else []
     missing = [key for key in needed if not checkpoint.get(key)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ..checkpoint.integrity import newest_intact
+from ..checkpoint.integrity import find_newest
 from ..utils.arguments import join_names
 
 MID_EPOCH_NAME = 'iter_{}.pth'  # of a checkpoint that is saved inside an epoch
@@ -16,7 +16,7 @@ _DEFAULT_NAMES = (MID_EPOCH_NAME, 'epoch_{}.pth')
 
 
 def list_checkpoints(cfg: Config) -> list[Path]:
-    """Return the checkpoints of earlier runs in the folder where a run of this config saves, by name.
+    """Return the checkpoints of earlier runs in the folder where this config saves, by name.
 
     If there are none with an expected name, returns the training checkpoints with other names, such
     as best_*.pth.
@@ -34,23 +34,24 @@ def find_resume_checkpoint(
     """Find the newest intact checkpoint in `folder` or where `work_dir/last_checkpoint` points.
 
     A checkpoint has a name of `template`, a default name of mmengine, or one like the name in
-    `last_checkpoint`, so a run with any former template is found. Returns the path (None if there is
-    no checkpoint) and one line for each damaged newer one. Raises ValueError if no checkpoint is
+    `last_checkpoint`, so a run with any former template is found. Returns the path (None if there
+    is no checkpoint) and one line for each damaged newer one. Raises ValueError if no checkpoint is
     intact, or if `folder` holds only checkpoints of other names.
     """
-    path, damaged = newest_intact(_with_expected_names(work_dir, folder, template))
+    path, damaged = find_newest(_with_expected_names(work_dir, folder, template))
     if path is None and damaged:
         raise ValueError(
             f'--resume: none of the {len(damaged)} checkpoints in {folder} is intact:\n  '
             + '\n  '.join(damaged)
-            + '\nPass another one as --resume PATH, or start a new run without --resume in another --work-dir'
+            + '\nPass another one as --resume PATH, or start a new run without --resume in another '
+            '--work-dir'
         )
     if path is None and (others := _with_other_names(folder)):
         names = join_names([path.name for path in others])
         raise ValueError(
-            f'--resume: {folder} holds checkpoints ({names}), but none has a name of filename_tmpl={template!r} '
-            'or is named by last_checkpoint. Pass the one to continue from as --resume PATH, or start a new run without '
-            '--resume'
+            f'--resume: {folder} holds checkpoints ({names}), but none has a name of '
+            f'filename_tmpl={template!r} or is named by last_checkpoint. Pass the one to continue '
+            'from as --resume PATH, or start a new run without --resume'
         )
     return path, damaged
 
@@ -76,11 +77,11 @@ def _with_expected_names(work_dir: Path, folder: Path, template: str | None) -> 
 
 
 def _with_other_names(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob('*')) if _is_training_checkpoint(path)]
+    return [path for path in sorted(folder.glob('[!.]*')) if _is_training_checkpoint(path)]
 
 
 def _last_checkpoint(work_dir: Path) -> Path | None:
-    """Return the path in mmengine's file `last_checkpoint`; it may name a folder that has been moved since."""
+    """Return the path in mmengine's file `last_checkpoint`. Its folder may have been moved."""
     pointer = work_dir / 'last_checkpoint'
     text = pointer.read_text().strip() if pointer.is_file() else ''
     return Path(text) if text else None

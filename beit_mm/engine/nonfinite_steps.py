@@ -25,7 +25,7 @@ class Step:
 
 
 def skip_nonfinite_steps(wrapper: OptimWrapper, model: nn.Module) -> list[Step]:
-    """Make `wrapper` skip non-finite steps of `model`; return the list to which it appends each step.
+    """Make `wrapper` skip non-finite steps of `model`; return its list of all steps.
 
     A skipped step leaves weights, optimizer state and running statistics unchanged. Fused
     optimizers and loss scalers skip without a device synchronization, others need one per step. All
@@ -103,7 +103,7 @@ class _SkippingWrapper:
         return scaler is not None and scaler.is_enabled()
 
     def _counts(self, skipped: Tensor) -> Tensor:
-        """Return whether a skipped step counts: above 1, the scaler lowers a scale that is too high."""
+        """Return whether a skip counts: above 1, the scaler lowers a scale that is too high."""
         if not self._has_scaler() or self.loss_finite is None:
             return skipped
         return skipped & (~self.loss_finite | (self.loss_scaler._get_scale_async() <= 1))

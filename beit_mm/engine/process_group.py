@@ -3,8 +3,6 @@
 import os
 import signal
 import subprocess
-import threading
-import time
 from datetime import timedelta
 
 import torch
@@ -110,14 +108,9 @@ def _restart_count() -> int:
 
 
 def _end_with_torchrun() -> None:
-    """End this process as soon as torchrun ends, if torchrun started it."""
+    """End this process as soon as torchrun ends, if torchrun started it (Linux only)."""
     if 'TORCHELASTIC_RUN_ID' not in os.environ:
         return
-    end_with_parent(signal.SIGKILL)  # Linux only
-
-    def watch() -> None:
-        while os.getppid() == _PARENT:
-            time.sleep(1)
+    end_with_parent(signal.SIGKILL)
+    if os.getppid() != _PARENT:  # it has ended before
         os._exit(1)
-
-    threading.Thread(target=watch, name='parent', daemon=True).start()

@@ -72,9 +72,7 @@ class StopOnSignal(Hook):
 
     # -- where ranks may stop
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, **_: object) -> None:
         if _counts_epochs(runner) and self.end_of_epoch(runner.train_dataloader, batch_idx):
             return  # `after_train_epoch` follows
         if number := self._signal_of_any_rank():
@@ -91,7 +89,7 @@ class StopOnSignal(Hook):
             torch.distributed.all_reduce(batches, torch.distributed.ReduceOp.MIN, self.group)
         self.common_val_batches = int(batches)
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, **_: object) -> None:
         if batch_idx >= self.common_val_batches or not (number := self._signal_of_any_rank()):
             return
         for hook in runner.hooks:
@@ -154,7 +152,7 @@ class StopOnSignal(Hook):
 
 
 def _exit_at_second_signal(reader: int) -> None:
-    """Read the numbers of signals from Python's wakeup pipe; `_receive` may wait for a collective."""
+    """Read signals from Python's wakeup pipe, since `_receive` waits while a collective runs."""
     first = None
     while numbers := os.read(reader, 64):
         for number in filter(SIGNALS.__contains__, numbers):

@@ -80,8 +80,8 @@ class Watchdog(Hook):
     def before_train(self, runner: Runner) -> None:
         if not runner.max_iters:
             raise ValueError(
-                'train_dataloader has no batch: the data set is smaller than a batch, and drop_last is set. '
-                'Reduce train_dataloader.batch_size'
+                'train_dataloader has no batch: the data set is smaller than a batch, and '
+                'drop_last is set. Reduce train_dataloader.batch_size'
             )
         if self.interval is None:
             intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
@@ -97,7 +97,7 @@ class Watchdog(Hook):
             if self.steps is not None:
                 runner.optim_wrapper.on_backward = lambda: self._tick(runner, 'backward')
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(self, runner: Runner, **_: object) -> None:
         self._tick(runner, 'forward')
 
     def after_train_iter(
@@ -120,7 +120,7 @@ class Watchdog(Hook):
         if self.monitor:
             self.monitor.finish()
 
-    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+    def before_val_iter(self, runner: Runner, batch_idx: int, **_: object) -> None:
         self._tick(runner, f'validation batch {batch_idx + 1}')
 
     def after_val_epoch(self, runner: Runner, metrics=None) -> None:
@@ -135,7 +135,7 @@ class Watchdog(Hook):
             )
 
     def check_steps(self, runner: Runner) -> None:
-        """Log the non-finite steps since the last check: the one device synchronization per interval."""
+        """Log the non-finite steps since the last check. Waits for the device."""
         if not self.steps:
             return
         flags = torch.stack([torch.stack([step.skipped, step.counts]) for step in self.steps])
@@ -167,8 +167,8 @@ class Watchdog(Hook):
             return
         raise FloatingPointError(
             f'{words}\n{longest} in a row, patience={self.patience}: stopped. These steps did not '
-            f'change the weights; {_last_checkpoint(runner)}. Fix the data, lower the learning rate '
-            'or clip gradients, then continue with --resume'
+            f'change the weights; {_last_checkpoint(runner)}. Fix the data, lower the learning '
+            'rate or clip gradients, then continue with --resume'
         )
 
     def warn_if_collapsed(self, runner: Runner) -> None:

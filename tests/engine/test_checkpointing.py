@@ -158,6 +158,7 @@ def test_a_template_with_a_folder_is_found(tmp_path):
 def test_weights_and_other_files_are_no_checkpoints_to_resume_from(tmp_path):
     torch.save(dict(state_dict={}), tmp_path / 'tokenizer_8192.pth')
     np.savez(tmp_path / 'data.npz', iter=1)
+    save(tmp_path / '.iter_1.pth.tmp')  # of a run that was killed before it was renamed
     assert find_resume_checkpoint(tmp_path, tmp_path, 'iter_{}.pth') == (None, [])
 
 

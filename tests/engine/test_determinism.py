@@ -33,7 +33,7 @@ ITERATIONS, SAVED_AT = 12, 7  # two epochs of six batches; saved after one batch
 
 @HOOKS.register_module()
 class Witness(Hook):
-    """Write the seed and batch of each iteration to `work_dir/seen_RANK.pth`, or kill the process."""
+    """Write the seed and batch of each iteration to `seen_RANK.pth`, or kill the process."""
 
     def __init__(self, kill_at: int | None = None):
         self.kill_at, self.seen = kill_at, []
@@ -73,7 +73,7 @@ def config(
     ema: bool = True,
     batch: int = BATCH,
 ) -> Config:
-    """Return a small quickstart config with every kind of randomness, saved at SAVED_AT and at its end."""
+    """Return a small quickstart config with every kind of randomness."""
     torch.manual_seed(0)  # for the tokenizer of pre-training
     cfg = shrink(load(f'quickstart/{task}'), data, folder)
     next(

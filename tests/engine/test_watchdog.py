@@ -1,4 +1,4 @@
-"""Toy runs with bad batches: non-finite steps change nothing, are named, and several stop the run."""
+"""Toy runs with bad batches: non-finite steps change nothing and are named."""
 
 import math
 from types import SimpleNamespace

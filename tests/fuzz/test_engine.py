@@ -218,8 +218,8 @@ def test_a_run_of_any_settings_ends_and_continues(
         assert runner.iter == end
         assert all(parameter.isfinite().all() for parameter in runner.model.parameters())
 
-    path, damaged = find_newest(work, r'(epoch|iter)_\d+\.pth')
-    assert path and not damaged and read_file(path)['meta']['iter'] == ends[-1]
     kept = [path for path in work.glob('*.pth') if not path.name.startswith('best')]
+    path, damaged = find_newest(kept)
+    assert path and not damaged and read_file(path)['meta']['iter'] == ends[-1]
     assert keep < 0 or len(kept) <= keep
     assert not list(work.glob('.*.tmp'))

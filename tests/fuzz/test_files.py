@@ -109,7 +109,7 @@ def test_resume_takes_the_checkpoint_before_a_damaged_one(tmp_path_factory, flip
     content = content if cut is None else content[: -max(1, int(cut * len(content)))]
     (folder / 'iter_2.pth').write_bytes(content)
     os.utime(folder / 'iter_1.pth', (0, 0))
-    path, damaged = find_newest(folder, r'iter_\d+\.pth')
+    path, damaged = find_newest(folder.glob('iter_*.pth'))
     if path.name == 'iter_1.pth':
         assert 'iter_2.pth' in damaged[0] and bytes(content) != whole('wrapped')
         return 'refused'

@@ -27,9 +27,13 @@ def same(a: object, b: object) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+def newest(work_dir: Path) -> Path | None:
+    return find_newest(path for path in work_dir.glob('*') if re.fullmatch(NAMES, path.name))[0]
+
+
 def result(work_dir: Path) -> dict:
-    """Return what a run ends with: its last checkpoint without clock times, and its best weights."""
-    last, best = read_file(find_newest(work_dir, NAMES)[0]), sorted(work_dir.glob('best_*.pth'))
+    """Return the last checkpoint of a run without clock times, and its best weights."""
+    last, best = read_file(newest(work_dir)), sorted(work_dir.glob('best_*.pth'))
     found = {key: last[key] for key in ('state_dict', 'optimizer', 'param_schedulers')}
     info = last['message_hub']['runtime_info']
     return found | dict(
@@ -41,7 +45,7 @@ def result(work_dir: Path) -> dict:
 
 def last_iteration(work_dir: Path) -> int:
     """Return the number in the name of the newest intact checkpoint, or 0."""
-    path, _ = find_newest(work_dir, NAMES)
+    path = newest(work_dir)
     return int(re.search(r'\d+', path.stem)[0]) if path else 0
 
 
@@ -82,7 +86,7 @@ def kills(n: int, seed: int, folder: Path, epochs: bool = False) -> dict[str, in
 def _run_and_kill(
     work: Path, log: Path, epochs: bool, iterations: int | None, seconds: float
 ) -> tuple[int, int]:
-    """Kill a run after that many iterations and seconds. Return its exit code and last iteration."""
+    """Kill a run after these iterations and seconds; return its exit code and last iteration."""
     reader, writer = os.pipe()
     cfg = toy.config(work, epochs=epochs)
     process = toy.start(toy.train, cfg, lambda done: os.write(writer, b'%d\n' % done), log=log)

@@ -1,4 +1,4 @@
-"""Faults of one rank, or of torchrun, on 2 or 4 ranks of one or two agents: all ranks have to end."""
+"""Faults of one rank, or of torchrun, with 2 or 4 ranks and one or two agents: all must end."""
 
 import json
 import os

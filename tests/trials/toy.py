@@ -1,4 +1,4 @@
-"""A run small enough to be killed hundreds of times, forked from a process with all imports done."""
+"""A run small enough to be killed hundreds of times, forked after all imports."""
 
 import importlib
 import multiprocessing
@@ -148,7 +148,7 @@ def start(
 
 
 def free_port() -> int:
-    """Return a free port below the range from which systems choose ports of outgoing connections."""
+    """Return a free port below the range of outgoing connections."""
     while True:
         with socket.socket() as free:
             try:
@@ -159,7 +159,7 @@ def free_port() -> int:
 
 
 def light() -> None:
-    """Use one thread and do not format configs, which takes seconds, in this process and its forks."""
+    """Use one thread and do not format configs, which takes seconds, also in forks."""
     torch.set_num_threads(1)
     for name in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
         importlib.import_module(name).FormatCode = lambda text, **_: (text, True)
