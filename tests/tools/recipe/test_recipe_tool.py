@@ -191,7 +191,7 @@ def test_a_stopped_chain_exits_with_the_signals_code(monkeypatch, capsys, tmp_pa
 
 
 KILL_ONCE = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -200,6 +200,8 @@ class KillOnce(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 2 and runner.rank == 0 and not Path('killed').exists():
             Path('killed').touch()
+            while not Path('work/real/iter_2.pth').exists():  # written in the background
+                time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGKILL)
 """
 
