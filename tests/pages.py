@@ -1,4 +1,4 @@
-"""The documentation as programs: its blocks, and its commands run in this process, with runs made short."""
+"""Run the code blocks and commands of the documentation in this process, with short runs."""
 
 import importlib.util
 import re
@@ -27,14 +27,16 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def file_of(block: str) -> str | None:
-    """Where a block belongs that begins with its file's name."""
+    """Return the file name in the first line of a block, if it has one."""
     found = re.match(r'# (\w+/\w+\.py)\n', block)
     return found and found[1]
 
 
 class ShortRuns:
-    """Every Runner that is built gets its config from `change`; a run of LAST iterations or epochs leaves the checkpoint that one
-    of full length would. `folders`: of the runs, in order."""
+    """Runners get their config from `change` and write the checkpoint name of a full run.
+
+    `last` are the stems of the checkpoints of short runs.
+    """
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class ShortRuns:
         monkeypatch.setattr(launch, 'build_runner', short)
 
     def call(self, command: str) -> None:
-        """`python tools/….py …`."""
+        """Run `python tools/….py …`."""
         python, script, *arguments = shlex.split(command)
         assert python == 'python'
         self.monkeypatch.setattr(sys, 'argv', [script, *arguments])

@@ -1,144 +1,17 @@
-"""Attention maps are what the backbone computes with, and the pixels drawn are those of the patches meant."""
+"""The drawn pixels are those of the right patches, and packed maps keep their values."""
 
 import numpy as np
 import pytest
 import torch
 
 from beit_mm.models import BEiT
-from beit_mm.models.attention import (
-    attention_of_blocks,
-    attention_rollout,
-    attention_weights,
-)
-from beit_mm.models.plain_layers import scaled_linear
-from beit_mm.models.relative_position import position_bias, relative_position_index
+from beit_mm.models.relative_position import relative_position_index
 from beit_mm.viz import attention
 
 pytestmark = pytest.mark.any_stack
 
 ARCH = dict(embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=32)
-KINDS = dict(
-    shared=dict(rel_pos_bias='shared', layer_scale=0.1, mask_token=True),
-    per_layer=dict(rel_pos_bias='per_layer', out_type='avg_featmap'),
-    absolute=dict(abs_pos_embed=True, out_type='featmap'),
-)
-
-
-@pytest.fixture(params=KINDS)
-def backbone(request) -> BEiT:
-    torch.manual_seed(0)
-    model = BEiT(ARCH, img_size=32, patch_size=8, **KINDS[request.param]).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model
-
-
-IMAGE = torch.randn(
-    2, 3, 40, 24, generator=torch.Generator().manual_seed(1)
-)  # not the size of training, nor square
-
-
-def inputs_of(backbone: BEiT, image: torch.Tensor) -> list[tuple]:
-    """What each block's attention was called with, and what it gave."""
-    seen = []
-    hooks = [
-        b.attn.register_forward_hook(lambda _, inputs, out: seen.append((inputs, out)))
-        for b in backbone.blocks
-    ]
-    with torch.no_grad():
-        backbone(image)
-    for hook in hooks:
-        hook.remove()
-    return seen
-
-
-def by_hand(module, x, grid, bias) -> np.ndarray:
-    """softmax(q kᵀ / √d + bias) in NumPy and f64, one image and one head at a time."""
-    weight, q_bias = module.qkv.weight.double().numpy(), module.q_bias.double().numpy()
-    table, dims = module.relative_position_bias_table, len(q_bias)
-    if table is not None:
-        bias = position_bias(table, module.bias_grid, grid)
-    d, out = dims // module.num_heads, []
-    for one in x.double().numpy():
-        q, k = one @ weight[:dims].T + q_bias, one @ weight[dims : 2 * dims].T
-        for head in range(module.num_heads):
-            part = slice(head * d, (head + 1) * d)
-            scores = q[:, part] @ k[:, part].T / np.sqrt(d)
-            scores += 0 if bias is None else bias[head].double().numpy()
-            scores = np.exp(scores - scores.max(1, keepdims=True))
-            out.append(scores / scores.sum(1, keepdims=True))
-    return np.stack(out).reshape(len(x), module.num_heads, *out[0].shape)
-
-
-def test_maps_are_the_softmax_computed_by_hand_and_their_rows_sum_to_one(backbone):
-    maps = attention_of_blocks(backbone, IMAGE)
-    assert [tuple(found.shape) for found in maps] == [(2, 2, 16, 16)] * 3
-    with torch.no_grad():
-        for found, block, (inputs, _) in zip(
-            maps, backbone.blocks, inputs_of(backbone, IMAGE), strict=True
-        ):
-            assert (found.sum(-1) - 1).abs().max() <= 1e-6 and found.min() >= 0
-            assert np.abs(found.numpy() - by_hand(block.attn, *inputs[:3])).max() <= 1e-6
-
-
-def test_maps_times_values_are_what_the_block_computed(backbone):
-    for found, block, (inputs, out) in zip(
-        attention_of_blocks(backbone, IMAGE),
-        backbone.blocks,
-        inputs_of(backbone, IMAGE),
-        strict=True,
-    ):
-        with torch.no_grad():
-            v = block.attn.project_qkv(*inputs)[2]
-            again = scaled_linear(
-                block.attn.proj, (found @ v).transpose(1, 2).flatten(2), block.gamma_1
-            )
-        assert (again - out).abs().max() <= 1e-6 * out.abs().max()
-
-
-def test_rows_of_some_patches_are_those_rows(backbone):
-    block, (inputs, _) = backbone.blocks[0], inputs_of(backbone, IMAGE)[0]
-    index = torch.tensor([[3, 1], [15, 0]])
-    with torch.no_grad():
-        whole, some = (
-            attention_weights(block.attn, *inputs),
-            attention_weights(block.attn, *inputs[:3], index),
-        )
-    for image, rows in enumerate(index):
-        assert torch.allclose(some[image], whole[image][:, rows], atol=1e-6)
-
-
-def test_looking_changes_nothing(backbone):
-    with torch.no_grad():
-        before = backbone(IMAGE)[0]
-    attention_of_blocks(backbone, IMAGE)
-    assert not any(block.attn._forward_pre_hooks for block in backbone.blocks)
-    with pytest.raises(ValueError, match='multiples of patch_size'):
-        attention_of_blocks(backbone, IMAGE[..., :-1])
-    assert not any(block.attn._forward_pre_hooks for block in backbone.blocks)
-    with torch.no_grad():
-        assert torch.equal(backbone(IMAGE)[0], before)
-
-
-def test_rollout_is_the_product_of_all_blocks_and_its_rows_sum_to_one(backbone):
-    means = [found.mean(1).double() for found in attention_of_blocks(backbone, IMAGE)]
-    through = attention_rollout(means)
-    product = np.eye(16)
-    for mean, found in zip(means, through, strict=True):
-        product = (mean[1].numpy() + np.eye(16)) / 2 @ product
-        assert (
-            np.abs(found[1].numpy() - product).max() <= 1e-12
-            and (found.sum(-1) - 1).abs().max() <= 1e-6
-        )
-
-
-def test_rollout_follows_a_path_through_two_blocks():
-    first, second = torch.eye(3), torch.eye(3)
-    first[1], second[2] = (
-        torch.tensor([1.0, 0, 0]),
-        torch.tensor([0, 1.0, 0]),
-    )  # 1 looks at 0, later 2 at 1
-    assert attention_rollout([first, second])[-1][2].tolist() == [0.25, 0.25, 0.5]
+IMAGE = torch.randn(1, 3, 40, 24, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize('size', [(40, 24), (83, 50), (37, 200)])
@@ -153,7 +26,7 @@ def test_planted_attention_lights_exactly_the_pixels_of_its_patch(size, offset):
     image = np.full((*size, 3), 90, np.uint8)
     patch = attention.patch_at(size[1] // 2, int(size[0] * 0.3), size, grid)
     assert patch == (1, 1)
-    values = attention.attention_from_patch(model, IMAGE[:1], patch, grid, layer=1)['head-01']
+    values = attention.attention_from_patch(model, IMAGE, patch, grid, layer=1)['head-01']
     target = patch[0] + offset[0], patch[1] + offset[1]
     assert [values[target].round(3), values.sum().round(3)] == [1, 1]
 
