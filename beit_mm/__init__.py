@@ -4,7 +4,7 @@ import sys
 
 from .utils import model_hub
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 model_hub.register_models()  # to mmpretrain, of which nothing is imported here
 
