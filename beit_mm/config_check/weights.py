@@ -79,7 +79,7 @@ def _find_starting_weights(
             yield f'model.{name}.init_cfg', module, init
     target, backbone = getattr(model, 'target', None), getattr(model, 'backbone', None)
     if isinstance(target, TokenTarget):
-        yield 'model.target', target.untrained_tokenizer, dict(checkpoint=target.checkpoint)
+        yield 'model.target', target.tokenizer_module, dict(checkpoint=target.checkpoint)
     module = backbone if isinstance(backbone, BEiT) else model
     yield 'load_from', module, dict(checkpoint=load_from)
 

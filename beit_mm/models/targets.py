@@ -39,8 +39,9 @@ class TokenTarget:
         self.dtype = DTYPES[dtype]
         self.recover = recover
         self.checkpoint = checkpoint
-        self.untrained_tokenizer = MODELS.build(tokenizer).eval().requires_grad_(False)
-        self.channels = self.untrained_tokenizer.vocab_size
+        # May lack its weights, which the property `tokenizer` loads.
+        self.tokenizer_module = MODELS.build(tokenizer).eval().requires_grad_(False)
+        self.channels = self.tokenizer_module.vocab_size
         self.has_weights = False
         # Fingerprint of the tokenizer of a token cache; the hook CachedTokens sets it.
         self.cached_fingerprint: int | None = None
@@ -60,16 +61,16 @@ class TokenTarget:
     def tokenizer(self):
         """The trained `DiscreteVAE`; its weights are loaded at the first use."""
         if self.has_weights:
-            return self.untrained_tokenizer
+            return self.tokenizer_module
         if self.checkpoint is None:
             raise FileNotFoundError(
                 'visual tokens need a trained tokenizer, and none was given. Train one with '
                 '`python tools/train.py configs/tokenizer/CONFIG.py`, then pass its file: '
                 '`--cfg-options model.target.checkpoint=work_dirs/…/….pth`'
             )
-        WEIGHT_INITIALIZERS.get('load_tokenizer')(self.untrained_tokenizer, self.checkpoint)
+        WEIGHT_INITIALIZERS.get('load_tokenizer')(self.tokenizer_module, self.checkpoint)
         self.has_weights = True
-        return self.untrained_tokenizer
+        return self.tokenizer_module
 
     def fingerprint(self) -> int:
         """Return 63 bits of the SHA-256 of the encoder's weights, to identify the tokenizer.
@@ -85,7 +86,7 @@ class TokenTarget:
 
     def compile(self, backend: str = 'inductor') -> None:
         """Compile the tokenizer; its weights need not be loaded yet."""
-        tokenizer = self.untrained_tokenizer
+        tokenizer = self.tokenizer_module
         tokenizer.argmax_ids = torch.compile(tokenizer.argmax_ids, backend=backend)
 
 

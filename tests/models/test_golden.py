@@ -58,7 +58,7 @@ def run(backbone: dict, **target: object) -> list[float]:
         data_preprocessor=dict(type='BaseDataPreprocessor'),
     ).double()
     fill(model, rng)
-    fill(model.target.untrained_tokenizer.double(), rng)
+    fill(model.target.tokenizer_module.double(), rng)
     model.target.has_weights = True
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.05, fused=True)
     wrapper = OptimWrapper(optimizer, clip_grad=dict(max_norm=1.0))

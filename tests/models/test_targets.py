@@ -67,11 +67,11 @@ def test_cached_ids_are_used_unchanged_and_need_no_tokenizer():
 )
 def test_a_tokenizer_of_another_shape_is_refused_and_never_partly_loaded(trained, other):
     target = TokenTarget(CONFIG | other, trained[1])
-    before = {k: v.clone() for k, v in target.untrained_tokenizer.state_dict().items()}
+    before = {k: v.clone() for k, v in target.tokenizer_module.state_dict().items()}
     for _ in range(2):
         with pytest.raises(ValueError, match=r'does not fit this DiscreteVAE'):
             target(dict(token_view=make_views()))
-    after = target.untrained_tokenizer.state_dict()
+    after = target.tokenizer_module.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
