@@ -67,7 +67,7 @@ def test_every_recipe_of_the_paper_has_a_config():
 
 @pytest.mark.parametrize(
     'name', ['pretrain', 'classification', 'segmentation', 'tokenizer', 'pretrain_112']
-)
+)  # fmt: skip
 def test_a_quickstart_config_contradicts_nothing(name):
     summary = summarize(f'quickstart/{name}')
     recipe, mismatches = find_nearest(summary)
@@ -83,7 +83,7 @@ def test_a_quickstart_config_contradicts_nothing(name):
         (FINETUNE, {'model.backbone.layer_scale': None}, 'mixed'),
         (PRETRAIN, {'model.backbone.layer_scale': 0.1}, 'LayerScale'),
     ],
-)
+)  # fmt: skip
 def test_variant_of_the_architecture(name, options, variant):
     assert summarize(name, options)['variant'] == variant
 
@@ -103,24 +103,16 @@ def test_a_frozen_backbone_is_a_linear_probe():
         (PRETRAIN, {'param_scheduler.1.end': 900}, 'end of the schedule'),
         (PRETRAIN, {'param_scheduler.0.end': 800}, 'warm-up'),
         (PRETRAIN, {'train_dataloader.batch_size': 64}, 'lr for this batch'),
-        (
-            PRETRAIN,
-            {'train_dataloader.batch_size': 64, 'auto_scale_lr': None},
-            'lr for this batch',
-        ),
+        (PRETRAIN, {'train_dataloader.batch_size': 64, 'auto_scale_lr': None}, 'lr for this batch'),
         (PRETRAIN, {'model.head.out_channels': 1024}, 'channels of the head'),
         (PRETRAIN, {'model.num_masked': 60}, 'num_masked'),
         (PRETRAIN, {f'{PIPELINE}.3.token_size': 224}, 'grid of tokens'),
         (PRETRAIN, {f'{PIPELINE}.4.grid': 12}, 'grid of the mask'),
         (SETR, {'param_scheduler.1.by_epoch': True}, 'unit of the schedule'),
-        (
-            SETR,
-            {'optim_wrapper.paramwise_cfg.decay_cls_token': True},
-            'weight decay of cls_token',
-        ),
+        (SETR, {'optim_wrapper.paramwise_cfg.decay_cls_token': True}, 'weight decay of cls_token'),
         (TOKENIZER, {'train_cfg.max_iters': 100_000}, 'end of the schedule'),
     ],
-)
+)  # fmt: skip
 def test_a_contradiction_is_the_only_one_found(name, options, what):
     assert names(find(name, options), True) == {what}
 
@@ -170,15 +162,9 @@ CHECKPOINT = 'https://models/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k_20221
         ),
         ('mmpretrain', BENCHMARK, None, set(), 'mean and std'),
         ('mmpretrain', BENCHMARK, CHECKPOINT, {'mean and std'}, 'std of the first head'),
-        (
-            'mmpretrain',
-            'beit_beit-base-p16_8xb256-amp-coslr-300e_in1k',
-            None,
-            set(),
-            'interpolation',
-        ),
+        ('mmpretrain', 'beit_beit-base-p16_8xb256-amp-coslr-300e_in1k', None, set(), 'interpolation'),
     ],
-)
+)  # fmt: skip
 def test_the_traps_in_configs_of_mmpretrain_and_mmseg(host, name, checkpoint, wrong, other):
     options = {'model.backbone.init_cfg.checkpoint': checkpoint} if checkpoint else {}
     findings = find(host_config(host, name), options)
@@ -198,12 +184,9 @@ def test_a_cosine_in_iterations_is_compared_with_a_run_in_epochs(end, what):
     [
         ({}, True),
         ({'auto_scale_lr.enable': True}, False),
-        (
-            {'optim_wrapper.optimizer.lr': 1.5e-3 / 4, 'auto_scale_lr.base_batch_size': 512},
-            False,
-        ),
+        ({'optim_wrapper.optimizer.lr': 1.5e-3 / 4, 'auto_scale_lr.base_batch_size': 512}, False),
     ],
-)
+)  # fmt: skip
 def test_a_rate_scaled_with_the_batch_is_a_difference(options, auto_scale):
     findings = find(PRETRAIN, options, gpus=2, auto_scale=auto_scale)
     assert names(findings, True) == set()
@@ -233,11 +216,7 @@ def test_accumulation_counts_as_batch_and_costs_updates():
         (PRETRAIN, {f'{PIPELINE}.3.scale': (0.2, 1.0)}, 'crop scale'),
         (PRETRAIN, {'model.target.recover': 'all'}, 'predicted patches'),
         (PRETRAIN, {'model.num_masked': 60, f'{PIPELINE}.4.num_masked': 60}, 'masked patches'),
-        (
-            PRETRAIN,
-            {'model.data_preprocessor.mean': HALF[0], 'model.data_preprocessor.std': HALF[1]},
-            'mean and std',
-        ),
+        (PRETRAIN, {'model.data_preprocessor.mean': HALF[0], 'model.data_preprocessor.std': HALF[1]}, 'mean and std'),
         (FINETUNE, {'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.75}, 'layer decay'),
         (FINETUNE, {'model.backbone.drop_path_rate': 0.2}, 'drop path'),
         (FINETUNE, {'model.backbone.layer_scale': 1e-5}, 'LayerScale at the start'),
@@ -245,7 +224,7 @@ def test_accumulation_counts_as_batch_and_costs_updates():
         (FINETUNE, {'optim_wrapper.optimizer.weight_decay': 0.3}, 'weight decay'),
         (SETR, {f'{PIPELINE}.3.cat_max_ratio': 1.0}, 'cat_max_ratio'),
     ],
-)
+)  # fmt: skip
 def test_a_difference_is_the_only_finding(name, options, what):
     (found,) = find(name, options)
     assert (found.what, found.stops) == (what, False)
@@ -278,16 +257,8 @@ def test_no_rule_needs_a_setting_that_a_config_may_not_show():
     [
         ([f'configs/{UPERNET}.py'], 0, '0 contradictions (✗), 1 difference'),
         ([f'configs/{PRETRAIN}.py', '--gpus', '2'], 1, 'lr for this batch'),
-        (
-            [f'configs/{PRETRAIN}.py', '--gpus', '2', '--auto-scale-lr'],
-            0,
-            'scaled by auto_scale_lr',
-        ),
-        (
-            [f'configs/{LARGE}.py', '--cfg-options', 'param_scheduler.1.end=160000'],
-            1,
-            '✗  end of the schedule',
-        ),
+        ([f'configs/{PRETRAIN}.py', '--gpus', '2', '--auto-scale-lr'], 0, 'scaled by auto_scale_lr'),
+        ([f'configs/{LARGE}.py', '--cfg-options', 'param_scheduler.1.end=160000'], 1, '✗  end of the schedule'),
         (
             ['configs/quickstart/pretrain.py'],
             0,
@@ -296,13 +267,9 @@ def test_no_rule_needs_a_setting_that_a_config_may_not_show():
         (['nowhere.py'], 2, 'error: no config at nowhere.py'),
         (['configs/_base_/default_runtime.py'], 2, 'the backbone is missing: expected one of BEiT'),
         ([f'configs/{PRETRAIN}.py', '--gpus', '0'], 2, 'error: --gpus 0: expected at least 1'),
-        (
-            ['configs/quickstart/pretrain.py', '--auto-scale-lr'],
-            2,
-            'no auto_scale_lr.base_batch_size',
-        ),
+        (['configs/quickstart/pretrain.py', '--auto-scale-lr'], 2, 'no auto_scale_lr.base_batch_size'),
     ],
-)
+)  # fmt: skip
 def test_exit_code_of_the_command(words, code, expected, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
@@ -314,7 +281,7 @@ def test_exit_code_of_the_command(words, code, expected, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     'checkpoint', ['beit_base_patch16_224_pt1k_800ep', 'downloads/weights.pth']
-)
+)  # fmt: skip
 def test_no_other_file_beside_a_checkpoint_is_run(checkpoint, tmp_path, monkeypatch):
     for folder in (tmp_path, tmp_path / 'downloads'):
         folder.mkdir(exist_ok=True)
