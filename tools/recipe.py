@@ -9,6 +9,7 @@ import beit_mm.registry  # noqa: F401  names the packages that are missing
 # isort: split
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from contextlib import suppress
 from pathlib import Path
 
 from recipe import chain, paper_check, runner
@@ -40,7 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (FileNotFoundError, ValueError, StageFailed) as error:
         sys.exit(f'error: {error}')
     except Stopped as stopped:
-        print(f'{stopped}; the same command continues the interrupted stage', file=sys.stderr)
+        with suppress(OSError):  # the terminal may be closed
+            print(f'{stopped}; the same command continues the interrupted stage', file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         sys.exit('stopped; the same command continues')

@@ -37,14 +37,12 @@ class PlannedStage:
     inputs: dict
     options: list[str]
 
-    def train_command(self, settings: Settings) -> list[str]:
-        work_dir, resume = settings.work_dir / self.stage.name, self.status == 'interrupted'
-        return stage_command(settings.launch, self.stage, work_dir, self.options, resume)
-
-    def test_command(self, settings: Settings, checkpoint: str) -> list[str]:
-        work_dir = settings.work_dir / self.stage.name / 'test'
+    def command(self, settings: Settings, checkpoint: str | None = None) -> list[str]:
+        """Return the command that trains the stage, or tests its checkpoint."""
+        work_dir = settings.work_dir / self.stage.name / ('test' if checkpoint else '')
+        resume = self.status == 'interrupted' and not checkpoint
         return stage_command(
-            settings.launch, self.stage, work_dir, self.options, checkpoint=checkpoint
+            settings.launch, self.stage, work_dir, self.options, resume, checkpoint
         )
 
 
@@ -117,11 +115,11 @@ def _comment(planned: PlannedStage) -> str:
 
 
 def _command_lines(planned: PlannedStage, settings: Settings) -> list[str]:
-    commands = [planned.train_command(settings)]
+    commands = [planned.command(settings)]
     if planned.stage.test:
         stage_dir = settings.work_dir / planned.stage.name
         checkpoint = expected_checkpoint(planned.stage, stage_dir, planned.options)
-        commands.append(planned.test_command(settings, checkpoint))
+        commands.append(planned.command(settings, checkpoint))
     return [shell_line(command) for command in commands]
 
 

@@ -64,10 +64,10 @@ def _run_stage(planned: PlannedStage, settings: Settings) -> None:
     write_json(stage_dir / BEGUN, dict(made_from=planned.inputs))
 
     start = time.monotonic()
-    commands = [planned.train_command(settings)]
+    commands = [planned.command(settings)]
     peak = execute(title, commands[0], stage_dir)
     if stage.test:
-        commands.append(planned.test_command(settings, str(find_checkpoint(stage_dir))))
+        commands.append(planned.command(settings, str(find_checkpoint(stage_dir))))
         peak = max(peak, execute(f'{title}, test', commands[1], stage_dir / 'test'))
     seconds = time.monotonic() - start
 

@@ -51,15 +51,12 @@ def save_finished(results: dict, out: Path, runs: dict, command: list[str]) -> d
         if names:
             run = describe_run(command)
             earlier = results['runs']
-            seeds = sorted((results['seeds'] | {str(seed): stages}).items(), key=_as_number)
+            seeds = results['seeds'] | {str(seed): stages}
+            by_number = {key: seeds[key] for key in sorted(seeds, key=int)}
             made = earlier if run in earlier else [*earlier, run]
-            results = dict(scale=results['scale'], runs=made, seeds=dict(seeds))
+            results = dict(scale=results['scale'], runs=made, seeds=by_number)
             write_json(path_of(out, results['scale']), results)
     return results
-
-
-def _as_number(item: tuple[str, dict]) -> int:
-    return int(item[0])
 
 
 def _read_stage(stage_dir: Path) -> dict:

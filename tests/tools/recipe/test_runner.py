@@ -247,7 +247,7 @@ def planned(*stages: Stage, **settings: object) -> dict[str, str]:
     """Return the training commands of the stages that would run."""
     where = Settings(Path('work'), **settings)
     found = plan(recipe(*stages), where)
-    return {one.stage.name: commands.shell_line(one.train_command(where)) for one in found}
+    return {one.stage.name: commands.shell_line(one.command(where)) for one in found}
 
 
 def test_a_plan_names_checkpoints_by_their_present_or_future_paths(place):
