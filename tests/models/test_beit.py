@@ -73,20 +73,6 @@ def test_masked_pixels_do_not_change_the_features():
     assert not torch.equal(model(x)[0], model(other)[0])
 
 
-def test_permuting_patches_with_their_absolute_positions_permutes_the_output():
-    model, x = make(abs_pos_embed=True), image()
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
-    patches = x.unfold(2, 8, 8).unfold(3, 8, 8).flatten(2, 3)[:, :, order]  # [B, 3, N, 8, 8]
-    shuffled = patches.unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
-    (before,) = model(x)
-    model.pos_embed.data[:, 1:] = model.pos_embed.data[:, 1:][:, order]
-    (after,) = model(shuffled)
-    torch.testing.assert_close(after[:, 1:], before[:, 1:][:, order], rtol=1e-9, atol=1e-9)
-
-    biased = make(rel_pos_bias='shared')
-    assert (biased(shuffled)[0][:, 1:] - biased(x)[0][:, 1:][:, order]).abs().max() > 1e-2
-
-
 @pytest.mark.parametrize('positions', POSITIONS)
 def test_positions_are_interpolated_for_other_sizes_and_learn(positions):
     model = make(out_type='featmap', **positions).train()

@@ -98,13 +98,6 @@ def test_the_loss_is_that_of_eq_1(recover, target):
     assert all(p.grad.any() for p in model.parameters())
 
 
-def test_with_nothing_to_predict_loss_and_gradient_are_zero():
-    model = make()
-    loss = model.loss(batch() | dict(mask=torch.zeros(2, 4, 4, dtype=torch.bool)))['loss']
-    loss.backward()
-    assert loss == 0 and not any(p.grad.any() for p in model.parameters())
-
-
 def test_without_a_mask_all_tokens_are_recovered_from_the_full_image():
     """Table 4: − masking, recover 100 %."""
     model, inputs = make(recover='all'), batch()

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.interpolate import RectBivariateSpline
 from torch._subclasses import FakeTensorMode
 
 from beit_mm.models import BEiT
@@ -89,28 +88,6 @@ def test_enlarging_and_shrinking_returns_a_smooth_table(small, large):
     )
     back = resize_bias_table(resize_bias_table(table, small, large), large, small)
     assert (back - table).abs().max() < 1e-2 * (table[:-3].max() - table[:-3].min())
-
-
-@pytest.mark.parametrize(
-    ('source', 'target'), [((14, 14), (24, 24)), ((14, 14), (32, 32)), ((8, 14), (12, 40))]
-)
-def test_it_is_the_cubic_spline_of_the_official_code(source, target):
-    """interp2d(kind='cubic') on a rectangular grid was FITPACK's bicubic spline, still in SciPy."""
-
-    def known_offsets(side: int, wanted: int) -> np.ndarray:
-        roots = np.roots([*np.ones(side - 2), 2 - wanted])  # 1 + q + … + q^(side − 2) = wanted − 1
-        (ratio,) = roots[(abs(roots.imag) < 1e-9) & (roots.real > 0)].real
-        distance = np.cumsum(ratio ** np.arange(side - 1))
-        return np.concatenate([-distance[::-1], [0], distance])
-
-    table = make_noise(source)
-    resized = resize_bias_table(table, source, target)
-    y, x = (known_offsets(s, t) for s, t in zip(source, target, strict=True))
-    wanted = [np.arange(1 - t, t) for t in target]
-    for head in range(table.shape[1]):
-        values = table[:-3, head].reshape(len(y), len(x)).numpy()
-        expected = RectBivariateSpline(y, x, values, kx=3, ky=3, s=0)(*wanted)
-        assert np.abs(resized[:-3, head].reshape(expected.shape).numpy() - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize('case', range(5))
