@@ -1,8 +1,9 @@
-"""What the two OpenMMLab stacks need to run on today's PyTorch, and nothing else; nothing else here patches anything.
+"""Fixes that the two OpenMMLab stacks need on current PyTorch; nothing else here patches a library.
 
-The stacks are OneDL's maintained builds (onedl-mmengine, …) and OpenMMLab's own last releases (mmengine 0.10.7, …); the
-import names are the same. Each function that `apply` calls mends one fault, named in its docstring; a test shows that
-the stock stack still has it. Importing this module imports neither torch nor OpenMMLab.
+The stacks are OneDL's maintained builds (onedl-mmengine, …) and OpenMMLab's last releases
+(mmengine 0.10.7, …), with the same import names. `apply` calls one function per fault, which its
+docstring names; a test shows that the unpatched stack has the fault. Importing this module imports
+neither torch nor OpenMMLab.
 """
 
 import functools
@@ -15,8 +16,8 @@ from itertools import chain, repeat
 from types import ModuleType
 from typing import Any
 
-_ONEDL, _OPENMMLAB = "OneDL's maintained builds", "OpenMMLab's own last releases"
-_NEEDED = {  # import name: (least version, what pip installs it from)
+_ONEDL, _OPENMMLAB = "OneDL's maintained builds", "OpenMMLab's last releases"
+_NEEDED = {  # import name → (lowest version, source → what pip installs)
     'torch': ((2, 10), {'PyPI': 'torch torchvision'}),
     'mmengine': ((0, 10), {_ONEDL: 'onedl-mmengine', _OPENMMLAB: 'mmengine'}),
     'mmcv': ((2, 1), {_ONEDL: 'onedl-mmcv', _OPENMMLAB: '"mmcv-lite>=2.1,<2.2"'}),
@@ -29,67 +30,65 @@ _NEEDED = {  # import name: (least version, what pip installs it from)
 }
 
 
-def installed(package: str) -> bool:
-    """Whether `package` can be found; nothing is imported."""
+def is_installed(package: str) -> bool:
+    """Return whether `package` can be found, without importing it."""
     return find_spec(package) is not None
 
 
 def require(*packages: str) -> None:
-    """Imports each of torch, mmengine, mmcv, mmpretrain, mmseg, mmdet that is named.
+    """Import torch, mmengine, mmcv, mmpretrain, mmseg or mmdet.
 
-    Raises ImportError, with the pip command that mends it, for one that is missing, too old, or refused by its host.
+    Raises ImportError, with the pip command, if a package is missing, too old, or refuses the
+    versions of the packages that it uses.
     """
     for package in packages:
         try:
             module = importlib.import_module(package)
         except ModuleNotFoundError as error:
-            if error.name not in _NEEDED:
-                raise ImportError(
-                    f'{package} needs {error.name}, which is missing: pip install {error.name}'
-                ) from error
-            raise ImportError(f'{error.name} is not installed. {_mend(error.name)}') from error
-        except AssertionError as error:  # a host's check of the versions beneath it
-            raise ImportError(
-                f'{package} refuses what is installed: {error} {_mend(package)}'
-            ) from error
+            if error.name in _NEEDED:
+                message = f'{error.name} is not installed. {_pip_commands(error.name)}'
+            else:
+                message = f'{package} needs {error.name}: pip install {error.name}'
+            raise ImportError(message) from error
+        except AssertionError as error:
+            message = f'{package} refuses an installed version: {error} {_pip_commands(package)}'
+            raise ImportError(message) from error
         if _version(module) < _NEEDED[package][0]:
-            raise ImportError(
-                f'{package} is {module.__version__}, in {module.__file__}. {_mend(package)}'
-            )
+            found = f'{package} is {module.__version__}, in {module.__file__}'
+            raise ImportError(f'{found}. {_pip_commands(package)}')
 
 
 def _version(module: ModuleType) -> tuple[int, ...]:
     return tuple(map(int, module.__version__.split('.')[:2]))
 
 
-def _mend(package: str) -> str:
-    least, sources = _NEEDED[package]
-    commands = ''.join(
-        f'\n  pip install -U {names}    # {origin}' for origin, names in sources.items()
-    )
-    return f'beit_mm needs {package} >= {".".join(map(str, least))}, which pip installs:{commands}'
+def _pip_commands(package: str) -> str:
+    lowest, sources = _NEEDED[package]
+    lines = [f'beit_mm needs {package} >= {".".join(map(str, lowest))}. Install one of:']
+    lines += [f'  pip install -U {names}    # {source}' for source, names in sources.items()]
+    return '\n'.join(lines)
 
 
 @functools.cache
 def apply() -> None:
-    """Mends the stack in place, once; not where PyTorch or mmengine is missing or too old, which `require` says."""
+    """Patch the stack in place, once; do nothing if PyTorch or mmengine is missing or too old."""
     try:
         require('torch', 'mmengine')
     except ImportError:
         return
     _load_weights_only()
-    _stand_in_for_missing_ops()
-    _leave_out_multimodal_models()
+    _import_mmcv_without_ops()
+    _disable_multimodal_models()
     _count_batches_inside_an_epoch()
     _skip_without_loading()
     _normalize_any_number_of_channels()
 
 
 def _load_weights_only() -> None:
-    """mmengine 0.10.7 cannot resume its own checkpoints: its HistoryBuffer and NumPy's scalars are not on the list of
-    `torch.load(weights_only=True)`; onedl-mmengine loads what fails there with False, which runs the pickle's code.
+    """Read every checkpoint with `torch.load(weights_only=True)`, which runs no code of a pickle.
 
-    With this both always load with True, and the list holds what their checkpoints hold.
+    mmengine 0.10.7 cannot resume its own checkpoints that way, since HistoryBuffer and NumPy's
+    scalars are not allowed. onedl-mmengine falls back to weights_only=False.
     """
     import numpy as np
     import torch
@@ -99,47 +98,42 @@ def _load_weights_only() -> None:
     def refuse(*args: Any) -> None:
         raise pickle.UnpicklingError(f'WeightsUnpickler error: Unsupported call with {args}')
 
-    def statistic(owner: type, name: str) -> Any:
-        return (
-            getattr(owner, name)
-            if owner is HistoryBuffer and name in names
-            else refuse(owner, name)
-        )
+    def get_statistic(owner: type, name: str) -> Any:
+        known = ('min', 'max', 'mean', 'current')
+        return getattr(owner, name) if owner is HistoryBuffer and name in known else refuse(name)
 
     def empty_array(kind: Any, shape: tuple, code: bytes) -> np.ndarray:
-        return np.zeros(0)  # its contents come next
+        return np.zeros(0)  # the pickle sets its contents next
 
-    names = ('min', 'max', 'mean', 'current')
     scalar = np.float32(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDUS'}  # all but objects
-    allowed = [HistoryBuffer, (statistic, 'builtins.getattr'), np.dtype, *dtypes]
-    for multiarray in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # NumPy 1 and 2
-        allowed += [(empty_array, f'{multiarray}._reconstruct'), (scalar, f'{multiarray}.scalar')]
-    # np.ndarray(shape, object, bytes) takes the bytes for addresses: a file may name the class, not call it. To fill an
-    # empty array the class itself has to be listed, so it is, under a name that no pickle can spell.
+    allowed = [HistoryBuffer, (get_statistic, 'builtins.getattr'), np.dtype, *dtypes]
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # NumPy 1 and 2
+        allowed += [(empty_array, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
+    # A pickle may name np.ndarray, but not call it: of objects, its bytes would be addresses. To
+    # set the contents of an array the class has to be allowed, under a name that no pickle has.
     allowed += [(refuse, 'numpy.ndarray'), (np.ndarray, 'numpy.ndarray\n')]
     torch.serialization.add_safe_globals(allowed)
 
-    checkpoint.load_url = functools.partial(
-        checkpoint.load_url, weights_only=True
-    )  # what resolves to http(s)
-    if hasattr(checkpoint, '_safe_torch_load'):  # onedl: the remaining schemes
+    checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)  # http(s)
+    if hasattr(checkpoint, '_safe_torch_load'):  # onedl: the other schemes
         checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
 
 
-def _stand_in_for_missing_ops() -> None:
-    """mmseg 1.2.2 and mmdet import mmcv.ops without a guard, which fails where mmcv has no compiled ops (as mmcv-lite).
+def _import_mmcv_without_ops() -> None:
+    """Make mmcv.ops importable without compiled ops, since mmseg 1.2.2 and mmdet import it.
 
-    With a stand-in during that one import, all of mmcv.ops is there and an op says what is missing when it is called.
-    The one that every detector needs to predict, suppression of boxes, is torchvision's.
+    A missing op raises ImportError when it is called. Box suppression, which every detector needs
+    to predict, is torchvision's.
     """
-    if not installed('mmcv') or find_spec('mmcv._ext'):
+    if not is_installed('mmcv') or find_spec('mmcv._ext'):
         return
     import mmcv
 
-    if not installed('mmdet') and (not installed('mmseg') or _version(mmcv) >= (2, 3)):
-        return  # onedl's mmseg guards these imports, and has fallbacks for some
-    source = f'{"onedl-" if _version(mmcv) >= (2, 3) else ""}mmcv=={mmcv.__version__}'
+    onedl = _version(mmcv) >= (2, 3)
+    if not is_installed('mmdet') and (not is_installed('mmseg') or onedl):
+        return  # onedl's mmseg works without the ops
+    source = f'{"onedl-" if onedl else ""}mmcv=={mmcv.__version__}'
 
     class NoOps(ModuleType):
         @staticmethod
@@ -151,8 +145,9 @@ def _stand_in_for_missing_ops() -> None:
         def __getattr__(self, name: str) -> Any:
             def op(*args: Any, **kwargs: Any) -> None:
                 raise ImportError(
-                    f'the compiled op {name} of mmcv was called, but mmcv {mmcv.__version__} has none: build it with '
-                    f'`MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary :all: --no-deps {source}`'
+                    f'the compiled op {name} of mmcv was called, but mmcv {mmcv.__version__} has '
+                    'none. Build it: MMCV_WITH_OPS=1 pip install --no-build-isolation '
+                    f'--no-binary :all: --no-deps {source}'
                 )
 
             return op
@@ -161,25 +156,26 @@ def _stand_in_for_missing_ops() -> None:
     try:
         importlib.import_module('mmcv.ops')
     finally:
-        del sys.modules['mmcv._ext']  # mmengine's mmcv_full_available() goes on telling the truth
+        del sys.modules['mmcv._ext']  # mmengine's mmcv_full_available() stays False
 
 
-def _leave_out_multimodal_models() -> None:
-    """mmpretrain.models cannot be imported beside transformers 5 and pycocotools, which MMDetection needs: with both there
-    it makes its multimodal models, out of names that transformers no longer has. Without them it says so itself.
+def _disable_multimodal_models() -> None:
+    """Make mmpretrain.models importable if transformers 5 and pycocotools are installed.
+
+    mmpretrain then builds its multimodal models from names that transformers 5 no longer has.
     """
-    if not all(map(installed, ('mmpretrain', 'pycocotools', 'transformers'))):
+    if not all(map(is_installed, ('mmpretrain', 'pycocotools', 'transformers'))):
         return
-    if int(version('transformers').split('.')[0]) < 5:
-        return
-    from mmpretrain.utils import dependency
+    if int(version('transformers').split('.')[0]) >= 5:
+        from mmpretrain.utils import dependency
 
-    dependency.WITH_MULTIMODAL = False
+        dependency.WITH_MULTIMODAL = False
 
 
 def _count_batches_inside_an_epoch() -> None:
-    """An epoch loop that is resumed inside an epoch calls its next batch the first, so hooks log and end the epoch at wrong
-    places (both stacks). With this it counts from `loop.first_batch`, which the hook ExactResume sets.
+    """Count the batches of a resumed epoch from `loop.first_batch`, which ExactResume sets.
+
+    Both stacks count them from 0, so that hooks log and end the epoch in wrong iterations.
     """
     from mmengine.runner import EpochBasedTrainLoop
 
@@ -192,8 +188,9 @@ def _count_batches_inside_an_epoch() -> None:
 
 
 def _skip_without_loading() -> None:
-    """mmengine 0.10.7 resumes an iteration-based run by loading every batch that was trained on, also where the sampler can
-    skip them, and sets workers to work from the beginning before it resumes.
+    """Resume an iteration-based run at its position in the sampler.
+
+    mmengine 0.10.7 loads every batch that was trained on, and starts its workers before it resumes.
     """
     from mmengine.runner import loops
 
@@ -210,25 +207,49 @@ def _skip_without_loading() -> None:
             return iter(self._dataloader)
 
     def run_from_position(loop: Any) -> Any:
-        if loop._iter and loop.dataloader.batch_size and hasattr(loop.dataloader.sampler, 'skip'):
-            loop.dataloader.sampler.skip(loop._iter * loop.dataloader.batch_size)
+        loader = loop.dataloader
+        if loop._iter and loader.batch_size and hasattr(loader.sampler, 'skip'):
+            loader.sampler.skip(loop._iter * loader.batch_size)
             loop.dataloader_iterator = chain(repeat(None, loop._iter), loop.dataloader_iterator)
         return run(loop)
 
-    loops._InfiniteDataloaderIterator, loops.IterBasedTrainLoop.run = (
-        LazyIterator,
-        run_from_position,
-    )
+    loops._InfiniteDataloaderIterator = LazyIterator
+    loops.IterBasedTrainLoop.run = run_from_position
 
 
-def weigh_classes_beside_ignored_pixels() -> None:
-    """mmseg 1.2.2's cross-entropy looks a weight up for every label before it passes over the ignored ones: an IndexError
-    for 255, on a GPU an assertion that ends the process. Called where mmseg is imported, not by `apply`.
+def _normalize_any_number_of_channels() -> None:
+    """Accept a `mean` and `std` per channel in ImgDataPreprocessor, for any number of channels.
+
+    mmengine accepts 1 or 3 values only.
     """
+    import torch
+    from mmengine.model import ImgDataPreprocessor
+
+    stock = ImgDataPreprocessor.__init__
+
+    @functools.wraps(stock)
+    def init(self: Any, mean: Any = None, std: Any = None, *args: Any, **kwargs: Any) -> None:
+        if mean is None or std is None or len(mean) != len(std) or len(mean) in (1, 3):
+            stock(self, mean, std, *args, **kwargs)
+            return
+        stock(self, mean[:1], std[:1], *args, **kwargs)
+        for name, values in dict(mean=mean, std=std).items():
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), False)
+
+    ImgDataPreprocessor.__init__ = init
+
+
+def fix_class_weights() -> None:
+    """Ignore ignored pixels in mmseg 1.2.2's weighted cross-entropy; call it where mmseg is imported.
+
+    mmseg reads a class weight for every label before it ignores some: an IndexError for label 255,
+    on a GPU an assertion that ends the process.
+    """
+    import mmseg
     from mmseg.models.losses import cross_entropy_loss
 
     stock = cross_entropy_loss.cross_entropy
-    if _version(importlib.import_module('mmseg')) >= (1, 3) or isinstance(stock, functools.partial):
+    if _version(mmseg) >= (1, 3) or isinstance(stock, functools.partial):
         return
 
     def cross_entropy(
@@ -246,31 +267,3 @@ def weigh_classes_beside_ignored_pixels() -> None:
         return stock(pred, label, weight, class_weight, reduction, avg_factor, **kwargs)
 
     cross_entropy_loss.cross_entropy = functools.partial(cross_entropy, stock)
-
-
-def _normalize_any_number_of_channels() -> None:
-    """mmengine's ImgDataPreprocessor, which OneDL's mmseg extends, refuses `mean` and `std` of other than 1 or 3 values.
-
-    With this it takes as many values as images have channels.
-    """
-    import torch
-    from mmengine.model import ImgDataPreprocessor
-
-    stock = ImgDataPreprocessor.__init__
-    if isinstance(getattr(stock, '__wrapped__', None), type(stock)):
-        return
-
-    @functools.wraps(stock)
-    def init(self: Any, mean: Any = None, std: Any = None, *args: Any, **kwargs: Any) -> None:
-        several = (
-            mean is not None
-            and std is not None
-            and len(mean) == len(std)
-            and len(mean) not in (1, 3)
-        )
-        stock(self, *((mean[:1], std[:1]) if several else (mean, std)), *args, **kwargs)
-        if several:
-            for name, values in dict(mean=mean, std=std).items():
-                self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), False)
-
-    ImgDataPreprocessor.__init__ = init

@@ -20,46 +20,37 @@ CONFIG = ROOT / 'configs/detection/beit-base_gfl_8xb2-amp-12e_coco-640px.py'
 pytestmark = [
     pytest.mark.usefixtures('unformatted'),
     pytest.mark.skipif(
-        not compat.installed('mmdet'),
+        not compat.is_installed('mmdet'),
         reason='mmdet is not installed: `bash tools/test.sh --stack detection` installs it',
     ),
 ]
 SIDE = 128
 
 
-def boxes(labels: np.ndarray):
-    """(class 0 … 9, [x, y, width, height]) of each thing in a label map of Shapes."""
-    for label in range(2, labels.max() + 1):  # 0 is unlabelled, 1 the background
-        _, _, stats, _ = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))
-        yield from (
-            (label - 2, [int(value) for value in row[:4]]) for row in stats[1:] if row[4] > 16
-        )
+def find_boxes(labels: np.ndarray):
+    """Yield (class 0 … 9, [x, y, width, height]) of each object in a label map of Shapes."""
+    for label in range(2, labels.max() + 1):  # 0 is unlabeled, 1 the background
+        stats = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))[2]
+        for *box, area in stats[1:].tolist():
+            if area > 16:
+                yield label - 2, box
 
 
 @pytest.fixture(scope='module')
 def coco(tmp_path_factory) -> Path:
-    """Four scenes in COCO's layout."""
+    """Return a folder of four scenes in COCO's layout."""
     out, images, annotations = tmp_path_factory.mktemp('coco'), [], []
     for number in range(4):
         pixels, labels, _ = shapes.scene(0, number, SIDE)
         cv2.imwrite(str(out / f'{number}.png'), pixels[..., ::-1])
         images.append(dict(id=number, file_name=f'{number}.png', width=SIDE, height=SIDE))
-        for label, box in boxes(labels):
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=number,
-                    category_id=label,
-                    bbox=box,
-                    area=box[2] * box[3],
-                    iscrowd=0,
-                )
-            )
-    categories = [dict(id=label, name=name) for label, name in enumerate(shapes.SPECIES)]
+        for label, box in find_boxes(labels):
+            annotation = dict(id=len(annotations) + 1, image_id=number, category_id=label, bbox=box)
+            annotations.append(annotation | dict(area=box[2] * box[3], iscrowd=0))
     assert len(annotations) > 8
-    (out / 'boxes.json').write_text(
-        json.dumps(dict(images=images, annotations=annotations, categories=categories))
-    )
+    categories = [dict(id=label, name=name) for label, name in enumerate(shapes.SPECIES)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (out / 'boxes.json').write_text(json.dumps(content))
     return out
 
 
@@ -87,20 +78,17 @@ def toy(coco: Path, work_dir: Path) -> Config:
     return cfg
 
 
-def test_two_iterations_on_drawn_boxes_then_average_precision(coco, tmp_path):
+def test_a_detector_trains_on_boxes_and_reports_average_precision(coco, tmp_path):
     runner = build_runner(toy(coco, tmp_path))
     runner.train()
     assert runner.iter == 2
     trained = runner.optim_wrapper.optimizer.state
-    assert [name for name, p in runner.model.named_parameters() if p not in trained] == []
+    assert all(parameter in trained for parameter in runner.model.parameters())
     assert all(p.isfinite().all() for p in runner.model.parameters())
-    lines = [
-        json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()
-    ]
-    assert 'coco/bbox_mAP' in lines[-1]
+    assert 'coco/bbox_mAP' in next(tmp_path.rglob('scalars.json')).read_text().splitlines()[-1]
 
 
-def test_it_learns_four_scenes_by_heart(coco, tmp_path):
+def test_a_detector_learns_four_scenes(coco, tmp_path):
     cfg = toy(coco, tmp_path)
     cfg.model.backbone.patch_embed_std = 0.2  # a short run
     cfg.optim_wrapper.optimizer.lr = 2e-3
@@ -119,13 +107,12 @@ def test_every_level_of_the_pyramid_is_half_as_large_as_the_one_before(coco, tmp
     assert [SIDE // feature.shape[-1] for feature in features] == [8, 16, 32, 64, 128]
 
 
-def test_it_builds_at_its_real_size():
+def test_the_config_builds_at_full_size():
     from mmengine.registry import MODELS, init_default_scope
 
     cfg = Config.fromfile(CONFIG)
     init_default_scope('mmdet')
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-        assert [
-            feature.shape[1] for feature in model.extract_feat(torch.zeros(1, 3, 640, 640))
-        ] == [256] * 5
+        features = model.extract_feat(torch.zeros(1, 3, 640, 640))
+    assert [feature.shape[1] for feature in features] == [256] * 5

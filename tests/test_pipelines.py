@@ -1,4 +1,4 @@
-"""What every config does to an image, as a table: transforms in order, sizes, how each resize interpolates, mean and std."""
+"""The pipeline of every config as a table: transforms, sizes, interpolation, mean and std."""
 
 import re
 
@@ -9,51 +9,41 @@ from small import CONFIGS, TRAINED, load, nodes
 
 from beit_mm.registry import MODELS, TRANSFORMS
 
+SETTINGS = (
+    'imdecode_backend', 'edge', 'scale', 'crop_size', 'prob', 'policies', 'fill_color', 'fill_std',
+)  # fmt: skip
+
 
 def size(value) -> str:
     return '×'.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def describe(step: dict) -> str:
-    """A transform in a few words, from the object as it is built, so that the hosts' defaults are seen as well."""
+    """Return a transform in a few words, as it is built, with the defaults of its library."""
     built = TRANSFORMS.build(step)
     words = [type(built).__name__]
-    if views := getattr(built, 'views', None):
-        words += [
-            *(['torch'] if built.backend == 'torch' else []),
-            'crop' if built.scale else 'whole',
-            *(f'{side} {how}' for _, side, how in views),
-        ]
+    if words == ['TwoViews']:
+        words += ['torch'] if built.backend == 'torch' else []
+        words.append('crop' if built.scale else 'whole')
+        words += [f'{side} {interpolation}' for _, side, interpolation in built.views]
         return ' '.join(words)
     if words == ['TestTimeAug']:
-        (resizes, flips, *rest) = step['transforms']
-        words += [f'{size(one["scale"])}' for one in resizes] + [
-            f'flip {one["prob"]}' for one in flips
-        ]
-        return ' '.join(
-            [*words, describe(resizes[0]).split(' ', 2)[2], *(describe(one) for (one,) in rest)]
-        )
-    inner = getattr(built, 'resize', None)
-    for name in (
-        'imdecode_backend',
-        'edge',
-        'scale',
-        'crop_size',
-        'prob',
-        'policies',
-        'fill_color',
-        'fill_std',
-    ):
+        resizes, flips, *rest = step['transforms']
+        words += [size(resize['scale']) for resize in resizes]
+        words += [f'flip {flip["prob"]}' for flip in flips]
+        words.append(describe(resizes[0]).split(' ', 2)[2])
+        return ' '.join(words + [describe(only) for (only,) in rest])
+    for name in SETTINGS:
         value = getattr(built, name, None)
         if name == 'policies' and value:
-            words += sorted({one['interpolation'] for one in value if 'interpolation' in one})
-            words += sorted({'pad ' + size(one['pad_val']) for one in value if 'pad_val' in one})
+            words += sorted({each['interpolation'] for each in value if 'interpolation' in each})
+            words += sorted({f'pad {size(each["pad_val"])}' for each in value if 'pad_val' in each})
         elif value is not None:
             words.append(size(value))
-    for owner in (built, inner if hasattr(inner, 'backend') else None):
-        words += [
-            getattr(owner, name) for name in ('backend', 'interpolation') if hasattr(owner, name)
-        ]
+    for owner in (built, getattr(built, 'resize', None)):
+        if owner is built or hasattr(owner, 'backend'):
+            names = (name for name in ('backend', 'interpolation') if hasattr(owner, name))
+            words += [getattr(owner, name) for name in names]
     return ' '.join(words)
 
 
@@ -61,28 +51,25 @@ def pipeline(cfg: Config, split: str) -> list[str]:
     loader = cfg.get(f'{split}_dataloader')
     if not loader:
         return ['']
-    return [
-        describe(step)
-        for step in next(node for node in nodes(loader.dataset) if 'pipeline' in node).pipeline
-    ]
+    dataset = next(node for node in nodes(loader.dataset) if 'pipeline' in node)
+    return [describe(step) for step in dataset.pipeline]
 
 
-def normalisation(cfg: Config) -> tuple[list[float], list[float]]:
-    """Mean and std of the data preprocessor as it is built, also where it is the model's default."""
+def normalization(cfg: Config) -> tuple[list[float], list[float]]:
+    """Return mean and std of the data preprocessor as it is built, also if it is a default."""
+    init_default_scope(cfg.default_scope)
     model = cfg.model.get('module', cfg.model)
     default = dict(
         beit_mm='beit_mm.MIMDataPreprocessor', mmpretrain='mmpretrain.ClsDataPreprocessor'
     )
-    given = dict(cfg.get('data_preprocessor') or model.get('data_preprocessor') or {})
-    given.setdefault('type', default.get(cfg.default_scope))
-    built = MODELS.build(given)
-    return tuple(
-        [round(number, 3) for number in values.flatten().tolist()]
-        for values in (built.mean, built.std)
-    )
+    settings = dict(cfg.get('data_preprocessor') or model.get('data_preprocessor') or {})
+    settings.setdefault('type', default.get(cfg.default_scope))
+    built = MODELS.build(settings)
+    mean, std = (values.flatten().tolist() for values in (built.mean, built.std))
+    return [round(value, 3) for value in mean], [round(value, 3) for value in std]
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table
 
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 HALF = ([127.5] * 3, [127.5] * 3)
@@ -139,7 +126,7 @@ def quick_tokens(side: int) -> tuple[str, str]:
     )
 
 
-# family of configs: mean and std, what training does, what testing does
+# pattern of config names: mean and std, training pipeline, test pipeline
 TABLE = {
     r'tokenizer/.*': (
         UNIT,
@@ -199,42 +186,38 @@ TABLE = {
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_transforms_sizes_interpolation_mean_and_std_are_the_tables(name):
+def test_transforms_sizes_interpolation_mean_and_std_are_those_of_the_table(name):
     cfg = load(name)
-    init_default_scope(cfg.default_scope)
-    rows = [row for family, row in TABLE.items() if re.fullmatch(family, name)]
-    assert len(rows) == 1, 'each config belongs to one row'
-    ((mean, std), train, test) = rows[0]
+    rows = [row for pattern, row in TABLE.items() if re.fullmatch(pattern, name)]
+    ((expected, train, test),) = rows  # each config has one row
+    assert normalization(cfg) == expected
     assert pipeline(cfg, 'train') == train.split(' | ')
     assert pipeline(cfg, 'test') == test.split(' | ')
     assert pipeline(cfg, 'val') in (pipeline(cfg, 'test'), ['']) or name.endswith('_ms')
-    assert normalisation(cfg) == (mean, std)
 
 
-# -- from one stage to the next ----------------------------------------------------------------------------------------
+# -- from one stage to the next
 
-# The official segmentation code normalises with ImageNet's mean and std what was trained with 0.5; so do these configs,
-# since its figures, which they are held up against, were made so.
-OFFICIALLY_OTHER = re.compile(r'segmentation/beit-(base|large)_in22k-ft_upernet_.*')
+# The official segmentation code normalizes with ImageNet's mean and std although these weights were
+# trained with 0.5. These configs do the same, since its results were measured so.
+OFFICIAL_EXCEPTIONS = re.compile(r'segmentation/beit-(base|large)_in22k-ft_upernet_.*')
 
 
 @pytest.mark.parametrize('name', TRAINED)
-def test_a_fine_tuning_has_the_mean_and_std_of_what_it_starts_from(name):
+def test_fine_tuning_has_the_mean_and_std_of_the_weights_that_it_starts_from(name):
     cfg = load(name)
     if '_pt22k' in cfg.pretrained:
-        before = HALF  # the weights pt22k (official README, on `--imagenet_default_mean_and_std`)
+        expected = HALF  # official README, on `--imagenet_default_mean_and_std`
     else:
         run = cfg.pretrained.split('/')[1]
-        source = load(next(other for other in CONFIGS if other.endswith(f'/{run}')))
-        init_default_scope(source.default_scope)
-        before = normalisation(source)
-    init_default_scope(cfg.default_scope)
-    assert (normalisation(cfg) == before) is not bool(OFFICIALLY_OTHER.fullmatch(name))
+        expected = normalization(load(next(n for n in CONFIGS if n.endswith(f'/{run}'))))
+    is_exception = bool(OFFICIAL_EXCEPTIONS.fullmatch(name))
+    assert (normalization(cfg) == expected) is not is_exception
 
 
-def test_the_model_reads_tokens_of_views_that_are_normalised_as_the_tokenizer_was_trained():
-    """`MIMDataPreprocessor` gives the token view in [0, 1]."""
-    for name in ('tokenizer/dvae_64xb8-coslr-3000k_in1k-256px', 'quickstart/tokenizer'):
-        cfg = load(name)
-        init_default_scope(cfg.default_scope)
-        assert normalisation(cfg) == UNIT and cfg.model.data_preprocessor.bgr_to_rgb
+@pytest.mark.parametrize(
+    'name', ['tokenizer/dvae_64xb8-coslr-3000k_in1k-256px', 'quickstart/tokenizer']
+)
+def test_the_tokenizer_is_trained_on_images_in_0_to_1_like_the_token_view(name):
+    cfg = load(name)
+    assert normalization(cfg) == UNIT and cfg.model.data_preprocessor.bgr_to_rgb

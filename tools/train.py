@@ -5,6 +5,9 @@ from beit_mm.utils.processes import silence_other_ranks
 silence_other_ranks()
 
 # isort: split
+import beit_mm.registry  # noqa: F401  names the packages that are missing
+
+# isort: split
 import gc
 import signal
 import sys

@@ -21,8 +21,8 @@ __all__ = [
     'TokenTarget',
 ]
 
-if compat.installed('mmseg'):  # classification and pre-training do not need mmseg
-    compat.weigh_classes_beside_ignored_pixels()
+if compat.is_installed('mmseg'):  # classification and pre-training do not need mmseg
+    compat.fix_class_weights()
     from .setr_pup_head import SETRPUPHead
     from .sliding import EncoderDecoder
     from .uper_head import UPerHead

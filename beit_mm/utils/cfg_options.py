@@ -1,22 +1,22 @@
-"""`--cfg-options` of the command line."""
+"""The command-line option `--cfg-options`."""
 
 import re
 
 from mmengine.config import DictAction
 
-NO_BLANK = '\0'  # stands for a blank; no argument of a program can hold it
+_BLANK = '\0'  # replaces a blank, since no argument of a program can hold it
 
 
 class Options(DictAction):
-    """`KEY=VALUE …` as mmengine reads it, with the blanks inside values, which its DictAction drops."""
+    """DictAction that keeps blanks inside values, which mmengine's drops."""
 
     @staticmethod
     def _parse_iterable(val: str) -> object:
-        between = re.sub(r'(?<=[\[(,])\s+|\s+(?=[\]),])', '', val.strip())
-        return _with_blanks(DictAction._parse_iterable(between.replace(' ', NO_BLANK)))
+        stripped = re.sub(r'(?<=[\[(,])\s+|\s+(?=[\]),])', '', val.strip())
+        return _restore_blanks(DictAction._parse_iterable(stripped.replace(' ', _BLANK)))
 
 
-def _with_blanks(value: object) -> object:
+def _restore_blanks(value: object) -> object:
     if isinstance(value, list | tuple):
-        return type(value)(map(_with_blanks, value))
-    return value.replace(NO_BLANK, ' ') if isinstance(value, str) else value
+        return type(value)(map(_restore_blanks, value))
+    return value.replace(_BLANK, ' ') if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The model of a run, without what wraps it."""
+"""Access to the model of a run."""
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
@@ -6,6 +6,6 @@ from torch import nn
 
 
 def unwrap_model(runner: Runner) -> nn.Module:
-    """Behind DDP, or the vote of several scales (test-time augmentation)."""
-    wrapped = is_model_wrapper(runner.model) or isinstance(runner.model, BaseTTAModel)
-    return runner.model.module if wrapped else runner.model
+    """Return the model of a run without its wrapper: DDP or test-time augmentation."""
+    is_wrapped = is_model_wrapper(runner.model) or isinstance(runner.model, BaseTTAModel)
+    return runner.model.module if is_wrapped else runner.model

@@ -72,7 +72,7 @@ def call(command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(not compat.installed('mmpretrain'), reason='the toy is a classifier')
+@pytest.mark.skipif(not compat.is_installed('mmpretrain'), reason='the toy is a classifier')
 @pytest.mark.long  # tests/recipe and test_determinism have two processes as well
 def test_two_gloo_processes_resume_a_run_of_one_process_and_end_with_its_weights(config):
     one, two = config.parent / 'one', config.parent / 'two'

@@ -99,7 +99,7 @@ def _is_python_script(command: list[str]) -> bool:
 def _import_hosts() -> None:
     """Import once what every stage needs; forks of this process save these seconds."""
     importlib.import_module('beit_mm.engine.launch')
-    for host in filter(compat.installed, ('mmpretrain', 'mmseg')):
+    for host in filter(compat.is_installed, ('mmpretrain', 'mmseg')):
         for part in ('models', 'datasets', 'engine', 'evaluation', 'visualization'):
             importlib.import_module(f'{host}.{part}')
 
