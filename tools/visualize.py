@@ -20,13 +20,6 @@ from beit_mm.viz.inputs import fit_size, normalize, read_image, resize, to_rgb
 from beit_mm.viz.model_weights import ModelWeights
 from beit_mm.viz.pages import write_page
 
-_KINDS = dict(
-    backbone='a backbone',
-    mim='masked image modeling',
-    classifier='a classifier',
-    segmentor='a segmentor',
-)
-
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
@@ -100,7 +93,7 @@ def _attention(args: Namespace) -> None:
         raise ValueError(f'--layer {args.layer}: expected 1 to {depth} for {args.checkpoint}')
 
     summary = (
-        f'{_KINDS[weights.spec.kind]} written by {weights.checkpoint.origin}, '
+        f'{weights.spec.kind} written by {weights.checkpoint.origin}, '
         f'{depth} layers of {backbone.num_heads} heads'
     )
     if not args.heads and weights.spec.rel_pos_bias is None:
@@ -109,8 +102,10 @@ def _attention(args: Namespace) -> None:
     notes = [f'images normalized by {statistics}']
     print(f'{args.checkpoint}: {summary}\n{notes[0]}')
 
-    pages: dict[str, tuple] = {}
-    for path in map(Path, args.images):
+    pages = []
+    paths = [Path(path) for path in args.images]
+    names = [path.name for path in paths]
+    for path in paths:
         image = read_image(path, weights.spec.in_channels)
         patch_size = backbone.patch_size
         size = fit_size(image.shape[:2], args.size or min(weights.spec.img_size), patch_size)
@@ -131,20 +126,13 @@ def _attention(args: Namespace) -> None:
             note += f'; pooled into cells of {maps.factor}×{maps.factor} to limit the page size'
         print(note)
         notes.append(note)
-        pages[_unused_name(path.name, pages)] = shown, maps
+        name = path.name if names.count(path.name) == 1 else str(path)
+        pages.append((name, shown, maps))
     if args.html:
         source_note = f'{Path(args.checkpoint).name}: {summary}.'
         explorer.write_explorer(args.html, pages, source_note, notes)
         megabytes = args.html.stat().st_size / 1e6
         print(f'{args.html}: {megabytes:.1f} MB; open it in a browser')
-
-
-def _unused_name(name: str, used: dict) -> str:
-    number, unused = 1, name
-    while unused in used:
-        number += 1
-        unused = f'{name} ({number})'
-    return unused
 
 
 def _write_pictures(args: Namespace, backbone, path: Path, image, inputs, grid) -> None:

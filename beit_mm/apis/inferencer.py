@@ -19,7 +19,8 @@ from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
 from ..models.attention import attention_of_blocks
 from ..models.dvae_losses import psnr
 from ..viz.fill import fill_in
-from ..viz.images import gray_out, to_uint8
+from ..viz.images import gray_out, overlay_heat, to_uint8
+from ..viz.inputs import to_rgb
 from .base_inferencer import Inferencer, make_samples
 
 
@@ -116,8 +117,5 @@ class AttentionInferencer(Inferencer):
         return make_samples(attention=attention.unflatten(-1, (h, w)), image=visible)
 
     def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
-        image = to_uint8(sample.image.numpy())
-        mean = sample.attention.mean(0).numpy()
-        size = image.shape[1::-1]
-        brightness = mmcv.imresize(mean / mean.max(), size, interpolation='bilinear')
-        return [image, (image * (0.25 + 0.75 * brightness[..., None])).astype(np.uint8)]
+        image = to_rgb(to_uint8(sample.image.numpy()))
+        return [image, overlay_heat(image, sample.attention.mean(0).numpy())]

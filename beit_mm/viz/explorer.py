@@ -81,20 +81,20 @@ def _pack(attention: Tensor, grid: Grid, factor: int) -> tuple[np.ndarray, np.nd
 
 
 def write_explorer(
-    path: Path, images: dict[str, tuple[np.ndarray, Maps]], source_note: str, notes: list[str]
+    path: Path, images: list[tuple[str, np.ndarray, Maps]], source_note: str, notes: list[str]
 ) -> None:
-    """Write the page for images: name → (uint8 RGB [H, W, 3], maps)."""
+    """Write the page for images: (name, uint8 RGB [H, W, 3], maps)."""
     data = dict(
         palette=_base64(HEAT),
         opacity=HEAT_OPACITY,
-        images=[_image_data(name, *found) for name, found in images.items()],
+        images=[_image_data(*image) for image in images],
     )
     write_page(
         path,
         'explorer.html',
         title='What a patch attends to',
         source_note=source_note,
-        names=list(images),
+        names=[name for name, _, _ in images],
         notes=notes,
         data=data,
     )

@@ -114,10 +114,10 @@ def test_the_page_holds_every_image_also_two_of_one_name(capsys):
     Path('b/photo.png').symlink_to(Path('photo.png').resolve())
     run('attention photo.png b/photo.png --checkpoint mim.pth --size 48 --html a/page.html')
     found = read_page(Path('a/page.html').read_text())
-    assert [name for name, _ in found] == ['photo.png', 'photo.png (2)']
+    assert [name for name, _ in found] == ['photo.png', 'b/photo.png']
     assert {(maps.grid, maps.levels.shape) for _, maps in found} == {((6, 8), (2, 3, 48, 48))}
     printed = capsys.readouterr().out
-    assert 'masked image modeling written by beit_mm, 2 layers of 2 heads' in printed
+    assert 'mim written by beit_mm, 2 layers of 2 heads' in printed
 
 
 def test_fill_and_tokens_write_pages():

@@ -12,7 +12,7 @@ import pytest
 from . import toy
 
 TESTS = Path(__file__).parents[1]
-FILES = 'fuzz', 'viz/test_report.py'
+FILES = 'fuzz', 'tools/reports/test_recipe_report.py'
 SLOW_IMPORTS = (
     'hypothesis',
     'scipy.interpolate',

@@ -45,10 +45,10 @@ def inputs() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope='module')
 def page(backbone, inputs, tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
-    images = {}
+    images = []
     for name, image in inputs.items():
         pixels = rng.integers(0, 256, (*SIZES[name], 3), dtype=np.uint8)
-        images[name] = pixels, explorer.compute_maps(backbone, image)
+        images.append((name, pixels, explorer.compute_maps(backbone, image)))
     path = tmp_path_factory.mktemp('page') / 'a b.html'
     explorer.write_explorer(path, images, HOSTILE, [HOSTILE])
     return path
