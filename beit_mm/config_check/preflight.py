@@ -106,7 +106,7 @@ def share_findings(
 
 
 def _apply(rule: Callable, cfg: dict, *more: object) -> list[Finding]:
-    """Return the findings of a rule; a value that the rule cannot read is a remark, or an error for weights."""
+    """Return the findings of a rule, and one more if the rule cannot read a value."""
     findings = []
     try:
         findings.extend(rule(cfg, *more))

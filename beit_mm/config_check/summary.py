@@ -1,4 +1,4 @@
-"""Summarize what a BEiT config says about its training: a config of ours, mmpretrain's or mmseg's.
+"""Summarize the training in a BEiT config of this project, mmpretrain or mmseg.
 
 Nothing is built and no data is read: the summary is a function of the config's text.
 """
@@ -11,15 +11,7 @@ from mmengine.config import Config
 
 from ..utils.config_tree import find, get, kind, nodes
 from .finding import HALF, IMAGENET
-from .summary_model import (
-    summarize_backbone,
-    summarize_classifier,
-    summarize_crop,
-    summarize_masking,
-    summarize_parts,
-    summarize_segmentor,
-    summarize_tokenizer,
-)
+from .summary_model import summarize_model
 from .summary_optimizer import find_decayed_tensors, summarize_optimizer, summarize_schedule
 
 NUM_IMAGES = dict(IN1k=1_281_167, IN22k=14_197_122, ADE20K=20_210)  # training sets
@@ -28,7 +20,7 @@ BACKBONES = ('BEiT', 'BEiTViT', 'BEiTPretrainViT')
 
 
 class ConfigSummary(dict):
-    """Settings of a config by name: those that recipes of the paper state, and those that rules need.
+    """Settings of a config by name.
 
     A setting that the config does not show is None, and a part that it does not use is 'off'.
 
@@ -45,17 +37,17 @@ class ConfigSummary(dict):
 
     @property
     def step_batch(self) -> int | None:
-        """Images per iteration."""
+        """Return the images per iteration."""
         return self['per_rank'] and self['ranks'] * self['per_rank']
 
     @property
     def batch(self) -> int | None:
-        """Images per update of the weights."""
+        """Return the images per update of the weights."""
         return self.step_batch and self.step_batch * self['accumulation']
 
     @property
     def factors(self) -> str:
-        """Factors of `batch` as text: processes × images × accumulation."""
+        """Return the factors of `batch` as text: processes × images × accumulation."""
         accumulated = f' × {self["accumulation"]}' if self['accumulation'] > 1 else ''
         return f'{self["ranks"]} × {self["per_rank"]}{accumulated}'
 
@@ -108,20 +100,11 @@ def summarize(
     summary |= summarize_schedule(
         cfg, summary['lr'], num_images / step_batch if num_images and step_batch else None
     )
-    if summary['task'] == 'tokenizer':
-        return ConfigSummary(summary | summarize_tokenizer(cfg, model))
-    summary['mean_std'] = _find_mean_std(cfg, model, summary['task'])
-    summary |= _summarize_start(_starting_checkpoint(cfg), source)
-    summary |= summarize_backbone(model['backbone'], cfg.get('default_scope'))
-    summary['decayed'] = None if summary['frozen'] else find_decayed_tensors(cfg, summary)
-    pipeline = _training_pipeline(cfg)
-    summary |= summarize_parts([model, pipeline]) | summarize_crop(pipeline)
-    if summary['task'] == 'pretrain':
-        summary |= summarize_masking(model, pipeline, summary['image_size'])
-    elif summary['task'] == 'classification':
-        summary |= summarize_classifier(cfg, model)
-    else:
-        summary |= summarize_segmentor(model, pipeline)
+    summary |= summarize_model(cfg, model, summary['task'])
+    if summary['task'] != 'tokenizer':
+        summary['mean_std'] = _find_mean_std(cfg, model, summary['task'])
+        summary |= _summarize_start(_starting_checkpoint(cfg), source)
+        summary['decayed'] = None if summary['frozen'] else find_decayed_tensors(cfg, summary)
     return ConfigSummary(summary)
 
 
@@ -162,11 +145,6 @@ def _find_mean_std(cfg: dict, model: dict, task: str) -> tuple | None:
     return (tuple(mean), tuple(std)) if mean and std else None
 
 
-def _training_pipeline(cfg: dict) -> object:
-    dataset = get(cfg, 'train_dataloader', 'dataset')
-    return next((node['pipeline'] for node in nodes(dataset) if 'pipeline' in node), None)
-
-
 def _starting_checkpoint(cfg: dict) -> str | None:
     model = _get_model(cfg)
     inits = [get(model, 'backbone', 'init_cfg'), model.get('init_cfg')]
@@ -175,7 +153,7 @@ def _starting_checkpoint(cfg: dict) -> str | None:
 
 
 def _find_config_of(checkpoint: str | None, folder: Path) -> Path | None:
-    """Return the config of the run that wrote work_dirs/NAME/….pth: NAME.py beside it or near `folder`.
+    """Return the config of the run that wrote NAME/….pth: NAME.py beside it or near `folder`.
 
     No other file beside a checkpoint is read, because reading a config runs it.
     """

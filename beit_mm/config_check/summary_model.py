@@ -1,6 +1,6 @@
 """Summarize the model and the images of a config."""
 
-from ..utils.config_tree import find, get, kind
+from ..utils.config_tree import find, get, kind, nodes
 from .finding import OFF
 
 TWO_PICTURES = 'RandomResizedCropAndInterpolationWithTwoPic'  # mmpretrain's two views
@@ -19,12 +19,27 @@ PARTS = dict(
 )
 
 
+def summarize_model(cfg: dict, model: dict, task: str) -> dict:
+    """Summarize the model of a config and the images that it is trained on."""
+    if task == 'tokenizer':
+        return _summarize_tokenizer(cfg, model)
+    dataset = get(cfg, 'train_dataloader', 'dataset')
+    pipeline = next((node['pipeline'] for node in nodes(dataset) if 'pipeline' in node), None)
+    summary = _summarize_backbone(model['backbone'], cfg.get('default_scope'))
+    summary |= _summarize_parts([model, pipeline]) | _summarize_crop(pipeline)
+    if task == 'pretrain':
+        return summary | _summarize_masking(model, pipeline, summary['image_size'])
+    if task == 'classification':
+        return summary | _summarize_classifier(cfg, model)
+    return summary | _summarize_segmentor(model, pipeline)
+
+
 def _first(size: object) -> object:
     """Return the side of a square size, however a config writes it."""
     return size[0] if isinstance(size, list | tuple) else size
 
 
-def summarize_backbone(backbone: dict, scope: str | None) -> dict:
+def _summarize_backbone(backbone: dict, scope: str | None) -> dict:
     arch, size = backbone.get('arch', 'base'), _first(backbone.get('img_size', 224))
     unscoped = '.' not in str(backbone['type'])
     if kind(backbone) != 'BEiT':  # mmpretrain's
@@ -66,7 +81,7 @@ def summarize_backbone(backbone: dict, scope: str | None) -> dict:
     )
 
 
-def summarize_parts(tree: object) -> dict:
+def _summarize_parts(tree: object) -> dict:
     found = {}
     for setting, (name, arguments) in PARTS.items():
         part = find(tree, name)
@@ -75,7 +90,7 @@ def summarize_parts(tree: object) -> dict:
     return found
 
 
-def summarize_crop(pipeline: object) -> dict:
+def _summarize_crop(pipeline: object) -> dict:
     crop = find(pipeline, 'TwoViews', TWO_PICTURES, 'RandomResizedCrop')
     if not crop:
         return {}
@@ -90,7 +105,7 @@ def summarize_crop(pipeline: object) -> dict:
     )
 
 
-def summarize_masking(model: dict, pipeline: object, image_size: int) -> dict:
+def _summarize_masking(model: dict, pipeline: object, image_size: int) -> dict:
     ours, pixels = 'target' in model, kind(model.get('target')) == 'PixelTarget'
     target, head = model.get('target') or model.get('target_generator'), model.get('head') or {}
     views = find(pipeline, 'TwoViews', TWO_PICTURES) or {}
@@ -131,7 +146,7 @@ def summarize_masking(model: dict, pipeline: object, image_size: int) -> dict:
     return found
 
 
-def summarize_classifier(cfg: dict, model: dict) -> dict:
+def _summarize_classifier(cfg: dict, model: dict) -> dict:
     head, test = model.get('head') or {}, cfg.get('val_dataloader')
     init = head.get('init_cfg') or model.get('init_cfg')
     normal = find(init, 'TruncNormal', 'Normal')
@@ -145,7 +160,7 @@ def summarize_classifier(cfg: dict, model: dict) -> dict:
     )
 
 
-def summarize_segmentor(model: dict, pipeline: object) -> dict:
+def _summarize_segmentor(model: dict, pipeline: object) -> dict:
     heads = (
         model['decode_head'] if isinstance(model['decode_head'], list) else [model['decode_head']]
     )
@@ -158,7 +173,7 @@ def summarize_segmentor(model: dict, pipeline: object) -> dict:
     )
 
 
-def summarize_tokenizer(cfg: dict, model: dict) -> dict:
+def _summarize_tokenizer(cfg: dict, model: dict) -> dict:
     hooks = cfg.get('custom_hooks') or []
     annealed = {node.get('attribute'): node for node in hooks if kind(node) == 'Anneal'}
     ends = {name: (node.get('end'), node.get('iters')) for name, node in annealed.items()}
