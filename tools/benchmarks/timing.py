@@ -1,4 +1,4 @@
-"""Times libraries in turns (A B C, B C A, …), so that other load on the machine affects all of them equally."""
+"""Time libraries in turns (A B C, B C A, …), so that other load on the machine affects all of them equally."""
 
 import platform
 import statistics

@@ -107,7 +107,7 @@ def step(settings: Settings) -> Iterator[dict]:
 
 
 def tokenize(settings: Settings) -> Iterator[dict]:
-    """Views of 112 px into ids, by our target and by DALL-E's encoder as mmpretrain has it."""
+    """Time our tokenizer and DALL-E's encoder, as mmpretrain has it, on views of 112 px."""
     views = make_batch(settings.batch, 1)['token_view'].float() / 255
     for name, dtype in dtypes().items():
         target = build_pretrainer(settings, dtype)[1].target
@@ -120,7 +120,7 @@ def tokenize(settings: Settings) -> Iterator[dict]:
 
 
 def memory(settings: Settings) -> Iterator[dict]:
-    """Peak memory of one step with four times the batch, each in a process of its own."""
+    """Measure the peak memory of a step with four times the batch, each in a process of its own."""
     large = replace(settings, batch=4 * settings.batch)
     name, dtype = next(iter(dtypes().items()))
     peaks = dict(ours=peak_memory(_one_step, our_step, large, dtype, False))

@@ -16,7 +16,7 @@ LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 @dataclass(frozen=True)
 class Launch:
-    """How a stage starts its `gpus` processes: 'none' (one process), 'pytorch' (torchrun) or 'slurm'.
+    """Launcher of a stage, 'none' (one process), 'pytorch' (torchrun) or 'slurm', for `gpus` processes.
 
     `time` limits a Slurm job, e.g. 24:00:00. Raises ValueError for several processes without a
     launcher, or for Slurm without a partition.

@@ -1,4 +1,4 @@
-"""`tools/recipe.py check`: compares a config with the paper's recipes."""
+"""`tools/recipe.py check`: compare a config with the paper's recipes."""
 
 import sys
 from argparse import ArgumentParser, Namespace

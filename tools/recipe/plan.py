@@ -1,4 +1,4 @@
-"""Which stages have to run, with which commands; also printed as a shell script."""
+"""Plan the stages that have to run and their commands, also as a shell script."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ PREPARE = 'prepare'  # `--stage prepare` runs the recipe's `prepare` alone
 
 @dataclass(frozen=True)
 class Settings:
-    """What all stages of a run share.
+    """Settings that all stages of a run share.
 
     `overrides` ('key=value') apply to every config, `seed` None leaves the seeds of the configs, and
     `only` names the stages to run (all if empty).

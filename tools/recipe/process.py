@@ -1,4 +1,4 @@
-"""Runs one command of a stage on this terminal, passes signals on to it, and measures its memory."""
+"""Run a command of a stage on this terminal, pass signals on to it, and measure its memory."""
 
 import importlib
 import multiprocessing
@@ -30,7 +30,7 @@ class StageFailed(Exception):
 
 
 class Stopped(BaseException):
-    """A stage was stopped by a signal, whose number is `number`."""
+    """End of a stage by the signal `number`."""
 
     def __init__(self, number: int):
         super().__init__(f'stopped by {signal.Signals(number).name}')

@@ -1,4 +1,4 @@
-"""Writes summary.json and report.html when all stages of all seeds are finished."""
+"""Write summary.json and report.html when all stages of all seeds are finished."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Runs a recipe: skips finished stages, resumes interrupted ones, restarts those with other inputs."""
+"""Run a recipe: skip finished stages, resume interrupted ones, restart those with other inputs."""
 
 import time
 

@@ -1,1 +1,1 @@
-"""Re-runs the paper's ablations at any scale, and compares the results with the paper's claims."""
+"""Re-run the paper's ablations at any scale, and compare the results with the paper's claims."""

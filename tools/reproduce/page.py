@@ -1,4 +1,4 @@
-"""Writes results.md and its charts."""
+"""Write results.md and its charts."""
 
 import math
 from pathlib import Path

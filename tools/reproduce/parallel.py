@@ -1,4 +1,4 @@
-"""Runs the recipes of several seeds in parallel processes; each logs to log.txt in its folder."""
+"""Run the recipes of several seeds in parallel processes; each logs to log.txt in its folder."""
 
 import multiprocessing
 import os

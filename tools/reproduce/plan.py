@@ -1,4 +1,4 @@
-"""Turns a scale and a choice of ablations into recipes, one per seed.
+"""Turn a scale and a choice of ablations into recipes, one per seed.
 
 Stages are named 'tokenizer', 'pretrain/ABLATION' and 'TASK/LABELS/ABLATION'.
 """
