@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
-from ..compat import installed
+from ..compat import is_installed
 from ..data.class_numbers import Numbering, compare_classes, read_numbering
 from ..data.label_files import IGNORE
 from ..data.label_maps import check_label_maps, read_label_maps
@@ -25,7 +25,7 @@ def check_labels(cfg: dict) -> Iterator[Finding]:
     """Compare classes, lists, folders and label maps of all splits with the model's heads."""
     heads = _find_heads(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
-    if not heads or not (scope == 'mmengine' or installed(scope)):
+    if not heads or not (scope == 'mmengine' or is_installed(scope)):
         return
     init_default_scope(scope)
     given = get(cfg, 'data_preprocessor', 'num_classes')

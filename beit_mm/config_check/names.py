@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
-from ..compat import installed
+from ..compat import is_installed
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 from ..utils.config_tree import kind, walk
 from .finding import Finding
@@ -54,7 +54,7 @@ def check_runner_keys(cfg: dict) -> Iterator[Finding]:
 
 def check_types_and_arguments(cfg: dict) -> Iterator[Finding]:
     scope = cfg.get('default_scope') or 'mmengine'
-    if scope != 'mmengine' and not installed(scope):
+    if scope != 'mmengine' and not is_installed(scope):
         return  # `build_runner` says what to install
     layers = []  # the types in LoRAModel's targets are names of layers
     for key in sorted(RUNNER_KEYS & cfg.keys()):

@@ -31,6 +31,16 @@ from .summary import summarize
 from .weights import check_weights
 
 CHECK_MINUTES = 30  # other ranks wait so long for rank 0
+# Raised by rules, mmengine and models for a value of another type than expected.
+ERRORS = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+)
 RULES: list[Callable[[dict], Iterator[Finding]]] = [
     check_runner_keys,
     check_types_and_arguments,
@@ -110,7 +120,7 @@ def _apply(rule: Callable, cfg: dict, *more: object) -> list[Finding]:
     findings = []
     try:
         findings.extend(rule(cfg, *more))
-    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+    except ERRORS as error:
         what = rule.__name__.strip('_').replace('_', ' ')
         effect = f'not finished, because a value cannot be read. {type(error).__name__}: {error}'
         findings.append(Finding(what, effect, stops=rule is check_weights))
