@@ -18,7 +18,7 @@ from .cpu import adapt_to_cpu
 from .determinism import ExactResume, KeyedRandomness
 from .find_checkpoint import list_checkpoints
 from .hooks import CachedTokens, ConvertCheckpoint, DeferredLog
-from .process_group import LAUNCHERS, join, resume_after_restart, set_ranks
+from .process_group import LAUNCHERS, collective_timeout, join, resume_after_restart, set_ranks
 from .watchdog import Watchdog
 
 _HOST_LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
@@ -90,8 +90,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     resume_after_restart(cfg)
     on_cpu = get_device() == 'cpu'
     if cfg.get('launcher', 'none') != 'none':
-        timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
-        join(cfg.launcher, 'gloo' if on_cpu else None, timeout)
+        join(cfg.launcher, 'gloo' if on_cpu else None, collective_timeout(cfg))
     changes = adapt_to_cpu(cfg) if on_cpu else []
     use_atomic_checkpoints(cfg)
     log_locally(cfg)

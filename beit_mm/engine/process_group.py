@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ..utils.config_tree import get
 from ..utils.processes import end_with_parent
 from .find_checkpoint import list_checkpoints
 
@@ -67,6 +68,11 @@ def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> No
         backend = 'nccl'
     if backend and not torch.distributed.is_initialized():
         torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout), **store)
+
+
+def collective_timeout(cfg: Config) -> float:
+    """Return the seconds after which a collective of this run fails."""
+    return get(cfg, 'env_cfg', 'dist_cfg', 'timeout') or 1800
 
 
 def leave() -> None:

@@ -15,6 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..registry import HOOKS
 from .checkpointing import AtomicCheckpointHook
+from .process_group import collective_timeout
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _SAME_SIGNAL_SECONDS = 1.0  # a terminal and torchrun both pass on one Ctrl-C
@@ -50,8 +51,7 @@ class StopOnSignal(Hook):
             runner.logger.warning(words)
             return
         if get_world_size() > 1 and self.group is None:
-            seconds = (runner.cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout', 1800)
-            timeout = timedelta(seconds=seconds)
+            timeout = timedelta(seconds=collective_timeout(runner.cfg))
             self.group = torch.distributed.new_group(backend='gloo', timeout=timeout)
         if not self.handlers:
             os.register_at_fork(after_in_child=self._ignore_in_worker)

@@ -14,6 +14,7 @@ from ..registry import HOOKS
 from ..utils.arguments import check_integers, join_names
 from ..utils.unwrap_model import unwrap_model
 from .nonfinite_steps import Step, skip_nonfinite_steps
+from .process_group import collective_timeout
 from .rank_monitor import RankMonitor
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -91,8 +92,7 @@ class Watchdog(Hook):
         else:
             runner.logger.warning('several optimizers: non-finite steps are not skipped')
         if get_world_size() > 1:
-            timeout = runner.cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
-            self.monitor = RankMonitor(timeout)
+            self.monitor = RankMonitor(collective_timeout(runner.cfg))
             self.monitor.start()
             if self.steps is not None:
                 runner.optim_wrapper.on_backward = lambda: self._tick(runner, 'backward')

@@ -86,7 +86,8 @@ def test_two_gloo_processes_resume_a_run_of_one_process_and_end_with_its_weights
         f'bash tools/dist_test.sh {config} {two}/iter_4.pth 1 --work-dir {two} --out {two}/out.pkl'
     )
     assert 'SyncBN became BN' in trained and '2 processes communicate through gloo' in trained
-    assert trained.count('broadcast_buffers') <= 1  # a warning, which only rank 0 prints
+    for warning in ('MultiScaleDeformableAttention', 'FutureWarning'):  # only of rank 0
+        assert sum(warning in line and 'warn(' not in line for line in trained.splitlines()) <= 1
     assert 'iter: 2' in trained and not (two / 'iter_2.pth').exists()
     assert 'accuracy/top1' in tested and (two / 'out.pkl').exists()
     expected, found = (read_file(folder / 'iter_4.pth')['state_dict'] for folder in (one, two))
