@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('work_dir', metavar='WORK_DIR', type=Path)
     parser.add_argument('--out', type=Path, help='page (default: WORK_DIR/report.html)')
     args = parser.parse_args(arguments)
-    from reports import run_report  # torch and the hosts, which takes seconds
+    from reports import run_report  # imports torch and the host libraries, which takes seconds
 
     out = args.out or args.work_dir / 'report.html'
     try:

@@ -91,14 +91,14 @@ def pretrained(checkpoint: str) -> dict:
 MISTAKES = [
     (CLASSIFY, dict(optim_wraper={}), "optim_wraper: nothing reads this key: did you mean 'optim_wrapper'?"),
     (SEGMENT, dict(load_form='x.pth'), "load_form: nothing reads this key: did you mean 'load_from'?"),
-    (CLASSIFY, {'default_hooks.chekpoint': None}, "default_hooks.chekpoint: this hook is added to the default one"),
+    (CLASSIFY, {'default_hooks.chekpoint': None}, "default_hooks.chekpoint: this hook is added to the default one"),  # codespell:ignore
     (CLASSIFY, {'model.backbone.type': 'beit_mm.BEIT'}, "no such class is registered: did you mean 'BEiT'?"),
     (PRETRAIN, {f'{DATA}.pipeline.2.type': 'TwoVews'},
      f"{DATA}.pipeline.2.type='TwoVews': no such class is registered: did you mean 'TwoViews'?"),
     (CLASSIFY, {'model.backbone.drop_path': 0.1},
      "model.backbone.drop_path: beit_mm.BEiT has no such argument: did you mean 'drop_path_rate'?"),
     (PRETRAIN, {f'{DATA}.pipeline.3.num_mask': 9}, "BlockwiseMask has no such argument: did you mean 'num_masked'?"),
-    (PRETRAIN, {f'{DATA}.pipeline.3.budget': 9}, "budget: this argument was renamed: write 'num_masked'"),
+    (PRETRAIN, {f'{DATA}.pipeline.3.budget': 9}, "budget: this argument was renamed: write 'num_masked'"),  # codespell:ignore
     (PRETRAIN, dict(custom_hooks=[dict(type='GuardData')]), "this class was renamed: write 'CheckSamples'"),
     (TOKENIZER, {SAVE_BEST: 'tokenizer/codes'}, "this key was renamed: write 'tokenizer/vocab_size'"),
     (SEGMENT, {'optim_wrapper.optimizer.weight_decy': 0.1}, "AdamW has no such argument: did you mean 'weight_decay'?"),
@@ -109,7 +109,7 @@ MISTAKES = [
      "DefaultOptimWrapperConstructor has no such argument: did you mean 'norm_decay_mult'?"),
     (SEGMENT, {'optim_wrapper.clip_grad.max_nrom': 1}, "has no such argument: did you mean 'max_norm'?"),
     (CLASSIFY, {f'{DATA}.data_root': 'nowhere'}, f'{DATA}: nowhere not found'),
-    (CLASSIFY, {f'{DATA}.ann_file': 'meta/trian.txt'}, 'meta/trian.txt not found'),
+    (CLASSIFY, {f'{DATA}.ann_file': 'meta/trian.txt'}, 'meta/trian.txt not found'),  # codespell:ignore
     (SEGMENT, {f'{DATA}.data_prefix.seg_map_path': 'labels'}, 'labels not found'),
     (CLASSIFY, {INIT: pretrained('gone.pth')}, 'model.backbone.init_cfg: gone.pth not found'),
     (SEGMENT, dict(load_from='gone.pth'), 'load_from: gone.pth not found'),
@@ -239,7 +239,7 @@ def test_all_findings_come_in_one_list_errors_first(data, tmp_path):
         'model.head.num_classes': 5,
         'param_scheduler.1.end': 40,
         'model.backbone.img_size': 68,
-        f'{DATA}.ann_file': 'meta/trian.txt',
+        f'{DATA}.ann_file': 'meta/trian.txt',  # codespell:ignore
     }
     cfg.merge_from_dict(options)
     findings = preflight(cfg)

@@ -1,4 +1,4 @@
-"""Shapes: scenes depend on (seed, index) only, teach what they should, and are read by the hosts."""
+"""Shapes: scenes depend on (seed, index) only, teach what they should, and are read by mmpretrain and mmseg."""
 
 import json
 import subprocess

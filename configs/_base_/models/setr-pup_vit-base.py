@@ -1,5 +1,5 @@
 # The paper's segmentor (table 14): plain ViT-B and SETR-PUP. The paper states neither the width of the decoder nor
-# auxiliary heads nor feature taps: width, number and weight are SETR's own, the taps those of the official UPerNet.
+# auxiliary heads nor feature maps: width, number and weight are SETR's own, `out_indices` those of the official UPerNet.
 default_scope = 'mmseg'
 norm_cfg = dict(type='SyncBN')
 head = dict(

@@ -19,9 +19,10 @@ HOSTILE = [
     'a\u202egpj.exe', '\u2066\u2067x', '\u200f\u061c', '\x00\x1b[31m', '\udcff', 'javascript:alert(1)', '{{7*7}}', '图像 é',
 ]  # fmt: skip
 TURNING = set(map(chr, (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+LETTERS = '<>"\'&;/=-! ascript\u202e\u2067\x00é'  # codespell:ignore
 texts = st.one_of(
     st.sampled_from(HOSTILE),
-    st.text(alphabet='<>"\'&;/=-! ascript\u202e\u2067\x00é', min_size=1, max_size=20),
+    st.text(alphabet=LETTERS, min_size=1, max_size=20),
 )
 file_names = texts.map(lambda name: re.sub('[/\0]', '∕', name)[:60].strip('. ') or 'a')
 
