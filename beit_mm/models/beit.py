@@ -29,6 +29,7 @@ from .arch import resolve_arch, resolve_out_indices
 from .block import Block
 from .embeddings import PatchEmbed, grid_of, resize_pos_embed
 from .relative_position import Grid, RelativePositionBias
+from .tracing import can_read_values
 
 OUT_TYPES = ('raw', 'featmap', 'cls_token', 'avg_featmap')
 
@@ -89,6 +90,11 @@ class BEiT(BaseModule):
         check_choices((None, 'shared', 'per_layer'), rel_pos_bias=rel_pos_bias)
         check_integers(1, patch_size=patch_size, in_channels=in_channels)
         check_integers(-1, frozen_stages=frozen_stages)
+        if frozen_stages > arch['num_layers']:
+            raise ValueError(
+                f'frozen_stages={frozen_stages}: expected -1 (train all) to {arch["num_layers"]}, the '
+                'number of blocks'
+            )
         check_sizes(1, img_size=img_size)
         check_numbers(0, drop_path_rate=drop_path_rate, patch_embed_std=patch_embed_std)
         if layer_scale is not None:
@@ -99,8 +105,9 @@ class BEiT(BaseModule):
         dims = self.embed_dims = arch['embed_dims']
         heads = self.num_heads = arch['num_heads']
         depth = arch['num_layers']
-        self.patch_size = patch_size
-        self.grid = grid_of(as_pair(img_size), patch_size)
+        self.patch_size = int(patch_size)
+        self.layer_scale = layer_scale
+        self.grid = grid_of(as_pair(img_size), self.patch_size)
         self.out_indices = resolve_out_indices(out_indices, depth)
         self.out_type = out_type
         self.patch_embed_std = patch_embed_std
@@ -111,7 +118,7 @@ class BEiT(BaseModule):
         pos_embed = nn.Parameter(torch.zeros(1, num_positions, dims))
         bias_grid = self.grid if rel_pos_bias == 'per_layer' else None
         rates = torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
-        self.patch_embed = PatchEmbed(in_channels, dims, patch_size)
+        self.patch_embed = PatchEmbed(int(in_channels), dims, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dims)) if mask_token else None
         self.pos_embed = pos_embed if abs_pos_embed else None
@@ -142,6 +149,7 @@ class BEiT(BaseModule):
         last = len(self.blocks) - 1
         if patch_ids is not None:
             check_tensor('patch_ids', patch_ids, torch.int64, len(x), None)
+            _check_range(patch_ids, grid[0] * grid[1])
             if self.out_type != 'raw' or self.out_indices != (last,):
                 raise ValueError("patch_ids need a backbone with out_type='raw' and out_indices=-1")
         x = self._embed(x, mask, grid)
@@ -176,15 +184,19 @@ class BEiT(BaseModule):
         return self.norm(x if self.out_type == 'raw' else x[:, 0])
 
     def init_weights(self) -> None:
-        """Initialize as the paper does (sec. 2.5), then load the checkpoint of `init_cfg`.
-
-        The constructor has set norms, LayerScale, tables, and the biases of q and v.
-        """
+        """Set every parameter as the paper does (sec. 2.5), then load the checkpoint of `init_cfg`."""
         for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
             if isinstance(module, nn.Linear):
                 _trunc_normal(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith(('gamma_1', 'gamma_2')):
+                nn.init.constant_(parameter, self.layer_scale)
+            elif name.endswith(('q_bias', 'v_bias', 'relative_position_bias_table')):
+                nn.init.zeros_(parameter)
         for parameter in (self.cls_token, self.mask_token, self.pos_embed):
             if parameter is not None:
                 _trunc_normal(parameter)
@@ -240,6 +252,14 @@ class BEiT(BaseModule):
         for block in self.blocks[: max(self.frozen_stages, 0)]:
             block.eval()
         return self
+
+
+def _check_range(patch_ids: Tensor, num_patches: int) -> None:
+    """Raise ValueError for ids of no patch; not on a GPU, where reading waits for the device."""
+    if can_read_values(patch_ids) and patch_ids.numel():
+        low, high = patch_ids.aminmax()
+        if low < 0 or high >= num_patches:
+            raise ValueError(f'patch_ids are {low} … {high}: expected 0 … {num_patches - 1}')
 
 
 def _trunc_normal(parameter: Tensor, std: float = 0.02) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 from ..utils.arguments import check_choices, check_integers, check_numbers
+from .reset_layers import reset_layers
 
 
 @MODELS.register_module()
@@ -55,6 +56,11 @@ class SETRPUPHead(BaseDecodeHead):
             )
             self.stages.append(stage)
             in_channels = channels
+
+    def init_weights(self) -> None:
+        """Set every parameter and running statistic, then apply `init_cfg`."""
+        reset_layers(self)
+        super().init_weights()
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         x = self._transform_inputs(inputs)

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, wraps
+from functools import wraps
+from threading import Lock
 
 import torch
 from torch import Tensor
+
+MAX_CACHE_MB = 64
 
 
 def can_read_values(x: Tensor) -> bool:
@@ -19,23 +22,32 @@ def can_read_values(x: Tensor) -> bool:
 
 
 def cached_constant(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Cache the last eight tensors that `compute` returns, so that all layers share them.
+    """Cache the tensors that `compute` returns, so that all layers share them.
+
+    The cache holds at most MAX_CACHE_MB, or the newest tensor alone if it is larger.
 
     `compute` runs in a thread of its own, because the caller's modes do not apply there: inference
     mode, `torch.device('meta')`, torch.func and fake tensors would otherwise stay in the cache.
     """
 
-    @lru_cache(maxsize=8)
-    def cached(*arguments: Hashable) -> Tensor:
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(compute, *arguments).result()
+    cache: dict[tuple, Tensor] = {}  # least recently used first
+    lock = Lock()
 
     @wraps(compute)
     def constant(*arguments: Hashable) -> Tensor:
         # Tracers pass symbols for integers.
-        known = [int(a) if isinstance(a, torch.SymInt) else a for a in arguments]
+        key = tuple(int(a) if isinstance(a, torch.SymInt) else a for a in arguments)
+        with lock:
+            if key in cache:
+                tensor = cache.pop(key)
+            else:
+                with ThreadPoolExecutor(1) as pool:
+                    tensor = pool.submit(compute, *key).result()
+            cache[key] = tensor
+            while len(cache) > 1 and sum(t.nbytes for t in cache.values()) > MAX_CACHE_MB << 20:
+                del cache[next(iter(cache))]
         # A tracer takes a lifted tensor as a constant of its graph.
-        return torch.ops.aten.lift_fresh(cached(*known))
+        return torch.ops.aten.lift_fresh(tensor)
 
-    constant.clear_cache = cached.cache_clear
+    constant.cache = cache
     return torch.compiler.allow_in_graph(constant)

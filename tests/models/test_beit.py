@@ -2,11 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import func
 
-from beit_mm.models import BEiT, PatchwiseBEiT
+from beit_mm.models import (
+    BEiT,
+    DiscreteVAE,
+    MIMHead,
+    PatchwiseBEiT,
+    SETRPUPHead,
+    UPerHead,
+)
 from beit_mm.models.block import take_rows
 
 TINY = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
@@ -219,3 +227,62 @@ def test_patches_of_the_patchwise_backbone_never_see_each_other_also_when_traine
     other[..., 8:16, 16:24] += 1
     changed = (model(one)[0] != model(other)[0]).any(1)[0]
     assert changed.nonzero().tolist() == [[1, 2]]
+
+
+NEW = {
+    'pre-training': lambda: BEiT(
+        TINY, 32, 8, rel_pos_bias='shared', layer_scale=0.1, mask_token=True
+    ),
+    'fine-tuning': lambda: BEiT(
+        TINY, 32, 8, rel_pos_bias='per_layer', layer_scale=1e-5, out_type='avg_featmap'
+    ),
+    'vanilla': lambda: BEiT(TINY, 32, 8, abs_pos_embed=True),
+    'head': lambda: MIMHead(8, 4),
+    'tokenizer': lambda: DiscreteVAE(vocab_size=16, width=4, groups=2, blocks=1, width_in=4),
+    'decoder': lambda: SETRPUPHead(
+        in_channels=8, channels=4, num_classes=2, num_stages=2, norm_cfg=dict(type='BN')
+    ),
+    'UPerNet': lambda: UPerHead(
+        in_channels=[4] * 2,
+        in_index=[0, 1],
+        pool_scales=(1, 2),
+        channels=4,
+        num_classes=2,
+        norm_cfg=dict(type='BN'),
+    ),
+    'deconvolution': lambda: SETRPUPHead(
+        in_channels=8,
+        channels=4,
+        num_classes=2,
+        num_stages=2,
+        upsample='deconv',
+        norm_cfg=dict(type='BN'),
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', NEW)
+def test_initialization_sets_everything_whatever_was_in_memory(kind):
+    models = NEW[kind](), NEW[kind]().to('meta').to_empty(device='cpu')
+    states = []
+    for tensor in models[1].state_dict().values():
+        tensor.fill_(float('nan') if tensor.is_floating_point() else -1)
+    for model in models:
+        torch.manual_seed(0)
+        model.init_weights()
+        states.append(model.state_dict())
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('ids', [[[-1, 0]], [[0, 16]]])
+def test_patch_ids_out_of_range_are_refused(ids):
+    model = BEiT(TINY, 32, 8)
+    with pytest.raises(ValueError, match=r'patch_ids are .*: expected 0 … 15'):
+        model(torch.zeros(1, 3, 32, 32), patch_ids=torch.tensor(ids))
+
+
+def test_settings_may_be_integers_of_numpy():
+    settings = dict(img_size=32, patch_size=8, in_channels=3, out_indices=2, frozen_stages=1)
+    arch = {key: np.int64(value) for key, value in TINY.items()}
+    model = BEiT(arch, **{key: np.int64(value) for key, value in settings.items()})
+    assert model(torch.zeros(2, 3, 32, 32))[0].shape == (2, 17, 32)

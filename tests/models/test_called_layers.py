@@ -178,3 +178,14 @@ def test_the_flop_counter_of_mmengine_counts_every_product(positions, training):
     with torch.set_grad_enabled(training):
         found = get_model_complexity_info(model, (3, 16, 16), show_table=False, show_arch=False)
     assert found['flops'] == products + norms
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_quantized_layers_are_used(model):
+    expected = features(model.float()).detach()
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    assert not linears(quantized)
+    chosen = expected.gather(1, 1 + PATCH_IDS[..., None].expand(-1, -1, 16))
+    for patch_ids, wanted in ((None, expected), (PATCH_IDS, chosen)):
+        difference = (features(quantized, patch_ids) - wanted).norm() / wanted.norm()
+        assert 1e-4 < difference < 0.1

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from beit_mm.models import BEiT
+from beit_mm.models import BEiT, tracing
 from beit_mm.models.relative_position import (
     Grid,
     _position_index,
     _spline_matrix,
     count_table_rows,
+    new_table,
     position_bias,
     relative_position_index,
     resize_bias_table,
@@ -153,8 +154,8 @@ FIRST = {
 
 @pytest.fixture
 def empty_cache() -> None:
-    _position_index.clear_cache()
-    _spline_matrix.clear_cache()
+    _position_index.cache.clear()
+    _spline_matrix.cache.clear()
     torch._dynamo.reset()
 
 
@@ -172,8 +173,8 @@ def test_constants_serve_every_mode_whichever_computed_them(first, positions, si
     assert all(p.grad.any() for name, p in model.named_parameters() if 'table' in name)
     if isinstance(found, torch.Tensor):
         torch.testing.assert_close(found, features, rtol=1e-4, atol=1e-4)
-    _position_index.clear_cache()
-    _spline_matrix.clear_cache()
+    _position_index.cache.clear()
+    _spline_matrix.cache.clear()
     assert torch.equal(model(image)[0], features)
 
 
@@ -193,3 +194,19 @@ def test_a_compiled_model_takes_images_of_any_size(dynamic, empty_cache):
     for size in [(32, 32), (40, 24), (24, 56)]:
         image = torch.randn(1, 3, *size)
         torch.testing.assert_close(compiled(image)[0], model(image)[0])
+
+
+def test_constants_are_cached_up_to_a_limit_and_the_newest_whatever_its_size(
+    empty_cache, monkeypatch
+):
+    monkeypatch.setattr(tracing, 'MAX_CACHE_MB', 1)
+
+    def cached() -> list[tuple]:
+        return [key[:2] for key in _position_index.cache]
+
+    grids = [(15, 15), (15, 16), (16, 15)]  # an index of 0.4 MiB each
+    for grid in [*grids, (15, 16)]:
+        position_bias(new_table(grid, 1), grid, grid)
+    assert cached() == [(16, 15), (15, 16)]
+    position_bias(new_table((2, 2), 1), (2, 2), (20, 20))  # 1.2 MiB
+    assert cached() == [(20, 20)]
