@@ -1,4 +1,4 @@
-"""Measures on features, attention and ids whose values are known."""
+"""Measures of features, attention and ids with known values."""
 
 import math
 
@@ -18,24 +18,24 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_neighbours_find_clusters_and_nothing_in_noise():
+def test_neighbors_find_clusters_and_nothing_in_noise():
     labels = torch.arange(4).repeat(30)
-    centres = 5 * draw(4, 16)
-    assert knn_top1(centres[labels] + draw(120, 16, seed=1), labels) == 100
-    assert knn_top1(draw(120, 16), labels) < 45  # 25 by chance, 4 standard errors of it more
+    centers = 5 * draw(4, 16)
+    assert knn_top1(centers[labels] + draw(120, 16, seed=1), labels) == 100
+    assert knn_top1(draw(120, 16), labels) < 45  # 25 by chance, plus 5 standard errors
 
 
 def test_an_image_is_not_its_own_neighbour():
     assert knn_top1(draw(6, 4), torch.arange(6)) == 0
 
 
-def test_a_linear_map_finds_what_is_linear_only():
+def test_a_linear_classifier_finds_linear_classes_only():
     x = draw(400, 10)
     assert linear_probe(x, (x[:, 3] - x[:, 7] > 0).long()) > 90
     assert 35 < linear_probe(x, (x[:, 3] * x[:, 7] > 0).long()) < 65
-    alternate = torch.arange(400) % 2  # as files of classes in turn have it
+    alternate = torch.arange(400) % 2  # as in a list that takes the classes in turn
     assert linear_probe(x + 3 * alternate[:, None], alternate) > 95
-    scaled = x * torch.logspace(-3, 3, 10) + 100  # channels' scales and means do not count
+    scaled = x * torch.logspace(-3, 3, 10) + 100  # channels are standardized
     assert linear_probe(scaled, (x[:, 3] > 0).long()) == pytest.approx(
         linear_probe(x, (x[:, 3] > 0).long()), abs=0.5
     )
@@ -49,15 +49,16 @@ def test_the_effective_rank_counts_directions(shape):
     assert effective_rank(features) == pytest.approx(8, rel=1e-3)
     assert effective_rank(1000 * features) == pytest.approx(8, rel=1e-3)
     assert effective_rank(torch.ones(shape)) == pytest.approx(1, abs=1e-3)
-    assert effective_rank(torch.ones(shape) + 1e-5 * draw(*shape)) < 1.01  # alike but for noise
+    assert (
+        effective_rank(torch.ones(shape) + 1e-5 * draw(*shape)) < 1.01
+    )  # the same except for noise
 
 
 def test_attention_distance_is_in_pixels_and_without_the_class_token():
     grid, to_self = (2, 3), torch.eye(7)
     right = torch.zeros(7, 7)
-    right[1 + torch.arange(6), 1 + torch.tensor([1, 2, 2, 4, 5, 5])] = (
-        1  # the last of a row looks at itself
-    )
+    # Each patch attends to its right neighbor, the last of a row to itself.
+    right[1 + torch.arange(6), 1 + torch.tensor([1, 2, 2, 4, 5, 5])] = 1
     uniform = torch.full((7, 7), 1 / 7)
     to_class = 0.5 * right + torch.nn.functional.pad(torch.full((7, 1), 0.5), (0, 6))
     found = attention_distance(torch.stack([to_self, right, uniform, to_class])[None], grid, 16)
