@@ -30,7 +30,7 @@ def lists(root: Path, **splits: str) -> None:
 
 
 def config(root: Path, **splits: dict) -> dict:
-    """Classification of what lies in `root`, with changes to each data set."""
+    """Return a config of classification for the data in `root`, with changes to each data set."""
     loaders = {
         f'{split}_dataloader': dict(
             dataset=dict(type='CustomDataset', data_root=str(root), data_prefix=split, pipeline=[])
@@ -111,7 +111,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize('mistake', CLASSES)
-def test_classes_that_differ_between_splits_are_named(mistake, tmp_path):
+def test_classes_that_differ_between_splits_are_found(mistake, tmp_path):
     make, splits, said, stops = CLASSES[mistake]
     make(tmp_path)
     found = list(check_labels(config(tmp_path, **splits)))
@@ -131,7 +131,7 @@ def test_a_model_without_classes_is_not_checked(tmp_path):
 
 
 def scenes(root: Path, train: list[list[int]], val: list[list[int]]) -> None:
-    """Pairs of an image and a label map with a row for each value."""
+    """Write pairs of an image and a label map; a map has one row per value."""
     for split, maps in dict(train=train, val=val).items():
         for i, rows in enumerate(maps):
             bad_files.write(root / f'images/{split}/{i}.jpg', bad_files.jpeg(size=(len(rows), 4)))
@@ -205,7 +205,7 @@ def test_label_maps_are_read_before_training(mistake, tmp_path):
         ),
     ],
 )
-def test_an_ignored_class_is_named(head, metric, classes, said):
+def test_an_ignored_class_is_found(head, metric, classes, said):
     head = dict(type='FCNHead', num_classes=classes) | head
     cfg = dict(model=dict(decode_head=head), val_evaluator=dict(type='IoUMetric', **metric))
     found = list(check_ignored_class(cfg))
@@ -213,14 +213,14 @@ def test_an_ignored_class_is_named(head, metric, classes, said):
     assert all(words in str(each) for each, (words, _) in zip(found, said, strict=True))
 
 
-def test_a_validation_set_without_classes_is_named(tmp_path):
+def test_a_validation_set_without_classes_is_found(tmp_path):
     scenes(tmp_path, GOOD, GOOD)
     assert not list(check_labels(segmentation(tmp_path)))
     found, *_ = check_labels(segmentation(tmp_path, val=dict(metainfo={})))
     assert found.stops and found.what == VAL and 'no classes are named' in found.effect
 
 
-def test_a_bad_training_map_is_no_error_where_bad_samples_are_skipped(tmp_path):
+def test_a_bad_label_map_is_a_remark_if_bad_samples_are_skipped(tmp_path):
     scenes(tmp_path, [[0, 1], [0, 9]], GOOD)
     cfg = segmentation(tmp_path)
     (found,) = check_labels(cfg)
@@ -232,9 +232,7 @@ def test_a_bad_training_map_is_no_error_where_bad_samples_are_skipped(tmp_path):
     assert not found.stops and 'values 9' in found.effect
 
 
-def test_a_validation_set_that_takes_long_is_read_in_part_and_the_remark_says_so(
-    tmp_path, monkeypatch
-):
+def test_a_large_validation_set_is_read_in_part(tmp_path, monkeypatch):
     scenes(tmp_path, GOOD, GOOD)
     monkeypatch.setattr(labels, 'READ_SECONDS', -1)
     findings = check_labels(segmentation(tmp_path))
