@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from trials import kill, toy
+from trials.toy import run
 
 from beit_mm.engine import AtomicCheckpointHook, checkpointing, launch
 from beit_mm.engine.find_checkpoint import find_resume_checkpoint, list_checkpoints
@@ -20,14 +21,6 @@ from beit_mm.engine.find_checkpoint import find_resume_checkpoint, list_checkpoi
 @pytest.fixture(autouse=True)
 def quick(unformatted):
     """Build Runners, and their forks, without formatting their configs."""
-
-
-def run(work_dir: Path, each=None, **settings) -> int:
-    """Return the exit code of a run in its own process, which appends to `log` beside work_dir."""
-    cfg = toy.config(work_dir, **settings)
-    process = toy.start(toy.train, cfg, each, log=work_dir.parent / 'log')
-    process.join()
-    return process.exitcode
 
 
 def names(folder: Path) -> list[str]:
@@ -48,11 +41,6 @@ def wait_for_checkpoint() -> None:
 def test_killed_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, epochs):
     count = kill.kills(5 if epochs else 20, seed=0, folder=tmp_path, epochs=epochs)
     assert count.pop('ends') > 0 and not any(count.values()), (count, log(tmp_path)[-3000:])
-
-
-@pytest.mark.long
-def test_killed_two_hundred_times_a_run_loses_nothing(tmp_path):
-    assert kill.main(200, 1, tmp_path)
 
 
 def test_only_the_kept_and_the_best_checkpoint_remain(tmp_path):

@@ -12,20 +12,13 @@ import torch
 from mmengine.hooks import EMAHook, Hook
 from trials import kill, signals, toy
 from trials.ranks import until
+from trials.toy import run
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.engine import signals as engine_signals
 from beit_mm.registry import HOOKS
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(work_dir: Path, each=None, **settings) -> int:
-    """Return the exit code of a run in its own process, which appends to `log` beside work_dir."""
-    cfg = toy.config(work_dir, **settings)
-    process = toy.start(toy.train, cfg, each, log=work_dir.parent / 'log')
-    process.join()
-    return process.exitcode
 
 
 @pytest.mark.parametrize('ranks', [1, 2])
@@ -103,8 +96,8 @@ def test_a_signal_to_one_of_two_ranks_while_they_validate_stops_both(tmp_path):
     HOOKS.register_module(name='SignaledOnce', module=SignaledOnce, force=True)
     once = [dict(type='SignaledOnce')]
     for name, hooks, code in (('signaled', once, 143), ('signaled', [], 0), ('plain', [], 0)):
-        run = signals.Run(tmp_path / name, tmp_path / 'log', ranks=2, iters=20, custom_hooks=hooks)
-        assert run.end()[0] == [code, code], (tmp_path / 'log').read_text()[-3000:]
+        both = signals.Run(tmp_path / name, tmp_path / 'log', ranks=2, iters=20, custom_hooks=hooks)
+        assert both.end()[0] == [code, code], (tmp_path / 'log').read_text()[-3000:]
         if code:
             assert kill.last_iteration(tmp_path / name) == 10
     assert kill.same(kill.result(tmp_path / 'signaled'), kill.result(tmp_path / 'plain'))
@@ -138,16 +131,16 @@ def test_torchrun_passes_a_signal_on_and_waits_for_the_checkpoint(tmp_path, numb
     env |= dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
     command = ['bash', str(ROOT / 'tools/dist_train.sh'), str(config), '2', '--work-dir', str(work)]
     with log.open('w') as out:
-        run = subprocess.Popen(
+        torchrun = subprocess.Popen(
             command, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-    assert until(lambda: 'Epoch(train)' in log.read_text() or run.poll() is not None)
-    run.send_signal(number)
-    code = run.wait(signals.MAX_SECONDS)
+    assert until(lambda: 'Epoch(train)' in log.read_text() or torchrun.poll() is not None)
+    torchrun.send_signal(number)
+    code = torchrun.wait(signals.MAX_SECONDS)
     text = log.read_text()
     assert f'{number.name}: saving after iteration' in text, text[-3000:]
     assert list(work.glob('iter_*.pth')) and code == 1, text[-3000:]  # torchrun's own code
-    assert until(lambda: not group_exists(run.pid))
+    assert until(lambda: not group_exists(torchrun.pid))
 
 
 def group_exists(leader: int) -> bool:

@@ -119,12 +119,19 @@ def train(cfg: Config, each: Callable | None = None) -> None:
     process_group.leave()
 
 
+def run(work_dir: Path, each: Callable | None = None, **settings: object) -> int:
+    """Return the exit code of a run in its own process, which appends to `log` beside work_dir."""
+    process = start(train, config(work_dir, **settings), each, log=work_dir.parent / 'log')
+    process.join()
+    return process.exitcode
+
+
 def start(
     call: Callable, *args: object, log: Path, rank: int | None = None, ranks: int = 1, port: int = 0
 ) -> BaseProcess:
     """Fork a process, one of `ranks`, that calls a function and prints to `log`."""
 
-    def run() -> None:
+    def become() -> None:
         sys.stdout = sys.stderr = log.open('a', buffering=1)  # instead of pytest's capture
         os.dup2(sys.stdout.fileno(), 1)
         os.dup2(sys.stdout.fileno(), 2)
@@ -140,7 +147,7 @@ def start(
             traceback.print_exc()
             os._exit(1)
 
-    process = multiprocessing.get_context('fork').Process(target=run)
+    process = multiprocessing.get_context('fork').Process(target=become)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # early signals wait
     process.start()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
