@@ -240,7 +240,7 @@ def _normalize_any_number_of_channels() -> None:
 
 
 def fix_class_weights() -> None:
-    """Ignore ignored pixels in mmseg 1.2.2's weighted cross-entropy; call it where mmseg is imported.
+    """Fix class weights beside ignored pixels in mmseg 1.2.2; call it where mmseg is imported.
 
     mmseg reads a class weight for every label before it ignores some: an IndexError for label 255,
     on a GPU an assertion that ends the process.

@@ -1,9 +1,9 @@
-"""Compute the visual tokens of a pre-training config's crops once, for any number of runs.
+r"""Compute the visual tokens of a pre-training config's crops once, for any number of runs.
 
     python tools/cache_tokens.py CONFIG --crops 8 --out data/tokens \
         --cfg-options model.target.checkpoint=TOKENIZER
-    python tools/train.py CONFIG \
-        --cfg-options model.target.checkpoint=TOKENIZER train_dataloader.dataset.token_cache=data/tokens
+    python tools/train.py CONFIG --cfg-options model.target.checkpoint=TOKENIZER \
+        train_dataloader.dataset.token_cache=data/tokens
 
 After an interruption the same command continues. Several processes share the work:
 
@@ -110,7 +110,7 @@ def build_target(cfg: Config) -> TokenTarget:
 
 
 def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> TokenCache:
-    """Return the cache at `path`, a new one if there is none; ValueError if it has other contents."""
+    """Return the cache at `path`, or create it; ValueError if it has other contents."""
     about = dict(tokenizer=target.fingerprint(), dtype=str(target.dtype)) | dataset.about
     views = dataset.token_views(probe_keys(dataset.num_crops, len(dataset)))
     if not (path / 'about.json').exists() and get_dist_info()[0] == 0:
@@ -122,7 +122,8 @@ def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> Token
     cache = TokenCache(path)
     if cache.num_crops != dataset.num_crops:
         raise ValueError(
-            f'{path} has {cache.num_crops} crops per image, not {dataset.num_crops}: set another --out'
+            f'{path} has {cache.num_crops} crops per image, not {dataset.num_crops}: '
+            'set another --out'
         )
     cache.check(about)
     cache.check_names(len(dataset), dataset.path_of)
@@ -160,7 +161,7 @@ class _Blocks(torch.utils.data.Dataset):
 
 @torch.no_grad()
 def compute_ids(target: TokenTarget, views: np.ndarray) -> np.ndarray:
-    """Return the ids [n, h, w] of token views uint8 [n, 3, H, W], computed as a run computes them."""
+    """Return the ids [n, h, w] of token views uint8 [n, 3, H, W], as a run computes them."""
     batches = torch.from_numpy(views).split(BATCH_SIZE)
     views = (batch.to(get_device()).float() / 255 for batch in batches)
     return torch.cat([target(dict(token_view=view)).cpu() for view in views]).numpy()

@@ -91,9 +91,10 @@ class TokenizerMetric(BaseMetric):
             )
         if metrics['psnr'] <= metrics['psnr_mean_color']:
             logger.warning(
-                f'the tokens carry no information about the images: PSNR is {metrics["psnr"]:.1f} dB, '
-                f'one mean color per image has {metrics["psnr_mean_color"]:.1f} dB. Train longer, '
-                'check that the Anneal hooks end before the run, or change the learning rate'
+                'the tokens carry no information about the images: PSNR is '
+                f'{metrics["psnr"]:.1f} dB, one mean color per image has '
+                f'{metrics["psnr_mean_color"]:.1f} dB. Train longer, check that the Anneal hooks '
+                'end before the run, or change the learning rate'
             )
 
 
@@ -103,10 +104,10 @@ class MIMMetric(BaseMetric):
 
     For tokens:
 
-    - `val_loss` (nats per token), and `marginal_entropy`, the loss of a model that ignores the image.
+    - `val_loss` (nats per token), and `marginal_entropy`, the loss of ignoring the image.
     - `masked_accuracy`, and `marginal_accuracy` of always predicting the most frequent token (%).
     - Both terms of the paper's eq. 3 in nats per image, and their sum `eq3`: `log_p_tokens`,
-      ln p(ẑ | x̃) of the masked tokens, and `log_p_pixels`, ln p(x | ẑ) of the tokenizer's decoder.
+      ln p(ẑ | x̃) of the masked tokens, and `log_p_pixels`, ln p(x | ẑ) of the decoder.
 
     For pixels: `val_loss`, the mean squared error.
 

@@ -50,7 +50,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             raise ValueError(f'{self.optimizer_cfg}: the optimizer needs lr and weight_decay')
 
     def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
-        """Append one group per (learning rate, weight decay) of all trained parameters; log them."""
+        """Append one group per (learning rate, weight decay), and log the groups."""
         groups: dict[tuple, dict] = {}
         _check_backbone(module)
         for name, parameter in module.named_parameters():  # yields a shared parameter once
@@ -84,8 +84,9 @@ def _check_backbone(model: nn.Module) -> None:
         print_log(message, logger='current', level=logging.WARNING)
     elif not hasattr(backbone, 'get_layer_depth'):
         raise TypeError(
-            f'the backbone of {name}, {type(backbone).__name__}, has no get_layer_depth: use beit_mm.BEiT, '
-            "a Vision Transformer of mmpretrain, or mmengine's DefaultOptimWrapperConstructor"
+            f'the backbone of {name}, {type(backbone).__name__}, has no get_layer_depth: use '
+            'beit_mm.BEiT, a Vision Transformer of mmpretrain, or the constructor '
+            'DefaultOptimWrapperConstructor of mmengine'
         )
 
 

@@ -29,8 +29,8 @@ class Anneal(Hook):
         model = unwrap_model(runner)
         if not isinstance(getattr(model, str(self.attribute), None), int | float):
             raise ValueError(
-                f'Anneal: {type(model).__name__} has no number {self.attribute!r}. Correct attribute, '
-                'or run without the hook: --cfg-options custom_hooks=[]'
+                f'Anneal: {type(model).__name__} has no number {self.attribute!r}. Correct '
+                'attribute, or run without the hook: --cfg-options custom_hooks=[]'
             )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:

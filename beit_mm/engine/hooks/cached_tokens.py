@@ -25,7 +25,8 @@ class CachedTokens(Hook):
             target = getattr(unwrap_model(runner), 'target', None)
             if not hasattr(target, 'cached_fingerprint'):
                 raise ValueError(
-                    f'{cache.path} holds visual tokens, but the model predicts none: remove token_cache'
+                    f'{cache.path} holds visual tokens, but the model predicts none: '
+                    'remove token_cache'
                 )
             target.cached_fingerprint = cache.about['tokenizer']
             if cache.about['dtype'] != str(target.dtype):

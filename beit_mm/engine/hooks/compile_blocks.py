@@ -13,7 +13,7 @@ from ...utils.unwrap_model import unwrap_model
 
 @HOOKS.register_module()
 class CompileBlocks(Hook):
-    """Hook that compiles each block with one shared graph, so that compilation takes about a minute.
+    """Hook that compiles all blocks to a few shared graphs, which takes about a minute.
 
     Results differ by rounding only, and random numbers stay the same. Without a C++ compiler a
     warning is logged and nothing is compiled.
@@ -43,7 +43,7 @@ class CompileBlocks(Hook):
 
 
 def compile_blocks(model: torch.nn.Module, backend: str = 'inductor') -> int:
-    """Compile blocks and tokenizer in place and return their number; parameter names are unchanged."""
+    """Compile blocks and tokenizer in place; return their number. Parameters keep their names."""
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     for block in blocks:
         block.branches = torch.compile(block.branches, backend=backend)

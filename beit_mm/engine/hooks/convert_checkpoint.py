@@ -85,7 +85,7 @@ def _count_channels(model: nn.Module) -> int:
 
 
 def _find_normalization(model: nn.Module) -> dict[str, list[float] | str]:
-    """Return `mean` and `std` per channel (0 … 255) and `channel_order`, as far as they are known."""
+    """Return `mean` and `std` per channel (0 … 255) and `channel_order`, if they are known."""
     preprocessor, found = getattr(model, 'data_preprocessor', None), {}
     channels = _count_channels(model)
     for name in ('mean', 'std'):

@@ -28,7 +28,7 @@ class DeferredLog(Hook):
         defer(runner.message_hub)
 
     def before_train(self, runner: Runner) -> None:
-        """Average before saving, too. All ranks save, but only one calls `before_save_checkpoint`."""
+        """Average before saving, too; all ranks call `save_checkpoint`."""
         save = runner.save_checkpoint
 
         def save_checkpoint(*args, **kwargs) -> None:
@@ -47,7 +47,7 @@ class DeferredLog(Hook):
 
 
 def get_log_interval(runner: Runner) -> int:
-    """Return the number of iterations per line of the log; mmengine's default without LoggerHook."""
+    """Return the number of iterations per line of the log."""
     return next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
 
 
@@ -108,7 +108,7 @@ class DeferredHub(MessageHub):
                 values[:] = np.mean(same_key, axis=0)  # a view of the history
 
     def get_scalar(self, key: str) -> HistoryBuffer:
-        """Wait for the device only for a pending key, since timers read their own keys each step."""
+        """Wait for the device only if `key` is pending: timers read their own keys each step."""
         if self.pending.get(key):
             self.flush()
         if key not in self._log_scalars:

@@ -226,7 +226,7 @@ def find_guessing(values: dict[str, float], num_tokens: int) -> list[str]:
 
 
 def format_values(values: dict[str, float]) -> str:
-    """Return one line; the values of all layers follow one name, of many only lowest and highest."""
+    """Return one line: the values of all layers after one name, of many the lowest and highest."""
     rows: dict[str, list[float]] = {}
     for name, value in values.items():
         rows.setdefault(name.split('/layer_')[0], []).append(value)
