@@ -44,17 +44,18 @@ class ShortRuns:
         change: Callable[[Config], Config],
         last: tuple[str, ...],
     ):
-        self.monkeypatch, self.last, self.written = monkeypatch, last, {}
-        build = launch.build_runner
+        self.monkeypatch, self.last = monkeypatch, last
+        self.full_names: dict[Path, str] = {}  # by work_dir
+        build_runner = launch.build_runner
 
-        def short(cfg: Config, **how):
+        def build_short_runner(cfg: Config, **options):
             loop = cfg.train_cfg
-            whole = f'epoch_{loop.max_epochs}' if 'max_epochs' in loop else f'iter_{loop.max_iters}'
-            runner = build(change(cfg), **how)
-            self.written[Path(cfg.work_dir)] = whole
+            name = f'epoch_{loop.max_epochs}' if 'max_epochs' in loop else f'iter_{loop.max_iters}'
+            runner = build_runner(change(cfg), **options)
+            self.full_names[Path(cfg.work_dir)] = name
             return runner
 
-        monkeypatch.setattr(launch, 'build_runner', short)
+        monkeypatch.setattr(launch, 'build_runner', build_short_runner)
 
     def call(self, command: str) -> None:
         """Run `python tools/….py …`."""
@@ -62,14 +63,14 @@ class ShortRuns:
         assert python == 'python'
         self.monkeypatch.setattr(sys, 'argv', [script, *arguments])
         assert not module(ROOT / script).main()
-        for folder, whole in self.written.items():
-            made = [path for path in folder.glob('*_*.pth') if path.stem in self.last]
-            assert len(made) == 1 or (folder / f'{whole}.pth').exists()
-            for path in made:
-                path.rename(folder / f'{whole}.pth')
+        for folder, name in self.full_names.items():
+            written = [path for path in folder.glob('*_*.pth') if path.stem in self.last]
+            assert len(written) == 1 or (folder / f'{name}.pth').exists()
+            for path in written:
+                path.rename(folder / f'{name}.pth')
 
     def logs(self) -> dict[str, str]:
         return {
             folder.name: ''.join(path.read_text() for path in folder.rglob('*.log'))
-            for folder in self.written
+            for folder in self.full_names
         }

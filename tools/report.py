@@ -1,7 +1,8 @@
-"""Write a page about one run: `python tools/report.py WORK_DIR`; losses, rates, pictures, config, environment.
+"""Write a page about one run: `python tools/report.py WORK_DIR`.
 
-WORK_DIR is what tools/train.py wrote into, finished or not, or a stage of a recipe. The report of a whole recipe is written by
-`tools/recipe.py run`.
+It shows all logged values, pictures, the config and the environment. WORK_DIR is the folder of a
+run of tools/train.py, finished or not, or of a stage of a recipe. `tools/recipe.py run` writes the
+report of a recipe.
 """
 
 import sys
@@ -14,7 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('work_dir', metavar='WORK_DIR', type=Path)
     parser.add_argument('--out', type=Path, help='page (default: WORK_DIR/report.html)')
     args = parser.parse_args(arguments)
-    from reports import run_report  # imports torch and the host libraries, which takes seconds
+    from reports import run_report  # imports torch and OpenMMLab, which takes seconds
 
     out = args.out or args.work_dir / 'report.html'
     try:

@@ -29,7 +29,7 @@ def make_parser() -> ArgumentParser:
         command = commands.add_parser(name, help=help)
         for positional in positionals:
             command.add_argument(positional, metavar=positional.upper())
-        command.add_argument('images', nargs='+', metavar='IMAGE')
+        command.add_argument('images', type=Path, nargs='+', metavar='IMAGE')
         command.add_argument('--out', type=Path, default=Path(out), help='(%(default)s)')
         command.add_argument(
             '--bands',
@@ -103,9 +103,8 @@ def _attention(args: Namespace) -> None:
     print(f'{args.checkpoint}: {summary}\n{notes[0]}')
 
     pages = []
-    paths = [Path(path) for path in args.images]
-    names = [path.name for path in paths]
-    for path in paths:
+    names = [path.name for path in args.images]
+    for path in args.images:
         image = read_image(path, weights.spec.in_channels)
         patch_size = backbone.patch_size
         size = fit_size(image.shape[:2], args.size or min(weights.spec.img_size), patch_size)
@@ -175,7 +174,7 @@ def _fill(args: Namespace) -> None:
         columns, rows = fill.draw_filled(
             backbone, head, tokenizer, image, masks, weights.normalization, args.bands
         )
-        images.append(dict(name=Path(path).name, columns=columns, rows=rows))
+        images.append(dict(name=path.name, columns=columns, rows=rows))
     write_page(args.out, 'fill.html', title='What pre-training predicts', images=images)
 
 
@@ -186,7 +185,7 @@ def _tokens(args: Namespace) -> None:
     for path in args.images:
         image = read_image(path, tokenizer.in_channels)
         size = fit_size(image.shape[:2], args.size or 14 * stride, stride)
-        images[path] = resize(image, size, 'lanczos')
+        images[str(path)] = resize(image, size, 'lanczos')
     tokens.write_tokens(args.out, tokenizer, images, args.bands)
 
 

@@ -106,7 +106,7 @@ def mean_iou(areas: torch.Tensor) -> str:
 def write_segments(
     path: Path,
     model: Segmentor,
-    images: list[str],
+    images: list[Path],
     labels: Path | None = None,
     bands: list[int] | None = None,
 ) -> None:
@@ -114,7 +114,7 @@ def write_segments(
     scenes = []
     for file in images:
         image = to_rgb(read_image(file, channels_of(model.model.backbone)), bands)
-        scenes.append(model.draw(file, image, labels and labels / f'{Path(file).stem}.png'))
+        scenes.append(model.draw(str(file), image, labels and labels / f'{file.stem}.png'))
         print(scenes[-1]['summary'])
 
     classes = sorted(set().union(*(scene['classes'] for scene in scenes)))
