@@ -39,7 +39,7 @@ def size_after(pipeline: object) -> Size | None:
 def check_image_sizes(cfg: dict) -> Iterator[Finding]:
     """Yield sizes that are no multiple of the patch, and an `img_size` other than the images'."""
     preprocessor = _get_preprocessor(cfg)
-    for path, backbone in _find_backbones(cfg):
+    for path, backbone in find_backbones(cfg):
         patch, img_size = backbone.get('patch_size', 16), backbone.get('img_size', 224)
         expected = _as_size(img_size)
         if expected and any(side % patch for side in expected):
@@ -61,39 +61,29 @@ def check_image_sizes(cfg: dict) -> Iterator[Finding]:
 
 
 def check_test_sizes(cfg: dict) -> Iterator[Finding]:
-    """Yield test images that mmseg cannot batch or pad.
-
-    mmseg stacks the images of a test batch before it pads them, and pads them by `test_cfg` alone.
-    """
-    backbone = next(_find_backbones(cfg), None)
-    if cfg.get('default_scope') != 'mmseg' or not backbone:
-        return
-    batch, patch = get(cfg, 'val_dataloader', 'batch_size') or 1, backbone[1].get('patch_size', 16)
+    """Yield test images that mmseg does not pad: it pads them by `test_cfg` alone."""
+    backbone = next(find_backbones(cfg), None)
     slides = get(cfg, 'model', 'test_cfg', 'mode') == 'slide'
-    for place, pipeline in _find_pipelines(cfg, 'val'):
-        if not any(kind(step) == 'Resize' and step.get('keep_ratio') for step in pipeline):
-            continue
-        what = f'{place} resizes with keep_ratio=True'
-        if batch > 1:
-            effect = (
-                'images of different sizes do not fit in one batch. Set val_dataloader.batch_size=1'
-            )
-            yield Finding(what, effect, stops=False)
-        if not slides and not _get_preprocessor(cfg).get('test_cfg'):
+    if cfg.get('default_scope') != 'mmseg' or not backbone or slides:
+        return
+    patch = backbone[1].get('patch_size', 16)
+    for place, pipeline in find_pipelines(cfg, 'val'):
+        keeps_ratio = any(kind(step) == 'Resize' and step.get('keep_ratio') for step in pipeline)
+        if keeps_ratio and not _get_preprocessor(cfg).get('test_cfg'):
             effect = (
                 f'sides may be no multiples of patch_size={patch}. Set data_preprocessor.test_cfg='
                 f'dict(size_divisor={patch}); size_divisor itself is for training alone'
             )
-            yield Finding(what, effect, stops=False)
+            yield Finding(f'{place} resizes with keep_ratio=True', effect, stops=False)
 
 
 def check_channels(cfg: dict) -> Iterator[Finding]:
     """Yield images and a preprocessor with another number of channels than the backbone."""
     mean = _get_preprocessor(cfg).get('mean')
-    for path, backbone in _find_backbones(cfg):
+    for path, backbone in find_backbones(cfg, ('BEiT', 'DiscreteVAE')):
         channels = backbone.get('in_channels', 3)
         what = f'{path}.in_channels={channels}'
-        for place, pipeline in [*_find_pipelines(cfg, 'train'), *_find_pipelines(cfg, 'val')]:
+        for place, pipeline in [*find_pipelines(cfg, 'train'), *find_pipelines(cfg, 'val')]:
             first = next(iter(pipeline), {})
             given = CHANNELS.get(get(first, 'color_type') or 'color')
             if kind(first) == 'LoadImageFromFile' and given and given != channels:
@@ -112,7 +102,7 @@ def check_channel_order(cfg: dict) -> Iterator[Finding]:
 
     `ConvertCheckpoint` compares the order with that of the weights when it loads them.
     """
-    preprocessor, backbone = _get_preprocessor(cfg), next(_find_backbones(cfg), None)
+    preprocessor, backbone = _get_preprocessor(cfg), next(find_backbones(cfg), None)
     converts = any(preprocessor.get(key) for key in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
     has_views = kind(cfg.get('model')) == 'BEiTPretrainer'  # TwoViews returns RGB
     if not backbone or has_views or converts:
@@ -130,32 +120,34 @@ def _fed_sizes(cfg: dict, preprocessor: dict) -> Iterator[tuple[str, Size | None
     pads = preprocessor.get('pad_size_divisor', 1) > 1
     fixed = _as_size(preprocessor.get('size'))
     pads_training = pads or bool(fixed or preprocessor.get('size_divisor'))
-    for place, pipeline in _find_pipelines(cfg, 'train'):
+    for place, pipeline in find_pipelines(cfg, 'train'):
         yield place, size_after(pipeline), pads_training
     yield 'data_preprocessor.size', fixed, False
     windows, pads_tests = get(cfg, 'model', 'test_cfg'), pads or bool(preprocessor.get('test_cfg'))
     if get(windows, 'mode') == 'slide':
         yield 'model.test_cfg.crop_size', _as_size(windows.get('crop_size')), pads_tests
         return
-    for place, pipeline in _find_pipelines(cfg, 'val'):
+    for place, pipeline in find_pipelines(cfg, 'val'):
         yield place, size_after(pipeline), pads_tests
 
 
-def _find_pipelines(cfg: dict, split: str) -> Iterator[tuple[str, list]]:
+def find_pipelines(cfg: dict, split: str) -> Iterator[tuple[str, list]]:
     loader = f'{split}_dataloader'
     for path, node in walk(get(cfg, loader, 'dataset'), f'{loader}.dataset'):
         if isinstance(node.get('pipeline'), list | tuple):
             yield f'{path}.pipeline', node['pipeline']
 
 
-def _find_backbones(cfg: dict) -> Iterator[tuple[str, dict]]:
-    """Yield (path, config) of each BEiT of this package."""
-    own = 'BEiT' if cfg.get('default_scope') == 'beit_mm' else 'beit_mm.BEiT'
+def find_backbones(cfg: dict, names: tuple[str, ...] = ('BEiT',)) -> Iterator[tuple[str, dict]]:
+    """Yield (path, config) of each BEiT of this package, or of other classes of it."""
+    known = {f'beit_mm.{name}' for name in names}
+    if cfg.get('default_scope') == 'beit_mm':
+        known |= set(names)
     for path, node in walk(cfg.get('model'), 'model'):
         name = node.get('type')
         if name and not isinstance(name, str):
             name = f'{name.__module__.split(".")[0]}.{name.__name__}'
-        if name in (own, 'beit_mm.BEiT'):
+        if name in known:
             yield path, node
 
 

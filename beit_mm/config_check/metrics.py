@@ -18,6 +18,11 @@ MIM_KEYS = (
     'log_p_pixels', 'eq3', 'val_loss_all', 'marginal_entropy_all', 'marginal_accuracy_all',
     'accuracy_all',
 )  # fmt: skip
+LESS_IS_BETTER = ('reconstruction', 'val_loss', 'val_loss_all')
+GREATER_IS_BETTER = (
+    'psnr', 'elbo', 'codes_used', 'perplexity', 'masked_accuracy', 'accuracy_all', 'log_p_tokens',
+    'log_p_pixels', 'eq3',
+)  # fmt: skip
 SEGMENTATION_KEYS = dict(
     mIoU=('mIoU', 'mAcc'),
     mDice=('mDice', 'mAcc'),
@@ -55,8 +60,12 @@ def check_save_best(cfg: dict) -> Iterator[Finding]:
     if not metrics:
         yield Finding(place, 'it has no effect: the run has no val_evaluator', stops=False)
         return
+    if get(metrics, 'metrics'):  # an Evaluator
+        metrics = metrics['metrics']
     lists = [reported_keys(metric) for metric in _as_list(metrics)]
     known = None if None in lists else [key for keys in lists for key in keys]
+    if known and get(cfg, 'model', 'target', 'recover') != 'all':
+        known = [key for key in known if not key.endswith('_all')]
     wanted, rules = _as_list(hook['save_best']), _as_list(hook.get('rule'))
     rules = rules * len(wanted) if len(rules) == 1 else rules
     for key, rule in zip(wanted, rules, strict=False):
@@ -70,13 +79,16 @@ def check_save_best(cfg: dict) -> Iterator[Finding]:
         elif key == 'auto' and lists[0] and not rule and not _inferred_rule(lists[0][0], hook):
             effect = (
                 f'it takes the first metric, {lists[0][0]}, for which mmengine cannot infer a rule: '
-                f"set save_best={lists[0][0]!r} and rule='greater'"
+                f'set save_best={lists[0][0]!r} and rule={_right_rule(lists[0][0], hook)!r}'
             )
             yield Finding(what, effect)
         elif key != 'auto' and known and key not in known:
             yield Finding(what, _explain_unknown(key, known))
-        elif rule and _inferred_rule(key, hook) not in (None, rule):
-            effect = f'rule={rule!r} keeps the worst checkpoint: set {_inferred_rule(key, hook)!r}'
+        elif rule and _right_rule(key, hook) not in (None, rule):
+            effect = f'rule={rule!r} keeps the worst checkpoint: set {_right_rule(key, hook)!r}'
+            yield Finding(what, effect)
+        elif not rule and key != 'auto' and not _inferred_rule(key, hook):
+            effect = f'mmengine cannot infer its rule: set rule={_right_rule(key, hook)!r}'
             yield Finding(what, effect)
 
 
@@ -95,6 +107,14 @@ def _explain_unknown(key: str, known: list[str]) -> str:
     near = get_close_matches(key.lower(), lower, n=1, cutoff=0.4)
     hint = f': did you mean {lower[near[0]]!r}?' if near else ''
     return f'val_evaluator does not report this key, but {", ".join(known)}{hint}'
+
+
+def _right_rule(key: str, hook: dict) -> str | None:
+    """Return the rule that keeps the best checkpoint, None if it is not known."""
+    name = key.rpartition('/')[2]
+    if key.startswith(('tokenizer/', 'mim/')) and name in (*LESS_IS_BETTER, *GREATER_IS_BETTER):
+        return 'less' if name in LESS_IS_BETTER else 'greater'
+    return _inferred_rule(key, hook)
 
 
 def _inferred_rule(key: str, hook: dict) -> str | None:

@@ -17,6 +17,14 @@ from .files import check_files
 from .finding import Finding
 from .images import check_channel_order, check_channels, check_image_sizes, check_test_sizes
 from .labels import check_ignored_class, check_labels
+from .loaders import (
+    check_batch_norm,
+    check_color_transforms,
+    check_palettes,
+    check_pretrained,
+    check_test_batch,
+    check_workers,
+)
 from .metrics import check_save_best, check_topk
 from .names import check_optimizer_keys, check_runner_keys, check_types_and_arguments, find_classes
 from .paper import find_nearest
@@ -58,6 +66,12 @@ RULES: list[Callable[[dict], Iterator[Finding]]] = [
     check_test_sizes,
     check_channels,
     check_channel_order,
+    check_workers,
+    check_palettes,
+    check_batch_norm,
+    check_test_batch,
+    check_color_transforms,
+    check_pretrained,
 ]
 # Short tries such as `--cfg-options train_cfg.max_iters=9` break these rules, and have to run.
 REMARKS = (

@@ -77,7 +77,8 @@ def pretrained_checkpoint(init_cfg: dict | None, model: str) -> str | None:
     """
     if not init_cfg:
         return None
-    if init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg:
+    is_dict = isinstance(init_cfg, dict)
+    if not is_dict or init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg:
         expected = "dict(type='Pretrained', checkpoint=…) or None"
         raise ValueError(f'init_cfg={init_cfg}: {model} expected {expected}')
     return init_cfg['checkpoint']

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 from shapes import draw as shapes
 from small import CONFIGS, each, load, shrink
 from torch.distributed import HashStore
@@ -17,6 +18,7 @@ from torch.distributed import HashStore
 from beit_mm.config_check import names
 from beit_mm.config_check.finding import Finding
 from beit_mm.config_check.images import check_image_sizes, size_after
+from beit_mm.config_check.loaders import check_color_transforms, check_test_batch
 from beit_mm.config_check.metrics import reported_keys
 from beit_mm.config_check.preflight import preflight, share_findings
 from beit_mm.config_check.renamed import RENAMED
@@ -146,6 +148,18 @@ MISTAKES = [
     (CLASSIFY, {SAVE_BEST: 'mIoU'}, 'val_evaluator does not report this key, but accuracy/top1'),
     (CLASSIFY, {'default_hooks.checkpoint': dict(save_best='accuracy/top1', rule='less')},
      "rule='less' keeps the worst checkpoint: set 'greater'"),
+    (TOKENIZER, {'default_hooks.checkpoint': dict(save_best='tokenizer/psnr', rule='less')},
+     "rule='less' keeps the worst checkpoint: set 'greater'"),
+    (TOKENIZER, {SAVE_BEST: 'tokenizer/psnr'}, "mmengine cannot infer its rule: set rule='greater'"),
+    (PRETRAIN, {'default_hooks.checkpoint': dict(save_best='mim/accuracy_all', rule='greater')}, 'does not report this key'),
+    (CLASSIFY, {'val_dataloader.persistent_workers': True, 'val_dataloader.num_workers': 0},
+     'val_dataloader.persistent_workers=True: num_workers is 0'),
+    (SEGMENT, {f'{DATA}.metainfo.palette': [[0, 0, 0]]}, '11 classes and 1 colors in the palette'),
+    (SEGMENT, {'train_dataloader.batch_size': 1, 'model.decode_head':
+               dict(type='mmseg.PSPHead', norm_cfg=dict(type='BN'), pool_scales=(1, 2))}, 'pools to 1×1, and BN needs'),
+    (CLASSIFY, {'model.head.init_cfg': dict(_delete_=True, type='Pretrained', checkpoint=None)},
+     'model.head.init_cfg: checkpoint is missing'),
+    (TOKENIZER, {'model.in_channels': 4}, 'model.in_channels=4: '),
     (CLASSIFY, {'val_evaluator.topk': (1, 20)}, 'val_evaluator.topk=(1, 20): model.head has 10 classes: set topk=1'),
     (CLASSIFY, {'train_cfg.val_interval': 0}, 'train_cfg.val_interval=0: expected at least 1. For no validation'),
     (CLASSIFY, dict(work_dir=f'{__file__}/run'), 'test_preflight.py (Not a directory): set another work_dir'),
@@ -172,7 +186,6 @@ REMARKS = [
     (PRETRAIN, {'model.backbone.img_size': 96}, f'model.backbone.img_size=96: {DATA}.pipeline gives 64×64 pixels'),
     (CLASSIFY, {f'{DATA}.pipeline.1': dict(_delete_=True, type='RandomResizedCrop', scale=96)},
      f'model.backbone.img_size=64: {DATA}.pipeline gives 96×96 pixels'),
-    (SEGMENT, KEEP_RATIO, 'do not fit in one batch. Set val_dataloader.batch_size=1'),
     (SEGMENT, KEEP_RATIO, 'Set data_preprocessor.test_cfg=dict(size_divisor=8)'),
     (CLASSIFY, {'model.data_preprocessor.to_rgb': False},
      'images stay BGR, but its mean is in the order red, green, blue: set to_rgb=True'),
@@ -406,3 +419,25 @@ def test_a_backbone_given_as_a_class_is_checked():
     )
     (found,) = check_image_sizes(cfg)
     assert 'positions are interpolated from 6×6 to 4×4 patches' in found.effect
+
+
+def test_validation_images_of_different_sizes_are_named(tmp_path):
+    for name, size in (('a.png', (8, 8)), ('b.png', (8, 16))):
+        Image.new('RGB', size).save(tmp_path / name)
+    dataset = dict(type='X', data_root=str(tmp_path), data_prefix=dict(img_path='.'))
+    dataset['pipeline'] = [dict(type='LoadImageFromFile')]
+    cfg = dict(default_scope='mmseg', val_dataloader=dict(batch_size=2, dataset=dataset))
+    (finding,) = check_test_batch(cfg)
+    assert 'has images of 8×8 and 16×8 pixels, which do not fit in one batch' in str(finding)
+    dataset['pipeline'].append(dict(type='Resize', scale=(8, 8)))
+    assert not list(check_test_batch(cfg))
+
+
+def test_color_jitter_of_ours_needs_two_views():
+    jitter = dict(type='beit_mm.ColorJitter')
+    dataset = dict(type='X', pipeline=[jitter, dict(type='PackInputs')])
+    cfg = dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset))
+    (finding,) = check_color_transforms(cfg)
+    assert 'none follows, so it has no effect' in str(finding)
+    dataset['pipeline'].insert(1, dict(type='beit_mm.TwoViews'))
+    assert not list(check_color_transforms(cfg))
