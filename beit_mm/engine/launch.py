@@ -17,7 +17,9 @@ from ..utils.config_tree import kind, nodes
 from .cpu import adapt_to_cpu
 from .determinism import ExactResume, KeyedRandomness
 from .find_checkpoint import list_checkpoints
-from .hooks import CachedTokens, ConvertCheckpoint, DeferredLog
+from .hooks.cached_tokens import CachedTokens
+from .hooks.convert_checkpoint import ConvertCheckpoint
+from .hooks.deferred_log import DeferredLog
 from .process_group import LAUNCHERS, collective_timeout, join, resume_after_restart, set_ranks
 from .watchdog import Watchdog
 
