@@ -10,7 +10,16 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile, TestTimeAug
 from mmengine.dataset import BaseDataset
 from torch.utils.data import Dataset
 
-from .image_files import COLOR_TYPES, MAX_PIXELS, BadSample, decoding, read_image
+from .image_files import (
+    COLOR_TYPES,
+    MAX_PIXELS,
+    BadSample,
+    decoding,
+    exif_orientation,
+    open_image,
+    read_bytes,
+    read_image,
+)
 from .label_files import read_labels, to_classes
 
 MMSEG_LOADER = 'mmseg.datasets.transforms.loading.LoadAnnotations'
@@ -69,7 +78,7 @@ class ReadLabels(BaseTransform):
                 f'reduce_zero_label is {reduce_zero} in the data set and {not reduce_zero} in '
                 'LoadAnnotations: make them equal'
             )
-        orientation = results.get('exif_orientation', 1)
+        orientation = results.get('exif_orientation') or self._check_orientation(results)
         labels = read_labels(
             path, results['ori_shape'], orientation, self.max_pixels, self.loader.backend_args
         )
@@ -78,6 +87,17 @@ class ReadLabels(BaseTransform):
         )
         results['seg_fields'].append('gt_seg_map')
         return results
+
+    def _check_orientation(self, results: dict) -> int:
+        """Return 1; raise BadSample if a loader that was kept may have turned the image."""
+        path = results['img_path']
+        with open_image(path, read_bytes(path), self.max_pixels) as image:
+            if exif_orientation(image) != 1:
+                raise BadSample(
+                    f'{path} has an EXIF orientation, and its loader has settings that do not tell '
+                    'whether it is turned. Turn the pixels and remove the tag'
+                )
+        return 1
 
 
 def replace_loaders(
@@ -90,7 +110,10 @@ def replace_loaders(
                 is_stock = step.imdecode_backend == 'cv2' and step.file_client_args is None
                 if is_stock and not step.ignore_empty and step.color_type in COLOR_TYPES:
                     branch[i] = ReadImage(step, max_pixels)
-            elif f'{type(step).__module__}.{type(step).__name__}' == MMSEG_LOADER:
+            elif (
+                f'{type(step).__module__}.{type(step).__name__}' == MMSEG_LOADER
+                and step.imdecode_backend == 'pillow'  # its default
+            ):
                 branch[i] = ReadLabels(step, num_classes, max_pixels)
 
 

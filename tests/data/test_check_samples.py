@@ -167,6 +167,26 @@ def test_a_loader_with_settings_of_its_own_is_kept(settings, tmp_path):
     assert check_samples(built).pipeline.transforms[-1] is before
 
 
+def test_a_photo_with_an_orientation_is_refused_if_its_own_loader_may_have_turned_it(tmp_path):
+    bad_files.write(tmp_path / 'images/a.jpg', bad_files.jpeg(orientation=3))
+    bad_files.write(tmp_path / 'maps/a.png', bad_files.grey(bad_files.ids()))
+    built = check_samples(
+        DATASETS.build(
+            dict(
+                type='mmseg.BaseSegDataset',
+                data_root=str(tmp_path),
+                data_prefix=dict(img_path='images', seg_map_path='maps'),
+                pipeline=[
+                    LOAD | dict(imdecode_backend='pillow'),
+                    dict(type='mmseg.LoadAnnotations'),
+                ],
+            )
+        )
+    )
+    with pytest.raises(BadSample, match='has an EXIF orientation, and its loader has settings'):
+        built[0]
+
+
 def test_checking_twice_changes_nothing_and_wrappers_are_entered(tmp_path, configs):
     bad_files.write(tmp_path / 'cat/a.jpg', bad_files.jpeg())
     given = dataset(configs['classification'], 'test', tmp_path)
