@@ -16,7 +16,6 @@ import mmengine
 import numpy as np
 import pytest
 import torch
-from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule, ImgDataPreprocessor
 from mmengine.runner import Runner, load_checkpoint
@@ -377,97 +376,3 @@ def test_one_host_library_works_without_the_other(host, other):
     assert (done.returncode == 0) == (host == 'mmseg')
     if host == 'mmpretrain':
         assert 'ImportError: mmseg is not installed' in done.stderr and 'pip install' in done.stderr
-
-
-# -- complete runs
-
-VIT = dict(
-    type='mmpretrain.VisionTransformer',
-    arch=dict(embed_dims=8, num_layers=1, num_heads=1, feedforward_channels=8),
-    img_size=16,
-    patch_size=8,
-)
-NORMALIZATION = dict(mean=[127.0] * 3, std=[50.0] * 3)
-CLASSIFIER = dict(
-    default_scope='mmpretrain',
-    model=dict(
-        type='ImageClassifier',
-        data_preprocessor=NORMALIZATION,
-        backbone=VIT,
-        head=dict(type='VisionTransformerClsHead', num_classes=2, in_channels=8),
-    ),
-    val_evaluator=dict(type='Accuracy', topk=1),
-)
-FCN = dict(
-    type='FCNHead',
-    in_channels=8,
-    channels=8,
-    in_index=0,
-    num_convs=0,
-    concat_input=False,
-    num_classes=3,
-)
-SEGMENTOR = dict(
-    default_scope='mmseg',
-    model=dict(
-        type='EncoderDecoder',
-        data_preprocessor=dict(type='SegDataPreProcessor', size=(16, 16), **NORMALIZATION),
-        backbone=VIT | dict(out_type='featmap'),
-        decode_head=FCN,
-        test_cfg=dict(mode='whole'),
-    ),
-    val_evaluator=dict(type='IoUMetric'),
-)
-
-
-class Samples(torch.utils.data.Dataset):
-    """Four noise images of 16 px with a class or a label map."""
-
-    def __init__(self, scope: str):
-        self.metainfo = dict(classes=('a', 'b', 'c'))
-        generator = torch.Generator().manual_seed(0)
-        self.images = torch.randint(0, 256, (4, 3, 16, 16), generator=generator, dtype=torch.uint8)
-        self.maps = torch.randint(0, 3, (4, 1, 16, 16), generator=generator)
-        self.make_label = dict(mmpretrain=self.make_class, mmseg=self.make_map)[scope]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict:
-        return dict(inputs=self.images[index], data_samples=self.make_label(index))
-
-    def make_class(self, index: int):
-        from mmpretrain.structures import DataSample
-
-        return DataSample().set_gt_label(index % 2)
-
-    def make_map(self, index: int):
-        from mmengine.structures import PixelData
-        from mmseg.structures import SegDataSample
-
-        sizes = dict(img_shape=(16, 16), ori_shape=(16, 16), pad_shape=(16, 16))
-        return SegDataSample(gt_sem_seg=PixelData(data=self.maps[index]), metainfo=sizes)
-
-
-@pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('task', [CLASSIFIER, SEGMENTOR], ids=['classification', 'segmentation'])
-def test_a_host_library_trains_validates_keeps_the_best_and_resumes(task, tmp_path):
-    scope = task['default_scope']
-    best = dict(mmpretrain='accuracy/top1', mmseg='mIoU')[scope]
-    sampler = dict(type='DefaultSampler', shuffle=False)
-    loader = dict(batch_size=2, num_workers=0, dataset=Samples(scope), sampler=sampler)
-    for epochs in (1, 2):
-        runner = Runner(
-            **ConfigDict(task),
-            work_dir=str(tmp_path),
-            train_dataloader=loader,
-            val_dataloader=loader,
-            train_cfg=dict(by_epoch=True, max_epochs=epochs),
-            val_cfg=dict(),
-            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
-            default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, save_best=best)),
-            resume=epochs == 2,
-            experiment_name=f'{scope}-{epochs}',
-        )
-        runner.train()
-    assert runner.iter == 4 and list(tmp_path.glob('best_*.pth'))
