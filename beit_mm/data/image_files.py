@@ -1,14 +1,18 @@
 """Reading of images: correctly, or with a BadSample that names the file and the reason."""
 
 import io
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import cv2
 import numpy as np
 from mmengine import fileio
+from mmengine.logging import print_log
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 # Files that data sets of folders list. Pillow reads more, which are reported before training.
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.npy')
@@ -149,6 +153,8 @@ def _decode_color(image: Image.Image, content: bytes) -> np.ndarray:
     """
     if image.mode in ('I', 'F'):
         raise ValueError(f'it has 32 bits per channel, expected 8. {BYTES_ADVICE}')
+    if image.format == 'TIFF' and image.n_frames > 1:
+        _warn_of_pages()
     # A few bytes can follow the end of a file.
     if image.mode in ('RGB', 'L') and FILE_ENDS.get(image.format, b'-') in content[-64:]:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -158,6 +164,14 @@ def _decode_color(image: Image.Image, content: bytes) -> np.ndarray:
     if image.mode.startswith('I;16'):  # Pillow would clip the values to 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.asarray(image.convert('RGB'))
+
+
+@cache
+def _warn_of_pages() -> None:
+    worker = get_worker_info()
+    if worker is None or worker.id == 0:  # once per run
+        words = 'Some TIFF files have several pages, of which only the first is read. '
+        print_log(words + BANDS_ADVICE, 'current', logging.WARNING)
 
 
 def _decode_tiff(path: str, content: bytes, max_pixels: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import pytest
 from bad_files import IMAGES, READABLE
 from PIL import Image, ImageOps
 
+from beit_mm.data import image_files
 from beit_mm.data.image_files import BadSample, apply_orientation, read_image
 
 pytestmark = pytest.mark.any_stack
@@ -174,3 +175,12 @@ def test_sixteen_bits_of_unchanged_images_are_refused(channels, read):
     content = cv2.imencode('.png', np.full((4, 5, channels), 200, np.uint16))[1].tobytes()
     with pytest.raises(BadSample, match='has 16 bits per channel, expected 8. Scale all files'):
         read(content, 'unchanged')
+
+
+def test_further_pages_of_a_tiff_file_are_named_once(tmp_path, capfd):
+    image_files._warn_of_pages.cache_clear()
+    pages = [Image.new('RGB', (4, 3), color) for color in ('red', 'blue')]
+    for name in ('a.tiff', 'b.tiff'):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        assert (read_image(str(tmp_path / name))[0] == (0, 0, 255)).all()
+    assert ''.join(capfd.readouterr()).count('only the first is read') == 1
