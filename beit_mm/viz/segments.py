@@ -1,4 +1,4 @@
-"""Segmentation of images by a trained model, drawn over them, with errors where labels are given."""
+"""Predictions of a segmentor, drawn over images, with errors where labels are given."""
 
 from pathlib import Path
 

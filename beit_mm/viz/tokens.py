@@ -30,13 +30,15 @@ def draw_code(
     code: int, images: list[np.ndarray], ids: list[np.ndarray], stride: int
 ) -> np.ndarray:
     """Draw the first patches of images whose token is `code`, in a square on gray."""
-    cell = stride + 1
-    sheet = np.full((PATCHES_PER_ROW * cell, PATCHES_PER_ROW * cell, 3), 128, np.uint8)
-    places = iter(np.ndindex(PATCHES_PER_ROW, PATCHES_PER_ROW))
+    patches = []
     for image, image_ids in zip(images, ids, strict=True):
-        for (row, column), (i, j) in zip(stride * np.argwhere(image_ids == code), places):  # noqa: B905
-            patch = image[row : row + stride, column : column + stride]
-            sheet[i * cell : i * cell + stride, j * cell : j * cell + stride] = patch
+        for row, column in stride * np.argwhere(image_ids == code):
+            patches.append(image[row : row + stride, column : column + stride])
+    cell = stride + 1  # with a gray line between patches
+    sheet = np.full((PATCHES_PER_ROW * cell, PATCHES_PER_ROW * cell, 3), 128, np.uint8)
+    for i, patch in enumerate(patches[: PATCHES_PER_ROW**2]):
+        top, left = i // PATCHES_PER_ROW * cell, i % PATCHES_PER_ROW * cell
+        sheet[top : top + stride, left : left + stride] = patch
     return sheet[:-1, :-1]
 
 

@@ -121,9 +121,8 @@ def test_the_page_holds_every_image_also_two_of_one_name(capsys):
 
 
 def test_fill_and_tokens_write_pages():
-    run(
-        'fill photo.png --checkpoint mim.pth --tokenizer vae.pth --ratios 0.3 0.5 --masks 1 --out a.html'
-    )
+    models = '--checkpoint mim.pth --tokenizer vae.pth'
+    run(f'fill photo.png {models} --ratios 0.3 0.5 --masks 1 --out a.html')
     assert Path('a.html').read_text().count('<img') == 6
     run('tokens photo.png --tokenizer vae.pth --size 32 --out b.html')
     assert 'photo.png: 22×16 tokens' in Path('b.html').read_text()

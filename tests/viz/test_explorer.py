@@ -1,4 +1,4 @@
-"""The explorer's page has the maps that were computed, loads nothing, and answers clicks and keys."""
+"""The explorer has the maps that were computed, loads nothing, and answers clicks and keys."""
 
 import re
 from html.parser import HTMLParser
@@ -105,8 +105,6 @@ def test_a_large_grid_is_pooled_into_the_limit(backbone):
     with pytest.raises(ValueError, match='9 maps of 8×9 patches do not fit into 100 bytes: pass'):
         explorer.compute_maps(backbone, image, max_bytes=100)
 
-
-# -- in a browser ------------------------------------------------------------------------------------------------------
 
 POINT = """(() => {{ const box = document.querySelector({0!r}).getBoundingClientRect();
     return [box.left + box.width * {1}, box.top + box.height * {2}]; }})()"""

@@ -53,11 +53,13 @@ def test_charts_of_one_page_share_no_ids_and_load_nothing():
 def test_names_are_text_in_every_part_of_a_page():
     template = make_environment().from_string(
         "{% from 'parts.html' import charts, gallery, legend, picture_table, text_table %}"
-        '{{ charts([dict(title=name, lines={name: [(0, 1.0), (1, 2.0)]}, levels=dict(level=1.5))]) }}'
+        '{{ charts([dict(title=name, lines={name: points}, levels=dict(level=1.5))]) }}'
         '{{ picture_table([name], [[image]]) }}{{ gallery([image], [name]) }}'
         "{{ text_table([name], [[name]]) }}{{ legend({name: 'red'}) }}"
     )
-    html = template.render(name=HOSTILE, image=np.zeros((2, 2, 3), np.uint8))
+    html = template.render(
+        name=HOSTILE, points=[(0, 1.0), (1, 2.0)], image=np.zeros((2, 2, 3), np.uint8)
+    )
     assert '<script' not in html and '\u202e' not in html
     assert html.count('&lt;script&gt;') == 9 and html.count(r'\u202e') == 9
     assert html.count('$x$') == 9

@@ -147,8 +147,10 @@ def sentences(summary: dict) -> list[str]:
     lines, tokenizer, pretrain = [], summary.get('tokenizer', {}), summary.get('pretrain', {})
     if 'psnr' in tokenizer:
         lines.append(
-            'Tokenizer: PSNR {psnr:.1f} dB (mean color: {psnr_mean_color:.1f}), {codes_used:.0f} of '
-            '{vocab_size:.0f} codes used, perplexity {perplexity:.0f}.'.format(**tokenizer)
+            'Tokenizer: PSNR {psnr:.1f} dB (mean color: {psnr_mean_color:.1f}), '
+            '{codes_used:.0f} of {vocab_size:.0f} codes used, perplexity {perplexity:.0f}.'.format(
+                **tokenizer
+            )
         )
     if 'masked_accuracy' in pretrain:
         lines.append(

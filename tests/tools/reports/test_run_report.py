@@ -36,7 +36,9 @@ def run(folder: Path, lines: list[dict] = LINES) -> Path:
     (folder / 'now/vis_data/scalars.json').write_text('\n'.join(map(json.dumps, lines)))
     (folder / 'now/now.log').write_text(LOG)
     (folder / 'now/vis_data/config.py').write_text(
-        "model = dict(type='SomethingElse')\ntrain_dataloader = dict(batch_size=8)\nname = '</pre><script>'\n"
+        "model = dict(type='SomethingElse')\n"
+        'train_dataloader = dict(batch_size=8)\n'
+        "name = '</pre><script>'\n"
     )
     return folder
 
