@@ -100,8 +100,8 @@ def test_a_skipped_step_is_logged_as_nan_and_ranks_do_not_wait(tmp_path):
 
 # item, float, bool, tolist, a bool index, …
 WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'equal')
-# These check batches on the host only.
-ON_THE_HOST = {'select_masked_patches', '_are_in_unit_range'}
+# These read values on the host only (`can_read_values`).
+ON_THE_HOST = {'select_masked_patches', '_are_in_unit_range', '_check_range'}
 
 
 class Waits(TorchDispatchMode):
