@@ -83,4 +83,4 @@ def _run_stage(planned: PlannedStage, settings: Settings) -> None:
     )
     write_json(stage_dir / FINISHED, record)
     (stage_dir / BEGUN).unlink()
-    say(f'{title}: done in {seconds:.0f} s, peak memory {peak:.2f} GiB')
+    say(f'{title}: done in {seconds:.0f} s, {peak:.2f} GiB in the largest process')
