@@ -46,12 +46,11 @@ def compute_maps(backbone: BEiT, image: Tensor, max_bytes: int = MAX_PAGE_BYTES)
 
     heads = attention_of_blocks(backbone, image, pack_heads)
     rollouts = [_pack(found[None], grid, factor) for found in attention_rollout(means)]
-    blocks = [
-        [np.concatenate(pair) for pair in zip(*block, strict=True)]
-        for block in zip(heads, rollouts, strict=True)
-    ]
-    levels, maximum, to_cls = (np.stack(part) for part in zip(*blocks, strict=True))
-    return Maps(levels, maximum, to_cls, _cells(grid, factor), factor)
+    parts = []
+    for part in range(3):  # levels, maximum, to_cls
+        pairs = zip(heads, rollouts, strict=True)
+        parts.append(np.stack([np.concatenate([a[part], b[part]]) for a, b in pairs]))
+    return Maps(*parts, _cells(grid, factor), factor)
 
 
 def _cells(grid: Grid, factor: int) -> Grid:
