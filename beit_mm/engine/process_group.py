@@ -72,7 +72,7 @@ def join(launcher: str, backend: str | None = None, timeout: float = 1800) -> No
 
 def collective_timeout(cfg: Config) -> float:
     """Return the seconds after which a collective of this run fails."""
-    return get(cfg, 'env_cfg', 'dist_cfg', 'timeout') or 1800
+    return get(cfg.get('env_cfg'), 'dist_cfg', 'timeout') or 1800
 
 
 def leave() -> None:

@@ -174,6 +174,12 @@ def test_a_config_that_needs_a_missing_library_says_how_to_install_it(
         launch.read_config(launch.make_parser('').parse_args([str(tmp_path / 'a.py')]))
 
 
+def test_the_timeout_of_collectives_is_the_configs():
+    assert process_group.collective_timeout(Config(dict(env_cfg=None))) == 1800
+    cfg = Config(dict(env_cfg=dict(dist_cfg=dict(backend='gloo', timeout=7))))
+    assert process_group.collective_timeout(cfg) == 7
+
+
 def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
     monkeypatch.delenv('SLURM_PROCID', raising=False)
     words = r'--launcher slurm needs .*SLURM_PROCID.*tools/slurm_train.sh'
