@@ -192,13 +192,13 @@ def test_taps_of_a_hugging_face_segmentor_are_told(write, tmp_path, capsys):
         (
             'mim.pth',
             ['out.pth', '--to', 'hf'],
-            r'error: .*out\.pth is a file, Hugging Face needs the name of a folder',
+            r'error: .*out\.pth is a file: Hugging Face needs the name of a folder',
         ),
         ('mim.pth', ['.', '--to', 'unilm'], r'error: .* is a folder: expected the name of a file'),
         (
             'decoder.pth',
             ['out.pth', '--to', 'mmpretrain'],
-            r'error: expected a complete backbone, or a tokenizer with its encoder',
+            r'error: backbone\.patch_embed.* is missing: expected a complete backbone, or a tokenizer',
         ),
         (
             'mim.pth',
