@@ -1,4 +1,4 @@
-# What every run shares, whatever its task. The task's scope stands in its own files.
+# Settings that the runs of all tasks share. Each task sets its own scope.
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -2,7 +2,7 @@
 #   bash tools/dist_train.sh configs/classification/beit-base-p16_8xb128-amp-coslr-100e_in1k.py 8
 # Hardware: 8 GPUs of 32 GB.
 # Expected top-1: 83.2 % (paper, table 5, 300 epochs of pre-training)
-# mmpretrain's port has 83.1 % after 300 epochs of pre-training.
+# mmpretrain's port reaches 83.1 % after 300 epochs of pre-training.
 _base_ = [
     '../_base_/models/beit-base-p16.py',
     '../_base_/datasets/imagenet_224.py',

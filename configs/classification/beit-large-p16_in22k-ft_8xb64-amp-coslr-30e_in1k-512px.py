@@ -2,7 +2,7 @@
 #   bash tools/dist_train.sh configs/classification/beit-large-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-512px.py 8
 # Hardware: 8 GPUs of 80 GB.
 # Expected top-1: 88.6 % (official code)
-# The official code names no recipe for this size: all but the size is as at 384 px.
+# The official code has no recipe for this size. All settings but the size are those at 384 px.
 _base_ = 'beit-large-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-384px.py'
 
 size = 512

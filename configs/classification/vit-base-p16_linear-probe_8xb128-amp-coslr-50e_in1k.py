@@ -1,4 +1,4 @@
-# Linear probe of BEiT-B, plain ViT: nothing is trained but a linear map of the patches' mean after block 9 (paper, app. D).
+# Linear probe of BEiT-B, plain ViT: only a linear layer on the mean of the patches after block 9 is trained (paper, app. D).
 #   bash tools/dist_train.sh configs/classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k.py 8
 # Hardware: 8 GPUs of 16 GB, by estimate.
 # Expected top-1: see the paper's table 9. Views as in the official `run_linear_eval.py`, which also reads [S].

@@ -2,7 +2,7 @@
 #   bash tools/dist_train.sh configs/classification/vit-large-p16_8xb64-amp-coslr-10e_in1k-384px.py 8
 # Hardware: 8 GPUs of 80 GB.
 # Expected top-1: 86.3 % (paper, table 1)
-# The paper gives the epochs only: rate, decay and batch are chosen as for fine-tuning after an intermediate one.
+# The paper states only the epochs. Learning rate, decay and batch are those of the fine-tuning after an intermediate one.
 _base_ = [
     '../_base_/models/vit-large-p16.py',
     '../_base_/datasets/imagenet_384.py',

@@ -1,4 +1,4 @@
-# Linear probe of BEiT-L, plain ViT: nothing is trained but a linear map of the patches' mean after block 14 (paper, app. D).
+# Linear probe of BEiT-L, plain ViT: only a linear layer on the mean of the patches after block 14 is trained (paper, app. D).
 #   bash tools/dist_train.sh configs/classification/vit-large-p16_linear-probe_8xb128-amp-coslr-50e_in1k.py 8
 # Hardware: 8 GPUs of 16 GB, by estimate.
 # Expected top-1: see the paper's table 9.

@@ -8,7 +8,7 @@ _base_ = [
     '../_base_/schedules/imagenet_pretrain.py',
 ]
 
-# Another one: --cfg-options model.target.checkpoint=PATH. The results above were reached with DALL-E's own weights.
+# For another tokenizer: --cfg-options model.target.checkpoint=PATH. The results above were reached with DALL-E's weights.
 tokenizer = 'work_dirs/dvae_64xb8-coslr-3000k_in1k-256px/iter_3000000.pth'
 
 model = dict(target=dict(checkpoint=tokenizer))

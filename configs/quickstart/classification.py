@@ -1,7 +1,7 @@
 # Classification on Shapes at 64 px: 500 labels, 30 steps. A small twin of configs/classification.
 #   python tools/draw_shapes.py data/quickstart --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/classification.py
-# Hardware: one CPU core, some seconds. From scratch as it stands; set `pretrained` to start from a checkpoint.
+# Hardware: one CPU core, some seconds. Trains from scratch; set `pretrained` to start from a checkpoint.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'mmpretrain'
 

@@ -1,7 +1,7 @@
-# Classification on Shapes at 112 px: with patch 8 the paper's grid of 14×14.
+# Classification on Shapes at 112 px: with patch 8 the grid of 14×14 is the paper's.
 #   python tools/draw_shapes.py data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/classification_112.py
-# Hardware: one CPU core, about 4 minutes. From scratch as it stands; set `pretrained` to start from a checkpoint.
+# Hardware: one CPU core, about 4 minutes. Trains from scratch; set `pretrained` to start from a checkpoint.
 _base_ = 'classification.py'
 
 pretrained = None

@@ -1,4 +1,4 @@
-# Masked image modeling on Shapes at 64 px: 8×8 patches, 25 of them hidden. The small twin of configs/pretrain.
+# Masked image modeling on Shapes at 64 px: 8×8 patches, 25 of them masked. The small twin of configs/pretrain.
 #   python tools/train.py configs/quickstart/pretrain.py \
 #       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_1400.pth
 # Hardware: two CPU cores, about four minutes.

@@ -1,4 +1,4 @@
-# Masked image modeling on Shapes at 112 px: with patch 8 the paper's grid of 14×14, and its mask of 75.
+# Masked image modeling on Shapes at 112 px: with patch 8 the grid of 14×14 and the mask of 75 patches are the paper's.
 #   python tools/draw_shapes.py data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/tokenizer_112.py
 #   python tools/train.py configs/quickstart/pretrain_112.py \

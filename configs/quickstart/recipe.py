@@ -1,5 +1,5 @@
 # The paper in miniature, on two cores and with drawn images: tokenizer → pre-training → classification → segmentation,
-# each fine-tuning beside the same one from scratch.
+# each fine-tuning compared with training from scratch.
 #   python tools/recipe.py run configs/quickstart/recipe.py [--seeds 3] [--long]
 work_dir = 'work_dirs/quickstart'
 title = 'BEiT in miniature'
@@ -23,7 +23,7 @@ long_segmentation = {
     'train_cfg.max_iters': 440, 'train_cfg.val_interval': 55, 'param_scheduler.1.end': 440,
     'default_hooks.checkpoint.interval': 440, 'default_hooks.logger.interval': 25}
 
-# Each arm at its own best learning rate, found on other scenes (seed 0).
+# Each arm has its own best learning rate, found on other scenes (seed 0).
 at_best = {'optim_wrapper.optimizer.lr': 1e-2, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85}
 dense_at_best = {
     'optim_wrapper.optimizer.lr': 3e-3, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.85,
@@ -31,7 +31,7 @@ dense_at_best = {
 
 stages = [
     dict(name='tokenizer', config='configs/quickstart/tokenizer.py'),
-    dict(  # its test reports both terms of the paper's eq. 3
+    dict(  # the test reports both terms of the paper's eq. 3
         name='pretrain',
         config='configs/quickstart/pretrain.py',
         weights={'model.target.checkpoint': 'tokenizer'},

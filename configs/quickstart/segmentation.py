@@ -1,7 +1,7 @@
 # Segmentation of Shapes at 64 px with SETR-PUP: 200 label maps, 110 steps. A small twin of configs/segmentation.
 #   python tools/draw_shapes.py data/quickstart --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/segmentation.py
-# Hardware: one CPU core, a quarter of a minute. From scratch as it stands; set `pretrained` to start from a checkpoint.
+# Hardware: one CPU core, a quarter of a minute. Trains from scratch; set `pretrained` to start from a checkpoint.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'mmseg'
 
@@ -9,7 +9,7 @@ pretrained = None
 lr, head_lr = 2e-3, 2e-2
 iters = 110
 norm_cfg = dict(type='BN')
-# Four pixels of five are background: a lower weight, or a short run does not get beyond it.
+# 80 % of the pixels are background. With equal weights a short run predicts background everywhere.
 class_weight = [0.4] + [1.0] * 10
 
 model = dict(
@@ -48,7 +48,7 @@ val_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-# Of shapes.draw. In a label map 0 is unlabelled and 1 the first class, as in ADE20K.
+# Drawn by shapes.draw. In a label map 0 is unlabeled and 1 is the first class, as in ADE20K.
 classes = ['background', 'starfish', 'flower', 'heart', 'leaf', 'fish', 'moon', 'drop', 'cross', 'butterfly', 'mushroom']
 palette = [[222, 222, 216], [228, 87, 86], [245, 160, 60], [214, 39, 120], [84, 162, 75], [54, 130, 190],
            [240, 208, 70], [114, 190, 215], [120, 94, 70], [150, 95, 180], [30, 140, 130]]

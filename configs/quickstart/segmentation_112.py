@@ -1,7 +1,7 @@
-# Segmentation of Shapes at 112 px with SETR-PUP: with patch 8 the paper's grid of 14×14.
+# Segmentation of Shapes at 112 px with SETR-PUP: with patch 8 the grid of 14×14 is the paper's.
 #   python tools/draw_shapes.py data/quickstart_112 --size 112 --train 12000 --val 2000 --labels 200 500
 #   python tools/train.py configs/quickstart/segmentation_112.py
-# Hardware: one CPU core, about 3 minutes. From scratch as it stands; set `pretrained` to start from a checkpoint.
+# Hardware: one CPU core, about 3 minutes. Trains from scratch; set `pretrained` to start from a checkpoint.
 _base_ = 'segmentation.py'
 
 pretrained = None

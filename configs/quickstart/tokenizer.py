@@ -1,8 +1,8 @@
 # Discrete VAE on Shapes: 512 codes, token view of 32 px, 8×8 tokens. The small twin of configs/tokenizer.
 #   python tools/draw_shapes.py data/quickstart --train 12000 --val 1000
 #   python tools/train.py configs/quickstart/tokenizer.py
-# Hardware: two CPU cores, about two minutes. Unlike the paper's, its KL weighs the use of the codebook alone, and the codes
-# start from patches chosen far apart: the paper's schedule needs a thousand times as many updates.
+# Hardware: two CPU cores, about two minutes. Unlike in the paper, the KL term covers only the use of the codebook, and the
+# codes start from distant patches: the paper's schedule needs a thousand times as many updates.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
 

@@ -1,5 +1,5 @@
-# All ablations with ViT-S on 100 000 drawn images of 112 px, the paper's grid of 14×14: for one GPU of 40 GB or more, by estimate a
-# day a seed. Never run; its learning rates are guesses between those of the quickstart and the paper's.
+# All ablations with ViT-S on 100 000 drawn images of 112 px, the paper's grid of 14×14: for one GPU of 40 GB or more, an
+# estimated day per seed. Never run; its learning rates are guesses between those of the quickstart and the paper.
 #   python tools/reproduce.py --scale gpu --jobs N   # N GPUs, a seed on each
 _base_ = 'shapes.py'
 

@@ -1,4 +1,4 @@
-# Whether it runs, and what it looks like: a few minutes on two cores. Two seeds cannot be significant, whatever they show.
+# A trial run of a few minutes on two cores. Two seeds cannot give a significant result.
 #   python tools/reproduce.py --scale minutes --jobs 2
 _base_ = 'shapes.py'
 

@@ -1,8 +1,8 @@
 # The paper's own size: each ablation's pre-training of 300 epochs on ImageNet-1k, 100 epochs of classification, 160 000 updates of
 # SETR-PUP on ADE20K. Hardware: 8 GPUs of 80 GB, for months; ablations and seeds one by one.
 #   python tools/reproduce.py --scale paper --ablations scratch beit pixels --seeds 1 --launcher pytorch --gpus 8 --dry-run
-# The fine-tunings are those of configs/classification and configs/segmentation, from scratch as well: DeiT's own recipe, which the
-# paper compares with, is not among them.
+# The fine-tunings are those of configs/classification and configs/segmentation, also from scratch. DeiT's recipe, with which the
+# paper compares, is not included.
 data = 'data'
 seeds = 6
 ablations = [

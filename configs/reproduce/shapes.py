@@ -2,13 +2,13 @@
 # - data, prepare: the data set, and the commands that draw it;
 # - seeds, ablations: the defaults of the command line (the scales that inherit from this one set them);
 # - tokenizers: name → config, its options, and `parts` that a pre-training with this tokenizer needs;
-# - pretrain: `parts` (type of a part → its settings here) and `whole` (merged over the config), for the config of each ablation;
+# - pretrain: `parts` (type of a part → its settings) and `whole` (merged over the config), for the config of each ablation;
 # - classification, segmentation: config and options; options for each kind of ablation and for each number of labels; `main`, the
 #   number of labels at which the claims are judged;
 # - curves: the ablations that run with every number of labels.
 #
-# What the scales on Shapes share: 64 px, 8×8 patches of which 25 are hidden, a network of three blocks. The fine-tunings are the
-# quickstart's. In these scenes every second of the repeated things is a plain disc (`--wrapped`), whose label the others tell.
+# Settings that the scales on Shapes share: 64 px, 8×8 patches of which 25 are hidden, a network of three blocks. The fine-tunings are the
+# quickstart's. In these scenes every second repeated thing is a plain disc (`--wrapped`); the other things determine its label.
 data = 'data/reproduce'
 prepare = [
     'python tools/draw_shapes.py {data} --wrapped --seed 1 --train 12000 --val 1000 --segmentation-train 2000 '
@@ -84,9 +84,9 @@ def kinds(scratch, pretrained, annotations):
         scratch=scratch, pretrained=pretrained, ceiling={**pretrained, **long}, floor={**scratch, **long, **apart})
 
 
-# Each arm's learning rate is the best that was tried, on seed 0. Classification: 49.0, 52.1, 51.2 % pre-trained at 2e-3, 4e-3, 8e-3;
+# Each arm has the best learning rate of those tried on seed 0. Classification: 49.0, 52.1, 51.2 % pre-trained at 2e-3, 4e-3, 8e-3;
 # 23.8, 24.3, 32.6, 39.1, 30.5 from scratch at 2e-3, 4e-3, 8e-3, 1.2e-2, 1.6e-2. Segmentation: 27.1, 27.4 mIoU pre-trained at 2e-3, 4e-3;
-# 14.0, 18.3, 19.2 from scratch at 2e-3, 4e-3, 8e-3. In 160 steps segmentation does not leave the plateau where all is background.
+# 14.0, 18.3, 19.2 from scratch at 2e-3, 4e-3, 8e-3. In 160 steps segmentation stays on the plateau where every pixel is background.
 classification = dict(
     config='configs/quickstart/classification.py',
     options=schedule(160, 40),

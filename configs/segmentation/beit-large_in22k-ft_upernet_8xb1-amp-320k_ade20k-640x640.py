@@ -1,8 +1,8 @@
 # ADE20K with UPerNet on BEiT-L after self-supervision and intermediate fine-tuning on ImageNet-22k (public weights).
 #   bash tools/dist_train.sh configs/segmentation/beit-large_in22k-ft_upernet_8xb1-amp-320k_ade20k-640x640.py 8
 # Hardware: 8 GPUs of 32 GB. Expected mIoU: 56.7 (official code), 56.3 (mmseg's port)
-# cls_token is decayed, as by a slip in the official code, with which the figure was made. Mean and std are ImageNet's, as
-# there, although the weights were trained with 0.5.
+# cls_token has weight decay, as in the official code that made the published result (probably a slip there). Mean and std
+# are ImageNet's, as in that code, although the weights were trained with 0.5.
 _base_ = [
     '../_base_/models/upernet_beit-base.py',
     '../_base_/datasets/ade20k_640.py',
@@ -22,7 +22,7 @@ model = dict(
     auxiliary_head=dict(in_channels=1024),
     test_cfg=dict(crop_size=crop_size, stride=(426, 426)))
 optim_wrapper = dict(optimizer=dict(lr=2e-5), paramwise_cfg=dict(layer_decay_rate=0.95, decay_cls_token=True), accumulative_counts=2)
-# Batch 8, two of them an update: 320 000 iterations are 160 000 updates, and the schedule ends where the run ends.
+# Batch 8, two batches per update: 320 000 iterations are 160 000 updates, and the schedule ends where the run ends.
 train_dataloader = dict(batch_size=1)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, end=3000),

@@ -1,6 +1,6 @@
 # DALL-E's discrete VAE, 8192 codes, trained on ImageNet-1k as DALL-E's paper (app. A.2) trained its own on 250 M images.
 #   GPUS=64 bash tools/slurm_train.sh PARTITION dvae configs/tokenizer/dvae_64xb8-coslr-3000k_in1k-256px.py work_dirs/dvae_64xb8-coslr-3000k_in1k-256px
-# Hardware: 64 GPUs of 24 GB, by estimate (1.5 GB of activations an image); on 8 of 80 GB, with `--amp --cfg-options
+# Hardware: 64 GPUs of 24 GB, by estimate (1.5 GB of activations per image); on 8 of 80 GB, with `--amp --cfg-options
 # train_dataloader.batch_size=64`. Expected result: none published on ImageNet-1k alone; the paper (app. C) loses 0.16
 # points of top-1 with a smaller tokenizer of its own that saw only ImageNet-1k. Watch `codes_used` and `perplexity`.
 _base_ = '../_base_/default_runtime.py'
@@ -21,13 +21,13 @@ model = dict(
 custom_hooks = [
     dict(type='Anneal', attribute='beta', start=0.0, end=6.6, iters=5_000),
     dict(type='Anneal', attribute='temperature', start=1.0, end=1 / 16, iters=150_000),
-    dict(type='EMAHook', momentum=1e-3),  # of the weights, 0.999; these are what a checkpoint gives
+    dict(type='EMAHook', momentum=1e-3),  # average of the weights (0.999), which a checkpoint holds
 ]
 
 pack = dict(type='mmpretrain.PackInputs', meta_keys=('img_path', ))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    # The paper's (listing 1) but for a square crop before it: the short side to 9/8 … 12/8, then a plain crop.
+    # As in the paper (listing 1), without its square crop: the short side becomes 9/8 … 12/8 of the size, then a crop.
     dict(
         type='RandomResize', scale=(16 * size, size), ratio_range=(9 / 8, 12 / 8), keep_ratio=True, interpolation='area'),
     dict(type='mmpretrain.RandomCrop', crop_size=size),

@@ -16,8 +16,8 @@ test_pipeline = [
     dict(type='LoadAnnotations'),  # after Resize: the label map keeps its size
     dict(type='PackSegInputs'),
 ]
-# Multi-scale and flip (…_ms.py). What is smaller than the crop is enlarged to it, as in SETR's and BEiT's code: their
-# ratios 0.5 and 0.75 are two more votes for 1.
+# Test at several scales with flips (…_ms.py). SETR's and BEiT's code enlarge an image smaller than the crop to the crop's size,
+# so their ratios 0.5 and 0.75 count as 1.
 ms_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -1,5 +1,5 @@
 # ImageNet-1k without its labels: one crop, at 224 px for the model and at 112 px for the tokenizer, and a mask of 75 of
-# 14×14 patches. Layout: docs/datasets.md; any folder of images will do.
+# 14×14 patches. Layout: docs/datasets.md; any folder of images works.
 mask_and_pack = [dict(type='BlockwiseMask', grid=14, num_masked=75, min_block=16), dict(type='PackViews')]
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -20,7 +20,7 @@ test_pipeline = [  # SeededDataset draws the same masks each time
     dict(type='LoadImageFromFile'),
     dict(type='mmpretrain.ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='mmpretrain.CenterCrop', crop_size=224),
-    dict(type='TwoViews', size=224, token_size=112, scale=None),  # PIL itself
+    dict(type='TwoViews', size=224, token_size=112, scale=None),  # resized by PIL
     *mask_and_pack,
 ]
 
@@ -43,7 +43,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='SeededDataset', _scope_='beit_mm', dataset=dict(images, data_prefix='val', pipeline=test_pipeline)))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='MIMMetric')  # both terms of the paper's eq. 3, and what to judge them by
+val_evaluator = dict(type='MIMMetric')  # both terms of the paper's eq. 3, with baselines
 test_evaluator = val_evaluator
 val_cfg = dict()
 test_cfg = dict()

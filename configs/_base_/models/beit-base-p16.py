@@ -1,4 +1,4 @@
-# BEiT-B as most public weights have it: relative positions, one table a layer, and LayerScale.
+# BEiT-B in the variant of most public weights: relative positions with one table per layer, and LayerScale.
 default_scope = 'mmpretrain'
 model = dict(
     type='ImageClassifier',

@@ -1,5 +1,5 @@
-# The paper's segmentor (table 14): plain ViT-B and SETR-PUP. The paper states neither the width of the decoder nor
-# auxiliary heads nor feature maps: width, number and weight are SETR's own, `out_indices` those of the official UPerNet.
+# The paper's segmentor (table 14): plain ViT-B and SETR-PUP. The paper does not state the width of the decoder, the
+# auxiliary heads or the feature maps. Width, number and weight are SETR's; `out_indices` are those of the official UPerNet.
 default_scope = 'mmseg'
 norm_cfg = dict(type='SyncBN')
 head = dict(
@@ -15,7 +15,7 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=(512, 512),
-        test_cfg=dict(size=(512, 512))),  # a panorama thinner than the crop is padded to it
+        test_cfg=dict(size=(512, 512))),  # images smaller than the crop are padded to its size
     backbone=dict(
         type='beit_mm.BEiT',
         arch='base',

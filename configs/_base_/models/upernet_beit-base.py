@@ -11,7 +11,7 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=(512, 512),
-        test_cfg=dict(size=(512, 512))),  # a panorama thinner than the crop is padded to it
+        test_cfg=dict(size=(512, 512))),  # images smaller than the crop are padded to its size
     backbone=dict(
         type='beit_mm.BEiT',
         arch='base',

@@ -1,5 +1,5 @@
-# Masked image modeling with BEiT-B as the paper's tables 1, 3 and 4 have it: a plain ViT with learned absolute positions.
-# The tokenizer has the shape of DALL-E's; a config names its weights.
+# Masked image modeling with BEiT-B as in the paper's tables 1, 3 and 4: a plain ViT with learned absolute positions.
+# The tokenizer has DALL-E's architecture; each config names its weights.
 default_scope = 'beit_mm'
 model = dict(
     type='BEiTPretrainer',
@@ -17,9 +17,9 @@ model = dict(
         drop_path_rate=0.1),
     target=dict(
         type='TokenTarget',
-        dtype='float16',  # as the official code on a GPU; on a CPU bfloat16, if it has it
+        dtype='float16',  # as in the official code; a CPU uses bfloat16 if it supports it
         tokenizer=dict(type='DiscreteVAE', vocab_size=8192, width=256, groups=4, blocks=2, width_in=128)),
     head=dict(type='MIMHead', in_channels=768, out_channels=8192))
 custom_hooks = [
-    dict(type='Throughput', gflop_per_image=160),  # an image, with its tokens (docs/performance.md)
-    dict(type='CompileBlocks')]  # on a GPU: about a minute to start, then 1.4 times as fast
+    dict(type='Throughput', gflop_per_image=160),  # with tokens online (docs/performance.md)
+    dict(type='CompileBlocks')]  # on a GPU: compiles for about a minute, then 1.4 times as fast

@@ -1,5 +1,5 @@
-# 160 000 updates. The warm-up multiplies a line that falls to 0 over the whole run, however long (it has no `end`), as
-# mmcv's `poly` does.
+# 160 000 updates. As in mmcv's `poly`, the learning rate falls linearly to 0 over the run, and warm-up multiplies it. PolyLR
+# without `end` ends where the run ends.
 _base_ = '../default_runtime.py'
 optim_wrapper = dict(
     type='AmpOptimWrapper',

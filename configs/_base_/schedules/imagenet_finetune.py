@@ -1,4 +1,4 @@
-# What all fine-tunings on ImageNet share; learning rate, decay and epochs stand in the configs. A schedule without `end`
+# Settings that all fine-tunings on ImageNet share. Each config sets learning rate, decay and epochs. A schedule without `end`
 # ends where the run ends.
 _base_ = '../default_runtime.py'
 optim_wrapper = dict(

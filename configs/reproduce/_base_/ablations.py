@@ -44,7 +44,7 @@ ablations = {
     'floor': dict(title='all labels, many steps, no attention between patches', config=None, kind='floor'),
 }
 
-# That the ablation `better` is better than `worse`. The gap is the difference of the paper's values, or given where the paper
+# Claim: the ablation `better` is better than `worse`. The gap is the difference of the paper's values, or given where the paper
 # compares other pairs: SETR-PUP in table 3, UPerNet in table 5; nan where the paper has none.
 claims = [
     dict(
