@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import benchmark
 import pytest
 import torch
 from benchmarks import timing
@@ -54,11 +53,6 @@ def test_a_ratio_is_the_median_over_rounds(monkeypatch):
     assert row['spread'] == dict(hf=[1, 3]) and row['share_of_peak'] == 0.5
     assert '2.00× hf (1.00 … 3.00; 4)' in timing.show(row)
     assert '50% of the peak' in timing.show(row)
-
-
-def test_an_unknown_library_is_an_error():
-    with pytest.raises(SystemExit):
-        benchmark.main(['mask', '--libraries', 'nothing'])
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch, capsys):

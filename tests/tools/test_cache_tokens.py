@@ -25,16 +25,10 @@ def run(data, tmp_path):  # noqa: F811
 
     def call(*words: object, changes: dict | None = None, out: str = 'tokens') -> Path:
         cfg = config(data, tmp_path / 'work')
-        for key, value in (changes or {}).items():
-            *way, last = key.split('.')
-            place = cfg
-            for step in way:
-                place = place[step]
-            place[last] = value
+        cfg.merge_from_dict(changes or {})
         cfg.dump(tmp_path / 'config.py')
-        cache_tokens.main(
-            [str(tmp_path / 'config.py'), '--out', str(tmp_path / out), *map(str, words)]
-        )
+        folders = [tmp_path / 'config.py', '--out', tmp_path / out]
+        cache_tokens.main([str(word) for word in (*folders, *words)])
         return tmp_path / out
 
     return call
@@ -59,17 +53,22 @@ def test_two_processes_write_what_one_writes(run, tmp_path):
 
 
 def test_the_number_of_crops_is_the_number_of_epochs(run):
-    path = run('--jobs', 2, changes=dict(train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2)))
+    loop = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)
+    path = run('--jobs', 2, changes=dict(train_cfg=loop))
     assert TokenCache(path).num_crops == 2
     ids = np.fromfile(path / 'ids', '<u2').reshape(2 * 12, 64)
     assert len(np.unique(ids, axis=0)) == 24
+    with pytest.raises(SystemExit, match='has 2 crops per image, not 3'):
+        run('--crops', 3, '--jobs', 0)
+    with pytest.raises(SystemExit, match='seed: the cache has 0, the run 1'):
+        run('--crops', 2, '--jobs', 0, '--cfg-options', 'train_dataloader.dataset.seed=1')
 
 
 @pytest.mark.parametrize('changes, message', [
     ({}, 'the run counts iterations, not epochs: .*--crops N'),
-    ({'model.target': dict(type='PixelTarget')}, 'PixelTarget'),
+    ({'model.target': dict(_delete_=True, type='PixelTarget')}, 'PixelTarget'),
     ({'model.target.checkpoint': None}, 'tokenizer'),
-    ({'train_dataloader.dataset': dict(type='CustomDataset')}, r'beit_mm\.SeededDataset'),
+    ({'train_dataloader.dataset': dict(_delete_=True, type='CustomDataset')}, r'beit_mm\.SeededDataset'),
 ])  # fmt: skip
 def test_what_cannot_be_cached_is_named(changes, message, run, tmp_path):
     with pytest.raises(SystemExit, match=f'error: .*{message}'):
@@ -85,11 +84,3 @@ def test_more_codes_than_16_bits_are_an_error(data, run, tmp_path):  # noqa: F81
     changes = {'model.target.checkpoint': large, 'model.target.tokenizer': tokenizer}
     with pytest.raises(SystemExit, match='error: 65537 codes'):
         run('--crops', 1, changes=changes)
-
-
-def test_a_cache_of_other_crops_is_not_continued(run):
-    run('--crops', 1, '--jobs', 0)
-    with pytest.raises(SystemExit, match='has 1 crops per image, not 2'):
-        run('--crops', 2, '--jobs', 0)
-    with pytest.raises(SystemExit, match='seed: the cache has 0, the run 1'):
-        run('--crops', 1, '--jobs', 0, '--cfg-options', 'train_dataloader.dataset.seed=1')

@@ -1,9 +1,8 @@
-"""Shapes: scenes depend on (seed, index) only, teach what they should, and are read by mmpretrain and mmseg."""
+"""Shapes: scenes depend on (seed, index) only, teach what they should, and are written as data sets."""
 
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,12 +12,20 @@ from PIL import Image
 from shapes import draw as shapes
 from shapes.draw import CLASSES, PALETTE, SPECIES, scene, write
 from shapes.layout import layout, palette_of, texture_of
-from shapes.scene import render
 
 pytestmark = pytest.mark.any_stack
 SMALL = dict(train=40, val=20, seed=3, size=64, segmentation_train=20, segmentation_val=10,
              labels=(10, 30), jobs=1)  # fmt: skip
-CENTER = (slice(8, 24), slice(8, 24))
+# Scene of seed 7 → gray level of its quarters, pixels of the bar, the ground and its class
+GOLDEN = {
+    (0, False): ([166, 171, 172, 172], [0, 3120, 847]),
+    (1, False): ([166, 164, 170, 170], [203, 3052, 841]),
+    (2, False): ([68, 72, 58, 67], [217, 2806, 991]),
+    (7, False): ([79, 73, 75, 79], [0, 3219, 794]),
+    (3, False): ([162, 152, 156, 149], [248, 2883, 841]),
+    (3, True): ([162, 161, 156, 155], [248, 2896, 828]),
+    (9, True): ([155, 163, 156, 164], [266, 3003, 705]),
+}
 
 
 @pytest.fixture(scope='module')
@@ -28,57 +35,31 @@ def drawn(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope='module')
-def many():
-    images, maps, labels = zip(*(scene(11, i, 64) for i in range(900)), strict=True)
-    return np.stack(images), np.stack(maps), np.array(labels)
-
-
 def files(folder):
     paths = (path for path in folder.rglob('*') if path.is_file())
     return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
-def drawing(plan, size: int):
-    return render(plan, size, np.random.default_rng(0))
+def test_scenes_are_those_of_earlier_versions():
+    """Otherwise `VERSION` has to rise, and figures on Shapes are not comparable."""
+    for (index, wrapped), (quarters, areas) in GOLDEN.items():
+        image, labels, label = scene(7, index, 64, wrapped)
+        gray = cv2.resize(image, (2, 2), interpolation=cv2.INTER_AREA).mean(-1).ravel()
+        assert np.abs(gray - quarters).max() < 2, index
+        found = np.bincount(labels.ravel(), minlength=12)[[0, 1, 2 + index]]
+        assert label == index and np.abs(found - areas).max() < 6, index
+    arrangements = {layout(7, index).arrangement for index, _ in GOLDEN}
+    assert arrangements == {'mirror', 'ring', 'row', 'grid'}
 
 
-# -- scenes ------------------------------------------------------------------------------------------
-
-
-def test_a_scene_depends_on_seed_and_index_only():
-    first = scene(5, 123, 64)
-    scene(5, 7, 112)
-    np.random.seed(1)
-    again = scene(5, 123, 64)
-    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
-    for other in (scene(6, 123, 64), scene(5, 133, 64)):
-        assert np.abs(first[0].astype(int) - other[0]).mean() > 5
-
-
-@pytest.mark.parametrize('size', [112, 224])
-def test_size_is_resolution_only(size):
+def test_size_is_resolution_only():
     for index in range(12):
         small, small_map, _ = scene(2, index, 64)
-        large, large_map, _ = scene(2, index, size)
+        large, large_map, _ = scene(2, index, 224)
         shrunk = cv2.resize(large, (64, 64), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(shrunk - small).mean() < 5
         nearest = cv2.resize(large_map, (64, 64), interpolation=cv2.INTER_NEAREST_EXACT)
         assert (nearest == small_map).mean() > 0.97  # outlines differ by a pixel
-
-
-def test_label_maps_agree_with_the_class(many):
-    _, maps, labels = many
-    assert maps.dtype == np.uint8 and maps.max() < 2 + len(SPECIES)
-    assert np.bincount(labels).tolist() == [90] * 10
-    areas = np.stack([(maps == 2 + species).sum((1, 2)) for species in range(len(SPECIES))], 1)
-    assert np.array_equal(areas.argmax(1), labels)  # the class has the largest area
-    ordered = np.sort(areas, 1)
-    assert (ordered[:, -1] > 1.5 * ordered[:, -2]).mean() > 0.97
-    shares = np.stack([(maps == value).mean() for value in range(12)])
-    assert 0 < shares[0] < 0.06 and 0.6 < shares[1] < 0.9
-    assert shares[2:].max() < 2.2 * shares[2:].min()  # no species is rare
-    assert len(PALETTE) == len(CLASSES) == 11
 
 
 def accuracy(features, labels, train=600):
@@ -90,13 +71,18 @@ def accuracy(features, labels, train=600):
     return ((features[train:] @ weights).argmax(1) == labels[train:]).mean()
 
 
-def test_no_single_cue_tells_the_class(many):
+def test_label_maps_agree_with_the_class_and_no_single_cue_tells_it():
+    images, maps, labels = map(np.array, zip(*(scene(11, i, 64) for i in range(900)), strict=True))
+    areas = np.stack([(maps == 2 + species).sum((1, 2)) for species in range(len(SPECIES))], 1)
+    assert np.array_equal(areas.argmax(1), labels)  # the class has the largest area
+    shares = np.stack([(maps == value).mean() for value in range(12)])
+    assert 0 < shares[0] < 0.06 and 0.6 < shares[1] < 0.9
+    assert shares[2:].max() < 2.2 * shares[2:].min()  # no species is rare
+
     pairs = [(texture_of(species), palette_of(species)) for species in range(10)]
     assert len(set(pairs)) == 10
     for cue in zip(*pairs, strict=True):
         assert np.bincount(cue).tolist() == [2] * 5  # at best every second guess is right
-
-    images, _, labels = many
     bins = [(image >> 6).reshape(-1, 3) @ [16, 4, 1] for image in images]
     colors = np.stack([np.bincount(each, minlength=64) for each in bins]) ** 0.5
     gray = images.mean(3)
@@ -107,118 +93,25 @@ def test_no_single_cue_tells_the_class(many):
     assert 0.12 < accuracy(spectrum, labels) < 0.6
 
 
-def upright(image, thing):
-    """Return the 32 × 32 pixels around a thing, turned back."""
-    cos, sin, flip = np.cos(thing.angle), np.sin(thing.angle), -1 if thing.mirrored else 1
-    turn = np.array([[cos, -sin * flip], [sin, cos * flip]]) * thing.radius * len(image) / 13
-    middle = np.array([thing.x, thing.y]) * len(image) - 0.5
-    back = np.column_stack([turn, middle - turn @ [15.5, 15.5]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, back, (32, 32), flags=flags).astype(float)[CENTER].ravel()
-
-
-def test_objects_of_a_scene_repeat_each_other():
-    within, between = {}, []
-    for index in range(80):
-        plan, strange = layout(4, index), layout(4, index + 80)  # the same class, another skin
-        own = [thing for thing in plan.things if thing.species == plan.label]
-        assert 2 <= len(own) <= 5 and len({thing.skin for thing in own}) == 1
-        twin = next(thing for thing in strange.things if thing.species == plan.label)
-        images = [drawing(replace(each, bar=None), 128)[0] for each in (plan, strange)]
-        first, second = upright(images[0], own[0]), upright(images[0], own[-1])
-        correlation = np.corrcoef([first, second, upright(images[1], twin)])[0]
-        within.setdefault(plan.arrangement, []).append(correlation[1])
-        between.append(correlation[2])
-    assert set(within) == {'row', 'ring', 'grid', 'mirror'}
-    for values in within.values():
-        assert np.median(values) > 0.85 > 0.6 > np.median(between)
-
-
-def test_wrapped_things_are_plain_discs_and_nothing_else_changes():
-    for index in range(100):
-        plan, other = layout(4, index), layout(4, index, wrapped=True)
-        assert plan.bar == other.bar
-        largest = max(thing.radius for thing in other.things)
-        repeated = [thing for thing in other.things if thing.radius == largest]
-        assert [thing.wrapped for thing in repeated] == [i % 2 == 1 for i in range(len(repeated))]
-        for own, thing in zip(plan.things, other.things, strict=True):
-            assert own == replace(thing, skin=own.skin, wrapped=False)
-    disc = next(thing for thing in other.things if thing.wrapped)
-    things = [(replace(disc, species=species),) for species in (3, 8)]
-    first, second = (drawing(replace(other, bar=None, things=each), 64) for each in things)
-    assert np.array_equal(first[0], second[0])  # only the label map tells the species
-    assert set(np.unique(first[1])) == {1, 5} and set(np.unique(second[1])) == {1, 10}
-
-
-def test_mirror_scenes_are_symmetric():
-    plan = next(plan for plan in (layout(0, i) for i in range(100)) if plan.arrangement == 'mirror')
-    own = tuple(thing for thing in plan.things if thing.species == plan.label)
-    _, maps = drawing(replace(plan, things=own, bar=None), 256)
-    axis = (own[0].angle + own[1].angle) / 2
-    cos, sin = np.cos(2 * axis), np.sin(2 * axis)
-    mirror = np.array([[cos, sin], [sin, -cos]])
-    matrix = np.column_stack([mirror, 127.5 - mirror @ [127.5, 127.5]])
-    mirrored = cv2.warpAffine(maps, matrix, (256, 256), borderValue=1)
-    assert (maps > 1).sum() > 2000 and ((maps > 1) == (mirrored > 1)).mean() > 0.99
-
-
-# -- files -------------------------------------------------------------------------------------------
-
-
-def test_files_do_not_depend_on_the_number_of_processes(drawn, tmp_path):
-    write(tmp_path / 'two', **SMALL | dict(jobs=2))
-    assert files(tmp_path / 'two') == files(drawn)
-
-
-def test_mmpretrain_reads_the_folders_and_the_lists(drawn):
-    datasets = pytest.importorskip('mmpretrain.datasets')
-    given = dict(
-        data_root=str(drawn / 'imagenet'), pipeline=[dict(type='mmpretrain.LoadImageFromFile')]
-    )
-    classes = dict(metainfo=dict(classes=SPECIES))
-    for split, count in (('train', 40), ('val', 20)):
-        listed = datasets.ImageNet(split=split, **classes, **given)
-        found = datasets.CustomDataset(data_prefix=split, **given)
-        assert len(listed) == len(found) == count
-        assert np.bincount(listed.get_gt_labels()).tolist() == [count // 10] * 10
-        infos = [[each.get_data_info(i) for i in range(count)] for each in (listed, found)]
-        labels = [{info['img_path']: info['gt_label'] for info in each} for each in infos]
-        assert labels[0] == labels[1]
-    few = datasets.ImageNet(split='train', ann_file='meta/train_30.txt', **classes, **given)
-    image = few[7]['img']
-    assert len(few) == 30 and image.shape == (64, 64, 3)
-    assert np.abs(image[..., ::-1].astype(int) - scene(3, 7, 64)[0]).mean() < 3  # JPEG's loss
-
-
-def test_mmseg_reads_the_label_maps(drawn):
-    datasets = pytest.importorskip('mmseg.datasets')
-    load = [dict(type='mmseg.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
-    given = dict(
-        data_root=str(drawn / 'ade20k'), metainfo=dict(classes=CLASSES, palette=PALETTE),
-        pipeline=load, reduce_zero_label=True, seg_map_suffix='.png',
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-    )  # fmt: skip
-    whole = datasets.BaseSegDataset(ann_file='', **given)
-    assert len(whole) == 20
-    assert len(datasets.BaseSegDataset(ann_file='training_10.txt', **given)) == 10
-    seen = set()
+def test_lists_number_the_class_folders_and_label_maps_are_those_of_the_scenes(drawn):
+    meta = drawn / 'imagenet/meta'
+    for split, count in dict(train=40, val=20, train_30=30).items():
+        lines = (meta / f'{split}.txt').read_text().splitlines()
+        folders = sorted(path.name for path in (drawn / f'imagenet/{split[:5]}').glob('n*'))
+        assert len(lines) == count and len(folders) == 10
+        assert all(folders[int(line.split()[1])] == line.split('/')[0] for line in lines)
+    assert (meta / 'classes.txt').read_text().split() == list(SPECIES)
+    assert len((drawn / 'ade20k/training_10.txt').read_text().split()) == 10
+    assert not (drawn / 'ade20k/training_30.txt').exists()  # it has only twenty
+    assert len(PALETTE) == len(CLASSES) == 11
     for index in range(20):
-        labels = whole[index]['gt_seg_map']
-        expected = scene(3, 2 * 10**9 + index, 64)[1]
-        assert np.array_equal(labels, np.where(expected == 0, 255, expected.astype(int) - 1))
-        seen |= set(np.unique(labels))
-    assert 0 in seen and max(seen - {255}) == 10
-
-
-def test_splits_share_no_scene_and_every_file_opens(drawn):
-    images = [path for path in drawn.rglob('*') if path.suffix in ('.JPEG', '.jpg')]
-    assert len(images) == 90 and len({path.read_bytes() for path in images}) == 90
-    assert all(cv2.imread(str(path)).shape == (64, 64, 3) for path in images)
-    for path in drawn.rglob('*.png'):
-        with Image.open(path) as labels:
-            assert labels.mode == 'P' and np.asarray(labels).max() <= 11
+        with Image.open(drawn / f'ade20k/annotations/training/ADE_train_{index:08d}.png') as labels:
+            assert np.array_equal(labels, scene(3, 2 * 10**9 + index, 64)[1])
             assert labels.getpalette()[3:36] == [value for color in PALETTE for value in color]
-    assert not (drawn / 'ade20k' / 'training_30.txt').exists()  # it has only twenty
+    images = [path for path in drawn.rglob('*') if path.suffix in ('.JPEG', '.jpg')]
+    assert len(images) == len({path.read_bytes() for path in images}) == 90
+    seventh = cv2.imread(str(drawn / 'imagenet/train/n00000007/shapes_train_00000007.JPEG'))
+    assert np.abs(seventh[..., ::-1].astype(int) - scene(3, 7, 64)[0]).mean() < 3  # JPEG's loss
 
 
 def test_a_finished_set_is_kept_and_other_files_are_not_overwritten(drawn, tmp_path, capsys):
@@ -232,7 +125,9 @@ def test_a_finished_set_is_kept_and_other_files_are_not_overwritten(drawn, tmp_p
     assert before == {path: path.stat().st_mtime_ns for path in drawn.rglob('*')}
 
 
-def test_an_interrupted_drawing_is_not_taken_for_a_data_set(drawn, tmp_path, monkeypatch):
+def test_an_interrupted_drawing_is_no_data_set_and_two_processes_draw_the_same(
+    drawn, tmp_path, monkeypatch
+):
     out, real = tmp_path / 'set', shapes._draw
 
     def dies(task):
@@ -244,7 +139,7 @@ def test_an_interrupted_drawing_is_not_taken_for_a_data_set(drawn, tmp_path, mon
         patch.setattr(shapes, '_draw', dies)
         write(out, **SMALL)
     assert not out.exists()
-    assert write(out, **SMALL) and files(out) == files(drawn)
+    assert write(out, **SMALL | dict(jobs=2)) and files(out) == files(drawn)
     assert [path.name for path in tmp_path.iterdir()] == ['set']
 
 
@@ -256,9 +151,9 @@ def test_bad_numbers_are_refused_before_anything_is_written(tmp_path, given):
 
 
 def test_the_command_line_draws_without_loading_torch(tmp_path):
-    tools = Path(__file__).parents[2] / 'tools'
-    code = f"import sys; sys.path.insert(0, '{tools}')\n"
-    code += "from shapes.draw import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    tool = Path(__file__).parents[2] / 'tools/draw_shapes.py'
+    code = f"import sys, runpy; sys.path.insert(0, '{tool.parent}')\n"
+    code += f"print(runpy.run_path('{tool}')['main'](sys.argv[1:]), 'torch' in sys.modules)"
     words = [str(tmp_path / 'set'), '--train', '10', '--val', '10', '--jobs', '1']
     command = [sys.executable, '-c', code, *words]
     run = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -73,16 +73,6 @@ def test_label_maps_keep_their_values_and_turn_with_their_image(tmp_path, orient
         assert set(np.unique(small)) == {0, 3, 7, 255} and (np.abs(image - small) < 40).mean() > 0.8
 
 
-def test_a_label_map_whose_size_does_not_tell_the_orientation_is_named(tmp_path, capsys):
-    for folder in ('photos', 'maps'):
-        (tmp_path / folder).mkdir()
-    Image.new('RGB', (40, 30)).save(tmp_path / 'photos/1.jpg', exif=bad_files.exif(3))
-    Image.new('L', (40, 30)).save(tmp_path / 'maps/1.png')
-    folders = tmp_path / 'maps', tmp_path / 'b'
-    assert run(tmp_path / 'photos', tmp_path / 'a', 20, '--masks', *folders) == 1
-    assert 'does not tell' in capsys.readouterr().out
-
-
 def test_channels_are_kept_and_what_cannot_be_shrunk_is_named(tmp_path, capsys):
     source, target = tmp_path / 'a', tmp_path / 'b'
     source.mkdir()

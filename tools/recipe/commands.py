@@ -1,14 +1,11 @@
-"""Commands of a stage: training and testing with each launcher, and the submission of a Slurm job."""
+"""Launchers of stages, submission of Slurm jobs, and commands as shell lines."""
 
-import os
 import shlex
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
-
-from .chain import Stage
 
 TOOLS = Path(__file__).parents[1]
 LAUNCHERS = ('none', 'pytorch', 'slurm')
@@ -61,36 +58,6 @@ def tool_path(name: str) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def stage_command(
-    launch: Launch,
-    stage: Stage,
-    work_dir: Path,
-    options: list[str],
-    resume: bool = False,
-    checkpoint: str | None = None,
-) -> list[str]:
-    """Return the command that trains a stage, or tests its `checkpoint`."""
-    kind, arguments = (
-        ('test', [stage.config, checkpoint]) if checkpoint else ('train', [stage.config])
-    )
-    flags = ['--work-dir', str(work_dir)]
-    if launch.launcher == 'slurm':
-        start = ['env', f'GPUS={launch.gpus}', f'GPUS_PER_NODE={launch.gpus_per_node}']
-        start += ['bash', tool_path(f'slurm_{kind}.sh'), launch.partition, stage.name]
-        if kind == 'train':  # takes the work dir as an argument
-            arguments, flags = [stage.config, str(work_dir)], []
-    elif launch.launcher == 'pytorch':
-        start = ['bash', tool_path(f'dist_{kind}.sh')]
-        arguments.append(str(launch.gpus))
-    else:
-        start = [sys.executable, tool_path(f'{kind}.py')]
-    if resume:
-        flags.append('--resume')
-    if options:
-        flags += ['--cfg-options', *options]
-    return start + arguments + flags
-
-
 def sbatch(
     launch: Launch, name: str, command: list[str], after: list[str], gpus: bool = True
 ) -> str:
@@ -127,8 +94,6 @@ def split_command(line: str) -> list[str]:
 
 def shell_line(command: list[str]) -> str:
     """Return the command as a shell line, with `python` for this Python if the PATH leads to it."""
-    # Not the resolved paths: the interpreters of virtual environments are links to one file.
-    on_path = os.path.abspath(shutil.which('python') or '')
-    if command[0] == sys.executable and on_path == os.path.abspath(sys.executable):
+    if command[0] == sys.executable == shutil.which('python'):
         command = ['python', *command[1:]]
     return shlex.join(command)

@@ -1,11 +1,12 @@
 """Plan the stages that have to run and their commands, also as a shell script."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .chain import Recipe, Stage, expected_checkpoint, stage_options
-from .commands import Launch, sbatch, shell_line, split_command, stage_command
+from .commands import Launch, sbatch, shell_line, split_command, tool_path
 from .records import describe_inputs, find_checkpoint, read_record, stage_status
 
 PREPARE = 'prepare'  # `--stage prepare` runs the recipe's `prepare` alone
@@ -39,11 +40,26 @@ class PlannedStage:
 
     def command(self, settings: Settings, checkpoint: str | None = None) -> list[str]:
         """Return the command that trains the stage, or tests its checkpoint."""
-        work_dir = settings.work_dir / self.stage.name / ('test' if checkpoint else '')
-        resume = self.status == 'interrupted' and not checkpoint
-        return stage_command(
-            settings.launch, self.stage, work_dir, self.options, resume, checkpoint
-        )
+        kind = 'test' if checkpoint else 'train'
+        arguments = [self.stage.config, *filter(None, [checkpoint])]
+        work_dir = str(settings.work_dir / self.stage.name / ('test' if checkpoint else ''))
+        flags = ['--work-dir', work_dir]
+        launch = settings.launch
+        if launch.launcher == 'slurm':
+            start = ['env', f'GPUS={launch.gpus}', f'GPUS_PER_NODE={launch.gpus_per_node}']
+            start += ['bash', tool_path(f'slurm_{kind}.sh'), launch.partition, self.stage.name]
+            if not checkpoint:  # the script takes the work dir as an argument
+                arguments, flags = [self.stage.config, work_dir], []
+        elif launch.launcher == 'pytorch':
+            start = ['bash', tool_path(f'dist_{kind}.sh')]
+            arguments.append(str(launch.gpus))
+        else:
+            start = [sys.executable, tool_path(f'{kind}.py')]
+        if self.status == 'interrupted' and not checkpoint:
+            flags.append('--resume')
+        if self.options:
+            flags += ['--cfg-options', *self.options]
+        return start + arguments + flags
 
 
 def selected_stages(recipe: Recipe, settings: Settings) -> Iterator[tuple[str, Stage]]:

@@ -7,14 +7,13 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from recipe import chain, process, records, runner
 from recipe.chain import Recipe, Stage
-from recipe.commands import Launch, shell_line, stage_command
-from recipe.plan import Settings, shell_script
+from recipe.commands import Launch
+from recipe.plan import PlannedStage, Settings, shell_script
 from reports import summary
 from shapes import draw as shapes
 
@@ -28,41 +27,25 @@ def tool(*words: str) -> None:
     runpy.run_path(str(ROOT / 'tools/recipe.py'))['main'](['run', *words])
 
 
-@pytest.mark.parametrize(
-    'launch, train, test',
-    [
-        (
-            Launch(),
-            f'{sys.executable} tools/train.py a.py --work-dir w --resume --cfg-options x=1',
-            f'{sys.executable} tools/test.py a.py w/1.pth --work-dir w/test --cfg-options x=1',
-        ),
-        (
-            Launch('pytorch', 4),
-            'bash tools/dist_train.sh a.py 4 --work-dir w --resume --cfg-options x=1',
-            'bash tools/dist_test.sh a.py w/1.pth 4 --work-dir w/test --cfg-options x=1',
-        ),
-        (
-            Launch('slurm', 16, 'gpu'),
-            'env GPUS=16 GPUS_PER_NODE=8 bash tools/slurm_train.sh gpu name a.py w '
-            '--resume --cfg-options x=1',
-            'env GPUS=16 GPUS_PER_NODE=8 bash tools/slurm_test.sh gpu name a.py w/1.pth '
-            '--work-dir w/test --cfg-options x=1',
-        ),
-    ],
-)
-def test_each_launcher_gets_config_folder_and_options(monkeypatch, launch, train, test):
+def test_each_launcher_gets_config_folder_and_options(monkeypatch):
     monkeypatch.chdir(ROOT)
-    stage = Stage('name', 'a.py')
-    assert shlex.join(stage_command(launch, stage, Path('w'), ['x=1'], resume=True)) == train
-    made = stage_command(launch, stage, Path('w/test'), ['x=1'], checkpoint='w/1.pth')
-    assert shlex.join(made) == test
 
+    def command(launch: Launch, status: str, checkpoint: str | None = None) -> str:
+        planned = PlannedStage('', Stage('name', 'a.py'), status, '', {}, ['x=1'])
+        return shlex.join(planned.command(Settings(Path('w'), launch=launch), checkpoint))
 
-def test_a_printed_python_is_the_one_that_runs(monkeypatch, tmp_path):
-    monkeypatch.setenv('PATH', str(Path(sys.executable).parent))
-    assert shell_line([sys.executable, 'a b']) == "python 'a b'"
-    monkeypatch.setenv('PATH', str(tmp_path))
-    assert shell_line([sys.executable, 'a b']) == f"{sys.executable} 'a b'"
+    torchrun, slurm = Launch('pytorch', 4), Launch('slurm', 16, 'gpu')
+    end = '--resume --cfg-options x=1'
+    train = f'bash tools/dist_train.sh a.py 4 --work-dir w/name {end}'
+    assert command(torchrun, 'interrupted') == train
+    env = 'env GPUS=16 GPUS_PER_NODE=8 bash tools'
+    train = f'{env}/slurm_train.sh gpu name a.py w/name {end}'
+    assert command(slurm, 'interrupted') == train
+    end = '--work-dir w/name/test --cfg-options x=1'
+    test = f'bash tools/dist_test.sh a.py w/1.pth 4 {end}'
+    assert command(torchrun, 'new', 'w/1.pth') == test
+    test = f'{env}/slurm_test.sh gpu name a.py w/1.pth {end}'
+    assert command(slurm, 'new', 'w/1.pth') == test
 
 
 def test_the_papers_chain_is_printed_for_eight_gpus(monkeypatch, capsys, tmp_path):
@@ -71,9 +54,7 @@ def test_the_papers_chain_is_printed_for_eight_gpus(monkeypatch, capsys, tmp_pat
     first, *lines = capsys.readouterr().out.splitlines()
     lines = [line for line in lines if line and not line.startswith('#')]
     trained = [line for line in lines if line.startswith('bash tools/dist_train.sh configs/')]
-    assert (
-        first == 'set -e' and len(trained) == 8 and len(lines) == 10
-    )  # two pre-trainings are tested
+    assert (first, len(trained), len(lines)) == ('set -e', 8, 10)  # two are tested
     reads = {}
     for line in trained:
         name = re.search(rf'--work-dir {tmp_path}/(\S+)', line)[1]
@@ -92,10 +73,14 @@ def test_the_papers_chain_is_printed_for_eight_gpus(monkeypatch, capsys, tmp_pat
 
 @pytest.fixture
 def submit(tmp_path):
-    """Run a printed script with an sbatch that records its arguments and numbers the jobs."""
+    """Run a printed script with an sbatch that records its arguments and numbers the jobs.
+
+    It refuses a job named `refused`.
+    """
     sbatch = tmp_path / 'bin/sbatch'
     sbatch.parent.mkdir()
-    sbatch.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/jobs\nwc -l < {tmp_path}/jobs\n')
+    record = f'echo "$*" >> {tmp_path}/jobs\nwc -l < {tmp_path}/jobs\n'
+    sbatch.write_text(f'#!/bin/sh\n{record}[ "${{*#*refused}}" = "$*" ]')
     sbatch.chmod(0o755)
     environment = os.environ | dict(PATH=f'{sbatch.parent}:{os.environ["PATH"]}')
 
@@ -139,39 +124,29 @@ def test_one_job_prepares_the_data_and_the_others_wait(monkeypatch, capsys, tmp_
     assert all(after for _, (_, after) in others)
 
 
-def test_jobs_of_similar_names_are_told_apart(tmp_path, submit):
+def test_jobs_of_similar_names_differ_and_a_refused_job_ends_the_script(tmp_path, submit):
     (tmp_path / 'a.py').write_text('train_cfg = dict(max_epochs=3)')
     config = str(tmp_path / 'a.py')
     stages = [Stage('a-b', config), Stage('a/b', config), Stage('c', config, {'x': 'a-b'})]
-    recipe = Recipe('work', stages, [], None, '', '')
     settings = Settings(tmp_path / 'work', launch=Launch('slurm', 1, 'gpu'))
-    jobs = submit(shell_script(recipe, settings, ['recipe']))
-    assert jobs['c'][1] == ['a-b']
+
+    def script(*stages: Stage) -> str:
+        return shell_script(Recipe('work', list(stages), [], None, '', ''), settings, ['recipe'])
+
+    assert submit(script(*stages))['c'][1] == ['a-b']
+    with pytest.raises(subprocess.CalledProcessError):
+        submit(script(Stage('refused', config), Stage('d', config)))
+    assert '--stage d' not in (tmp_path / 'jobs').read_text()
 
 
-def test_a_script_ends_at_the_first_job_that_is_refused(tmp_path):
-    (tmp_path / 'sbatch').write_text(f'#!/bin/sh\necho x >> {tmp_path}/jobs\nexit 1\n')
-    (tmp_path / 'sbatch').chmod(0o755)
-    (tmp_path / 'a.py').write_text('train_cfg = dict(max_epochs=3)')
-    stages = [Stage(name, str(tmp_path / 'a.py')) for name in 'ab']
-    settings = Settings(tmp_path / 'work', launch=Launch('slurm', 1, 'gpu'))
-    script = shell_script(Recipe('work', stages, [], None, '', ''), settings, ['recipe'])
-    environment = os.environ | dict(PATH=f'{tmp_path}:{os.environ["PATH"]}')
-    assert subprocess.run(['bash', '-c', script], env=environment).returncode == 1
-    assert (tmp_path / 'jobs').read_text() == 'x\n'
-
-
-@pytest.mark.parametrize(
-    'words, message',
-    [
-        ('--gpus 2', '--gpus 2 needs --launcher pytorch or slurm'),
-        ('--launcher slurm', '--launcher slurm needs --partition NAME'),
-        ('--launcher pytorch --gpus 0', '--gpus 0: expected at least 1'),
-        ('--stage tokeniser', f'--stage tokeniser: expected stages of {PAPER}: tokenizer, '),
-        ('--cfg-options a', '--cfg-options a: expected KEY=VALUE'),
-        ('--seeds 0', '--seeds 0: expected at least 1'),
-    ],
-)
+@pytest.mark.parametrize('words, message', [
+    ('--gpus 2', '--gpus 2 needs --launcher pytorch or slurm'),
+    ('--launcher slurm', '--launcher slurm needs --partition NAME'),
+    ('--launcher pytorch --gpus 0', '--gpus 0: expected at least 1'),
+    ('--stage tokeniser', f'--stage tokeniser: expected stages of {PAPER}: tokenizer, '),
+    ('--cfg-options a', '--cfg-options a: expected KEY=VALUE'),
+    ('--seeds 0', '--seeds 0: expected at least 1'),
+])  # fmt: skip
 def test_a_mistake_in_the_command_is_one_line(monkeypatch, words, message):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match=re.escape(f'error: {message}')):

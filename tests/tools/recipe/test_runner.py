@@ -4,6 +4,7 @@ Short scripts take the place of tools/train.py and test.py; test_recipe_tool.py 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,15 @@ if 'fail=True' in arguments or Path('broken').exists():
 count = len(list(work.rglob('*.pth'))) + 1
 (work / f'iter_{count}.pth').write_text(' '.join(arguments) + str(count))
 (work / 'last_checkpoint').write_text(f'/elsewhere/iter_{count}.pth')
+(work / 'modules').write_text(str('pytest' in sys.modules))
 """
 FIRST = Stage('first', 'ours.py')
 SECOND = Stage('task/second', 'other.py', weights={'model.load': 'first'})
 THIRD = Stage('task/third', 'other.py', options={'lr': 0.1})
+PREPARE = ["bash -c 'echo x >> prepared'"]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> Path:
     """An empty project: two configs, and tools that train in no time."""
     monkeypatch.chdir(tmp_path)
@@ -50,157 +53,127 @@ def recipe(*stages: Stage, prepare=()) -> Recipe:
     return Recipe('work', list(stages), list(prepare), None, '', '')
 
 
-def run(*stages: Stage, prepare=(), work='work', **settings: object) -> None:
-    runner.run(recipe(*stages, prepare=prepare), Settings(Path(work), **settings))
+@pytest.fixture
+def run(capsys):
+    """Run stages; return the names of those that ran, and the log."""
+
+    def call(*stages: Stage, prepare=(), work='work', **settings) -> tuple[list[str], str]:
+        capsys.readouterr()
+        runner.run(recipe(*stages, prepare=prepare), Settings(Path(work), **settings))
+        log = capsys.readouterr().out
+        done = [line for line in log.splitlines() if ': done in' in line]
+        return [line.split('] ')[1].partition(':')[0] for line in done], log
+
+    return call
 
 
-def ran(capsys) -> list[str]:
-    """Return the names of the stages that ran since the last call."""
-    lines = capsys.readouterr().out.splitlines()
-    return [line.split('] ')[1].partition(':')[0] for line in lines if ': done in' in line]
-
-
-def test_finished_stages_are_skipped_and_a_change_reruns_what_depends_on_it(place, capsys):
-    run(FIRST, SECOND, THIRD)
-    assert ran(capsys) == ['first', 'task/second', 'task/third']
-    run(FIRST, SECOND, THIRD)
-    assert ran(capsys) == []
-    changed = Stage('task/third', 'other.py', options={'lr': 0.2})
-    run(FIRST, SECOND, changed)
-    assert ran(capsys) == ['task/third']
-    Path('ours.py').write_text('more = 1\n' + Path('ours.py').read_text())
-    run(FIRST, SECOND, changed)
-    assert ran(capsys) == ['first', 'task/second']
-
-
-def test_comments_in_configs_and_a_moved_work_dir_rerun_nothing(place, capsys):
-    run(FIRST, SECOND)
-    Path('ours.py').write_text('# a comment\n' + Path('ours.py').read_text())
-    Path('work').rename('moved')
-    ran(capsys)
-    run(FIRST, SECOND, work='moved')
-    assert ran(capsys) == []
-
-
-def test_a_restart_names_what_changed_and_keeps_the_earlier_checkpoints(place, capsys):
-    run(THIRD)
-    run(THIRD, overrides=['lr=0.3'])
-    log = capsys.readouterr().out
-    assert 'task/third: runs again, because its inputs have changed: options\n' in log
-    assert 'its earlier files were moved to work/task/third.previous\n' in log
-    assert {str(path) for path in Path('work').rglob('*.pth')} == {
-        'work/task/third/iter_1.pth',
-        'work/task/third.previous/iter_1.pth',
-    }
-
-
-@pytest.mark.parametrize('change', [dict(data=['true 2']), dict(gpus=2)])
-def test_other_data_and_more_processes_make_another_result(place, change):
-    run(FIRST, prepare=['true'])
-    inputs = records.read_record(Path('work/first'))['made_from']
-    assert records.stage_status(Path('work/first'), inputs)[0] == 'finished'
-    assert records.stage_status(Path('work/first'), inputs | change)[0] == 'new'
-
-
-@pytest.mark.parametrize('damage', ['no record', 'half a record', 'no checkpoint'])
-def test_a_damaged_stage_is_not_finished(place, capsys, damage):
-    run(FIRST)
-    record = Path('work/first/stage.json')
-    if damage == 'no checkpoint':
-        Path('work/first/iter_1.pth').unlink()
-    elif damage == 'half a record':
-        record.write_text(record.read_text()[:40])
-    else:
-        record.unlink()
-    ran(capsys)
-    run(FIRST)
-    assert ran(capsys) == ['first']
-
-
-def test_a_failed_stage_stops_the_chain_and_is_named(place, capsys):
-    failing = Stage('task/second', 'other.py', options={'fail': True})
-    message = r'\[2 of 3\] task/second failed with exit code 3; log: work/task/second/1/1.log'
-    with pytest.raises(process.StageFailed, match=message):
-        run(FIRST, failing, THIRD)
-    assert ran(capsys) == ['first'] and records.read_record(Path('work/first'))
-    with pytest.raises(process.StageFailed):
-        run(FIRST, overrides=['fail=True'])
-    assert records.read_record(Path('work/first')) is None  # no longer finished
-
-
-def test_with_a_gpu_a_stage_is_a_new_process_and_without_one_a_fork(place, monkeypatch):
-    script = TRAIN + "(work / 'modules').write_text(str('pytest' in sys.modules))"
-    Path('tools/train.py').write_text(script)
-    for device, is_fork in dict(cuda='False', cpu='True').items():
-        monkeypatch.setattr('mmengine.device.get_device', lambda device=device: device)
-        run(FIRST, overrides=[f'x={device}'])
-        assert Path('work/first/modules').read_text() == is_fork
-
-
-def test_a_stage_is_tested_with_its_own_checkpoint_and_options_and_recorded(place):
-    run(Stage('first', 'ours.py', options={'a': 1}, test=True))
-    arguments = Path('work/first/test/iter_1.pth').read_text()
-    assert 'ours.py work/first/iter_1.pth --work-dir work/first/test --cfg-options a=1' in arguments
-    record = records.read_record(Path('work/first'))
-    assert record['wall_s'] > 0 and record['peak_rss_gib'] > 0.01
-    assert record['commands'][0].endswith(
-        'tools/train.py ours.py --work-dir work/first --cfg-options a=1'
-    )
-
-
-def interrupt(stage: Stage, after=()) -> None:
-    """Leave the stage as if it had died after its first checkpoint."""
-    run(*after, stage)
-    folder = Path('work', stage.name)
-    inputs = records.read_record(folder)['made_from']
-    (folder / records.FINISHED).unlink()
-    records.write_json(folder / records.BEGUN, dict(made_from=inputs))
+def record(stage: Stage) -> dict | None:
+    return records.read_record(Path('work', stage.name))
 
 
 def arguments_of(stage: Stage, number: int) -> str:
     return Path('work', stage.name, f'iter_{number}.pth').read_text()
 
 
-def test_an_interrupted_stage_resumes_once(place, capsys):
-    interrupt(THIRD)
-    run(THIRD)
-    log = capsys.readouterr().out
-    assert 'task/third: was interrupted, resumes from work/task/third/iter_1.pth' in log
-    assert '--work-dir work/task/third --resume --cfg-options lr=0.1' in arguments_of(THIRD, 2)
-    assert records.read_record(Path('work/task/third'))['resumed']
-    run(THIRD)
-    assert ran(capsys) == [] and not Path('work/task/third/begun.json').exists()
+@pytest.fixture
+def interrupt(run):
+    """Leave a stage as if it had died after its first checkpoint."""
+
+    def call(stage: Stage, after=()) -> None:
+        run(*after, stage)
+        inputs, folder = record(stage)['made_from'], Path('work', stage.name)
+        (folder / records.FINISHED).unlink()
+        records.write_json(folder / records.BEGUN, dict(made_from=inputs))
+
+    return call
 
 
-def test_a_stage_starts_from_the_last_checkpoint_of_the_stage_it_names(place):
+def test_finished_stages_are_skipped_and_a_change_reruns_what_depends_on_it(run):
+    assert run(FIRST, SECOND, THIRD)[0] == ['first', 'task/second', 'task/third']
+    changed = replace(THIRD, options={'lr': 0.2})
+    ran, log = run(FIRST, SECOND, changed)
+    assert ran == ['task/third'] and log.count('finished before') == 2
+    assert 'task/third: runs again, because its inputs have changed: options\n' in log
+    assert 'its earlier files were moved to work/task/third.previous\n' in log
+    assert {path.name for path in Path('work').rglob('third*')} == {'third', 'third.previous'}
+    Path('ours.py').write_text('more = 1\n' + Path('ours.py').read_text())
+    assert run(FIRST, SECOND, changed)[0] == ['first', 'task/second']
+    Path('ours.py').write_text('# a comment\n' + Path('ours.py').read_text())
+    Path('work').rename('moved')
+    assert run(FIRST, SECOND, changed, work='moved')[0] == []
+
+
+@pytest.mark.parametrize('change', [dict(data=['true 2']), dict(gpus=2)])
+def test_other_data_and_more_processes_make_another_result(run, change):
+    run(FIRST, prepare=['true'])
+    inputs = record(FIRST)['made_from']
+    assert records.stage_status(Path('work/first'), inputs)[0] == 'finished'
+    assert records.stage_status(Path('work/first'), inputs | change)[0] == 'new'
+
+
+@pytest.mark.parametrize('damaged', ['stage.json', 'iter_1.pth'])
+def test_a_stage_without_record_or_checkpoint_is_not_finished(run, damaged):
+    run(FIRST)
+    path = Path('work/first', damaged)
+    if damaged == 'stage.json':
+        path.write_text(path.read_text()[:40])
+    else:
+        path.unlink()
+    assert run(FIRST)[0] == ['first']
+
+
+def test_a_failed_stage_stops_the_chain_and_is_named(run, capsys):
+    failing = replace(SECOND, weights={}, options={'fail': True})
+    message = r'\[2 of 3\] task/second failed with exit code 3; log: work/task/second/1/1.log'
+    with pytest.raises(process.StageFailed, match=message):
+        run(FIRST, failing, THIRD)
+    assert record(FIRST) and not record(THIRD)
+    with pytest.raises(process.StageFailed):
+        run(FIRST, overrides=['fail=True'])
+    assert record(FIRST) is None  # no longer finished
+
+
+def test_with_a_gpu_a_stage_is_a_new_process_and_without_one_a_fork(run, monkeypatch):
+    for device, is_fork in dict(cuda='False', cpu='True').items():
+        monkeypatch.setattr('mmengine.device.get_device', lambda device=device: device)
+        run(FIRST, overrides=[f'x={device}'])
+        assert Path('work/first/modules').read_text() == is_fork
+
+
+def test_a_stage_is_tested_with_its_own_checkpoint_and_options_and_recorded(run):
+    run(replace(FIRST, options={'a': 1}, test=True))
+    arguments = Path('work/first/test/iter_1.pth').read_text()
+    assert 'ours.py work/first/iter_1.pth --work-dir work/first/test --cfg-options a=1' in arguments
+    assert record(FIRST)['wall_s'] > 0 and record(FIRST)['peak_rss_gib'] > 0.01
+    train = 'tools/train.py ours.py --work-dir work/first --cfg-options a=1'
+    assert record(FIRST)['commands'][0].endswith(train)
+
+
+def test_an_interrupted_stage_resumes_once_and_others_start_from_its_last_checkpoint(
+    run, interrupt
+):
     interrupt(FIRST)
-    run(FIRST, SECOND)  # the first stage resumes, and writes a second file
-    given = arguments_of(SECOND, 1)
-    assert (
-        'other.py --work-dir work/task/second --cfg-options model.load=work/first/iter_2' in given
-    )
+    log = run(FIRST, SECOND)[1]
+    assert 'first: was interrupted, resumes from work/first/iter_1.pth' in log
+    assert '--work-dir work/first --resume' in arguments_of(FIRST, 2)
+    assert record(FIRST)['resumed'] and not Path('work/first/begun.json').exists()
+    assert '--cfg-options model.load=work/first/iter_2' in arguments_of(SECOND, 1)
+    assert run(FIRST, SECOND)[0] == []
 
 
-@pytest.mark.parametrize('what', ['options', 'config', 'test'])
-def test_an_interrupted_stage_with_other_inputs_restarts(place, capsys, what):
-    interrupt(THIRD)
-    stage = THIRD
+@pytest.mark.parametrize('what', ['options', 'config', 'test', 'options, weights'])
+def test_an_interrupted_stage_with_other_inputs_restarts(run, interrupt, what):
+    stage = SECOND if 'weights' in what else THIRD
+    interrupt(stage, after=[FIRST])
     if what == 'config':
         Path('other.py').write_text('a = 2')
-    elif what == 'test':
-        stage = Stage('task/third', 'other.py', options={'lr': 0.1}, test=True)
-    run(stage, overrides=['a=1'] if what == 'options' else [])
-    assert f'because its inputs have changed: {what}\n' in capsys.readouterr().out
-    assert '--resume' not in arguments_of(THIRD, 1)
+    changed = replace(stage, test=what == 'test')
+    log = run(FIRST, changed, overrides=['a=1'] if 'options' in what else [])[1]
+    assert f'{stage.name}: runs again, because its inputs have changed: {what}\n' in log
+    assert '--resume' not in arguments_of(stage, 1)
 
 
-def test_an_interrupted_stage_with_other_weights_restarts(place, capsys):
-    interrupt(SECOND, after=[FIRST])
-    run(FIRST, SECOND, overrides=['x=1'])
-    assert 'its inputs have changed: options, weights' in capsys.readouterr().out
-
-
-def test_a_restarted_stage_never_resumes_from_an_earlier_checkpoint(place):
+def test_a_restarted_stage_never_resumes_from_an_earlier_checkpoint(run):
     run(THIRD)
     Path('broken').touch()
     with pytest.raises(process.StageFailed):  # dies before its first checkpoint
@@ -223,23 +196,17 @@ def test_the_logs_of_an_interrupted_stage_are_read_as_one(tmp_path):
     assert merged == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
 
 
-def test_chosen_stages_run_alone_and_need_finished_sources(place, capsys):
+def test_chosen_stages_run_alone_need_finished_sources_and_prepare_once(run):
     message = 'task/second starts from first, which is not finished in work: run first first'
     with pytest.raises(FileNotFoundError, match=message):
         run(FIRST, SECOND, only=('task/second',))
-    run(FIRST, SECOND, THIRD, only=('first', 'task/third'))
-    assert ran(capsys) == ['first', 'task/third']
-    run(FIRST, SECOND, THIRD, only=('task/second',))
-    assert ran(capsys) == ['task/second']
-
-
-def test_a_chosen_stage_prepares_only_what_was_never_prepared(place):
-    prepare = ["bash -c 'echo x >> prepared'"]
-    run(FIRST, prepare=prepare, only=('first',))
-    run(FIRST, THIRD, prepare=prepare, only=('task/third',))
+    stages = FIRST, SECOND, THIRD
+    chosen = run(*stages, only=('first', 'task/third'), prepare=PREPARE)[0]
+    assert chosen == ['first', 'task/third']
+    assert run(*stages, only=('task/second',), prepare=PREPARE)[0] == ['task/second']
     assert Path('prepared').read_text() == 'x\n'
-    run(FIRST, prepare=prepare, only=('prepare',))
-    run(FIRST, prepare=prepare)
+    run(FIRST, prepare=PREPARE, only=('prepare',))
+    run(FIRST, prepare=PREPARE)
     assert Path('prepared').read_text() == 'x\n' * 3
 
 
@@ -250,21 +217,15 @@ def planned(*stages: Stage, **settings: object) -> dict[str, str]:
     return {one.stage.name: commands.shell_line(one.command(where)) for one in found}
 
 
-def test_a_plan_names_checkpoints_by_their_present_or_future_paths(place):
+def test_a_plan_writes_nothing_and_is_what_then_runs(run, interrupt, place):
     assert 'model.load=work/first/epoch_3.pth' in planned(FIRST, SECOND)['task/second']
     assert 'first/epoch_3.pth' in planned(FIRST, SECOND, only=('task/second',))['task/second']
-    run(FIRST)
-    assert planned(FIRST, SECOND).keys() == {'task/second'}
-    assert 'model.load=work/first/iter_1.pth' in planned(FIRST, SECOND)['task/second']
-    assert 'first/epoch_3.pth' in planned(FIRST, SECOND, overrides=['a=1'])['task/second']
-
-
-def test_a_plan_writes_nothing_and_is_what_then_runs(place):
-    interrupt(THIRD)
+    interrupt(THIRD, after=[FIRST])
     before = sorted(place.rglob('*'))
     expected = planned(FIRST, SECOND, THIRD)
     assert sorted(place.rglob('*')) == before
-    run(FIRST, SECOND, THIRD)
-    record = records.read_record(Path('work/task/third'))
-    assert record['commands'] == [expected['task/third']]
+    assert 'model.load=work/first/iter_1.pth' in expected['task/second']
+    assert 'first/epoch_3.pth' in planned(FIRST, SECOND, overrides=['a=1'])['task/second']
+    assert run(FIRST, SECOND, THIRD)[0] == list(expected) == ['task/second', 'task/third']
+    assert record(THIRD)['commands'] == [expected['task/third']]
     assert planned(FIRST, SECOND, THIRD) == {}

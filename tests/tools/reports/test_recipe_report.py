@@ -53,12 +53,10 @@ class Page(HTMLParser):
 def write(folder: Path, stage: str, title: str) -> Page:
     """Write a report on two classifiers with the stage's name, and the title everywhere else."""
     names = [f'{stage}/scratch', f'{stage}/{stage}']
-    lines = [
-        {'lr': 0.1, 'loss': 2.0, 'step': 5},
-        {'accuracy/top1': 50.0},
-        {'lr': 0.1, 'loss': 1.0, 'step': 9},
-        {'accuracy/top1': 60.0},
-    ]
+    lines = []
+    for step in (5, 9):
+        lines += [{'lr': 0.1, 'loss': 9 / step, 'step': step}, {'accuracy/top1': 5.0 * step}]
+    record = dict(wall_s=3.0, peak_rss_gib=1.0, commands=[f'train.py {title}'], weights={})
     for name in names:
         log = folder / name / '20260101/vis_data'
         log.mkdir(parents=True, exist_ok=True)
@@ -66,8 +64,6 @@ def write(folder: Path, stage: str, title: str) -> Page:
         (log / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
         (folder / name / 'last_checkpoint').write_text('a.pth')
         (folder / name / 'a.pth').touch()
-        commands = [f'python tools/train.py {title}']
-        record = dict(wall_s=3.0, peak_rss_gib=1.0, commands=commands, weights={})
         (folder / name / 'stage.json').write_text(json.dumps(record))
     values = dict(top1=60.0, marginal_entropy=1.0)
     summary = {
@@ -91,11 +87,7 @@ def test_a_hostile_name_makes_no_element_and_no_attribute(stage, title, tmp_path
     assert hostile.elements == harmless.elements
     assert not TURNING & set(hostile.text)
     assert all(part in hostile.text for part in re.findall('[A-Za-z0-9]+', title))
-
-
-def test_nothing_in_a_page_runs_or_loads(tmp_path):
-    page = write(tmp_path, HOSTILE[1].replace('/', ''), HOSTILE[0])
     active = {'script', 'iframe', 'object', 'embed', 'link', 'base'}
-    assert not active & {tag for tag, _, _ in page.elements}
-    attributes = {name for _, names, _ in page.elements for name in names}
+    assert not active & {tag for tag, _, _ in hostile.elements}
+    attributes = {name for _, names, _ in hostile.elements for name in names}
     assert not any(name.startswith('on') or 'href' in name for name in attributes)

@@ -38,8 +38,7 @@ def test_an_ablation_keeps_its_parts_and_builds_small(name):
     for key in ('abs_pos_embed', 'rel_pos_bias', 'layer_scale', 'mask_token'):
         assert small['model']['backbone'].get(key) == large['model']['backbone'].get(key)
     assert small['model']['target'].get('recover') == large['model']['target'].get('recover')
-    model = MODELS.build(small['model'])  # raises if the head does not fit the target
-    assert sum(p.numel() for p in model.parameters()) < 1e6
+    MODELS.build(small['model'])  # raises if the head does not fit the target
     views = find(small['train_dataloader'], 'TwoViews')
     assert (views['size'], views['token_size']) == (64, None if 'pixels' in name else 32)
     for mask in nodes(small['train_dataloader']):
@@ -56,10 +55,10 @@ def test_only_ablations_of_the_length_have_another_length():
     assert plan.pretrain_config(PAPER, 'longer')['train_cfg']['max_epochs'] == 800
 
 
-@pytest.mark.parametrize('name', [name for name in FULL_LENGTH if name != 'other-tokenizer'])
-def test_at_the_papers_scale_an_ablation_is_its_config(name):
-    expected = Config.fromfile(ABLATIONS[name].config).to_dict()
-    assert plan.pretrain_config(PAPER, name) == expected
+def test_at_the_papers_scale_an_ablation_is_its_config():
+    for name in FULL_LENGTH:
+        expected = Config.fromfile(ABLATIONS[name].config).to_dict()
+        assert name == 'other-tokenizer' or plan.pretrain_config(PAPER, name) == expected
 
 
 def test_a_size_can_depend_on_the_parts_own_and_none_stays_none():
@@ -85,21 +84,6 @@ def test_each_stage_passes_the_checks_before_training(name, ablations, tmp_path)
         cfg.merge_from_dict(chain.parse_options(chain.stage_options(stage, 1, [])))
         findings = [str(finding) for finding in preflight(cfg) if finding.stops]
         assert [text for text in findings if 'not found' not in text] == [], stage
-
-
-def test_a_written_config_reads_the_same(tmp_path):
-    cfg = plan.pretrain_config(HOUR, 'no-mask')
-    scale.write_config(tmp_path / 'x.py', cfg, 'origin')
-    assert Config.fromfile(str(tmp_path / 'x.py')).to_dict() == Config(cfg).to_dict()
-
-
-def test_data_can_be_in_another_folder():
-    cfg = Config.fromfile('configs/quickstart/segmentation_112.py').to_dict()
-    moved = scale.data_options(cfg, 'elsewhere/d')
-    assert set(moved.values()) == {'elsewhere/d/ade20k'} and len(moved) == 3
-    path = 'configs/segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512.py'
-    moved = scale.data_options(Config.fromfile(path).to_dict(), 'd')
-    assert set(moved.values()) == {'d/ade/ADEChallengeData2016'}
 
 
 def test_ablations_and_claims_have_the_values_in_the_headers_of_the_configs():
