@@ -1,5 +1,6 @@
 """Every odd or broken file, in every task, in training and testing: read correctly, or named."""
 
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from bad_files import IMAGES, MAPS
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CustomDataset
 from small import load, nodes
 from trials import toy
 
-from beit_mm.data.check_samples import CheckSamples, check_samples, expect_channels
+from beit_mm.data.check_samples import CheckSamples, check_samples
 from beit_mm.data.image_files import SUFFIXES, BadSample, apply_orientation, read_image
 from beit_mm.data.image_folders import list_readable
 from beit_mm.data.seeded_dataset import SeededDataset
@@ -31,31 +33,34 @@ CASES.remove(('several_scales', 'train'))
 LOAD = dict(type='LoadImageFromFile')
 
 
-@pytest.fixture(scope='module')
-def configs() -> dict:
-    return {task: load(name) for task, name in TASKS.items()}
+@cache
+def config(task: str) -> Config:
+    return load(TASKS[task])
 
 
-def dataset(cfg, split: str, root: Path, pipeline: list | None = None, **options) -> dict:
-    """Return the config's pipeline over the files in `root`: class folders, or image and map."""
+def segments(root: Path, pipeline: list, **options) -> dict:
+    """Return a data set of image and label map."""
+    return dict(
+        type='mmseg.BaseSegDataset',
+        data_root=str(root),
+        data_prefix=dict(img_path='images', seg_map_path='maps'),
+        metainfo=dict(classes='abc', palette=[[0, 0, 0]] * 3),
+        pipeline=pipeline,
+        serialize_data=False,  # which would collect garbage
+        **options,
+    )
+
+
+def dataset(task: str, split: str, root: Path) -> dict:
+    """Return the pipeline of a task over the files in `root`: class folders, or image and map."""
+    cfg = config(task)
     init_default_scope(cfg.default_scope)
-    options.update(data_root=str(root), serialize_data=False)  # which would collect garbage
-    if pipeline is None:
-        nested = nodes(cfg[f'{split}_dataloader'].dataset)
-        pipeline = next(node for node in nested if 'pipeline' in node).pipeline
+    nested = nodes(cfg[f'{split}_dataloader'].dataset)
+    pipeline = next(node for node in nested if 'pipeline' in node).pipeline
     if cfg.default_scope == 'mmseg':
-        return dict(
-            type='BaseSegDataset',
-            data_prefix=dict(img_path='images', seg_map_path='maps'),
-            img_suffix='.jpg',
-            metainfo=dict(classes='abc', palette=[[0, 0, 0]] * 3),
-            reduce_zero_label=True,
-            pipeline=pipeline,
-            **options,
-        )
-    labels = cfg.default_scope == 'mmpretrain'
-    kind = 'mmpretrain.CustomDataset'
-    return dict(type=kind, with_label=labels, pipeline=pipeline, **options)
+        return segments(root, pipeline, reduce_zero_label=True)
+    with_label = cfg.default_scope == 'mmpretrain'
+    return folders(root, scope=cfg.default_scope, with_label=with_label, pipeline=pipeline)
 
 
 def folders(root: Path, *names: str, scope: str = 'mmpretrain', **options) -> dict:
@@ -67,9 +72,9 @@ def folders(root: Path, *names: str, scope: str = 'mmpretrain', **options) -> di
     return dict(type='mmpretrain.CustomDataset', data_root=str(root), **options)
 
 
-def sample(cfg, split: str, root: Path) -> dict:
+def sample(task: str, split: str, root: Path) -> dict:
     """Read a sample as a run does: training data in a SeededDataset, test data without."""
-    given = dataset(cfg, split, root)
+    given = dataset(task, split, root)
     if split == 'train':
         return SeededDataset(given)[3, 0]
     return check_samples(DATASETS.build(given))[0]
@@ -77,9 +82,9 @@ def sample(cfg, split: str, root: Path) -> dict:
 
 @pytest.mark.parametrize('name', IMAGES)
 @pytest.mark.parametrize('task, split', CASES)
-def test_an_image_is_read_or_named(tmp_path, configs, task, split, name):
-    (make, message), cfg = IMAGES[name], configs[task]
-    is_mmseg = cfg.default_scope == 'mmseg'
+def test_an_image_is_read_or_named(tmp_path, task, split, name):
+    make, message = IMAGES[name]
+    is_mmseg = config(task).default_scope == 'mmseg'
     path = bad_files.write(tmp_path / ('images' if is_mmseg else 'cat') / 'a.jpg', make())
     if is_mmseg:
         shown = (bad_files.HEIGHT, bad_files.WIDTH)
@@ -91,105 +96,80 @@ def test_an_image_is_read_or_named(tmp_path, configs, task, split, name):
     if is_mmseg and name in ('EXIF 2', 'EXIF 3', 'EXIF 4'):
         message = r'does not tell'
     if message is None:
-        inputs = sample(cfg, split, tmp_path)['inputs']
+        inputs = sample(task, split, tmp_path)['inputs']
         inputs = inputs.values() if isinstance(inputs, dict) else inputs
         assert all(one.numel() and one.dtype in (torch.uint8, torch.bool) for one in inputs)
         return
     with pytest.raises(BadSample, match=rf'/a\.(jpg|png).*({message})'):
-        sample(cfg, split, tmp_path)
+        sample(task, split, tmp_path)
 
 
 @pytest.mark.parametrize('name', MAPS)
 @pytest.mark.parametrize('task, split', [case for case in CASES if 'se' in case[0][:2]])
-def test_a_label_map_is_read_or_named(tmp_path, configs, task, split, name):
+def test_a_label_map_is_read_or_named(tmp_path, task, split, name):
     make, message = MAPS[name]
     bad_files.write(tmp_path / 'images/a.jpg', bad_files.jpeg())
     bad_files.write(tmp_path / 'maps/a.png', make())
     if message is None:
-        samples = sample(configs[task], split, tmp_path)['data_samples']
+        samples = sample(task, split, tmp_path)['data_samples']
         first = samples[0] if isinstance(samples, list) else samples
         assert set(first.gt_sem_seg.data.unique().tolist()) <= {0, 1, 2, 255}
         return
     with pytest.raises(BadSample, match=rf'maps/a\.png.*{message}'):
-        sample(configs[task], split, tmp_path)
+        sample(task, split, tmp_path)
 
 
 @pytest.mark.parametrize('turned', [True, False])
 @pytest.mark.parametrize('orientation', [5, 6, 7, 8])
-def test_a_turned_photo_has_the_labels_of_the_same_pixels(tmp_path, configs, orientation, turned):
+def test_a_turned_photo_has_the_labels_of_the_same_pixels(tmp_path, orientation, turned):
+    init_default_scope('mmseg')
     stored = np.repeat(bad_files.ids()[..., None] * 60 + 30, 3, axis=-1)
     exif = bad_files.exif(orientation)
     image = bad_files.encoded(bad_files.Image.fromarray(stored), exif=exif)
     bad_files.write(tmp_path / 'images/a.jpg', image)
-    labels = bad_files.ids() + 1 - (bad_files.ids() == 3)
-    labels = apply_orientation(labels, orientation) if turned else labels
+    labels = apply_orientation(bad_files.ids(), orientation) if turned else bad_files.ids()
     bad_files.write(tmp_path / 'maps/a.png', bad_files.grey(labels))
-    cfg = configs['segmentation']
-    steps = [step for step in cfg.test_dataloader.dataset.pipeline if 'Resize' not in step.type]
-    found = check_samples(DATASETS.build(dataset(cfg, 'test', tmp_path, steps)))[0]
-    seen = (found['inputs'][0].long() - 30) // 60
-    assert torch.equal(found['data_samples'].gt_sem_seg.data[0].long(), torch.clamp(seen, max=2))
+    steps = [LOAD, dict(type='LoadAnnotations')]
+    given = dict(segments(tmp_path, steps), metainfo=dict(classes='abcd'))
+    found = check_samples(DATASETS.build(given))[0]
+    assert np.array_equal(found['gt_seg_map'], (found['img'][..., 0] - 30) // 60)
 
 
 @pytest.mark.parametrize(
-    'label, classes, wrong', [(7, 5, True), (-1, 5, True), (-100, None, True), (4, 5, False)]
+    'label, classes, last', [(7, 5, 4), (-1, 5, 4), (-100, None, ''), (4, 5, None)]
 )
-def test_a_label_without_a_class_is_named(tmp_path, label, classes, wrong):
+def test_a_label_without_a_class_is_named(tmp_path, label, classes, last):
     (tmp_path / 'list.txt').write_text(f'a.jpg {label}\n')
     metainfo = dict(classes=list('abcde')) if classes else None
     found = SeededDataset(folders(tmp_path, 'a.jpg', ann_file='list.txt', metainfo=metainfo))
-    if not wrong:
+    if last is None:
         assert found[0]['gt_label'] == label
         return
-    last = '4' if classes else ''
     with pytest.raises(BadSample, match=f'a.jpg has the label {label}, expected 0 … {last}'):
         found[0]
-
-
-def test_files_with_other_channels_than_the_mean_are_named(tmp_path):
-    """mmpretrain and mmseg would repeat a single channel."""
-    given = folders(tmp_path, with_label=False, pipeline=[dict(LOAD, color_type='unchanged')])
-    bad_files.write(tmp_path / 'a.png', bad_files.grey(bad_files.ids()))
-    built = check_samples(DATASETS.build(given))
-    assert built[0]['img'].shape == (bad_files.HEIGHT, bad_files.WIDTH)
-    expect_channels(built, [0.0] * 4)
-    with pytest.raises(BadSample, match='a.png has 1 channels, expected 4 as in mean and std'):
-        built[0]
 
 
 @pytest.mark.parametrize(
     'settings',
     [dict(imdecode_backend='pillow'), dict(color_type='grayscale'), dict(ignore_empty=True)],
 )
-def test_a_loader_with_settings_of_its_own_is_kept(settings, tmp_path):
-    built = DATASETS.build(folders(tmp_path, 'cat/a.jpg', pipeline=[LOAD | settings]))
-    before = built.pipeline.transforms[-1]
-    assert check_samples(built).pipeline.transforms[-1] is before
-
-
-def test_a_photo_with_an_orientation_is_refused_if_its_own_loader_may_have_turned_it(tmp_path):
+def test_a_loader_with_settings_of_its_own_is_kept_and_may_have_turned_the_image(
+    settings, tmp_path
+):
+    init_default_scope('mmseg')
     bad_files.write(tmp_path / 'images/a.jpg', bad_files.jpeg(orientation=3))
     bad_files.write(tmp_path / 'maps/a.png', bad_files.grey(bad_files.ids()))
-    built = check_samples(
-        DATASETS.build(
-            dict(
-                type='mmseg.BaseSegDataset',
-                data_root=str(tmp_path),
-                data_prefix=dict(img_path='images', seg_map_path='maps'),
-                pipeline=[
-                    LOAD | dict(imdecode_backend='pillow'),
-                    dict(type='mmseg.LoadAnnotations'),
-                ],
-            )
-        )
-    )
+    steps = [LOAD | settings, dict(type='LoadAnnotations')]
+    built = DATASETS.build(segments(tmp_path, steps))
+    before = built.pipeline.transforms[0]
+    assert check_samples(built).pipeline.transforms[1] is before
     with pytest.raises(BadSample, match='has an EXIF orientation, and its loader has settings'):
         built[0]
 
 
-def test_checking_twice_changes_nothing_and_wrappers_are_entered(tmp_path, configs):
+def test_checking_twice_changes_nothing_and_wrappers_are_entered(tmp_path):
     bad_files.write(tmp_path / 'cat/a.jpg', bad_files.jpeg())
-    given = dataset(configs['classification'], 'test', tmp_path)
+    given = dataset('classification', 'test', tmp_path)
     built = check_samples(DATASETS.build(given))
     before = list(built.pipeline.transforms)
     assert check_samples(built).pipeline.transforms == before
@@ -212,12 +192,12 @@ def test_a_class_folder_without_an_image_is_named(tmp_path):
 
 @pytest.mark.parametrize('task', ['classification', 'segmentation'])
 def test_a_broken_link_stops_only_if_it_is_an_image_and_not_skipped(
-    tmp_path, configs, task, capfd, monkeypatch
+    tmp_path, task, capfd, monkeypatch
 ):
     images = tmp_path / ('images' if task == 'segmentation' else 'cat')
     bad_files.write(images / 'a.jpg', bad_files.jpeg())
     bad_files.write(tmp_path / 'maps/a.png', bad_files.grey(bad_files.ids()))
-    given = dataset(configs[task], 'train', tmp_path)
+    given = dataset(task, 'train', tmp_path)
     if task == 'classification':
         given.update(data_prefix='cat', with_label=False, extensions=['.jpg'])
     for name in ('notes.txt', '.cache', 'more'):
@@ -296,6 +276,8 @@ def test_skip_replaces_by_seed_epoch_and_index_alone(mixed):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_skip_logs_each_file_once_and_stops_beyond_the_share(mixed, workers, capfd):
     keys = [(epoch, i) for epoch in range(3) for i in range(200)]
+    with pytest.raises(BadSample, match='017.jpg is empty'):  # the default
+        read(mixed(), keys[:20], workers)
     read(mixed(on_bad_sample='skip', max_bad_share=0.01), keys, workers)
     log = ''.join(capfd.readouterr())
     for number in (17, 120):
@@ -322,12 +304,6 @@ def test_bad_samples_of_all_ranks_count_together(mixed, tmp_path):
     assert [rank.exitcode for rank in ranks] == [0, 0], (tmp_path / 'log').read_text()
 
 
-def test_raise_is_the_default_also_through_workers(mixed):
-    for workers in (0, 1):
-        with pytest.raises(BadSample, match='017.jpg is empty'):
-            read(mixed(), [(0, i) for i in range(15, 19)], workers)
-
-
 def test_other_errors_are_not_skipped(tmp_path):
     steps = [LOAD, dict(type='CenterCrop', crop_size='wide')]
     with pytest.raises((TypeError, AssertionError)):
@@ -337,22 +313,21 @@ def test_other_errors_are_not_skipped(tmp_path):
 # -- in a run ------------------------------------------------------------------------------------------
 
 
-def test_a_run_names_the_bad_file_of_its_test_set(tmp_path, configs, unformatted):
-    from beit_mm.engine import launch
-
-    bad_files.write(tmp_path / 'data/cat/a.jpg', bad_files.jpeg()[:-200])
-    cfg = configs['classification'].copy()
-    given = dataset(cfg, 'test', tmp_path / 'data')
-    cfg.test_dataloader = dict(batch_size=1, sampler=dict(type='DefaultSampler'), dataset=given)
-    cfg.work_dir, cfg.load_from, cfg.custom_hooks = str(tmp_path / 'work'), None, []
-    backbone = dict(type='mmpretrain.LeNet5', num_classes=-1)
-    head = dict(type='LinearClsHead', num_classes=1000, in_channels=120)
-    cfg.model = dict(type='ImageClassifier', backbone=backbone, head=head)
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader', 'val_cfg',
-                'val_evaluator', 'param_scheduler', 'auto_scale_lr'):  # fmt: skip
-        cfg[key] = None
-    with pytest.raises(BadSample, match='data/cat/a.jpg cannot be decoded'):
-        launch.build_runner(cfg).test()
+def test_the_hook_checks_files_and_channels_of_all_loops(tmp_path):
+    """mmpretrain and mmseg would repeat a single channel."""
+    loops = {}
+    for split, content in dict(train=bad_files.grey(bad_files.ids()), test=b'text').items():
+        bad_files.write(tmp_path / split / 'a.png', content)
+        steps = [dict(LOAD, color_type='unchanged')]
+        built = DATASETS.build(folders(tmp_path / split, with_label=False, pipeline=steps))
+        loops[f'_{split}_loop'] = SimpleNamespace(dataloader=SimpleNamespace(dataset=built))
+    model = SimpleNamespace(data_preprocessor=SimpleNamespace(mean=[0.0] * 4))
+    runner = SimpleNamespace(model=model, _val_loop=dict(type='ValLoop'), **loops)
+    CheckSamples().before_run(runner)
+    with pytest.raises(BadSample, match='a.png has 1 channels, expected 4 as in mean and std'):
+        runner._train_loop.dataloader.dataset[0]
+    with pytest.raises(BadSample, match='a.png is not an image'):
+        runner._test_loop.dataloader.dataset[0]
 
 
 @pytest.mark.parametrize('learned, tested, error, warning', [

@@ -1,11 +1,13 @@
 """A token cache has the tokens that the tokenizer would compute, to the bit, or is refused."""
 
+import itertools
 import json
 import multiprocessing
 import os
 import pickle
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,6 @@ from beit_mm.data.seeded_dataset import SeededDataset
 from beit_mm.data.token_cache import TokenCache
 from beit_mm.engine import cache_tokens
 from beit_mm.engine.launch import build_runner
-from beit_mm.models import TokenTarget
 from beit_mm.registry import DATASETS, MODELS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
@@ -62,31 +63,26 @@ def inner(loader: dict) -> dict:
     return next(node for node in nodes(loader.dataset) if 'pipeline' in node)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (token_cache, cache_tokens):
+            patch.setattr(module, 'BLOCK', 5)
+        yield
+
+
 @pytest.fixture(scope='module')
-def cache(data, tmp_path_factory) -> Path:
+def cache(data, small_blocks, tmp_path_factory) -> Path:
     """Return a cache in blocks of five images, which tests must not change."""
-    return make(
-        config(data, tmp_path_factory.mktemp('work')), tmp_path_factory.mktemp('c') / 'tokens'
-    )
+    root = tmp_path_factory.mktemp('cache')
+    return make(config(data, root / 'work'), root / 'tokens')
 
 
 def make(cfg: Config, path: Path, num_crops: int = CROPS, split: str = 'train') -> Path:
     cfg.dump(path.parent / 'config.py')
-    with pytest.MonkeyPatch.context() as patch:
-        small_blocks(patch)
-        words = [path.parent / 'config.py', '--out', path, '--crops', num_crops, '--jobs', 0]
-        cache_tokens.main([*map(str, words), '--split', split])
+    words = [path.parent / 'config.py', '--out', path, '--crops', num_crops, '--jobs', 0]
+    cache_tokens.main([*map(str, words), '--split', split])
     return path
-
-
-def small_blocks(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(token_cache, 'BLOCK', 5)
-    patch.setattr(cache_tokens, 'BLOCK', 5)
-
-
-@pytest.fixture(autouse=True)
-def blocks(monkeypatch) -> None:
-    small_blocks(monkeypatch)
 
 
 def dataset(cfg: Config, split: str = 'train') -> SeededDataset:
@@ -122,15 +118,14 @@ def test_cached_ids_are_those_of_each_crop_and_image(data, cache, tmp_path):
     cached = dataset(config(data, tmp_path / 'a', token_cache=str(cache)))
     plain = dataset(cfg := config(data, tmp_path / 'b', num_crops=CROPS))
     seen = []
-    for epoch in range(2 * CROPS):
-        for index in range(IMAGES):
-            inputs, expected = cached[epoch, index]['inputs'], plain[epoch, index]['inputs']
-            assert inputs.keys() == {'patch_view', 'token_ids', 'mask'}
-            assert inputs['token_ids'].dtype == torch.int64
-            assert torch.equal(inputs['patch_view'], expected['patch_view'])
-            assert torch.equal(inputs['mask'], expected['mask'])
-            assert torch.equal(inputs['token_ids'], online(cfg, expected))
-            seen.append(inputs['token_ids'])
+    for key in itertools.product(range(2 * CROPS), range(IMAGES)):
+        inputs, expected = cached[key]['inputs'], plain[key]['inputs']
+        assert inputs.keys() == {'patch_view', 'token_ids', 'mask'}
+        assert inputs['token_ids'].dtype == torch.int64
+        assert torch.equal(inputs['patch_view'], expected['patch_view'])
+        assert torch.equal(inputs['mask'], expected['mask'])
+        assert torch.equal(inputs['token_ids'], online(cfg, expected))
+        seen.append(inputs['token_ids'])
     assert len(torch.stack(seen).unique()) > 8  # equal ids would prove nothing
     assert len(torch.stack(seen).flatten(1).unique(dim=0)) == CROPS * IMAGES
 
@@ -151,44 +146,32 @@ def test_a_repeated_crop_has_another_mask_and_the_first_epochs_are_unchanged(dat
 
 
 @pytest.mark.parametrize('num_crops', [CROPS, TOTAL * 2 // IMAGES])
-def test_a_run_with_the_cache_is_the_run_with_the_tokenizer(num_crops, data, tmp_path):
+def test_a_run_with_caches_is_the_run_with_the_tokenizer_and_resumes_exactly(
+    num_crops, data, tmp_path
+):
     """It needs no weights of the tokenizer, and as many crops as epochs need no `num_crops`."""
-    made = make(config(data, tmp_path / 'work'), tmp_path / 'tokens', num_crops)
-    cfg = config(data, tmp_path / 'cached', token_cache=str(made))
-    cfg.model.target.checkpoint = None
-    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
-    logged, weights = trained(cfg)
-    plain = config(data, tmp_path / 'online', **dict(num_crops=CROPS) if num_crops == CROPS else {})
-    plain_logged, plain_weights = trained(plain)
-    assert len(logged) == TOTAL and logged == plain_logged and same(weights, plain_weights)
-    assert weights['target_fingerprint'] == MODELS.build(plain.model.target).fingerprint()
 
-
-def test_a_run_with_a_cache_resumes_exactly(data, cache, tmp_path):
-    runs = []
-    for name in ('whole', 'resumed'):
-        cfg = config(data, tmp_path / name, token_cache=str(cache))
+    def run(name: str, *splits: str, **dataset) -> tuple[dict, dict]:
+        cfg = config(data, tmp_path / name, **dataset)
         cfg.optim_wrapper.accumulative_counts = 4
+        cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+        for split in splits:
+            cfg[f'{split}_dataloader'].dataset.token_cache = str(tmp_path / f'{split}_tokens')
+            cfg.model.target.checkpoint = None
         if name == 'resumed':
-            cfg.resume, cfg.load_from = True, str(tmp_path / f'whole/iter_{INTERRUPTED}.pth')
-        torch.manual_seed(len(runs)), np.random.seed(len(runs))
-        runs.append(trained(cfg))
-    (logged, weights), (resumed, resumed_weights) = runs
+            cfg.resume, cfg.load_from = True, str(tmp_path / f'cached/iter_{INTERRUPTED}.pth')
+        return trained(cfg)
+
+    for split, crops in dict(train=num_crops, val=1).items():
+        make(cfg := config(data, tmp_path / 'made'), tmp_path / f'{split}_tokens', crops, split)
+    plain, plain_weights = run('plain', **dict(num_crops=CROPS) if num_crops == CROPS else {})
+    logged, weights = run('cached', 'train', 'val')
+    assert len(logged) == TOTAL and logged == plain and same(weights, plain_weights)
+    assert weights['target_fingerprint'] == MODELS.build(cfg.model.target).fingerprint()
+    torch.manual_seed(5), np.random.seed(5)
+    resumed, resumed_weights = run('resumed', 'train', 'val')
     assert resumed == {step: values for step, values in logged.items() if step > INTERRUPTED}
     assert same(weights, resumed_weights)
-
-
-def test_validation_reads_a_cache_of_its_own(data, tmp_path):
-    cfg = config(data, tmp_path / 'run')
-    made = make(cfg.copy(), tmp_path / 'tokens', 1, 'val')
-    plain = dataset(cfg, 'val')
-    cfg.val_dataloader.dataset.token_cache = str(made)
-    cached = dataset(cfg, 'val')
-    for index in range(4):
-        ids = cached[index]['inputs']['token_ids']
-        assert torch.equal(ids, online(cfg, plain[index]['inputs']))
-    trained(cfg)
 
 
 def test_a_skipped_sample_has_the_ids_of_its_replacement(data, tmp_path):
@@ -201,7 +184,6 @@ def test_a_skipped_sample_has_the_ids_of_its_replacement(data, tmp_path):
     plain = dataset(cfg)
     cfg.train_dataloader.dataset.token_cache = str(made)
     cached = dataset(cfg)
-    plain.num_crops = CROPS
     for key in [(0, 4), (1, 4), (1, 3)]:
         sample, expected = cached[key], plain[key]
         assert sample['data_samples'].img_path == expected['data_samples'].img_path
@@ -256,8 +238,7 @@ def test_a_second_creator_opens_the_cache_of_the_first(cache, tmp_path):
     about = json.loads((cache / 'about.json').read_text())
     shape, path = about.pop('shape'), tmp_path / 'new'
     first = TokenCache.create(path, shape, about, '{}.png'.format, np.zeros((4, 3, 8, 8), np.uint8))
-    for code in (0, 8191, 65535):
-        first.write(1, 2, np.full((2, *first.grid), code))
+    first.write(1, 2, np.full((2, *first.grid), 65535))
     second = TokenCache.create(path, shape, about, '{}.jpg'.format, np.ones((4, 3, 8, 8), np.uint8))
     assert len(second.list_missing()) == 5
     assert (second.read(1, 11, '11.png') == 65535).all()
@@ -272,37 +253,29 @@ def test_ids_are_mapped_and_not_pickled(cache):
 
 # -- refusals ----------------------------------------------------------------------------------------
 
+# changes to the SeededDataset, changes to the data set inside of it, what is said (None: nothing)
+CHANGES = [
+    (dict(seed=3), lambda data: None, 'seed: the cache has 0, the run 3'),
+    (dict(num_crops=3), lambda data: None, 'has 2: remove num_crops'),
+    (dict(token_cache='none'), lambda data: None, 'none has no token cache. Create one with `python'),
+    ({}, lambda data: data.update(indices=11), 'list: it has 12 images, the data set 11'),
+    ({}, lambda data: data.pipeline.pop(1), 'pipeline: the cache has '),
+    ({}, lambda data: data.pipeline[1].update(prob=0.4), "pipeline: .*'prob': 0.5, .*}, the run .*'prob': 0.4"),
+    ({}, lambda data: data.pipeline[3].update(num_masked=20), None),
+    (dict(token_cache=None, num_crops=2), lambda data: data.update(pipeline=data.pipeline[:1]),
+     'num_crops=2 needs TwoViews in the pipeline'),
+]  # fmt: skip
 
-def _another_step(cfg):
-    inner(cfg.train_dataloader).pipeline[1].prob = 0.4
 
-
-def _one_step_less(cfg):
-    inner(cfg.train_dataloader).pipeline.pop(1)
-
-
-def _fewer_images(cfg):
-    inner(cfg.train_dataloader).indices = 11
-
-
-@pytest.mark.parametrize('change, message', [
-    (lambda cfg: cfg.train_dataloader.dataset.update(seed=3), 'seed: the cache has 0, the run 3'),
-    (_another_step, r"pipeline: the cache has .*'prob': 0\.5, .*}, the run .*'prob': 0\.4, .*}"),
-    (_one_step_less, 'pipeline: the cache has '),
-    (_fewer_images, 'list: it has 12 images, the data set 11'),
-    (lambda cfg: cfg.train_dataloader.dataset.update(num_crops=3), 'has 2: remove num_crops'),
-])  # fmt: skip
-def test_another_seed_pipeline_or_list_is_refused(change, message, data, cache, tmp_path):
-    cfg = config(data, tmp_path, token_cache=str(cache))
-    change(cfg)
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize('settings, change, message', CHANGES)
+def test_another_seed_pipeline_or_list_is_refused(settings, change, message, data, cache, tmp_path):
+    cfg = config(data, tmp_path, **dict(token_cache=str(cache)) | settings)
+    change(inner(cfg.train_dataloader))
+    if message is None:
+        assert dataset(cfg)[0, 0]['inputs']['mask'].sum() <= 20
+        return
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         dataset(cfg)
-
-
-def test_another_mask_is_not_refused(data, cache, tmp_path):
-    cfg = config(data, tmp_path, token_cache=str(cache))
-    inner(cfg.train_dataloader).pipeline[3].num_masked = 20
-    assert dataset(cfg)[0, 0]['inputs']['mask'].sum() <= 20
 
 
 def moved(data: Path, cache: Path, folder: Path) -> tuple[Config, Path]:
@@ -314,19 +287,16 @@ def moved(data: Path, cache: Path, folder: Path) -> tuple[Config, Path]:
     return cfg, root
 
 
-@pytest.mark.parametrize('at_start', [True, False])
 def test_another_order_is_refused_at_the_start_or_when_an_image_is_read(
-    at_start, data, cache, tmp_path, monkeypatch
+    data, cache, tmp_path, monkeypatch
 ):
     cfg, root = moved(data, cache, tmp_path)
     lines = (root / 'meta/train.txt').read_text().splitlines()
     lines[5:7] = lines[6], lines[5]
     (root / 'meta/train.txt').write_text('\n'.join(lines))
     message = rf'list: .*{Path(lines[5].split()[0]).name} is not its image 5'
-    if at_start:
-        with pytest.raises(ValueError, match=message):
-            dataset(cfg)
-        return
+    with pytest.raises(ValueError, match=message):
+        dataset(cfg)
     monkeypatch.setattr(token_cache, 'NAMES_CHECKED', 2)
     found = dataset(cfg)
     found[0, 4]
@@ -369,20 +339,3 @@ def test_a_model_without_tokens_is_refused(data, cache, tmp_path):
     cfg.model.target, cfg.model.head.out_channels = dict(type='PixelTarget', patch_size=8), 192
     with pytest.raises(ValueError, match='remove token_cache'):
         build_runner(cfg).train()
-
-
-def test_missing_caches_and_views_are_named(data, tmp_path):
-    with pytest.raises(FileNotFoundError, match='no token cache. Create one with `python tools/'):
-        dataset(config(data, tmp_path / 'run', token_cache=str(tmp_path / 'none')))
-    cfg = config(data, tmp_path / 'run', num_crops=2)
-    inner(cfg.train_dataloader).pipeline = inner(cfg.train_dataloader).pipeline[:1]
-    with pytest.raises(ValueError, match=r'num_crops=2 needs TwoViews in the pipeline'):
-        dataset(cfg)
-
-
-def test_a_target_with_weights_does_not_take_the_fingerprint_of_a_cache(data, tmp_path):
-    target: TokenTarget = MODELS.build(config(data, tmp_path).model.target)
-    target.cached_fingerprint = 5
-    assert target.fingerprint() != 5
-    target.checkpoint = None
-    assert target.fingerprint() == 5

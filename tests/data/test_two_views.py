@@ -105,31 +105,9 @@ def test_without_a_crop_the_whole_image_is_seen_and_the_right_size_is_kept():
     out = TwoViews(size=64, token_size=24, scale=None)(dict(img=photo(64, 64)))
     assert np.array_equal(out['patch_view'], photo(64, 64))
     assert np.array_equal(out['token_view'], pil(photo(64, 64), 24, 'lanczos'))
-    assert 'token_view' not in TwoViews(size=32, token_size=None)(dict(img=photo()))
-
-
-def test_images_other_than_bytes_are_an_error():
-    message = r'TwoViews got float32 of shape .*, expected uint8 \[H, W\]'
-    with pytest.raises(ValueError, match=message):
-        TwoViews()(dict(img=photo().astype(np.float32) / 255))
 
 
 # -- crops -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('size', [(300, 400), (400, 300), (224, 224), (97, 411)])
-def test_crops_lie_inside_and_have_the_given_area_and_ratio(size):
-    rng = np.random.RandomState(0)
-    crops = np.array([random_crop(rng, size, SCALE, RATIO) for _ in range(500)])
-    top, left, height, width = crops.T
-    assert (crops[:, :2] >= 0).all()
-    assert (top + height <= size[0]).all() and (left + width <= size[1]).all()
-    drawn = (height < size[0]) | (width < size[1])  # the fallback may have another area
-    ratio, slack = (width / height)[drawn], (1 / width + 1 / height)[drawn]  # sides are rounded
-    assert (ratio > RATIO[0] * (1 - slack)).all() and (ratio < RATIO[1] * (1 + slack)).all()
-    share, slack = width * height / math.prod(size), 1 / width + 1 / height
-    assert (share <= SCALE[1]).all() and (share > SCALE[0] * (1 - 2 * slack)).all()
-    assert len(np.unique(top)) > 20 and len(np.unique(left)) > 20
 
 
 @pytest.mark.parametrize('size', [(300, 400), (200, 200), (150, 333)])
@@ -163,18 +141,9 @@ def test_extreme_images_get_the_central_crop_of_torchvision(size):
 
 def test_packed_views_are_rgb_uint8_channels_first():
     image, mask = photo(16, 24), np.eye(3, dtype=bool)
-    view = np.ascontiguousarray(image[:16, :16])
-    given = dict(
-        patch_view=image, token_view=view, mask=mask, img_path='a.jpg', gt_label=3, extra=1
-    )
-    packed = PackViews()(given)
+    packed = PackViews()(dict(patch_view=image, mask=mask, img_path='a.jpg', gt_label=3, other=1))
     inputs, sample = packed['inputs'], packed['data_samples']
-    assert (
-        set(inputs) == {'patch_view', 'token_view', 'mask'} and inputs['mask'].dtype == torch.bool
-    )
-    for name, expected in (('patch_view', image), ('token_view', view)):
-        assert inputs[name].dtype == torch.uint8
-        assert np.array_equal(inputs[name], expected[..., ::-1].transpose(2, 0, 1))
-    assert np.array_equal(inputs['mask'], mask)
-    assert sample.img_path == 'a.jpg' and sample.gt_label == 3 and 'extra' not in sample
-    assert set(PackViews()(dict(patch_view=image))['inputs']) == {'patch_view'}
+    assert inputs.keys() == {'patch_view', 'mask'}
+    assert np.array_equal(inputs['patch_view'], image[..., ::-1].transpose(2, 0, 1))
+    assert np.array_equal(inputs['mask'], mask) and inputs['mask'].dtype == torch.bool
+    assert sample.img_path == 'a.jpg' and sample.gt_label == 3 and 'other' not in sample

@@ -1,25 +1,27 @@
 """Masks, views, data sets and samplers with any settings; images of any size and kind."""
 
+import math
+from itertools import islice
+
 import bad_files
 import numpy as np
 import pytest
 import torch
+from data.test_check_samples import CASES, dataset
 from fuzz.chance import any_int, examples, mostly, refused, wrong
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.registry import init_default_scope
 from PIL import Image
-from small import load, nodes
 
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask
 from beit_mm.data.color_jitter import ColorJitter
-from beit_mm.data.image_files import BadSample
 from beit_mm.data.image_list import ImageList
 from beit_mm.data.keyed_sampler import KeyedSampler
-from beit_mm.data.loaders import read_sample
 from beit_mm.data.seeded_dataset import SeededDataset
 from beit_mm.data.two_views import PackViews, TwoViews
 from beit_mm.models.pretrainer import select_masked_patches
+from beit_mm.registry import DATASETS
 
 pytestmark = pytest.mark.any_stack
 
@@ -73,29 +75,39 @@ def test_a_jitter_with_any_settings_is_refused_or_keeps_gray_gray(image, gray, s
 
 
 characters = st.characters(exclude_categories=['Cs', 'Cc', 'Zs', 'Zl', 'Zp'])
+words = st.lists(st.text(characters, min_size=1), min_size=1, max_size=2)
 
 
-@examples(40)
+@examples(60)
 @given(
-    names=st.lists(st.text(characters, min_size=1), max_size=8), labels=st.booleans(),
-    end=st.sampled_from(['\n', '\r\n']), last=st.booleans(), indices=st.none() | st.integers(1, 9),
+    names=st.lists(words.map(' '.join), max_size=8), with_label=st.booleans(),
+    end=st.sampled_from(['\n', '\r\n']), last=st.booleans(),
+    indices=st.none() | st.integers(-9, 9) | st.sampled_from([[1, 0], range(1, 2)]),
 )  # fmt: skip
-def test_a_list_of_any_names_is_refused_or_gives_each_line(
-    tmp_path_factory, names, labels, end, last, indices
+def test_a_list_of_any_names_is_refused_or_has_mmpretrains_samples(
+    tmp_path_factory, names, with_label, end, last, indices
 ):
+    init_default_scope('beit_mm')
     path = tmp_path_factory.mktemp('list') / 'list.txt'
-    lines = [f'{name} {i}' if labels else name for i, name in enumerate(names)]
+    lines = [f'{name} {i}' if with_label else name for i, name in enumerate(names)]
     path.write_bytes((end.join(lines) + end * last).encode())
-    images = ImageList(str(path), 'root', labels, indices=indices, pipeline=[], lazy_init=True)
+    given = dict(ann_file=str(path), data_prefix='root', with_label=with_label, indices=indices)
     try:
-        assert len(images) == len(names[:indices])
+        ours = ImageList(**given)
     except ValueError as error:
         assert str(path) in str(error) and not names
         return 'refused'
-    for index, name in enumerate(names[:indices]):
-        label = dict(gt_label=index) if labels else {}
-        wanted = dict(img_path=f'root/{name}', sample_idx=index) | label
-        assert images.get_data_info(index) == wanted
+    except IndexError:
+        assert isinstance(indices, list | range) and len(names) < 2
+        return 'refused'
+    theirs = DATASETS.build(dict(given, type='mmpretrain.CustomDataset'))
+    assert len(ours) == len(theirs)
+    for index in range(len(ours)):
+        assert ours.get_data_info(index) == theirs.get_data_info(index)
+    if len(ours):
+        assert ours.get_data_info(-1) == ours.get_data_info(len(ours) - 1) | dict(
+            sample_idx=len(ours) - 1
+        )
 
 
 ranges = st.sampled_from([(1, 0), (0, 2), (2, 1), (0, 1)])
@@ -134,130 +146,66 @@ def test_views_with_any_settings_are_refused_or_made_of_any_image(image, seed, *
     infinite=st.booleans(), seed=mostly(seeds, wrong.filter(lambda value: value is not None)),
     skipped=st.integers(0, 40), epoch=st.integers(0, 9),
 )  # fmt: skip
-def test_a_sampler_gives_each_index_once_per_epoch(
+def test_ranks_together_get_the_keys_of_one_rank(
     length, ranks, shuffle, infinite, seed, skipped, epoch
 ):
     try:
-        samplers = [KeyedSampler(range(length), shuffle, seed, infinite) for _ in range(ranks)]
+        samplers = [KeyedSampler(range(length), shuffle, seed, infinite) for _ in range(ranks + 1)]
     except Exception as error:
         return refused(error, seed=seed)
+    alone, *samplers = samplers
     for rank, sampler in enumerate(samplers):
         sampler.rank, sampler.world_size = rank, ranks
         sampler.set_epoch(epoch)
-
-    def draw(sampler: KeyedSampler, number: int) -> list:
-        return [key for key, _ in zip(sampler, range(number), strict=False)]
-
-    per_rank = 2 * length if infinite else len(samplers[0])
-    drawn = [draw(sampler, per_rank) for sampler in samplers]
-    together = [key for turn in zip(*drawn, strict=True) for key in turn]
-    for start in range(0, len(together) - length + 1, length):
-        epochs, indices = zip(*together[start : start + length], strict=True)
-        assert sorted(indices) == list(range(length)) and len(set(epochs)) == 1
-    skipped = min(skipped, per_rank)
+    alone.set_epoch(epoch)
+    number = 2 * length if infinite else len(samplers[0])
+    per_rank = [list(islice(sampler, number)) for sampler in samplers]
+    together = [key for turn in zip(*per_rank, strict=True) for key in turn]
+    expected = list(islice(alone, len(together)))
+    padding = [] if infinite else (expected * ranks)[: len(together) - length]  # the first again
+    assert together == expected + padding
+    for start in range(0, len(expected) - length + 1, length):
+        epochs, indices = zip(*expected[start : start + length], strict=True)
+        assert sorted(indices) == list(range(length))
+        assert set(epochs) == {start // length if infinite else epoch}
+    skipped = min(skipped, number)
     samplers[0].skip(skipped)
-    assert draw(samplers[0], per_rank - skipped) == drawn[0][skipped:]
+    assert list(islice(samplers[0], number - skipped)) == per_rank[0][skipped:]
 
 
-@pytest.fixture(scope='module')
-def numbered(tmp_path_factory):
-    """Return a data set of eight files, of which the fourth is no image."""
-    folder = tmp_path_factory.mktemp('numbered')
-    for i in range(8):
-        content = b'no image' if i == 3 else bad_files.jpeg(size=(8, 8))
-        bad_files.write(folder / f'cat/{i}.jpg', content)
-    steps = [
-        dict(type='LoadImageFromFile'),
-        dict(type='RandomFlip', prob=0.5),
-        dict(type='PackInputs'),
-    ]
-    kind = 'mmpretrain.CustomDataset'
-    return dict(type=kind, data_root=str(folder), pipeline=steps, serialize_data=False)
-
-
-@examples(40)
-@given(
-    seed=mostly(st.integers(0, 2**32)), on_bad_sample=mostly(st.sampled_from(['raise', 'skip'])),
-    max_bad_share=mostly(st.sampled_from([0, 0.01, 0.5]), st.one_of(wrong, st.just(1))),
-    max_pixels=mostly(st.sampled_from([10**6, 64, 63])), epoch=st.integers(0, 5),
-    index=st.integers(0, 7),
-)  # fmt: skip
-def test_a_data_set_with_any_settings_is_refused_or_a_function_of_seed_epoch_and_index(
-    numbered, epoch, index, **how
-):
-    init_default_scope('mmpretrain')
-    try:
-        data = SeededDataset(numbered, **how)
-    except Exception as error:
-        return refused(error, **how)
-    bad = set(range(8)) if how['max_pixels'] < 64 else {3}
-    try:
-        one = data[epoch, index]
-    except ValueError as error:
-        assert index in bad and ('.jpg' in str(error) or 'samples are bad' in str(error))
-        return 'refused'
-    assert index not in bad or how['on_bad_sample'] == 'skip'
-    again = SeededDataset(numbered, **how)[epoch, index]
-    assert one['data_samples'].img_path == again['data_samples'].img_path
-    assert torch.equal(one['inputs'], again['inputs'])
-
-
-# -- images ------------------------------------------------------------------------------------------
-
-TASKS = dict(
-    tokenizer='quickstart/tokenizer',
-    tokenizer_large='tokenizer/dvae_64xb8-coslr-3000k_in1k-256px',
-    pretrain='pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k',
-    classification='classification/vit-base-p16_8xb128-amp-coslr-100e_in1k',
-    segmentation='segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512',
-)
-CASES = [(task, split) for task in TASKS for split in ('train', 'test')]
 sides = st.one_of(st.integers(1, 80), st.sampled_from([1, 2, 3, 90, 500]))
 
 
-@pytest.fixture(scope='module')
-def pipelines() -> dict:
-    found = {}
-    for task, split in CASES:
-        cfg = load(TASKS[task])
-        own = next(node for node in nodes(cfg[f'{split}_dataloader'].dataset) if 'pipeline' in node)
-        found[task, split] = cfg.default_scope, own.to_dict()['pipeline']
-    return found
-
-
-@examples(50)
+@examples(60)
 @given(
-    case=st.sampled_from(CASES), size=st.tuples(sides, sides), seed=st.integers(0, 99),
+    case=st.sampled_from(CASES), size=st.tuples(sides, sides), content=seeds,
     mode=st.sampled_from(['RGB', 'L', 'P', '1', 'RGBA', 'CMYK']),
-    cut=st.one_of(*[st.just(0)] * 5, st.integers(1, 300)),
+    cut=st.one_of(*[st.just(0)] * 5, st.integers(1, 300)), epoch=st.integers(0, 5),
+    seed=mostly(st.integers(0, 2**32)), on_bad_sample=mostly(st.sampled_from(['raise', 'skip'])),
+    max_bad_share=mostly(st.sampled_from([0, 0.01, 0.5]), st.one_of(wrong, st.just(1))),
+    max_pixels=mostly(st.sampled_from([10**6, 2000])),
 )  # fmt: skip
-def test_any_image_passes_every_pipeline_or_is_named(
-    pipelines, tmp_path_factory, case, size, mode, cut, seed
+def test_any_image_is_named_or_gives_a_sample_by_seed_and_epoch(
+    tmp_path_factory, case, size, content, mode, cut, epoch, **how
 ):
-    scope, pipeline = pipelines[case]
-    init_default_scope(scope)
-    folder = tmp_path_factory.mktemp('images')
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
-    is_jpeg = mode == 'CMYK' or (seed % 2 and mode in ('RGB', 'L'))
-    content = bad_files.encoded(Image.fromarray(pixels).convert(mode), 'JPEG' if is_jpeg else 'PNG')
-    name = 'a.jpg' if is_jpeg else 'a.png'
-    bad_files.write(folder / f'images/{name}', content[: len(content) - cut])
-    data = dict(type='mmpretrain.CustomDataset', data_root=str(folder))
-    if scope == 'mmseg':
-        bad_files.write(folder / 'maps/a.png', bad_files.grey(pixels[..., 0] % 4))
-        data = dict(
-            type='BaseSegDataset', data_root=str(folder), img_suffix=name[1:],
-            data_prefix=dict(img_path='images', seg_map_path='maps'), reduce_zero_label=True,
-            metainfo=dict(classes='abc', palette=[[0, 0, 0]] * 3),
-        )  # fmt: skip
+    root = tmp_path_factory.mktemp('images')
+    pixels = np.random.default_rng(content).integers(0, 256, (*size, 3), np.uint8)
+    is_jpeg = mode == 'CMYK' or (content % 2 and mode in ('RGB', 'L'))
+    image = bad_files.encoded(Image.fromarray(pixels).convert(mode), 'JPEG' if is_jpeg else 'PNG')
+    bad_files.write(root / 'images/a.jpg', image[: len(image) - cut])
+    bad_files.write(root / 'maps/a.png', bad_files.grey(pixels[..., 0] % 4))
+    given = dataset(*case, root)
     try:
-        built = SeededDataset(dict(data, pipeline=pipeline, serialize_data=False), seed)
-        read_sample(built.dataset, 0)
-        sample = built[0]
+        built = SeededDataset(given, **how)
+    except Exception as error:
+        return refused(error, **how)
+    try:
+        inputs = built[epoch, 0]['inputs']
     except ValueError as error:
-        assert isinstance(error, BadSample) and name in str(error), error
-        assert cut or max(size) > 100 * min(size), error
+        assert 'a.jpg' in str(error), error
+        assert cut or max(size) > 100 * min(size) or math.prod(size) > how['max_pixels'], error
         return 'refused'
-    inputs = sample['inputs']
-    views = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
-    assert all(view.dtype in (torch.uint8, torch.bool) and view.numel() for view in views)
+    again = SeededDataset(given, **how)[epoch, 0]['inputs']
+    both = [list(each.values() if isinstance(each, dict) else each) for each in (inputs, again)]
+    for one, other in zip(*both, strict=True):
+        assert torch.equal(one, other) and one.numel() and one.dtype in (torch.uint8, torch.bool)
