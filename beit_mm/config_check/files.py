@@ -30,29 +30,23 @@ def check_files(cfg: dict) -> Iterator[Finding]:
                 break  # nothing in it is found either
             if os.path.isdir(place) and not any(os.scandir(place)):
                 yield Finding(path, f'{place} is empty')
-    parts = [*walk(cfg.get('model'), 'model'), *walk(cfg.get('val_evaluator'), 'val_evaluator')]
-    for path, node in parts:
+    loaders = [name for name in LOADERS[:2] if cfg.get(name)]
+    caches = {name: get(cfg, name, 'dataset', 'token_cache') for name in loaders}
+    parts = {key: cfg.get(key) for key in ('model', 'val_evaluator')}
+    for path, node in walk(parts):
         has_weights = kind(node) in ('Pretrained', 'TokenTarget')
         named = node.get('ann_file') or (node.get('checkpoint') if has_weights else None)
         if named and is_missing(named):
             yield Finding(path, f'{named} not found')
-        if kind(node) == 'TokenTarget' and not named and not _all_tokens_are_cached(cfg):
-            effect = (
-                'no tokenizer is given: train one, then set model.target.checkpoint to its file'
-            )
+        if kind(node) == 'TokenTarget' and not named and not all(caches.values()):
+            effect = 'no tokenizer is given: train one, and set model.target.checkpoint to its file'
             yield Finding(path, effect)
-    for name in LOADERS[:2]:
-        cache = get(cfg, name, 'dataset', 'token_cache')
+    for name, cache in caches.items():
         if cache and not Path(cache, 'about.json').exists():
             effect = 'this is no token cache: write it with tools/cache_tokens.py'
             yield Finding(f'{name}.dataset.token_cache={cache}', effect)
     if cfg.get('load_from') and is_missing(cfg['load_from']):
         yield Finding('load_from', f'{cfg["load_from"]} not found')
-
-
-def _all_tokens_are_cached(cfg: dict) -> bool:
-    loaders = [cfg[name] for name in LOADERS[:2] if cfg.get(name)]
-    return all(get(loader, 'dataset', 'token_cache') for loader in loaders)
 
 
 def _places(node: dict, scope: str | None) -> Iterator[str]:

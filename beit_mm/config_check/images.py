@@ -1,6 +1,10 @@
-"""Check sizes and channels of the images, from the pipeline to the backbone."""
+"""Check sizes, channels and colors of the images, from the pipeline to the backbone."""
 
+import os
 from collections.abc import Iterator
+from itertools import islice
+
+from PIL import Image
 
 from ..utils.config_tree import get, kind, nodes, walk
 from .finding import IMAGENET, Finding
@@ -16,6 +20,10 @@ RESIZING = (
     'torchvision',
 )  # fmt: skip
 CHANNELS = dict(color=3, grayscale=1)  # by LoadImageFromFile.color_type
+RGB_TRANSFORMS = (
+    'ColorJitter', 'PhotoMetricDistortion', 'RandAugment', 'AutoAugment', 'RandomGrayscale', 'Lighting',
+)  # fmt: skip
+SAMPLED_IMAGES = 50
 Size = tuple[int, int]
 
 
@@ -38,58 +46,83 @@ def size_after(pipeline: object) -> Size | None:
 
 def check_image_sizes(cfg: dict) -> Iterator[Finding]:
     """Yield sizes that are no multiple of the patch, and an `img_size` other than the images'."""
-    preprocessor = _get_preprocessor(cfg)
     for path, backbone in find_backbones(cfg):
         patch, img_size = backbone.get('patch_size', 16), backbone.get('img_size', 224)
-        expected = _as_size(img_size)
-        if expected and any(side % patch for side in expected):
-            yield _not_a_multiple(f'{path}.img_size={img_size}', expected, patch)
-            continue
-        for place, size, is_padded in _fed_sizes(cfg, preprocessor):
+        what, expected = f'{path}.img_size={img_size}', _as_size(img_size)
+        for place, size, is_padded in [(what, expected, False), *_fed_sizes(cfg)]:
             if size and any(side % patch for side in size):
+                near = tuple(max(side // patch, 1) * patch for side in size)
+                effect = f'{size[0]}×{size[1]} pixels are no multiple of patch_size={patch}'
                 if not is_padded:
-                    yield _not_a_multiple(place, size, patch)
+                    yield Finding(place, f'{effect}: set {_as_setting(near)}')
+                if place == what:
+                    break
             elif size and expected and size != expected:
-                grids = [
-                    f'{height // patch}×{width // patch}' for height, width in (size, expected)
-                ]
+                here, grid = (f'{high // patch}×{wide // patch}' for high, wide in (size, expected))
                 effect = (
                     f'{place} gives {size[0]}×{size[1]} pixels, so positions are interpolated from '
-                    f'{grids[1]} to {grids[0]} patches. Set img_size={_as_setting(size)}'
+                    f'{grid} to {here} patches. Set img_size={_as_setting(size)}'
                 )
-                yield Finding(f'{path}.img_size={img_size}', effect, stops=False)
+                yield Finding(what, effect, stops=False)
 
 
 def check_test_sizes(cfg: dict) -> Iterator[Finding]:
     """Yield test images that mmseg does not pad: it pads them by `test_cfg` alone."""
-    backbone = next(find_backbones(cfg), None)
     slides = get(cfg, 'model', 'test_cfg', 'mode') == 'slide'
-    if cfg.get('default_scope') != 'mmseg' or not backbone or slides:
+    if cfg.get('default_scope') != 'mmseg' or slides or _get_preprocessor(cfg).get('test_cfg'):
         return
-    patch = backbone[1].get('patch_size', 16)
-    for place, pipeline in find_pipelines(cfg, 'val'):
-        keeps_ratio = any(kind(step) == 'Resize' and step.get('keep_ratio') for step in pipeline)
-        if keeps_ratio and not _get_preprocessor(cfg).get('test_cfg'):
-            effect = (
-                f'sides may be no multiples of patch_size={patch}. Set data_preprocessor.test_cfg='
-                f'dict(size_divisor={patch}); size_divisor itself is for training alone'
-            )
-            yield Finding(f'{place} resizes with keep_ratio=True', effect, stops=False)
+    for _, backbone in find_backbones(cfg):
+        patch = backbone.get('patch_size', 16)
+        for place, pipeline in find_pipelines(cfg, 'val'):
+            if any(kind(step) == 'Resize' and step.get('keep_ratio') for step in pipeline):
+                effect = (
+                    f'sides may be no multiples of patch_size={patch}. Set data_preprocessor.'
+                    f'test_cfg=dict(size_divisor={patch}); size_divisor itself is for training alone'
+                )
+                yield Finding(f'{place} resizes with keep_ratio=True', effect, stops=False)
+
+
+def check_test_batch(cfg: dict) -> Iterator[Finding]:
+    """Yield a validation batch of images of different sizes, which mmseg cannot stack."""
+    batch, loader = get(cfg, 'val_dataloader', 'batch_size') or 1, 'val_dataloader.dataset'
+    if cfg.get('default_scope') != 'mmseg' or batch == 1:
+        return
+    for path, node in walk(get(cfg, *loader.split('.')), loader):
+        pipeline, folder = node.get('pipeline'), get(node, 'data_prefix', 'img_path')
+        if pipeline and folder and size_after(pipeline) is None:
+            sizes = set(_image_sizes(os.path.join(node.get('data_root') or '', folder)))
+            if len(sizes) > 1:
+                two = ' and '.join(f'{height}×{width}' for height, width in sorted(sizes)[:2])
+                effect = f'{path} has images of {two} pixels, which do not fit in one batch. Set 1'
+                yield Finding(f'val_dataloader.batch_size={batch}', effect)
+
+
+def _image_sizes(folder: str) -> Iterator[Size]:
+    """Yield (height, width) of some images of a folder, from their headers."""
+    if not os.path.isdir(folder):
+        return
+    with os.scandir(folder) as entries:
+        paths = [entry.path for entry in islice(entries, SAMPLED_IMAGES) if entry.is_file()]
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                yield image.size[::-1]
+        except OSError:  # not an image, or one that training names
+            continue
 
 
 def check_channels(cfg: dict) -> Iterator[Finding]:
     """Yield images and a preprocessor with another number of channels than the backbone."""
     mean = _get_preprocessor(cfg).get('mean')
-    for path, backbone in find_backbones(cfg, ('BEiT', 'DiscreteVAE')):
+    for path, backbone in find_backbones(cfg, 'BEiT', 'DiscreteVAE'):
         channels = backbone.get('in_channels', 3)
         what = f'{path}.in_channels={channels}'
-        for place, pipeline in [*find_pipelines(cfg, 'train'), *find_pipelines(cfg, 'val')]:
+        for place, pipeline in find_pipelines(cfg, 'train', 'val'):
             first = next(iter(pipeline), {})
             given = CHANNELS.get(get(first, 'color_type') or 'color')
             if kind(first) == 'LoadImageFromFile' and given and given != channels:
                 effect = (
-                    f'{place}.0 gives images of {given} channel{"s" * (given > 1)}: set '
-                    f"in_channels={given}, or LoadImageFromFile's color_type"
+                    f'{place}.0 gives {given} channel(s): set in_channels={given} or color_type'
                 )
                 yield Finding(what, effect)
         if isinstance(mean, list | tuple) and len(mean) not in (1, channels):
@@ -102,62 +135,74 @@ def check_channel_order(cfg: dict) -> Iterator[Finding]:
 
     `ConvertCheckpoint` compares the order with that of the weights when it loads them.
     """
-    preprocessor, backbone = _get_preprocessor(cfg), next(find_backbones(cfg), None)
+    preprocessor = _get_preprocessor(cfg)
     converts = any(preprocessor.get(key) for key in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
     has_views = kind(cfg.get('model')) == 'BEiTPretrainer'  # TwoViews returns RGB
-    if not backbone or has_views or converts:
-        return
-    if tuple(preprocessor.get('mean') or ()) == IMAGENET[0]:
+    is_rgb = tuple(preprocessor.get('mean') or ()) == IMAGENET[0]
+    if is_rgb and not converts and not has_views and any(find_backbones(cfg)):
         setting = 'bgr_to_rgb' if cfg.get('default_scope') == 'mmseg' else 'to_rgb'
-        effect = (
-            f'images stay BGR, but its mean is in the order red, green, blue: set {setting}=True'
-        )
+        effect = f'images stay BGR, but its mean is for red, green, blue: set {setting}=True'
         yield Finding('data_preprocessor', effect, stops=False)
 
 
-def _fed_sizes(cfg: dict, preprocessor: dict) -> Iterator[tuple[str, Size | None, bool]]:
+def check_color_transforms(cfg: dict) -> Iterator[Finding]:
+    """Yield transforms that need RGB images, and our ColorJitter without TwoViews."""
+    others = {backbone.get('in_channels', 3) for _, backbone in find_backbones(cfg)} - {3}
+    ours = ['beit_mm.ColorJitter']
+    if cfg.get('default_scope') == 'beit_mm':
+        ours.append('ColorJitter')
+    for place, pipeline in find_pipelines(cfg, 'train', 'val'):
+        names = [kind(step) for step in pipeline]
+        for i, (name, step) in enumerate(zip(names, pipeline, strict=True)):
+            effect = None
+            if name in RGB_TRANSFORMS and others:
+                effect = f'it is defined for RGB, and in_channels is {max(others)}: remove it'
+            elif step.get('type') in ours and 'TwoViews' not in names[i:]:
+                effect = "it has no effect without TwoViews: use type='mmpretrain.ColorJitter'"
+            if effect:
+                yield Finding(f'{place}.{i} {name}', effect)
+
+
+# -- parts of a config -----------------------------------------------------------------------------
+
+
+def find_backbones(cfg: dict, *names: str) -> Iterator[tuple[str, dict]]:
+    """Yield (path, config) of each BEiT of this package, or of other classes of it."""
+    for path, node in walk(cfg.get('model'), 'model'):
+        if kind(node) in (names or ('BEiT',)):
+            name = node['type'] if isinstance(node['type'], str) else f'{node["type"].__module__}.'
+            home, dot, _ = name.partition('.')
+            if (home if dot else cfg.get('default_scope')) == 'beit_mm':
+                yield path, node
+
+
+def find_pipelines(cfg: dict, *splits: str) -> Iterator[tuple[str, list]]:
+    for split in splits:
+        loader = f'{split}_dataloader'
+        for path, node in walk(get(cfg, loader, 'dataset'), f'{loader}.dataset'):
+            if isinstance(node.get('pipeline'), list | tuple):
+                yield f'{path}.pipeline', node['pipeline']
+
+
+def _fed_sizes(cfg: dict) -> Iterator[tuple[str, Size | None, bool]]:
     """Yield (place, size of its images, whether they are padded) of all that feeds the backbone."""
-    pads = preprocessor.get('pad_size_divisor', 1) > 1
-    fixed = _as_size(preprocessor.get('size'))
+    preprocessor, test_cfg = _get_preprocessor(cfg), get(cfg, 'model', 'test_cfg')
+    pads, fixed = preprocessor.get('pad_size_divisor', 1) > 1, _as_size(preprocessor.get('size'))
     pads_training = pads or bool(fixed or preprocessor.get('size_divisor'))
+    pads_tests = pads or bool(preprocessor.get('test_cfg'))
     for place, pipeline in find_pipelines(cfg, 'train'):
         yield place, size_after(pipeline), pads_training
     yield 'data_preprocessor.size', fixed, False
-    windows, pads_tests = get(cfg, 'model', 'test_cfg'), pads or bool(preprocessor.get('test_cfg'))
-    if get(windows, 'mode') == 'slide':
-        yield 'model.test_cfg.crop_size', _as_size(windows.get('crop_size')), pads_tests
+    if get(test_cfg, 'mode') == 'slide':
+        yield 'model.test_cfg.crop_size', _as_size(test_cfg.get('crop_size')), pads_tests
         return
     for place, pipeline in find_pipelines(cfg, 'val'):
         yield place, size_after(pipeline), pads_tests
 
 
-def find_pipelines(cfg: dict, split: str) -> Iterator[tuple[str, list]]:
-    loader = f'{split}_dataloader'
-    for path, node in walk(get(cfg, loader, 'dataset'), f'{loader}.dataset'):
-        if isinstance(node.get('pipeline'), list | tuple):
-            yield f'{path}.pipeline', node['pipeline']
-
-
-def find_backbones(cfg: dict, names: tuple[str, ...] = ('BEiT',)) -> Iterator[tuple[str, dict]]:
-    """Yield (path, config) of each BEiT of this package, or of other classes of it."""
-    known = {f'beit_mm.{name}' for name in names}
-    if cfg.get('default_scope') == 'beit_mm':
-        known |= set(names)
-    for path, node in walk(cfg.get('model'), 'model'):
-        name = node.get('type')
-        if name and not isinstance(name, str):
-            name = f'{name.__module__.split(".")[0]}.{name.__name__}'
-        if name in known:
-            yield path, node
-
-
 def _get_preprocessor(cfg: dict) -> dict:
-    inner = [
-        node['data_preprocessor']
-        for node in nodes(cfg.get('model'))
-        if node.get('data_preprocessor')
-    ]
-    return (cfg.get('data_preprocessor') or {}) | (inner[0] if inner else {})
+    given = (node.get('data_preprocessor') for node in nodes(cfg.get('model')))
+    return (cfg.get('data_preprocessor') or {}) | next(filter(None, given), {})
 
 
 def _as_size(value: object) -> Size | None:
@@ -169,9 +214,3 @@ def _as_size(value: object) -> Size | None:
 
 def _as_setting(size: Size) -> int | Size:
     return size[0] if size[0] == size[1] else size
-
-
-def _not_a_multiple(what: str, size: Size, patch: int) -> Finding:
-    near = tuple(max(side // patch, 1) * patch for side in size)
-    effect = f'{size[0]}×{size[1]} pixels are no multiple of patch_size={patch}'
-    return Finding(what, f'{effect}: set {_as_setting(near)}')

@@ -28,11 +28,12 @@ def check_labels(cfg: dict) -> Iterator[Finding]:
     if not heads or not (scope == 'mmengine' or is_installed(scope)):
         return
     init_default_scope(scope)
-    given = get(cfg, 'data_preprocessor', 'num_classes')
-    given = given or get(cfg, 'model', 'data_preprocessor', 'num_classes')
     classes = next(iter(heads.values()))
-    if given and given not in heads.values():
-        yield Finding(f'data_preprocessor.num_classes={given}', f'the head has {classes} classes')
+    for part in (cfg, cfg['model']):
+        given = get(part, 'data_preprocessor', 'num_classes')
+        if given and given not in heads.values():
+            effect = f'the head has {classes} classes'
+            yield Finding(f'data_preprocessor.num_classes={given}', effect)
     skips_bad = get(cfg, 'train_dataloader', 'dataset', 'on_bad_sample') == 'skip'
     checked, first, first_zero = [], None, None
     for path, node in local_datasets(cfg):
@@ -66,29 +67,23 @@ def check_ignored_class(cfg: dict) -> Iterator[Finding]:
         return
     ignored = head.get('ignore_index', IGNORE)
     if ignored in range(classes):
-        effect = (
-            'this is the number of a class, which is then not learned. Pixels without a class have '
-            f'the label {IGNORE}: remove ignore_index'
-        )
+        effect = f'this is a class, which is not learned. Pixels without a class have {IGNORE}'
         yield Finding(f'{place}={ignored}', effect, stops=classes <= 2)
     for path, metric in walk(cfg.get('val_evaluator'), 'val_evaluator'):
         own = metric.get('ignore_index', IGNORE)
         if kind(metric) == 'IoUMetric' and own != ignored:
-            effect = (
-                f'{place}={ignored}, so training and validation ignore different pixels: '
-                'make them equal'
-            )
+            effect = f'{place}={ignored}, so validation ignores other pixels: make them equal'
             yield Finding(f'{path}.ignore_index={own}', effect, stops=False)
 
 
 def _find_heads(cfg: dict) -> dict[str, int]:
     """Return place → number of classes of each head; STDCHead may predict edges instead."""
-    heads = {}
-    for path, node in walk(cfg.get('model'), 'model'):
-        is_head = kind(node).endswith('Head') and kind(node) != 'STDCHead'
-        if is_head and isinstance(node.get('num_classes'), int):
-            heads[f'{path}.num_classes'] = node['num_classes']
-    return heads
+    return {
+        f'{path}.num_classes': node['num_classes']
+        for path, node in walk(cfg.get('model'), 'model')
+        if kind(node).endswith('Head') and kind(node) != 'STDCHead'
+        if isinstance(node.get('num_classes'), int)
+    }
 
 
 def _check_number(
@@ -103,21 +98,19 @@ def _check_number(
             yield Finding(f'{place}={classes}', f'{path} has {len(names)} classes')
     is_segmentation = (dataset.data_prefix or {}).get('seg_map_path')
     if is_segmentation and not names and not path.startswith('train'):
-        effect = (
-            'mIoU is computed per class, and no classes are named: set '
-            'metainfo=dict(classes=…, palette=…) as in the training set'
-        )
+        effect = 'no classes are named: set metainfo=dict(classes=…, palette=…), as for training'
         yield Finding(path, effect)
 
 
 def _read_numbering(path: str, dataset: BaseDataset) -> Numbering:
     names = dataset.metainfo.get('classes') or ()
     folder, listed = (dataset.data_prefix or {}).get('img_path'), dataset.ann_file
-    if getattr(dataset, 'with_label', False):  # mmpretrain's CustomDataset, and ImageList
-        if listed and os.path.isfile(listed) and os.path.getsize(listed) <= MAX_LIST_BYTES:
-            return read_numbering(path, folder, listed, names)
-        if not listed and folder and os.path.isdir(folder):
-            return read_numbering(path, folder, None, names)
+    is_readable = folder and os.path.isdir(folder)
+    if listed:
+        is_readable = os.path.isfile(listed) and os.path.getsize(listed) <= MAX_LIST_BYTES
+    # mmpretrain's CustomDataset, and ImageList
+    if is_readable and getattr(dataset, 'with_label', False):
+        return read_numbering(path, folder, listed or None, names)
     return Numbering(path, tuple(names))
 
 
@@ -127,9 +120,8 @@ def _check_label_maps(
     """Read a sample of the training set's label maps, and those of validation in the time given."""
     folders = dataset.data_prefix or {}
     loads = [step for step in nodes(pipeline) if kind(step) == 'LoadAnnotations']
-    if not loads or not folders.get('seg_map_path'):
-        return
-    if not all(os.path.isdir(folder) for folder in folders.values() if folder):
+    is_here = all(os.path.isdir(folder) for folder in folders.values() if folder)
+    if not loads or not folders.get('seg_map_path') or not is_here:
         return
     reduce = dataset.reduce_zero_label
     if any(step.get('reduce_zero_label') not in (None, reduce) for step in loads):
@@ -140,10 +132,8 @@ def _check_label_maps(
         return
     dataset.full_init()
     total, is_training = len(dataset), path.startswith('train')
-    indices = random.Random(0).sample(range(total), total)
-    if is_training:
-        indices = indices[:SAMPLE_SIZE]
-    samples = map(dataset.get_data_info, indices)
+    number = min(total, SAMPLE_SIZE) if is_training else total
+    samples = map(dataset.get_data_info, random.Random(0).sample(range(total), number))
     pairs = ((sample['img_path'], sample['seg_map_path']) for sample in samples)
     maps = read_label_maps(pairs, total, READ_SECONDS)
     names = dataset.metainfo.get('classes') or [str(number) for number in range(classes)]

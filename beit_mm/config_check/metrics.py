@@ -9,20 +9,18 @@ from ..utils.config_tree import get, kind, walk
 from .finding import Finding
 from .renamed import explain_renamed
 
-TOKENIZER_KEYS = (
-    'psnr', 'psnr_mean_color', 'reconstruction', 'kl', 'elbo', 'vocab_size', 'codes_used',
-    'perplexity',
+# Key → rule that keeps the best checkpoint.
+TOKENIZER_KEYS = dict(
+    psnr='greater', psnr_mean_color=None, reconstruction='less', kl=None, elbo='greater',
+    vocab_size=None, codes_used='greater', perplexity='greater',
 )  # fmt: skip
-MIM_KEYS = (
-    'val_loss', 'marginal_entropy', 'marginal_accuracy', 'masked_accuracy', 'log_p_tokens',
-    'log_p_pixels', 'eq3', 'val_loss_all', 'marginal_entropy_all', 'marginal_accuracy_all',
-    'accuracy_all',
+MIM_KEYS = dict(
+    val_loss='less', marginal_entropy=None, marginal_accuracy=None, masked_accuracy='greater',
+    log_p_tokens='greater', log_p_pixels='greater', eq3='greater', val_loss_all='less',
+    marginal_entropy_all=None, marginal_accuracy_all=None, accuracy_all='greater',
 )  # fmt: skip
-LESS_IS_BETTER = ('reconstruction', 'val_loss', 'val_loss_all')
-GREATER_IS_BETTER = (
-    'psnr', 'elbo', 'codes_used', 'perplexity', 'masked_accuracy', 'accuracy_all', 'log_p_tokens',
-    'log_p_pixels', 'eq3',
-)  # fmt: skip
+RULES = {f'tokenizer/{key}': rule for key, rule in TOKENIZER_KEYS.items()}
+RULES |= {f'mim/{key}': rule for key, rule in MIM_KEYS.items()}
 SEGMENTATION_KEYS = dict(
     mIoU=('mIoU', 'mAcc'),
     mDice=('mDice', 'mAcc'),
@@ -63,33 +61,27 @@ def check_save_best(cfg: dict) -> Iterator[Finding]:
     if get(metrics, 'metrics'):  # an Evaluator
         metrics = metrics['metrics']
     lists = [reported_keys(metric) for metric in _as_list(metrics)]
-    known = None if None in lists else [key for keys in lists for key in keys]
-    if known and get(cfg, 'model', 'target', 'recover') != 'all':
+    known = [] if None in lists else [key for keys in lists for key in keys]
+    if get(cfg, 'model', 'target', 'recover') != 'all':
         known = [key for key in known if not key.endswith('_all')]
     wanted, rules = _as_list(hook['save_best']), _as_list(hook.get('rule'))
     rules = rules * len(wanted) if len(rules) == 1 else rules
-    for key, rule in zip(wanted, rules, strict=False):
-        what = f'{place}={key!r}'
-        if key == 'auto' and known and 'mIoU' in known:
-            effect = (
-                f'it keeps the checkpoint of the best {known[0]}, which common classes decide: '
-                "set save_best='mIoU'"
-            )
-            yield Finding(what, effect, stops=False)
-        elif key == 'auto' and lists[0] and not rule and not _inferred_rule(lists[0][0], hook):
-            effect = (
-                f'it takes the first metric, {lists[0][0]}, for which mmengine cannot infer a rule: '
-                f'set save_best={lists[0][0]!r} and rule={_right_rule(lists[0][0], hook)!r}'
-            )
-            yield Finding(what, effect)
-        elif key != 'auto' and known and key not in known:
-            yield Finding(what, _explain_unknown(key, known))
-        elif rule and _right_rule(key, hook) not in (None, rule):
-            effect = f'rule={rule!r} keeps the worst checkpoint: set {_right_rule(key, hook)!r}'
-            yield Finding(what, effect)
+    for given, rule in zip(wanted, rules, strict=False):
+        what, stops = f'{place}={given!r}', True
+        key = lists[0][0] if given == 'auto' and lists[0] else given
+        expected = RULES.get(key) or _inferred_rule(key, hook)
+        if given == 'auto' and 'mIoU' in known:
+            effect = f"common classes decide {key}, which it takes: set save_best='mIoU'"
+            stops = False
+        elif known and key not in known:
+            effect = _explain_unknown(key, known)
+        elif rule and expected not in (None, rule):
+            effect = f'rule={rule!r} keeps the worst checkpoint: set {expected!r}'
         elif not rule and key != 'auto' and not _inferred_rule(key, hook):
-            effect = f'mmengine cannot infer its rule: set rule={_right_rule(key, hook)!r}'
-            yield Finding(what, effect)
+            effect = f'mmengine infers no rule: set save_best={key!r} and rule={expected!r}'
+        else:
+            continue
+        yield Finding(what, effect, stops=stops)
 
 
 def check_topk(cfg: dict) -> Iterator[Finding]:
@@ -107,14 +99,6 @@ def _explain_unknown(key: str, known: list[str]) -> str:
     near = get_close_matches(key.lower(), lower, n=1, cutoff=0.4)
     hint = f': did you mean {lower[near[0]]!r}?' if near else ''
     return f'val_evaluator does not report this key, but {", ".join(known)}{hint}'
-
-
-def _right_rule(key: str, hook: dict) -> str | None:
-    """Return the rule that keeps the best checkpoint, None if it is not known."""
-    name = key.rpartition('/')[2]
-    if key.startswith(('tokenizer/', 'mim/')) and name in (*LESS_IS_BETTER, *GREATER_IS_BETTER):
-        return 'less' if name in LESS_IS_BETTER else 'greater'
-    return _inferred_rule(key, hook)
 
 
 def _inferred_rule(key: str, hook: dict) -> str | None:

@@ -41,15 +41,15 @@ CHECKED_PACKAGES = 'beit_mm', 'mmengine', 'torch'  # builders of the others remo
 
 
 def check_runner_keys(cfg: dict) -> Iterator[Finding]:
-    for key in cfg:
-        near = get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.85)
-        if near and key not in RUNNER_KEYS:
-            yield Finding(key, f'nothing reads this key: did you mean {near[0]!r}?')
-    for key in cfg.get('default_hooks') or {}:
-        near = get_close_matches(key, DEFAULT_HOOKS, n=1, cutoff=0.8)
-        if near and key not in DEFAULT_HOOKS:
-            effect = f'this hook is added to the default one: did you mean {near[0]!r}?'
-            yield Finding(f'default_hooks.{key}', effect)
+    hooks = cfg.get('default_hooks') or {}
+    for keys, place, known, effect in [
+        (cfg, '', RUNNER_KEYS, 'nothing reads this key'),
+        (hooks, 'default_hooks.', DEFAULT_HOOKS, 'this hook is added to the default one'),
+    ]:
+        for key in keys:
+            near = get_close_matches(key, known, n=1, cutoff=0.85)
+            if near and key not in known:
+                yield Finding(f'{place}{key}', f'{effect}: did you mean {near[0]!r}?')
 
 
 def check_types_and_arguments(cfg: dict) -> Iterator[Finding]:
@@ -72,10 +72,9 @@ def check_optimizer_keys(cfg: dict) -> Iterator[Finding]:
     wrapper = cfg.get('optim_wrapper') or {}
     constructor = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
     name = kind(dict(type=constructor))
-    layer_decay = OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayConstructor').DEFAULTS
-    known = dict(
-        LayerDecayConstructor=layer_decay, DefaultOptimWrapperConstructor=MMENGINE_PARAMWISE
-    )
+    layer_decay = OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayConstructor')
+    known = dict(DefaultOptimWrapperConstructor=MMENGINE_PARAMWISE)
+    known['LayerDecayConstructor'] = layer_decay.DEFAULTS
     if name in known:
         place, given = 'optim_wrapper.paramwise_cfg', wrapper.get('paramwise_cfg') or {}
         yield from _check_arguments(place, given, known[name], name)
@@ -85,26 +84,24 @@ def check_optimizer_keys(cfg: dict) -> Iterator[Finding]:
 
 def _check_node(path: str, node: dict, scope: str) -> Iterator[Finding]:
     name, what = node.get('type'), f'{path}.type={node.get("type")!r}'
-    if name is None or (callable(name) and not isinstance(name, str)):
+    if name is None or callable(name):
         return
     if not isinstance(name, str):
         yield Finding(what, 'expected the name of a class')
         return
-    classes = find_classes(name, node.get('_scope_', scope))
+    classes, bare = find_classes(name, node.get('_scope_', scope)), name.rpartition('.')[2]
     if not classes:
-        if reason := explain_renamed(name.rpartition('.')[2]):
-            yield Finding(what, f'this class was {reason}')
-            return
         known = {each for registry in _registries(scope) for each in _all_names(registry)}
-        if name.rpartition('.')[2] not in known:  # otherwise its package is not installed
-            yield Finding(what, f'no such class is registered{_did_you_mean(name, known)}')
+        if reason := explain_renamed(bare):
+            yield Finding(what, f'this class was {reason}')
+        elif bare not in known:  # otherwise its package is not installed
+            yield Finding(what, f'no such class is registered{_did_you_mean(bare, known)}')
         return
     packages = {each.__module__.partition('.')[0] for each in classes}
     if packages <= set(CHECKED_PACKAGES) and not path.endswith('_cfg'):
         arguments = [accepted_arguments(each) for each in classes]
         if None not in arguments:
-            known = set().union(BUILDER_KEYS, *arguments)
-            yield from _check_arguments(path, node, known, name)
+            yield from _check_arguments(path, node, BUILDER_KEYS.union(*arguments), name)
 
 
 def _check_arguments(
@@ -114,12 +111,12 @@ def _check_arguments(
         if reason := explain_renamed(f'{name.rpartition(".")[2]}.{key}'):
             yield Finding(f'{path}.{key}', f'this argument was {reason}')
         else:
-            effect = f'{name} has no such argument{_did_you_mean(key, known)}'
-            yield Finding(f'{path}.{key}', effect)
+            hint = _did_you_mean(key, known)
+            yield Finding(f'{path}.{key}', f'{name} has no such argument{hint}')
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name.rpartition('.')[2], known, n=1, cutoff=0.6)
+    near = get_close_matches(name, known, n=1)
     return f': did you mean {near[0]!r}?' if near else ''
 
 
@@ -140,10 +137,10 @@ def find_classes(name: str | type, scope: str) -> list[type]:
     for registry in _registries(home or scope):
         if not home or home == registry.scope or home in registry.children:
             with suppress(ImportError):
-                found.append(_look_up(registry.children.get(home or scope, registry), bare))
-    if home and not any(found):
+                found += _look_up(registry.children.get(home or scope, registry), bare)
+    if home and not found:
         with suppress(Exception):  # importing a module of the user may raise anything
-            found.append(get_object_from_string(name))
+            found = [get_object_from_string(name)]
     return [each for each in found if each is not None]
 
 
@@ -160,13 +157,13 @@ def _registries(scope: str) -> list[Registry]:
     return list(dict.fromkeys(found))
 
 
-def _look_up(registry: Registry | None, name: str) -> type | None:
+def _look_up(registry: Registry | None, name: str) -> list[type]:
     while registry is not None:
         registry.import_from_location()
         if name in registry.module_dict:
-            return registry.module_dict[name]
+            return [registry.module_dict[name]]
         registry = registry.parent
-    return None
+    return []
 
 
 def _all_names(registry: Registry) -> set[str]:
@@ -176,12 +173,11 @@ def _all_names(registry: Registry) -> set[str]:
 
 def accepted_arguments(function: Callable) -> set[str] | None:
     """Return the names of the arguments of a class or function; None if it accepts any."""
-    names = set()
-    owners = inspect.getmro(function) if inspect.isclass(function) else [function]
-    for owner in owners:
-        init = owner.__dict__.get('__init__') if inspect.isclass(owner) else owner
-        if init is None or owner is object:
-            continue
+    names, inits = set(), [function]
+    if inspect.isclass(function):
+        owners = [vars(owner) for owner in function.__mro__[:-1]]  # without object
+        inits = [owner['__init__'] for owner in owners if '__init__' in owner]
+    for init in inits:
         try:
             parameters = inspect.signature(init).parameters.values()
         except (TypeError, ValueError):

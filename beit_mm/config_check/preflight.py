@@ -6,93 +6,47 @@ A rule is a function config → findings. The rules about the recipe are in `com
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import timedelta
 
 from mmengine.config import Config
 from torch.distributed import Store, rendezvous
 
-from . import comparison
-from .files import check_files
+from . import files, images, labels, metrics, names, run
+from .comparison import compare
 from .finding import Finding
-from .images import check_channel_order, check_channels, check_image_sizes, check_test_sizes
-from .labels import check_ignored_class, check_labels
-from .loaders import (
-    check_batch_norm,
-    check_color_transforms,
-    check_palettes,
-    check_pretrained,
-    check_test_batch,
-    check_workers,
-)
-from .metrics import check_save_best, check_topk
-from .names import check_optimizer_keys, check_runner_keys, check_types_and_arguments, find_classes
 from .paper import find_nearest
 from .report import format_list
-from .run import (
-    check_anneal_hooks,
-    check_loop,
-    check_vocabularies,
-    check_work_dir,
-)
 from .summary import summarize
 from .weights import check_weights
 
 CHECK_MINUTES = 30  # other ranks wait so long for rank 0
 # Raised by rules, mmengine and models for a value of another type than expected.
-ERRORS = (
-    AssertionError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    OSError,
-    TypeError,
-    ValueError,
-)
+ERRORS = AssertionError, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError
 RULES: list[Callable[[dict], Iterator[Finding]]] = [
-    check_runner_keys,
-    check_types_and_arguments,
-    check_optimizer_keys,
-    check_files,
-    check_labels,
-    check_ignored_class,
-    check_loop,
-    check_vocabularies,
-    check_save_best,
-    check_topk,
-    check_work_dir,
-    check_anneal_hooks,
-    check_image_sizes,
-    check_test_sizes,
-    check_channels,
-    check_channel_order,
-    check_workers,
-    check_palettes,
-    check_batch_norm,
-    check_test_batch,
-    check_color_transforms,
-    check_pretrained,
-]
+    names.check_runner_keys, names.check_types_and_arguments, names.check_optimizer_keys,
+    files.check_files,
+    labels.check_labels, labels.check_ignored_class,
+    run.check_loop, run.check_vocabularies, run.check_work_dir, run.check_anneal_hooks,
+    run.check_workers, run.check_palettes, run.check_batch_norm, run.check_pretrained,
+    metrics.check_save_best, metrics.check_topk,
+    images.check_image_sizes, images.check_test_sizes, images.check_test_batch,
+    images.check_channels, images.check_channel_order, images.check_color_transforms,
+]  # fmt: skip
 # Short tries such as `--cfg-options train_cfg.max_iters=9` break these rules, and have to run.
-REMARKS = (
-    comparison.lr_fits_batch,
-    comparison.schedule_ends_with_run,
-    comparison.warmup_ends_before_run,
-)
+REMARKS = 'lr for this batch', 'end of the schedule', 'warm-up'
 
 
 def preflight(cfg: Config, ranks: int = 1) -> list[Finding]:
     """Return what is wrong with training with `cfg` on `ranks` processes: errors, then remarks."""
     plain = cfg.to_dict()
-    find_classes.cache_clear()
-    findings = []
-    for rule in RULES:
-        findings += _apply(rule, plain)
+    names.find_classes.cache_clear()
+    findings = [finding for rule in RULES for finding in _apply(rule, plain)]
     findings += _apply(_check_recipe, plain, ranks)
-    in_weights = _apply(check_weights, plain)
-    if any(finding.stops for finding in findings):  # an error above may be why they were not read
-        in_weights = [finding for finding in in_weights if finding.what != 'check weights']
-    findings += in_weights
+    has_errors = any(finding.stops for finding in findings)
+    for finding in _apply(check_weights, plain):
+        if finding.what != 'check weights' or not has_errors:  # an error above may be the reason
+            findings.append(finding)
     return sorted(dict.fromkeys(findings), key=lambda finding: not finding.stops)
 
 
@@ -102,16 +56,16 @@ def preflight_on_rank_0(cfg: Config) -> list[Finding]:
     The ranks talk through the store of the process group that `launch` makes later.
     """
 
-    def check(ranks: int = 1) -> list[Finding]:
-        findings = preflight(cfg, ranks)
-        if findings:
+    def check() -> list[Finding]:
+        if findings := preflight(cfg, ranks):
             print(format_list(cfg, findings), file=sys.stderr, flush=True)
         return findings
 
+    ranks = 1
     if cfg.get('launcher', 'none') == 'none':
         return check()
     store, rank, ranks = next(rendezvous('env://', timeout=timedelta(minutes=CHECK_MINUTES)))
-    return share_findings(store, rank, ranks, lambda: check(ranks))
+    return share_findings(store, rank, ranks, check)
 
 
 def share_findings(
@@ -147,8 +101,6 @@ def _check_recipe(cfg: dict, ranks: int) -> Iterator[Finding]:
     except ValueError:  # a model other than BEiT
         return
     recipe, _ = find_nearest(summary)
-    for rule in comparison.CONTRADICTIONS:
-        for found in rule(summary, recipe):
-            if found.stops:
-                stops = rule not in REMARKS
-                yield Finding(found.what, found.effect, found.yours, found.expected, stops)
+    for found in compare(summary, recipe):
+        if found.stops:
+            yield replace(found, stops=found.what not in REMARKS)

@@ -11,19 +11,6 @@ from .paper import PaperRecipe, agrees
 from .summary import ConfigSummary
 
 WIDTHS = 26, 24, 24, 46  # columns of the table: what, paper, yours, effect
-VARIANTS = {
-    'vanilla': 'plain ViT, absolute positions',
-    'LayerScale': 'plain ViT with LayerScale (table 5)',
-    'BEiT+': 'BEiT+, relative positions and LayerScale',
-    'mixed': 'neither plain ViT nor BEiT+',
-}
-IDENTITY = dict(
-    arch='size',
-    image_size='image size',
-    data='data set',
-    variant='architecture',
-    frozen='frozen backbone',
-)
 
 
 def format_list(cfg: Config, findings: list[Finding]) -> str:
@@ -41,16 +28,16 @@ def format_comparison(
     """Return which recipe the config follows, the findings of `compare` as a table, and a count."""
     lines = [f'recipe: {recipe.title}']
     if mismatches:
-        own = [f'{IDENTITY.get(name, name)} {show_value(summary[name])}' for name in mismatches]
+        own = [f'{name}={show_value(summary[name])}' for name in mismatches]
         lines = [
             f"none of the paper's recipes ({', '.join(own)}); compared with the nearest:",
             f'  {recipe.title}',
         ]
     if unknown := [name for name in recipe.identity if summary[name] is None]:
-        names = ', '.join(IDENTITY.get(name, name) for name in unknown)
-        lines.append(f'assumed, since the config does not show it: {names}')
+        lines.append(f'assumed, since the config does not show it: {", ".join(unknown)}')
     if summary['variant']:
-        lines.append(f'architecture: {VARIANTS[summary["variant"]]}')
+        scale = show_value(summary['layer_scale'])
+        lines.append(f'architecture: positions {summary["positions"]}, LayerScale {scale}')
     lines += [f'images per update: {summary.batch} ({summary.factors})', '']
     if findings:
         lines += [*_row('', 'what', 'paper', 'yours', 'effect'), '─' * (sum(WIDTHS) + 8)]

@@ -1,11 +1,15 @@
-"""Check loops, hooks and folders against the length of the run."""
+"""Check loops, loaders, hooks and folders of a run."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..utils.config_tree import find, get, kind
+from ..utils.config_tree import find, get, kind, walk
+from .files import LOADERS
 from .finding import Finding
+
+# Heads of mmseg that pool to 1×1 before a norm.
+POOLING_HEADS = 'UPerHead', 'PSPHead', 'ASPPHead', 'DepthwiseSeparableASPPHead'
 
 
 def check_loop(cfg: dict) -> Iterator[Finding]:
@@ -14,21 +18,15 @@ def check_loop(cfg: dict) -> Iterator[Finding]:
     by_epoch = 'max_epochs' in train and 'max_iters' not in train
     length = train.get('max_epochs' if by_epoch else 'max_iters') or 0
     if not by_epoch and hook and hook.get('by_epoch', True) and not hook.get('save_best'):
-        effect = (
-            'the run counts iterations, so only one checkpoint is written, at its end: '
-            'set by_epoch=False'
-        )
+        effect = 'only one checkpoint is written, at the end: set by_epoch=False'
         yield Finding('default_hooks.checkpoint.by_epoch', effect, stops=False)
     if by_epoch and get(cfg, 'train_dataloader', 'sampler', 'infinite'):
         yield Finding('train_dataloader.sampler.infinite', 'an epoch never ends: set it to False')
     interval = train.get('val_interval', 1 if by_epoch else 1000)
     what = f'train_cfg.val_interval={interval}'
     if cfg.get('val_dataloader') and interval < 1:
-        effect = (
-            'expected at least 1. For no validation set val_dataloader, val_cfg and val_evaluator '
-            'to None'
-        )
-        yield Finding(what, effect)
+        off = 'val_dataloader=None val_cfg=None val_evaluator=None'
+        yield Finding(what, f'expected at least 1. For no validation set {off}')
     if cfg.get('val_dataloader') and length and interval > length:
         yield Finding(what, f'the run ends before, at {length}', stops=False)
 
@@ -37,10 +35,7 @@ def check_anneal_hooks(cfg: dict) -> Iterator[Finding]:
     length = get(cfg, 'train_cfg', 'max_iters')
     for i, hook in enumerate(cfg.get('custom_hooks') or []):
         if kind(hook) == 'Anneal' and length and hook['iters'] > length:
-            effect = (
-                f'the run has {length} iterations, so {hook["attribute"]} does not reach '
-                f'{hook["end"]:.3g}. Set it to {length}'
-            )
+            effect = f'{hook["attribute"]} does not reach {hook["end"]:.3g}. Set it to {length}'
             yield Finding(f'custom_hooks.{i}.iters={hook["iters"]}', effect, stops=False)
 
 
@@ -49,9 +44,50 @@ def check_vocabularies(cfg: dict) -> Iterator[Finding]:
     if metric and kind(model) == 'DiscreteVAE':
         given, expected = metric.get('vocab_size'), model.get('vocab_size')
         if given != expected:
-            yield Finding(
-                f'val_evaluator.vocab_size={given}', f'the tokenizer has {expected} codes'
+            effect = f'the tokenizer has {expected} codes'
+            yield Finding(f'val_evaluator.vocab_size={given}', effect)
+
+
+def check_workers(cfg: dict) -> Iterator[Finding]:
+    for name in LOADERS[:2]:
+        loader = cfg.get(name) or {}
+        for key in ('persistent_workers', 'prefetch_factor'):
+            if loader.get(key) and not loader.get('num_workers'):
+                effect = f'num_workers is 0. Set num_workers to at least 1, or remove {key}'
+                yield Finding(f'{name}.{key}={loader[key]}', effect)
+
+
+def check_palettes(cfg: dict) -> Iterator[Finding]:
+    for name in LOADERS[:2]:
+        for path, node in walk(get(cfg, name, 'dataset'), f'{name}.dataset'):
+            classes, palette = (get(node, 'metainfo', key) for key in ('classes', 'palette'))
+            if classes and palette and len(classes) != len(palette):
+                effect = f'{len(classes)} classes and {len(palette)} colors in the palette'
+                yield Finding(f'{path}.metainfo', f'{effect}: make the numbers equal')
+
+
+def check_batch_norm(cfg: dict) -> Iterator[Finding]:
+    """Yield a batch of one image for a head that normalizes 1×1 maps over the batch."""
+    if get(cfg, 'train_dataloader', 'batch_size') != 1:
+        return
+    for path, head in walk(cfg.get('model'), 'model'):
+        norm = kind(head.get('norm_cfg'))
+        if kind(head) in POOLING_HEADS and 1 in head.get('pool_scales', (1,)) and norm[:2] == 'BN':
+            effect = (
+                f'{path} pools to 1×1, and {norm} needs more than one value per channel. Set '
+                "batch_size=2, or norm_cfg=dict(type='GN', num_groups=32)"
             )
+            yield Finding('train_dataloader.batch_size=1', effect)
+
+
+def check_pretrained(cfg: dict) -> Iterator[Finding]:
+    """Yield `init_cfg` without a checkpoint where mmengine needs one."""
+    for path, node in walk(cfg.get('model'), 'model'):
+        init = node.get('init_cfg')
+        takes_none = kind(node) in ('BEiT', 'DiscreteVAE')
+        if kind(init) == 'Pretrained' and not init.get('checkpoint') and not takes_none:
+            effect = 'checkpoint is missing. Remove init_cfg to start from scratch'
+            yield Finding(f'{path}.init_cfg', effect)
 
 
 def check_work_dir(cfg: dict) -> Iterator[Finding]:

@@ -36,13 +36,11 @@ class ConfigSummary(dict):
         return None
 
     @property
-    def step_batch(self) -> int | None:
-        """Return the images per iteration."""
+    def step_batch(self) -> int | None:  # images per iteration
         return self['per_rank'] and self['ranks'] * self['per_rank']
 
     @property
-    def batch(self) -> int | None:
-        """Return the images per update of the weights."""
+    def batch(self) -> int | None:  # images per update of the weights
         return self.step_batch and self.step_batch * self['accumulation']
 
     @property
@@ -79,9 +77,7 @@ def read_summary(
 def summarize(
     cfg: dict, ranks: int = 1, auto_scale: bool = False, source: ConfigSummary | None = None
 ) -> ConfigSummary:
-    """Summarize a config, given as nested dicts, for training on `ranks` processes.
-
-    `source` is the summary of the run that it starts from.
+    """Summarize a config for training on `ranks` processes; `source` is the run it starts from.
 
     Raises ValueError for a model other than BEiT, or if the learning rate is to be scaled and
     auto_scale_lr.base_batch_size is missing.
@@ -89,17 +85,14 @@ def summarize(
     model = _get_model(cfg)
     auto_scale = auto_scale or bool(get(cfg, 'auto_scale_lr', 'enable'))
     if auto_scale and not get(cfg, 'auto_scale_lr', 'base_batch_size'):
-        raise ValueError(
-            'no auto_scale_lr.base_batch_size (the batch that the learning rate is for): add it'
-        )
+        raise ValueError('no auto_scale_lr.base_batch_size: add it, the batch that lr is for')
     summary = ConfigSummary(task=_find_task(model), ranks=ranks, auto_scale=auto_scale)
     summary['data'] = _find_data(cfg)
     summary['per_rank'] = get(cfg, 'train_dataloader', 'batch_size')
     summary |= summarize_optimizer(cfg, summary)
-    num_images, step_batch = NUM_IMAGES.get(summary['data']), summary.step_batch
-    summary |= summarize_schedule(
-        cfg, summary['lr'], num_images / step_batch if num_images and step_batch else None
-    )
+    num_images = NUM_IMAGES.get(summary['data'])
+    steps = num_images / summary.step_batch if num_images and summary.step_batch else None
+    summary |= summarize_schedule(cfg, summary['lr'], steps)
     summary |= summarize_model(cfg, model, summary['task'])
     if summary['task'] != 'tokenizer':
         summary['mean_std'] = _find_mean_std(cfg, model, summary['task'])
@@ -133,9 +126,8 @@ def _find_data(cfg: dict) -> str | None:
     known = dict(ImageNet='IN1k', ImageNet21k='IN22k', ADE20KDataset='ADE20K')
     if found := find(dataset, *known):
         return known[kind(found)]
-    folders = dict([('data/imagenet', 'IN1k'), ('data/imagenet22k', 'IN22k')])
-    roots = [str(node['data_root']) for node in nodes(dataset) if node.get('data_root')]
-    return folders.get(roots[0].rstrip('/')) if roots else None
+    root = next((node['data_root'] for node in nodes(dataset) if node.get('data_root')), '')
+    return {'data/imagenet': 'IN1k', 'data/imagenet22k': 'IN22k'}.get(str(root).rstrip('/'))
 
 
 def _find_mean_std(cfg: dict, model: dict, task: str) -> tuple | None:

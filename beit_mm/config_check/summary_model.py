@@ -4,7 +4,18 @@ from ..utils.config_tree import find, get, kind, nodes
 from .finding import OFF
 
 TWO_PICTURES = 'RandomResizedCropAndInterpolationWithTwoPic'  # mmpretrain's two views
+VARIANTS = {  # by absolute positions, relative positions and LayerScale; others are mixed
+    (True, False, False): 'vanilla',
+    (True, False, True): 'LayerScale',
+    (False, True, True): 'BEiT+',
+}
 DALLE = dict(vocab_size=8192, groups=4)  # mmpretrain's target generator
+# type of the mask: its name, its arguments for number, grid and smallest block, default of the last
+MASKS = dict(
+    BlockwiseMask=('blockwise', 'num_masked', 'grid', 'min_block', 16),
+    RandomMask=('random', 'num_masked', 'grid', '', None),
+    BEiTMaskGenerator=('blockwise', 'num_masking_patches', 'input_size', 'min_num_patches', 4),
+)
 # setting: type of the part in the model or the training set, and its arguments
 PARTS = dict(
     flip=('RandomFlip', ['prob']),
@@ -62,18 +73,13 @@ def _summarize_backbone(backbone: dict, scope: str | None) -> dict:
     else:
         arch = names.get(arch, arch)
         depth = 24 if arch == 'large' else 12
-    variants = {
-        (True, False, False): 'vanilla',
-        (True, False, True): 'LayerScale',
-        (False, True, True): 'BEiT+',
-    }
     relative = f'relative, {relative.replace("_", " ")}' if relative else None
     positions = filter(None, ['absolute' if absolute else None, relative])
     return dict(
         arch=arch,
         positions=' and '.join(positions) or 'none',
         layer_scale=layer_scale or OFF,
-        variant=variants.get((bool(absolute), bool(relative), bool(layer_scale)), 'mixed'),
+        variant=VARIANTS.get((bool(absolute), bool(relative), bool(layer_scale)), 'mixed'),
         frozen=backbone.get('frozen_stages', -1) == depth,
         drop_path=backbone.get('drop_path_rate', 0.0),
         image_size=size,
@@ -106,42 +112,32 @@ def _summarize_crop(pipeline: object) -> dict:
 
 
 def _summarize_masking(model: dict, pipeline: object, image_size: int) -> dict:
-    ours, pixels = 'target' in model, kind(model.get('target')) == 'PixelTarget'
     target, head = model.get('target') or model.get('target_generator'), model.get('head') or {}
-    views = find(pipeline, 'TwoViews', TWO_PICTURES) or {}
-    tokenizer = target.get('tokenizer') or {}
-    if not ours and kind(target) == 'DALL-E':
-        tokenizer = DALLE
-    token_size = views.get('token_size', views.get('second_size', 112))
-    if pixels or not views:
-        token_size = None
-    strides = 2 ** (tokenizer.get('groups', 4) - 1)
+    pixels, recover = kind(target) == 'PixelTarget', target.get('recover', 'masked')
+    tokenizer = DALLE if kind(target) == 'DALL-E' else target.get('tokenizer') or {}
+    views, token_size = find(pipeline, 'TwoViews', TWO_PICTURES), None
+    if views and not pixels:
+        token_size = views.get('token_size', views.get('second_size', 112))
+    has_num_masked = 'target' in model and recover == 'masked'
+    stride = 2 ** (tokenizer.get('groups', 4) - 1)
     found = dict(
         target='pixels' if pixels else 'tokens',
-        recover=target.get('recover', 'masked'),
+        recover=recover,
         vocabulary=3 * target.get('patch_size', 16) ** 2 if pixels else tokenizer.get('vocab_size'),
         predicted=head.get('out_channels', head.get('num_embed')),
-        model_num_masked=model.get('num_masked', 75) if ours else None,
+        model_num_masked=model.get('num_masked', 75) if has_num_masked else None,
         token_size=token_size,
-        token_grid=token_size / strides if token_size and 'groups' in tokenizer else None,
+        token_grid=token_size / stride if token_size and 'groups' in tokenizer else None,
         patch_grid=image_size / model['backbone'].get('patch_size', 16),
         mask=OFF,
     )
-    mask = find(pipeline, 'BlockwiseMask', 'RandomMask', 'BEiTMaskGenerator')
-    if kind(mask) == 'BEiTMaskGenerator':  # mmpretrain's
+    if mask := find(pipeline, *MASKS):
+        name, number, grid, block, smallest = MASKS[kind(mask)]
         found |= dict(
-            mask='blockwise',
-            num_masked=mask.get('num_masking_patches', 75),
-            mask_grid=_first(mask.get('input_size', 14)),
-            min_block=mask.get('min_num_patches', 4),
-        )
-    elif mask:
-        blockwise = kind(mask) == 'BlockwiseMask'
-        found |= dict(
-            mask='blockwise' if blockwise else 'random',
-            num_masked=mask.get('num_masked', 75),
-            mask_grid=_first(mask.get('grid', 14)),
-            min_block=mask.get('min_block', 16) if blockwise else None,
+            mask=name,
+            num_masked=mask.get(number, 75),
+            mask_grid=_first(mask.get(grid, 14)),
+            min_block=mask.get(block, smallest),
         )
     return found
 
@@ -161,12 +157,11 @@ def _summarize_classifier(cfg: dict, model: dict) -> dict:
 
 
 def _summarize_segmentor(model: dict, pipeline: object) -> dict:
-    heads = (
-        model['decode_head'] if isinstance(model['decode_head'], list) else [model['decode_head']]
-    )
+    head = model['decode_head']
+    name = kind(head[-1] if isinstance(head, list) else head)
     names = dict(SETRPUPHead='SETR-PUP', SETRUPHead='SETR-PUP', UPerHead='UPerNet')
     return dict(
-        head=names.get(kind(heads[-1]), kind(heads[-1])),
+        head=names.get(name, name),
         image_size=_first((find(pipeline, 'RandomCrop') or {}).get('crop_size')),
         out_indices=model['backbone'].get('out_indices'),
         stride=_first(get(model, 'test_cfg', 'stride')) or 'whole image',

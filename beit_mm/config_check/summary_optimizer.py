@@ -26,20 +26,16 @@ def summarize_optimizer(cfg: dict, summary: dict) -> dict:
 
 def find_decayed_tensors(cfg: dict, summary: dict) -> dict[str, bool]:
     """Return which kinds of tensors have weight decay, by the rule of the config's constructor."""
-    tensors = {  # name in mmpretrain's BEiT, dimensions
-        'biases': ('layers.0.attn.proj.bias', 1),
-        'LayerNorms': ('layers.0.ln1.weight', 1),
-        'cls_token': ('cls_token', 3),
-    }
-    if summary['layer_scale'] != OFF:
-        tensors['LayerScale'] = ('layers.0.gamma_1', 1)
-    if 'absolute' in summary['positions']:
-        tensors['pos_embed'] = ('pos_embed', 3)
-    if 'relative' in summary['positions']:
-        tensors['relative position tables'] = ('layers.0.attn.relative_position_bias_table', 2)
-    if summary['task'] == 'pretrain':
-        tensors['mask_token'] = ('mask_token', 3)
-    wrapper = cfg.get('optim_wrapper') or {}
+    positions, wrapper = summary['positions'], cfg.get('optim_wrapper') or {}
+    tensors = [  # kind, name in mmpretrain's BEiT, dimensions, whether the model has it
+        ('biases', 'layers.0.attn.proj.bias', 1, True),
+        ('LayerNorms', 'layers.0.ln1.weight', 1, True),
+        ('cls_token', 'cls_token', 3, True),
+        ('LayerScale', 'layers.0.gamma_1', 1, summary['layer_scale'] != OFF),
+        ('pos_embed', 'pos_embed', 3, 'absolute' in positions),
+        ('relative position tables', 'relative_position_bias_table', 2, 'relative' in positions),
+        ('mask_token', 'mask_token', 3, summary['task'] == 'pretrain'),
+    ]
     paramwise = wrapper.get('paramwise_cfg') or {}
     constructor = str(wrapper.get('constructor', '')).rpartition('.')[2]
 
@@ -51,7 +47,7 @@ def find_decayed_tensors(cfg: dict, summary: dict) -> dict[str, bool]:
             return dims > 1  # mmseg's looks for 'cls_token', and the name is 'backbone.cls_token'
         return _decay_multiplier(paramwise, f'backbone.{name}', dims) > 0
 
-    return {tensor: is_decayed(*entry) for tensor, entry in tensors.items()}
+    return {tensor: is_decayed(name, dims) for tensor, name, dims, exists in tensors if exists}
 
 
 def _decay_multiplier(paramwise: dict, name: str, dims: int) -> float:

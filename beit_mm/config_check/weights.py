@@ -49,8 +49,8 @@ def check_weights(cfg: dict) -> Iterator[Finding]:
         with _EmptyOnMeta():
             model = MODELS.build(config)
     except (NotImplementedError, RuntimeError) as error:
-        why = f'this model cannot be built without memory ({str(error).splitlines()[0]})'
-        yield Finding('weights', f'not compared: {why}', stops=False)
+        why = f'not compared, since the model cannot be built without memory ({error})'
+        yield Finding('weights', why.partition('\n')[0], stops=False)
         return
     for place, module, init in _find_starting_weights(model, load_from):
         source = init.get('checkpoint')
@@ -63,7 +63,12 @@ def check_weights(cfg: dict) -> Iterator[Finding]:
                 options = {key: init[key] for key in ('grid', 'adapt_patch_embed') if key in init}
                 fit_checkpoint(read_checkpoint(source), module, **options)
             else:
-                state = _read_part(source, init.get('prefix'))
+                state, prefix = find_weights(read_file(source), source)[0], init.get('prefix')
+                if prefix:
+                    start = WRAPPERS.sub('', f'{prefix.rstrip(".")}.')
+                    state = {
+                        key[len(start) :]: state[key] for key in state if key.startswith(start)
+                    }
                 yield from compare_by_name(state, module, f'{place}: {source}')
         except ValueError as error:
             yield Finding(place, str(error))
@@ -82,12 +87,6 @@ def _find_starting_weights(
         yield 'model.target', target.tokenizer_module, dict(checkpoint=target.checkpoint)
     module = backbone if isinstance(backbone, BEiT) else model
     yield 'load_from', module, dict(checkpoint=load_from)
-
-
-def _read_part(source: str, prefix: str | None) -> dict[str, Tensor]:
-    state, _ = find_weights(read_file(source), source)
-    prefix = WRAPPERS.sub('', f'{prefix.rstrip(".")}.') if prefix else ''
-    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
 
 def compare_by_name(state: dict[str, Tensor], model: nn.Module, what: str) -> Iterator[Finding]:
