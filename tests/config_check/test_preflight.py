@@ -12,13 +12,15 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 from shapes import draw as shapes
-from small import CONFIGS, each, load, shrink
+from small import ARCH, CONFIGS, each, load, shrink
 from torch.distributed import HashStore
 
 from beit_mm.config_check import names
 from beit_mm.config_check.finding import Finding
-from beit_mm.config_check.images import check_image_sizes, size_after
-from beit_mm.config_check.loaders import check_color_transforms, check_test_batch
+from beit_mm.config_check.images import (
+    check_test_batch,
+    size_after,
+)
 from beit_mm.config_check.metrics import reported_keys
 from beit_mm.config_check.preflight import preflight, share_findings
 from beit_mm.config_check.renamed import RENAMED
@@ -77,12 +79,9 @@ RESNET = dict(
     base_channels=8,
 )  # fmt: skip
 HOST = dict(
-    _delete_=True,
-    type='ImageClassifier',
-    backbone=RESNET,
-    neck=dict(type='GlobalAveragePooling'),
+    _delete_=True, type='ImageClassifier', backbone=RESNET, neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=8),
-)
+)  # fmt: skip
 
 
 def pretrained(checkpoint: str) -> dict:
@@ -92,14 +91,11 @@ def pretrained(checkpoint: str) -> dict:
 # config, what is set, part of the finding
 MISTAKES = [
     (CLASSIFY, dict(optim_wraper={}), "optim_wraper: nothing reads this key: did you mean 'optim_wrapper'?"),
-    (SEGMENT, dict(load_form='x.pth'), "load_form: nothing reads this key: did you mean 'load_from'?"),
     (CLASSIFY, {'default_hooks.chekpoint': None}, "default_hooks.chekpoint: this hook is added to the default one"),  # codespell:ignore
-    (CLASSIFY, {'model.backbone.type': 'beit_mm.BEIT'}, "no such class is registered: did you mean 'BEiT'?"),
     (PRETRAIN, {f'{DATA}.pipeline.2.type': 'TwoVews'},
      f"{DATA}.pipeline.2.type='TwoVews': no such class is registered: did you mean 'TwoViews'?"),
     (CLASSIFY, {'model.backbone.drop_path': 0.1},
      "model.backbone.drop_path: beit_mm.BEiT has no such argument: did you mean 'drop_path_rate'?"),
-    (PRETRAIN, {f'{DATA}.pipeline.3.num_mask': 9}, "BlockwiseMask has no such argument: did you mean 'num_masked'?"),
     (PRETRAIN, {f'{DATA}.pipeline.3.budget': 9}, "budget: this argument was renamed: write 'num_masked'"),  # codespell:ignore
     (PRETRAIN, dict(custom_hooks=[dict(type='GuardData')]), "this class was renamed: write 'CheckSamples'"),
     (TOKENIZER, {SAVE_BEST: 'tokenizer/codes'}, "this key was renamed: write 'tokenizer/vocab_size'"),
@@ -111,16 +107,13 @@ MISTAKES = [
      "DefaultOptimWrapperConstructor has no such argument: did you mean 'norm_decay_mult'?"),
     (SEGMENT, {'optim_wrapper.clip_grad.max_nrom': 1}, "has no such argument: did you mean 'max_norm'?"),
     (CLASSIFY, {f'{DATA}.data_root': 'nowhere'}, f'{DATA}: nowhere not found'),
-    (CLASSIFY, {f'{DATA}.ann_file': 'meta/trian.txt'}, 'meta/trian.txt not found'),  # codespell:ignore
     (SEGMENT, {f'{DATA}.data_prefix.seg_map_path': 'labels'}, 'labels not found'),
     (CLASSIFY, {INIT: pretrained('gone.pth')}, 'model.backbone.init_cfg: gone.pth not found'),
     (SEGMENT, dict(load_from='gone.pth'), 'load_from: gone.pth not found'),
     (PRETRAIN, {'model.target.checkpoint': None}, 'model.target: no tokenizer is given'),
     (PRETRAIN, {'train_dataloader.dataset.token_cache': 'nowhere'}, 'token_cache=nowhere: this is no token cache'),
-    (CLASSIFY, {INIT: pretrained('{other}')}, 'state dict'),
     (CLASSIFY, {INIT: pretrained('{wide}')}, 'wide.pth does not fit this BEiT'),
     (CLASSIFY, dict(load_from='{short}'), 'short.pth does not fit this BEiT. Missing: blocks.3.'),
-    (TOKENIZER, dict(load_from='{alien}'), 'the keys are stem.weight'),
     (CLASSIFY, dict(load_from='{alien}', model=HOST), 'alien.pth: none of its weights is in this model: it has stem.weight;'),
     (CLASSIFY, dict(model=HOST | dict(backbone=RESNET | dict(init_cfg=dict(type='Pretrained', checkpoint='{alien}')))),
      'alien.pth: none of its weights is in this model: it has stem.weight;'),
@@ -128,13 +121,7 @@ MISTAKES = [
     (CLASSIFY, {'model.head.num_classes': 5}, f'model.head.num_classes=5: {DATA} has 10 classes'),
     (CLASSIFY, {f'{DATA}.metainfo': None, f'{DATA}.ann_file': '', 'model.head.num_classes': 5},
      f'model.head.num_classes=5: {DATA} has'),
-    (SEGMENT, {'model.decode_head.num_classes': 150}, f'model.decode_head.num_classes=150: {DATA} has 11 classes'),
     (CLASSIFY, {'model.data_preprocessor.num_classes': 9}, 'data_preprocessor.num_classes=9: the head has 10'),
-    (CLASSIFY, {'val_dataloader.dataset.metainfo.classes': list('abcdefghij')}, f"the classes differ: only in {DATA}: 'butterfly'"),
-    (SEGMENT, {'val_dataloader.dataset.reduce_zero_label': False},
-     f'reduce_zero_label is True in {DATA} and False in val_dataloader.dataset: make them equal'),
-    (SEGMENT, {'val_dataloader.dataset.data_prefix.seg_map_path': 'images/validation',
-               'val_dataloader.dataset.seg_map_suffix': '.jpg'}, 'ADE_val_00000000.jpg has colors (mode RGB)'),
     (PRETRAIN, {'model.head.out_channels': 64}, 'channels of the head: 64'),
     (TOKENIZER, {'val_evaluator.vocab_size': 99}, 'val_evaluator.vocab_size=99: the tokenizer has 32 codes'),
     (PRETRAIN, {f'{DATA}.pipeline.3.grid': 5}, 'grid of the mask: 5'),
@@ -145,12 +132,8 @@ MISTAKES = [
     (TOKENIZER, {SAVE_BEST: 'auto'}, "set save_best='tokenizer/psnr' and rule='greater'"),
     (SEGMENT, {SAVE_BEST: 'miou'},
      "val_evaluator does not report this key, but aAcc, mIoU, mAcc: did you mean 'mIoU'?"),
-    (CLASSIFY, {SAVE_BEST: 'mIoU'}, 'val_evaluator does not report this key, but accuracy/top1'),
-    (CLASSIFY, {'default_hooks.checkpoint': dict(save_best='accuracy/top1', rule='less')},
-     "rule='less' keeps the worst checkpoint: set 'greater'"),
     (TOKENIZER, {'default_hooks.checkpoint': dict(save_best='tokenizer/psnr', rule='less')},
      "rule='less' keeps the worst checkpoint: set 'greater'"),
-    (TOKENIZER, {SAVE_BEST: 'tokenizer/psnr'}, "mmengine cannot infer its rule: set rule='greater'"),
     (PRETRAIN, {'default_hooks.checkpoint': dict(save_best='mim/accuracy_all', rule='greater')}, 'does not report this key'),
     (CLASSIFY, {'val_dataloader.persistent_workers': True, 'val_dataloader.num_workers': 0},
      'val_dataloader.persistent_workers=True: num_workers is 0'),
@@ -163,36 +146,30 @@ MISTAKES = [
     (CLASSIFY, {'val_evaluator.topk': (1, 20)}, 'val_evaluator.topk=(1, 20): model.head has 10 classes: set topk=1'),
     (CLASSIFY, {'train_cfg.val_interval': 0}, 'train_cfg.val_interval=0: expected at least 1. For no validation'),
     (CLASSIFY, dict(work_dir=f'{__file__}/run'), 'test_preflight.py (Not a directory): set another work_dir'),
-    (CLASSIFY, dict(work_dir='/proc/run'), 'work_dir=/proc/run: no folder can be made in /proc'),
     (CLASSIFY, {'model.backbone.img_size': 68}, 'img_size=68: 68×68 pixels are no multiple of patch_size=8: set 64'),
     (PRETRAIN, {f'{DATA}.pipeline.2.size': 60, f'{DATA}.pipeline.2.token_size': None},
      f'{DATA}.pipeline: 60×60 pixels are no multiple of patch_size=8: set 56'),
+    (CLASSIFY, {f'{DATA}.pipeline.1.type': 'beit_mm.ColorJitter'}, 'it has no effect without TwoViews'),
     (CLASSIFY, {f'{DATA}.pipeline.0.color_type': 'grayscale'},
-     f'model.backbone.in_channels=3: {DATA}.pipeline.0 gives images of 1 channel: set in_channels=1, or'),
+     f'model.backbone.in_channels=3: {DATA}.pipeline.0 gives 1 channel(s): set in_channels=1 or color_type'),
     (CLASSIFY, {f'{DATA}.pipeline.0.color_type': 'unchanged', 'val_dataloader.dataset.pipeline.0.color_type': 'unchanged',
                 'model.backbone.in_channels': 4}, 'data_preprocessor.mean has 3 values: expected 4'),
 ]  # fmt: skip
-KEEP_RATIO = {
-    'val_dataloader.dataset.pipeline.1': dict(
-        _delete_=True, type='Resize', scale=(96, 64), keep_ratio=True
-    )
-}
+KEEP_RATIO = dict(_delete_=True, type='Resize', scale=(96, 64), keep_ratio=True)
 REMARKS = [
-    (SEGMENT, {SAVE_BEST: 'auto'}, "the best aAcc, which common classes decide: set save_best='mIoU'"),
+    (SEGMENT, {SAVE_BEST: 'auto'}, "common classes decide aAcc, which it takes: set save_best='mIoU'"),
     (TOKENIZER, {'train_cfg.max_iters': 700, 'train_cfg.val_interval': 700},
-     'custom_hooks.1.iters=1400: the run has 700 iterations, so beta does not reach 0.02. Set it to 700'),
-    (SEGMENT, {'model.backbone.img_size': 96}, 'model.backbone.img_size=96: data_preprocessor.size gives 64×64 pixels, so '
-     'positions are interpolated from 12×12 to 8×8 patches. Set img_size=64'),
-    (PRETRAIN, {'model.backbone.img_size': 96}, f'model.backbone.img_size=96: {DATA}.pipeline gives 64×64 pixels'),
+     'custom_hooks.1.iters=1400: beta does not reach 0.02. Set it to 700'),
+    (SEGMENT, {'model.backbone.type': BEiT, 'model.backbone.img_size': 96},
+     'data_preprocessor.size gives 64×64 pixels, so positions are interpolated from 12×12 to 8×8 patches. Set img_size=64'),
     (CLASSIFY, {f'{DATA}.pipeline.1': dict(_delete_=True, type='RandomResizedCrop', scale=96)},
      f'model.backbone.img_size=64: {DATA}.pipeline gives 96×96 pixels'),
-    (SEGMENT, KEEP_RATIO, 'Set data_preprocessor.test_cfg=dict(size_divisor=8)'),
-    (CLASSIFY, {'model.data_preprocessor.to_rgb': False},
-     'images stay BGR, but its mean is in the order red, green, blue: set to_rgb=True'),
+    (SEGMENT, {'val_dataloader.dataset.pipeline.1': KEEP_RATIO}, 'Set data_preprocessor.test_cfg=dict(size_divisor=8)'),
+    (CLASSIFY, {'model.data_preprocessor.to_rgb': False}, 'its mean is for red, green, blue: set to_rgb=True'),
     (CLASSIFY, {'param_scheduler.1.end': 40}, 'end of the schedule: 40; training stops before lr reaches'),
     (SEGMENT, {'param_scheduler.1.end': 50}, 'end of the schedule: 50; the last 60 iterations train at lr 0'),
     (CLASSIFY, {'param_scheduler.0.end': 30}, 'warm-up: 30'),
-    (CLASSIFY, {'default_hooks.checkpoint.by_epoch': True}, 'only one checkpoint is written, at its end'),
+    (CLASSIFY, {'default_hooks.checkpoint.by_epoch': True}, 'only one checkpoint is written, at the end'),
     (CLASSIFY, {'train_cfg.val_interval': 500}, 'val_interval=500: the run ends before, at 30'),
     (CLASSIFY, dict(load_from='{some}', model=HOST), 'some.pth: backbone.bn1.bias, '),
     (CLASSIFY, dict(auto_scale_lr=dict(base_batch_size=4096)), 'lr for this batch'),
@@ -203,21 +180,17 @@ REMARKS = [
 def weights(tmp_path_factory) -> dict[str, str]:
     """Checkpoints that do not fit the small models."""
     folder = tmp_path_factory.mktemp('weights')
-    size = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
-    common = dict(
-        img_size=64, patch_size=8, rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap'
-    )
-    wide = BEiT(arch=size | dict(embed_dims=48, num_heads=3), **common).state_dict()
-    short = BEiT(arch=size | dict(num_layers=3), **common).state_dict()
+    own = dict(img_size=64, patch_size=8, rel_pos_bias='per_layer', layer_scale=0.1)
+    wide = BEiT(ARCH | dict(embed_dims=48, num_heads=3), out_type='avg_featmap', **own)
+    short = BEiT(ARCH | dict(num_layers=3), out_type='avg_featmap', **own)
     contents = dict(
-        wide=dict(state_dict={f'backbone.{key}': value for key, value in wide.items()}),
-        short=dict(state_dict={f'backbone.{key}': value for key, value in short.items()}),
-        alien=dict(state_dict={'stem.weight': torch.zeros(2)}),
-        some=dict(state_dict={'head.fc.weight': torch.zeros(10, 8)}),
-        other=dict(numbers=[1, 2]),
+        wide={f'backbone.{key}': value for key, value in wide.state_dict().items()},
+        short={f'backbone.{key}': value for key, value in short.state_dict().items()},
+        alien={'stem.weight': torch.zeros(2)},
+        some={'head.fc.weight': torch.zeros(10, 8)},
     )
     for name, content in contents.items():
-        torch.save(content, folder / f'{name}.pth')
+        torch.save(dict(state_dict=content), folder / f'{name}.pth')
     return {name: str(folder / f'{name}.pth') for name in contents}
 
 
@@ -246,40 +219,23 @@ def test_a_mistake_is_found_and_explained(case, stops, data, weights, tmp_path):
 
 def test_all_findings_come_in_one_list_errors_first(data, tmp_path):
     cfg = small_config(CLASSIFY, data, tmp_path)
-    options = {
-        'optim_wraper': {},
-        'model.backbone.drop_path': 0.1,
-        'model.head.num_classes': 5,
-        'param_scheduler.1.end': 40,
-        'model.backbone.img_size': 68,
-        f'{DATA}.ann_file': 'meta/trian.txt',  # codespell:ignore
-    }
-    cfg.merge_from_dict(options)
+    cfg.merge_from_dict({'optim_wraper': {}, 'param_scheduler.1.end': 40, 'load_from': 'gone.pth'})
     findings = preflight(cfg)
-    assert sum(finding.stops for finding in findings) >= 5
-    assert [each.stops for each in findings] == sorted([each.stops for each in findings])[::-1]
-    assert format_list(cfg, findings).count('✗ ') == sum(each.stops for each in findings)
+    stops = [finding.stops for finding in findings]
+    assert sum(stops) == 2 and stops == sorted(stops, reverse=True)
+    assert format_list(cfg, findings).count('✗ ') == 2
 
 
 @pytest.mark.any_stack
 def test_the_script_prints_the_list_and_does_not_train(tmp_path):
-    command = [
-        sys.executable,
-        ROOT / 'tools/train.py',
-        ROOT / 'configs/quickstart/classification.py',
-    ]
+    command = [sys.executable, ROOT / 'tools/train.py', CONFIGS[CLASSIFY]]
     command += ['--work-dir', tmp_path / 'run', '--cfg-options', 'model.head.num_classes=5']
-    done = subprocess.run(
-        command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 1 and not (tmp_path / 'run').exists()
-    for expected in (
-        '✗ model.head.num_classes=5',
-        'data/quickstart/imagenet not found',
-        'pass --force',
-    ):
-        assert expected in done.stdout
-    assert 'Traceback' not in done.stdout
+    printed = done.stdout + done.stderr
+    for expected in ('✗ model.head.num_classes=5', 'data/quickstart/imagenet not found', '--force'):
+        assert expected in printed
+    assert 'Traceback' not in printed
 
 
 def test_only_rank_0_checks_and_all_ranks_get_its_findings():
@@ -356,34 +312,23 @@ def test_an_old_name_is_gone_and_its_new_name_exists(old, new):
 
 # -- single rules ----------------------------------------------------------------------------------
 
-TOKENIZER_RESULT = torch.ones(1 + 5 + 2, dtype=torch.double)  # image, means, counts of two codes
-
-
-@pytest.mark.parametrize(
-    ('metric', 'results'),
-    [
-        (dict(type='beit_mm.TokenizerMetric', vocab_size=2), [TOKENIZER_RESULT]),
-        (
-            dict(type='beit_mm.MIMMetric'),
-            [
-                dict(hidden=torch.tensor([True, False]), log_likelihood=0.0)
-                | dict.fromkeys(
-                    ('target', 'prediction', 'log_p_tokens'), torch.zeros(2, dtype=torch.int64)
-                )
-            ],
-        ),
-        (dict(type='mmseg.IoUMetric', iou_metrics=['mIoU', 'mFscore']), [(torch.ones(2),) * 4]),
-        (
-            dict(type='mmpretrain.Accuracy', topk=(1, 2)),
-            [dict(pred_score=torch.tensor([0.0, 1.0]), gt_label=torch.tensor([1]))],
-        ),
-    ],
-    ids=lambda value: value['type'] if isinstance(value, dict) else '',
+TOKENIZED = torch.ones(1 + 5 + 2, dtype=torch.double)  # image, means, counts of two codes
+PREDICTED = dict.fromkeys(
+    ('target', 'prediction', 'log_p_tokens'), torch.zeros(2, dtype=torch.int64)
 )
-def test_the_keys_that_a_metric_reports_are_known(metric, results):
+RESULTS = [
+    (dict(type='beit_mm.TokenizerMetric', vocab_size=2), TOKENIZED),
+    (dict(type='beit_mm.MIMMetric'), dict(PREDICTED, hidden=torch.tensor([True, False]), log_likelihood=0.0)),
+    (dict(type='mmseg.IoUMetric', iou_metrics=['mIoU', 'mFscore']), (torch.ones(2),) * 4),
+    (dict(type='mmpretrain.Accuracy', topk=(1, 2)), dict(pred_score=torch.tensor([0.0, 1.0]), gt_label=torch.tensor([1]))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('metric', 'result'), RESULTS)
+def test_the_keys_that_a_metric_reports_are_known(metric, result):
     built = METRICS.build(metric)
-    built.dataset_meta, built.results = dict(classes=['a', 'b']), results
-    assert set(built.evaluate(len(results))) == set(reported_keys(metric))
+    built.dataset_meta, built.results = dict(classes=['a', 'b']), [result]
+    assert set(built.evaluate(1)) == set(reported_keys(metric))
 
 
 def test_the_check_of_the_work_dir_leaves_no_files(tmp_path):
@@ -410,17 +355,6 @@ def test_the_size_after_a_pipeline_is_known_unless_a_step_may_change_it(steps, s
     assert size_after(steps) == size
 
 
-def test_a_backbone_given_as_a_class_is_checked():
-    dataset = dict(type='X', pipeline=[dict(type='CenterCrop', crop_size=64)])
-    cfg = dict(
-        default_scope='mmpretrain',
-        model=dict(backbone=dict(type=BEiT, img_size=96)),
-        train_dataloader=dict(dataset=dataset),
-    )
-    (found,) = check_image_sizes(cfg)
-    assert 'positions are interpolated from 6×6 to 4×4 patches' in found.effect
-
-
 def test_validation_images_of_different_sizes_are_named(tmp_path):
     for name, size in (('a.png', (8, 8)), ('b.png', (8, 16))):
         Image.new('RGB', size).save(tmp_path / name)
@@ -431,13 +365,3 @@ def test_validation_images_of_different_sizes_are_named(tmp_path):
     assert 'has images of 8×8 and 16×8 pixels, which do not fit in one batch' in str(finding)
     dataset['pipeline'].append(dict(type='Resize', scale=(8, 8)))
     assert not list(check_test_batch(cfg))
-
-
-def test_color_jitter_of_ours_needs_two_views():
-    jitter = dict(type='beit_mm.ColorJitter')
-    dataset = dict(type='X', pipeline=[jitter, dict(type='PackInputs')])
-    cfg = dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset))
-    (finding,) = check_color_transforms(cfg)
-    assert 'none follows, so it has no effect' in str(finding)
-    dataset['pipeline'].insert(1, dict(type='beit_mm.TwoViews'))
-    assert not list(check_color_transforms(cfg))
