@@ -61,14 +61,9 @@ def test_the_tokenizer_is_one_graph_that_gives_the_same_ids(tmp_path, dtype):
     assert compile_blocks(model, counter) == 1
     assert torch.equal(model.target(dict(token_view=views)), expected)
     assert counter.frame_count == 1
-
-
-def test_cached_ids_need_no_tokenizer():
-    model = torch.nn.Module()
-    model.target = TokenTarget(TOKENIZER)
-    assert compile_blocks(model, 'eager') == 1
-    ids = torch.randint(32, (2, 4, 4))
-    assert torch.equal(model.target(dict(token_ids=ids)), ids)
+    model.target = TokenTarget(TOKENIZER)  # without weights, for cached ids
+    assert compile_blocks(model, counter) == 1
+    assert torch.equal(model.target(dict(token_ids=expected)), expected)
 
 
 def start(model: BEiT, hook: CompileBlocks) -> bool:

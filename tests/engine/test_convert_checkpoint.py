@@ -1,15 +1,13 @@
 """`load_from` takes a checkpoint of any project; a run warns of another normalization than its weights'."""
 
 import logging
+from itertools import count
 from types import SimpleNamespace
 
-import cv2
-import numpy as np
 import pytest
 import small
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.origins import from_ours
@@ -17,11 +15,19 @@ from beit_mm.checkpoint.state_dicts import find_weights
 from beit_mm.config_check.weights import check_weights, compare_by_name
 from beit_mm.engine import ConvertCheckpoint
 from beit_mm.engine.launch import build_runner
-from beit_mm.models import BEiT, BEiTPretrainer
+from beit_mm.models import BEiTPretrainer
 from beit_mm.registry import MODELS
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
-CLASSIFIER = dict(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap')
+BACKBONE = dict(
+    type='beit_mm.BEiT',
+    arch=ARCH,
+    img_size=32,
+    patch_size=8,
+    rel_pos_bias='per_layer',
+    layer_scale=0.1,
+    out_type='avg_featmap',
+)
 HEAD = dict(type='LinearClsHead', num_classes=3, in_channels=16)
 HALF = dict(mean=[127.5] * 3, std=[127.5] * 3)
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -30,66 +36,38 @@ IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 def make_weights(head: bool = True, **settings) -> dict[str, torch.Tensor]:
     """Return random weights of a small classifier, or of a backbone that pre-training wrote."""
     torch.manual_seed(3)
-    backbone = BEiT(**dict(CLASSIFIER, arch=ARCH, img_size=32, patch_size=8) | settings)
+    backbone = MODELS.build(BACKBONE | settings)
     state = {f'backbone.{k}': torch.randn_like(v) for k, v in backbone.state_dict().items()}
     if head:
         state |= {'head.fc.weight': torch.randn(3, 16), 'head.fc.bias': torch.randn(3)}
     return state
 
 
-def make_backbone(**settings) -> dict:
-    return dict(type='beit_mm.BEiT', arch=ARCH, patch_size=8, **CLASSIFIER, **settings)
-
-
-def make_runner(
-    folder, load_from, img_size=32, normalization=IMAGENET, init_cfg=None, every_key=False, **cfg
-):
-    for label in 'abc':
-        (folder / 'images' / label).mkdir(parents=True, exist_ok=True)
-        image = np.full((img_size, img_size, 3), 99, np.uint8)
-        cv2.imwrite(str(folder / 'images' / label / '0.png'), image)
-    dataset = dict(
-        type='CustomDataset',
-        data_root=str(folder / 'images'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
-    )
-    model = dict(
-        type='ImageClassifier',
-        data_preprocessor=dict(num_classes=3, **normalization),
-        backbone=make_backbone(img_size=img_size, init_cfg=init_cfg),
-        head=HEAD,
-    )
-    settings = dict(
-        default_scope='mmpretrain',
-        model=model,
-        work_dir=str(folder / 'work'),
-        experiment_name=f'{folder.name}_{img_size}_{every_key}',
-        train_dataloader=dict(
-            batch_size=2,
-            num_workers=0,
-            dataset=dataset,
-            sampler=dict(type='DefaultSampler', shuffle=False),
-        ),
-        train_cfg=dict(by_epoch=False, max_iters=1),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
-        load_from=load_from and str(load_from),
-    )
-    return build_runner(Config(settings | cfg), every_key)
-
-
 @pytest.fixture
-def log(caplog):
-    """Return the log of a runner from now on."""
-    logger = MMLogger.get_current_instance()
+def load(tmp_path, caplog):
+    """Save a file, build the Runner of a classifier, and load the file into it; caplog has the log."""
+    caplog.set_level(logging.INFO)
+    runs = count()
 
-    def record(run):
+    def call(
+        content, name='a.pth', preprocessor=IMAGENET, backbone=BACKBONE, every_key=False, **cfg
+    ):
+        torch.save(content, tmp_path / name)
+        preprocessor = dict(num_classes=3, **preprocessor)
+        model = dict(data_preprocessor=preprocessor, backbone=backbone, head=HEAD)
+        settings = dict(
+            default_scope='mmpretrain',
+            model=dict(model, type='ImageClassifier'),
+            work_dir=str(tmp_path / 'work'),
+            experiment_name=f'{tmp_path.name}_{next(runs)}',
+            load_from=str(tmp_path / name),
+        )
+        run = build_runner(Config(settings | cfg), every_key)
         run.logger.addHandler(caplog.handler)
-        caplog.set_level(logging.INFO)
-        return caplog
+        run.load_or_resume()
+        return run
 
-    yield record
-    logger.removeHandler(caplog.handler)
+    return call
 
 
 def is_equal(model: torch.nn.Module, state: dict) -> bool:
@@ -101,12 +79,9 @@ def is_equal(model: torch.nn.Module, state: dict) -> bool:
 
 
 @pytest.mark.parametrize('origin', ['unilm', 'timm', 'hf', 'mmpretrain', 'beit_mm'])
-def test_a_classifier_of_any_project_becomes_ours(tmp_path, origin):
+def test_a_classifier_of_any_project_becomes_ours(origin, load):
     state = make_weights()
-    torch.save(from_ours(state, origin), tmp_path / 'a.pth')
-    run = make_runner(tmp_path, tmp_path / 'a.pth', every_key=True)
-    run.load_or_resume()
-    assert is_equal(run.model, state)
+    assert is_equal(load(from_ours(state, origin), every_key=True).model, state)
 
 
 @pytest.mark.parametrize(
@@ -125,13 +100,10 @@ def test_a_published_segmentor_is_tested_with_its_config(tmp_path, origin, scale
     assert is_equal(model, state)
 
 
-def test_the_log_reports_every_key_of_a_pre_training_at_another_size(tmp_path, log):
+def test_the_log_reports_every_key_of_a_pre_training_at_another_size(load, caplog):
     state = make_weights(head=False, rel_pos_bias='shared', mask_token=True, out_type='raw')
     state = from_ours(state, 'unilm')
-    torch.save(dict(model=state, model_ema=state), tmp_path / 'pt.pth')
-    run = make_runner(tmp_path, tmp_path / 'pt.pth', img_size=48)
-    text = log(run)
-    run.load_or_resume()
+    load(dict(model=state, model_ema=state), name='pt.pth', backbone=dict(BACKBONE, img_size=48))
     for line in (
         'pt.pth, written by unilm:',
         '1  skipped    rel_pos_bias.relative_position_index (follows from the grid)',
@@ -141,23 +113,18 @@ def test_the_log_reports_every_key_of_a_pre_training_at_another_size(tmp_path, l
         '1  new        head.fc.weight (not in the checkpoint)',
         "skipped    model_ema.* (the averaged weights: to load them, append #ema to the checkpoint's name)",
     ):
-        assert line in text.text
+        assert line in caplog.text
 
 
-def test_a_head_of_other_classes_is_skipped_in_training_and_an_error_in_testing(tmp_path, log):
-    path, head = tmp_path / 'a.pth', torch.randn(5, 16)
-    torch.save(make_weights() | {'head.fc.weight': head, 'head.fc.bias': head[:, 0]}, path)
-    run = make_runner(tmp_path, path)
-    text = log(run)
-    run.load_or_resume()
-    assert 'skipped    head.fc.weight (of another shape)' in text.text
-    with pytest.raises(
-        ValueError, match=r'fit this ImageClassifier.*head\.fc\.bias: \(5,\) ≠ \(3,\)'
-    ):
-        make_runner(tmp_path, path, every_key=True).load_or_resume()
-    torch.save(make_weights(arch=ARCH | dict(num_layers=3)), path)
+def test_a_head_of_other_classes_is_skipped_in_training_and_an_error_in_testing(load, caplog):
+    head = {'head.fc.weight': torch.randn(5, 16), 'head.fc.bias': torch.randn(5)}
+    load(make_weights() | head)
+    assert 'skipped    head.fc.weight (of another shape)' in caplog.text
+    message = r'fit this ImageClassifier.*head\.fc\.bias: \(5,\) ≠ \(3,\)'
+    with pytest.raises(ValueError, match=message):
+        load(make_weights() | head, every_key=True)
     with pytest.raises(ValueError, match=r'does not fit this BEiT.*unexpected: blocks\.2\.'):
-        make_runner(tmp_path, path).load_or_resume()
+        load(make_weights(arch=ARCH | dict(num_layers=3)))
 
 
 @pytest.mark.parametrize('wrapped', [True, False])
@@ -172,21 +139,18 @@ def test_a_bare_state_dict_of_a_pre_trainer_is_loaded_too(wrapped):
     assert checkpoint['state_dict'] == state
 
 
-def test_a_model_with_another_backbone_is_loaded_by_mmengine(tmp_path):
-    backbone = dict(type='LeNet5', num_classes=3)
-    model = dict(type='ImageClassifier', backbone=backbone, head=dict(type='ClsHead'))
-    run = make_runner(tmp_path, None, model=model)
-    state = {k: torch.randn_like(v) for k, v in run.model.state_dict().items()}
-    torch.save(dict(state_dict=state), tmp_path / 'lenet.pth')
-    run.load_checkpoint(str(tmp_path / 'lenet.pth'))
-    assert is_equal(run.model, state)
+def test_a_model_with_another_backbone_is_loaded_by_mmengine(load):
+    lenet = dict(type='mmpretrain.LeNet5', num_classes=3)
+    state = {f'backbone.{k}': v for k, v in MODELS.build(lenet).state_dict().items()}
+    model = dict(type='ImageClassifier', backbone=lenet, head=dict(type='ClsHead'))
+    assert is_equal(load(dict(state_dict=state), model=model).model, state)
 
 
-def test_the_backbone_in_a_lora_model_is_compared_with_its_weights(tmp_path):
+def test_the_backbone_in_a_lora_model_is_compared_with_its_weights(tmp_path, load):
     """mmpretrain's LoRAModel loads the weights while it is built, then replaces layers."""
-    path = str(tmp_path / 'a.pth')
-    torch.save(dict(state_dict=make_weights()), path)
-    backbone = make_backbone(img_size=32, init_cfg=dict(type='Pretrained', checkpoint=path))
+    path, weights = str(tmp_path / 'a.pth'), dict(state_dict=make_weights())
+    torch.save(weights, path)
+    backbone = dict(BACKBONE, init_cfg=dict(type='Pretrained', checkpoint=path))
     lora = dict(type='LoRAModel', module=backbone, alpha=2, rank=2, targets=[dict(type='qkv')])
     model = dict(type='ImageClassifier', backbone=lora, head=HEAD)
     cfg = dict(default_scope='mmpretrain', model=model)
@@ -194,77 +158,64 @@ def test_the_backbone_in_a_lora_model_is_compared_with_its_weights(tmp_path):
     (finding,) = check_weights(cfg | dict(load_from=path))
     assert finding.stops and 'a.pth holds no LoRA weights' in str(finding)
     with pytest.raises(ValueError, match='none of its layers would be loaded'):
-        make_runner(tmp_path, path, model=dict(model)).load_or_resume()
+        load(weights, model=dict(model))
     backbone['arch'] = ARCH | dict(num_layers=3)
     (finding,) = check_weights(cfg)
     assert finding.stops and 'Missing: blocks.2.' in str(finding)
 
 
-@pytest.mark.parametrize('prefix', [None, 'model'])
-def test_parameter_names_that_look_like_a_wrapper_are_compared_as_they_are(tmp_path, prefix):
+def test_parameter_names_that_look_like_a_wrapper_are_compared_as_they_are(tmp_path):
     """mmpretrain's TimmClassifier keeps its network as `model`."""
     model = torch.nn.Module()
     model.model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     torch.save(model.state_dict(), tmp_path / 'a.pth')
     state = find_weights(read_file(tmp_path / 'a.pth'), 'a.pth')[0]
-    assert not list(compare_by_name(state, model if prefix is None else model.model, 'a.pth'))
+    assert not list(compare_by_name(state, model, 'a.pth'))
+    assert not list(compare_by_name(state, model.model, 'a.pth'))
 
 
 # -- normalization
 
+RGB, BGR = dict(to_rgb=True), dict(to_rgb=False)
+ONE_HALF = dict(mean=[127.5], std=[127.5])
+READS_BGR = 'trained on RGB images, this run reads BGR: set data_preprocessor.to_rgb=True'
+READS_RGB = 'trained on BGR images, this run reads RGB: set data_preprocessor.to_rgb=False'
+
 
 @pytest.mark.parametrize('source', ['load_from', 'init_cfg'])
 @pytest.mark.parametrize(
-    ('stored', 'own', 'warning'),
+    ('stored', 'own', 'warnings'),
     [
-        (HALF, IMAGENET, 'normalizes with mean [123.675'),
-        (IMAGENET, IMAGENET, None),
-        (None, IMAGENET, None),
-        (HALF, {}, 'normalizes with no mean and std'),
-        (HALF, dict(mean=[127.5], std=[127.5]), None),
-        (IMAGENET, dict(mean=[127.5], std=[127.5]), 'normalizes with mean [127.5, 127.5, 127.5]'),
+        (IMAGENET, IMAGENET | RGB, []),
+        (HALF, IMAGENET | RGB, ['normalizes with mean [123.675']),
+        (HALF, RGB, ['normalizes with no mean and std']),
+        (HALF, ONE_HALF | RGB, []),
+        (IMAGENET, ONE_HALF | RGB, ['normalizes with mean [127.5, 127.5, 127.5]']),
+        (None, IMAGENET | RGB, []),
+        # Older files and other projects store no order: they were trained on RGB.
+        (IMAGENET, IMAGENET | BGR, [READS_BGR]),
+        (IMAGENET | dict(channel_order='rgb'), BGR, ['normalizes with no mean', READS_BGR]),
+        (IMAGENET | dict(channel_order='bgr'), IMAGENET | BGR, []),
+        (IMAGENET | dict(channel_order='bgr'), IMAGENET | RGB, [READS_RGB]),
     ],
-    ids=['other', 'same', 'unknown', 'without a mean', 'one mean', 'one other mean'],
-)  # fmt: skip
+)
 def test_another_normalization_than_that_of_the_weights_is_a_warning(
-    source, stored, own, warning, tmp_path, log
+    source, stored, own, warnings, tmp_path, load, caplog
 ):
-    meta = dict(normalization=stored) if stored else {}
-    path = str(tmp_path / 'a.pth')
-    torch.save(dict(state_dict=make_weights(), meta=meta), path)
-    pretrained = dict(type='Pretrained', checkpoint=path)
-    options = (
-        dict(load_from=None, init_cfg=pretrained) if source == 'init_cfg' else dict(load_from=path)
-    )
-    run = make_runner(tmp_path, normalization=own | dict(to_rgb=True), **options)
-    text = log(run)
-    run.train()
-    assert ('the weights were trained on images normalized with' in text.text) is bool(warning)
-    assert (warning or '') in text.text
-    saved = read_file(tmp_path / 'work/iter_1.pth')['meta'].get('normalization')
-    if not own:
-        assert saved is None
-        return
-    for name, values in own.items():
-        assert saved[name] == pytest.approx(values * 3 if len(values) == 1 else values)
-
-
-@pytest.mark.parametrize('order', ['rgb', 'bgr', None])
-@pytest.mark.parametrize('to_rgb', [True, False])
-@pytest.mark.parametrize('own', [IMAGENET, {}], ids=['mean', 'no mean'])
-def test_another_channel_order_than_that_of_the_weights_is_a_warning(
-    order, to_rgb, own, tmp_path, log
-):
-    """Older files and other projects store no order: they were trained on RGB."""
-    stored = IMAGENET | (dict(channel_order=order) if order else {})
-    torch.save(dict(state_dict=make_weights(), meta=dict(normalization=stored)), tmp_path / 'a.pth')
-    run = make_runner(tmp_path, tmp_path / 'a.pth', normalization=own | dict(to_rgb=to_rgb))
-    text = log(run)
-    run.load_or_resume()
-    run.call_hook('before_test')
-    reads_bgr = 'trained on RGB images, this run reads BGR: set data_preprocessor.to_rgb=True'
-    assert (reads_bgr in text.text) is (order != 'bgr' and not to_rgb)
-    assert ('trained on BGR images, this run reads RGB' in text.text) is (order == 'bgr' and to_rgb)
+    content = dict(state_dict=make_weights(), meta=dict(normalization=stored) if stored else {})
+    if source == 'load_from':
+        run = load(content, preprocessor=own)
+    else:
+        pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+        backbone = dict(BACKBONE, init_cfg=pretrained)
+        run = load(content, preprocessor=own, backbone=backbone, load_from=None)
+        run.model.init_weights()
+    hook = next(hook for hook in run.hooks if isinstance(hook, ConvertCheckpoint))
+    for check in (hook.before_train, hook.before_test):
+        caplog.clear()
+        check(run)
+        assert caplog.text.count('the weights were trained on') == len(warnings)
+        assert all(warning in caplog.text for warning in warnings)
 
 
 @pytest.mark.parametrize(
@@ -277,20 +228,18 @@ def test_another_channel_order_than_that_of_the_weights_is_a_warning(
         (dict(type='mmseg.SegDataPreProcessor'), 'bgr'),
         (dict(type='beit_mm.MIMDataPreprocessor'), 'rgb'),
     ],
-    ids=str,
 )
-def test_a_checkpoint_stores_the_channel_order(preprocessor, order):
-    model = torch.nn.Module()
-    model.data_preprocessor = MODELS.build(preprocessor | IMAGENET)
-    checkpoint = dict(meta={})
+@pytest.mark.parametrize('values', [IMAGENET, ONE_HALF])
+def test_a_checkpoint_stores_the_normalization(preprocessor, order, values):
+    model, checkpoint = torch.nn.Module(), dict(meta={})
+    model.data_preprocessor = MODELS.build(preprocessor | values)
     ConvertCheckpoint().before_save_checkpoint(SimpleNamespace(model=model), checkpoint)
-    assert checkpoint['meta']['normalization']['channel_order'] == order
+    expected = HALF if values is ONE_HALF else IMAGENET
+    assert checkpoint['meta']['normalization'] == expected | dict(channel_order=order)
 
 
-def test_the_normalization_of_published_weights_follows_from_their_names(tmp_path, log):
-    path = tmp_path / 'beitv2_base_patch16_224_pt1k_ft1k.pth'
-    torch.save(dict(model=from_ours(make_weights(), 'unilm')), path)
-    run = make_runner(tmp_path, path, normalization=HALF)
-    text = log(run)
-    run.train()
-    assert 'trained on images normalized with mean [123.675, 116.28, 103.53]' in text.text
+def test_the_normalization_of_published_weights_follows_from_their_names(load, caplog):
+    weights = dict(model=from_ours(make_weights(), 'unilm'))
+    run = load(weights, name='beitv2_base_patch16_224_pt1k_ft1k.pth', preprocessor=HALF)
+    run.call_hook('before_test')
+    assert 'trained on images normalized with mean [123.675, 116.28, 103.53]' in caplog.text

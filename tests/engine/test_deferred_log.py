@@ -4,7 +4,6 @@ import json
 import math
 import sys
 from collections import Counter
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -27,73 +26,55 @@ from beit_mm.registry import MODELS
 # -- means over ranks
 
 
-def train(folder: Path, ranks: int, iters: int = 6, bad: int = 0, interval: int = 2) -> list[float]:
-    """Return the losses that the last checkpoint keeps of a run with a global batch of six.
+def train(folder: Path, ranks: int, interval: int) -> list[float]:
+    """Return the losses of the last checkpoint of a run with a global batch of six.
 
-    On the last rank the loss of iteration `bad` is NaN. Every iteration is saved.
+    It is resumed after iteration 3, and in iteration 4 the loss of the last rank is NaN.
     """
-    launcher = 'pytorch' if ranks > 1 else 'none'
-    cfg = toy.config(folder / 'run', iters=iters, val=100, launcher=launcher)
-    cfg.train_dataloader.batch_size = 6 // ranks
-    cfg.default_hooks.logger = dict(type='LoggerHook', interval=interval)
-    cfg.log_processor = dict(window_size=1, by_epoch=False)
 
     def call(rank: int) -> None:
-        forward, calls = toy.ToyModel.forward, count(1)
+        forward = toy.ToyModel.forward
 
         def forward_once_bad(self, inputs: torch.Tensor, mode: str = 'loss') -> object:
-            found = forward(self, inputs, mode)
-            if next(calls) == bad and rank == ranks - 1:
-                return dict(loss=found['loss'] * math.nan)
+            found, is_last = forward(self, inputs, mode), rank == ranks - 1
+            if mode == 'loss' and is_last and toy.runners[-1].iter == 3:
+                found['loss'] *= math.nan
             return found
 
         toy.ToyModel.forward = forward_once_bad
         toy.train(cfg)
 
-    port = toy.free_port()
-    processes = []
-    for rank in range(ranks):
-        place = dict(rank=rank, ranks=ranks, port=port) if ranks > 1 else {}
-        processes.append(toy.start(call, rank, log=folder / f'log_{rank}', **place))
-    for rank, process in enumerate(processes):
-        process.join(300)
-        assert process.exitcode == 0, (folder / f'log_{rank}').read_text()[-3000:]
-    hub = read_file(folder / f'run/iter_{iters}.pth')['message_hub']
+    for iters in (3, 6):
+        cfg = toy.config(folder / 'run', iters=iters, val=100)
+        cfg.launcher = 'pytorch' if ranks > 1 else 'none'
+        cfg.train_dataloader.batch_size = 6 // ranks
+        cfg.default_hooks.logger = dict(type='LoggerHook', interval=interval)
+        cfg.log_processor = dict(window_size=1, by_epoch=False)
+        toy.run_ranks(call, ranks, folder)
+    hub = read_file(folder / 'run/iter_6.pth')['message_hub']
     return hub['log_scalars']['train/loss'].data[0].tolist()
 
 
 @pytest.fixture(scope='module')
 def expected(tmp_path_factory) -> list[float]:
-    losses = train(tmp_path_factory.mktemp('one'), 1)
+    losses = train(tmp_path_factory.mktemp('one'), ranks=1, interval=2)
+    assert [math.isnan(loss) for loss in losses] == [False, False, False, True, False, False]
     assert len(set(losses)) == 6
     return losses
 
 
-@pytest.mark.parametrize('ranks', [2, 3])
-def test_the_logged_loss_is_that_of_one_rank_with_the_global_batch(ranks, expected, tmp_path):
-    assert train(tmp_path, ranks) == pytest.approx(expected, rel=1e-6)
-    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+@pytest.mark.parametrize('ranks, interval', [(2, 2), (3, 5)])
+def test_log_and_checkpoint_hold_the_losses_of_one_rank_with_the_global_batch(
+    ranks, interval, expected, tmp_path
+):
+    """Checkpoints between two lines of the log, too; a skipped step is NaN."""
+    assert train(tmp_path, ranks, interval) == pytest.approx(expected, rel=1e-6, nan_ok=True)
+    logs = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     logged = {line['step']: line['loss'] for line in lines if 'lr' in line}
-    assert logged == pytest.approx({step: expected[step - 1] for step in (2, 4, 6)}, rel=1e-6)
-
-
-def test_a_checkpoint_between_two_lines_of_the_log_has_means_too(tmp_path):
-    losses = {}
-    for ranks in (1, 2):
-        folder = tmp_path / str(ranks)
-        folder.mkdir()
-        losses[ranks] = [
-            train(folder, ranks, iters=3, interval=5),
-            train(folder, ranks, iters=6, interval=5),  # resumes
-        ]
-    for one, two in zip(losses[1], losses[2], strict=True):
-        assert two == pytest.approx(one, rel=1e-6)
-
-
-def test_a_skipped_step_is_logged_as_nan_and_ranks_do_not_wait(tmp_path):
-    losses = train(tmp_path, 2, bad=4)
-    assert [math.isnan(loss) for loss in losses] == [False, False, False, True, False, False]
+    assert interval in logged
+    for step, loss in logged.items():
+        assert loss == pytest.approx(expected[step - 1], rel=1e-6, nan_ok=True)
 
 
 # -- no waiting for the device
@@ -109,19 +90,15 @@ class Waits(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.counts: Counter | None = None
+        self.counts = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().split('::')[1].split('.')[0]
-        if self.counts is not None and name.startswith(WAITS):
-            self.counts[self._caller()] += 1
+        if func.name().split('::')[1].startswith(WAITS):
+            frame = sys._getframe(1)
+            while frame and not {'beit_mm', 'mmengine'} & set(Path(frame.f_code.co_filename).parts):
+                frame = frame.f_back
+            self.counts[frame.f_code.co_name if frame else '?'] += 1
         return func(*args, **(kwargs or {}))
-
-    def _caller(self) -> str:
-        frame = sys._getframe(2)
-        while frame and not {'beit_mm', 'mmengine'} & set(Path(frame.f_code.co_filename).parts):
-            frame = frame.f_back
-        return frame.f_code.co_name if frame else '?'
 
 
 class Iterations(Hook):
@@ -129,47 +106,38 @@ class Iterations(Hook):
 
     priority = 'VERY_LOW'
 
-    def __init__(self, waits: Waits, interval: int):
-        self.waits, self.interval, self.found = waits, interval, Counter()
+    def __init__(self, interval: int):
+        self.interval, self.found = interval, Counter()
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        self.waits.counts = Counter()
+        self.waits = Waits()
+        self.waits.__enter__()
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self.waits.__exit__(None, None, None)
         # The first iteration creates what later ones have.
         if runner.iter and (runner.iter + 1) % self.interval:
             self.found += self.waits.counts
-        self.waits.counts = None
 
 
-@pytest.fixture(scope='module')
-def shapes(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp('shapes')
-    write(folder, 8, 4, size=64, jobs=1)
-    return folder
+def test_no_iteration_waits_and_the_log_is_the_stock_one(tmp_path, unformatted):
+    write(tmp_path / 'shapes', 8, 4, size=64, jobs=1)
 
-
-def run(shapes: Path, folder: Path, name: str, deferred: bool) -> tuple[Counter, dict]:
-    torch.manual_seed(0)  # of the tokenizer's weights
-    cfg = shrink(load('quickstart/pretrain'), shapes, folder)
-    cfg.train_cfg.update(max_iters=8, val_interval=100)
-    cfg.default_hooks.logger = dict(type='LoggerHook', interval=4)
-    cfg.log_level, cfg.experiment_name = 'ERROR', name
-    runner = build_runner(cfg)
-    if not deferred:
-        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, DeferredLog)]
-    waits = Waits()
-    iterations = Iterations(waits, 4)
-    runner.register_hook(iterations)
-    with waits:
+    def run(deferred: bool) -> tuple[Counter, dict]:
+        torch.manual_seed(0)  # of the tokenizer's weights
+        cfg = shrink(load('quickstart/pretrain'), tmp_path / 'shapes', tmp_path / 'work')
+        cfg.train_cfg.update(max_iters=8, val_interval=100)
+        cfg.default_hooks.logger = dict(type='LoggerHook', interval=4)
+        runner = build_runner(cfg)
+        if not deferred:
+            runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, DeferredLog)]
+        iterations = Iterations(4)
+        runner.register_hook(iterations)
         runner.train()
-    scalars = runner.message_hub.log_scalars
-    return iterations.found, {key: buffer.data for key, buffer in scalars.items()}
+        scalars = runner.message_hub.log_scalars
+        return iterations.found, {key: buffer.data for key, buffer in scalars.items()}
 
-
-def test_no_iteration_waits_and_the_log_is_the_stock_one(shapes, tmp_path, unformatted):
-    stock, expected = run(shapes, tmp_path, 'stock', False)
-    found, logged = run(shapes, tmp_path, 'ours', True)
+    (stock, expected), (found, logged) = run(deferred=False), run(deferred=True)
     assert set(found) <= ON_THE_HOST
     assert stock['_get_valid_value'] == 5 * 4  # loss, accuracy, entropy, gradient norm
     same = [key for key in expected if 'time' not in key]
@@ -205,16 +173,20 @@ def test_on_a_gpu_the_forward_pass_of_pretraining_does_not_wait(tmp_path, monkey
 
 
 def test_values_are_the_stock_ones_whenever_they_are_read():
-    stock, ours = MessageHub('stock'), MessageHub('ours')
+    """The loss is overwritten in place, as by CUDA graphs."""
+    stock, ours, loss = MessageHub('stock'), MessageHub('ours'), torch.zeros(())
     defer(ours)
     for step in range(3):
+        loss.fill_(0.1 * step)
         for hub in (stock, ours):
-            hub.update_scalar('train/loss', torch.tensor(0.1 * step))
+            hub.update_scalar('train/loss', loss)
             hub.update_scalar('train/loss', 7.0)
-            hub.update_scalar('train/count', torch.tensor([step]), count=2)
+            hub.update_scalar('train/count', loss[None], count=2)
             hub.update_scalar('train/lr', 0.5)
         assert ours.get_scalar('train/lr').current() == 0.5 and ours.pending['train/count']
-    assert ours.get_scalar('train/count').current() == 2 and not ours.pending['train/count']
+    assert (
+        ours.get_scalar('train/count').current() == loss.item() and not ours.pending['train/count']
+    )
     found, expected = (hub.state_dict()['log_scalars'] for hub in (ours, stock))
     assert found.keys() == expected.keys()
     for key in expected:
@@ -223,12 +195,3 @@ def test_values_are_the_stock_ones_whenever_they_are_read():
         ours.get_scalar('train/nothing')
     with pytest.raises(ValueError, match='train/loss has 2 values'):
         ours.update_scalar('train/loss', torch.zeros(2))
-
-
-def test_a_value_that_is_overwritten_in_place_is_logged_as_it_was():
-    """CUDA graphs write each iteration's loss to the same place."""
-    hub, loss = MessageHub('overwritten'), torch.zeros(())
-    defer(hub)
-    for step in range(3):
-        hub.update_scalar('train/loss', loss.fill_(step))
-    assert hub.get_scalar('train/loss').data[0].tolist() == [0, 1, 2]

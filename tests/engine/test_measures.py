@@ -5,13 +5,7 @@ import math
 import pytest
 import torch
 
-from beit_mm.engine.measures import (
-    attention_distance,
-    code_usage,
-    effective_rank,
-    knn_top1,
-    linear_probe,
-)
+from beit_mm.engine.measures import attention_distance, effective_rank, knn_top1, linear_probe
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -23,10 +17,7 @@ def test_neighbors_find_clusters_and_nothing_in_noise():
     centers = 5 * draw(4, 16)
     assert knn_top1(centers[labels] + draw(120, 16, seed=1), labels) == 100
     assert knn_top1(draw(120, 16), labels) < 45  # 25 by chance, plus 5 standard errors
-
-
-def test_an_image_is_not_its_own_neighbour():
-    assert knn_top1(draw(6, 4), torch.arange(6)) == 0
+    assert knn_top1(draw(6, 4), torch.arange(6)) == 0  # no image is its own neighbor
 
 
 def test_a_linear_classifier_finds_linear_classes_only():
@@ -49,9 +40,7 @@ def test_the_effective_rank_counts_directions(shape):
     assert effective_rank(features) == pytest.approx(8, rel=1e-3)
     assert effective_rank(1000 * features) == pytest.approx(8, rel=1e-3)
     assert effective_rank(torch.ones(shape)) == pytest.approx(1, abs=1e-3)
-    assert (
-        effective_rank(torch.ones(shape) + 1e-5 * draw(*shape)) < 1.01
-    )  # the same except for noise
+    assert effective_rank(torch.ones(shape) + 1e-5 * draw(*shape)) < 1.01  # noise
 
 
 def test_attention_distance_is_in_pixels_and_without_the_class_token():
@@ -62,16 +51,6 @@ def test_attention_distance_is_in_pixels_and_without_the_class_token():
     uniform = torch.full((7, 7), 1 / 7)
     to_class = 0.5 * right + torch.nn.functional.pad(torch.full((7, 1), 0.5), (0, 6))
     found = attention_distance(torch.stack([to_self, right, uniform, to_class])[None], grid, 16)
-    d = 16 * torch.tensor(
-        [[0, 1, 2, 1, math.sqrt(2), math.sqrt(5)], [1, 0, 1, math.sqrt(2), 1, math.sqrt(2)]]
-    )
-    assert found.shape == (1, 4)
-    corner, middle = d[0].mean(), d[1].mean()
-    assert found[0].tolist() == pytest.approx(
-        [0, 16 * 4 / 6, ((4 * corner + 2 * middle) / 6).item(), 16 * 4 / 6]
-    )
-
-
-def test_codes_are_counted_over_all_ids():
-    used, spread = code_usage(torch.tensor([[0, 0, 5, 5], [0, 0, 5, 5]]), 9)
-    assert used == 2 and spread == pytest.approx(2)
+    corner, middle = 4 + math.sqrt(2) + math.sqrt(5), 3 + 2 * math.sqrt(2)  # of six distances
+    expected = [0, 16 * 4 / 6, 16 * (4 * corner + 2 * middle) / 36, 16 * 4 / 6]
+    assert found.tolist() == [pytest.approx(expected)]

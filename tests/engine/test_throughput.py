@@ -5,7 +5,6 @@ import time
 import pytest
 import torch
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 
 from beit_mm.engine.hooks.throughput import Throughput, count_images, matmul_peak
 
@@ -19,34 +18,15 @@ class Toy(BaseModel):
         return dict(loss=self.layer(inputs['view']).square().mean())
 
 
-class Slow(torch.utils.data.Dataset):
-    def __len__(self) -> int:
-        return 24
-
-    def __getitem__(self, i: int) -> dict:
+class Slow(list):
+    def __getitem__(self, index: int) -> dict:
         time.sleep(0.01)
         return dict(inputs=dict(view=torch.randn(2)))
 
 
-def test_each_line_of_the_log_has_throughput_data_time_and_utilization(tmp_path):
-    loader = dict(
-        dataset=Slow(),
-        batch_size=4,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=dict(type='default_collate'),
-    )
-    runner = Runner(
-        model=Toy(),
-        work_dir=str(tmp_path),
-        train_dataloader=loader,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=3), checkpoint=None),
-        custom_hooks=[Throughput(gflop_per_image=2.0, peak_tflops=0.001)],
-        experiment_name=tmp_path.name,
-        log_level='ERROR',
-    )
-    runner.train()
+def test_each_line_of_the_log_has_throughput_data_time_and_utilization(train):
+    hook = Throughput(gflop_per_image=2.0, peak_tflops=0.001)
+    runner = train(Toy(), Slow(range(24)), hook, iters=6, batch_size=4)
     logged = runner.message_hub.log_scalars
     rates, waits, shares = (
         logged[f'train/{name}'].data[0] for name in ('images_per_s', 'data_time_frac', 'mfu')

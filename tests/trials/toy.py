@@ -154,6 +154,18 @@ def start(
     return process
 
 
+def run_ranks(call: Callable[[int], None], ranks: int, folder: Path) -> None:
+    """Call a function with each rank, in processes of their own; all have to succeed."""
+    port, logs = free_port(), [folder / f'log_{rank}' for rank in range(ranks)]
+    processes = [
+        start(call, rank, log=log, rank=rank, ranks=ranks, port=port)
+        for rank, log in enumerate(logs)
+    ]
+    for process, log in zip(processes, logs, strict=True):
+        process.join(300)
+        assert process.exitcode == 0, log.read_text()[-3000:]
+
+
 def free_port() -> int:
     """Return a free port below the range of outgoing connections."""
     while True:
