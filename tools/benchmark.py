@@ -9,12 +9,12 @@ A ratio above 1 means that ours is faster: median over rounds (lowest … highes
 peak is that of a large matrix product in the same precision. docs/performance.md explains the cases.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 from benchmarks import inference, pipelines, training
 from benchmarks.timing import LIBRARIES, Settings, show
+from command_line import make_parser, positive
 
 VERBS = dict(
     step=training.step,
@@ -28,18 +28,14 @@ VERBS = dict(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add('verbs', nargs='+', choices=VERBS, metavar='VERB', help=', '.join(VERBS))
     names = ','.join(LIBRARIES)
-    add(
-        '--libraries', default=names, help='separated by commas, "" for none (default: %(default)s)'
-    )
+    add('--libraries', default=names, help='separated by commas, "" for none (%(default)s)')
     add('--json', type=Path, help='also write the rows to this file')
-    add('--batch', type=int, help='images per step or inference (default: 8)')
-    add('--rounds', type=int, help='turns of each (default: 5)')
+    add('--batch', type=positive, help='images per step or inference (default: 8)')
+    add('--rounds', type=positive, help='turns of each (default: 5)')
     add('--compile', action='store_true', help='compile the blocks and tokenizers of all')
     add('--quick', action='store_true', help='a toy model, one round')
     args = parser.parse_args(arguments)

@@ -10,134 +10,27 @@ label maps without a label, classes without an image. The exit status is 1 if th
 import beit_mm.registry  # noqa: F401  names the packages that are missing
 
 # isort: split
-import argparse
 import os
 import sys
-from array import array
-from pathlib import Path
 
-import numpy as np
+from command_line import make_parser, positive
+from image_folders.samples import check_split
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
-from mmengine.utils import ProgressBar
-from torch.utils.data import DataLoader, Dataset
 
-from beit_mm.data.check_samples import check_samples, expect_channels
-from beit_mm.data.image_files import MAX_PIXELS, BadSample
-from beit_mm.data.image_folders import list_readable
-from beit_mm.data.label_files import IGNORE
-from beit_mm.data.loaders import leaves, read_sample
 from beit_mm.engine.launch import require_packages
-from beit_mm.registry import DATASETS
 from beit_mm.utils.cfg_options import Options
-from beit_mm.utils.config_tree import kind
 
 SPLITS = ('train', 'val', 'test')
 
 
-class Reports(Dataset):
-    """Data set of (path of the image, fault or None, number of pixels per class) per sample."""
-
-    def __init__(self, leaf: BaseDataset, num_classes: int):
-        self.leaf, self.num_classes = leaf, num_classes
-
-    def __len__(self) -> int:
-        return len(self.leaf)
-
-    def __getitem__(self, index: int) -> tuple[str, str | None, np.ndarray | int]:
-        path = str(self.leaf.get_data_info(index)['img_path'])
-        try:
-            results = read_sample(self.leaf, index)
-        except BadSample as error:
-            return path, str(error), 0
-        labels = results.get('gt_seg_map', results.get('gt_label'))
-        if labels is None or not self.num_classes:
-            return path, None, 0
-        counts = np.bincount(np.ravel(labels), minlength=max(self.num_classes, IGNORE))
-        counts = counts[: self.num_classes]
-        if 'gt_seg_map' in results and not counts.any():
-            return path, f'{results["seg_map_path"]} has no labeled pixel, see docs/datasets.md', 0
-        return path, None, counts
-
-
-def check(leaf: BaseDataset, num_classes: int | None, jobs: int, training: bool) -> list[str]:
-    """Return the faults of a data set, and print its rarest and most frequent classes."""
-    names = list(leaf.metainfo.get('classes') or ())[:num_classes]
-    names += [str(number) for number in range(len(names), num_classes or 0)]
-    reports, workers = Reports(leaf, len(names)), jobs if jobs > 1 else 0
-    loader = DataLoader(reports, batch_size=32, num_workers=workers, collate_fn=list)
-    faults, pixels, hashes = [], np.zeros(len(names), np.int64), array('q')
-    bar = ProgressBar(len(leaf), file=sys.stderr)
-    for batch in loader:
-        for path, fault, counts in batch:
-            hashes.append(hash(str(Path(path).with_suffix('')).lower()))
-            faults += [fault] if fault else []
-            pixels += counts
-        bar.update(len(batch))
-    print(file=sys.stderr)
-    faults += find_duplicates(leaf, np.array(hashes))
-    if pixels.any():
-        faults += [
-            f'the class {name!r} does not occur'
-            for name, number in zip(names, pixels, strict=True)
-            if training and not number
-        ]
-        order = np.argsort(pixels, kind='stable')
-        for title, places in dict(rarest=order[:5], commonest=order[:-6:-1]).items():
-            shares = (f'{names[i]} {pixels[i] / pixels.sum():.2%}' for i in places)
-            print(f'{title} classes: {", ".join(shares)}')
-    return faults
-
-
-def find_duplicates(leaf: BaseDataset, hashes: np.ndarray) -> list[str]:
-    """Return images that are listed twice, or whose names differ only in case or suffix."""
-    faults = []
-    _, first, number = np.unique(hashes, return_index=True, return_counts=True)
-    for place in sorted(first[number > 1]):
-        same = np.flatnonzero(hashes == hashes[place]).tolist()
-        paths = sorted({str(leaf.get_data_info(i)['img_path']) for i in same})
-        if len(paths) > 1:
-            faults.append(f'{" and ".join(paths)} differ only in case or suffix')
-        else:
-            faults.append(f'{paths[0]} is listed {len(same)} times')
-    return faults
-
-
-def check_split(cfg: Config, split: str, jobs: int) -> list[str]:
-    node, max_pixels = cfg[f'{split}_dataloader'].dataset, MAX_PIXELS
-    if kind(node) == 'SeededDataset':  # it would stop at the first fault
-        node, max_pixels = node.dataset, node.get('max_pixels', MAX_PIXELS)
-    model = cfg.model.get('module', cfg.model)
-    heads = model.get('head') or model.get('decode_head') or {}
-    head = heads[-1] if isinstance(heads, list | tuple) else heads
-    num_classes = head.get('num_classes')
-    try:
-        dataset = check_samples(DATASETS.build(list_readable(node)), max_pixels, num_classes)
-        for leaf in leaves(dataset):
-            if not len(leaf):
-                raise ValueError(f'no images were found in {leaf.data_prefix}')
-        preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor') or {}
-        expect_channels(dataset, preprocessor.get('mean'))
-    except (ValueError, OSError, RuntimeError, AssertionError) as error:
-        return [f'the data set of {split} cannot be built: {error}']
-    faults = []
-    for leaf in leaves(dataset):
-        print(f'{split}: {len(leaf)} samples of {type(leaf).__name__}')
-        faults += check(leaf, num_classes, jobs, split == 'train')
-    return faults
-
-
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--split', choices=SPLITS, help='only this one (default: all that differ)')
-    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=Options, help='KEY=VALUE … of the config'
-    )
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add('config', help='config file')
+    add('--split', choices=SPLITS, help='only this one (default: all that differ)')
+    add('--jobs', type=positive, default=os.cpu_count() or 1, help='processes')
+    add('--cfg-options', nargs='+', action=Options, help='KEY=VALUE … of the config')
     args = parser.parse_args(arguments)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
@@ -146,14 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
     splits = [split for split in SPLITS if cfg.get(f'{split}_dataloader')]
     if args.split and args.split not in splits:
         parser.error(f'{args.config} has no {args.split}_dataloader')
-    if cfg.get('test_dataloader') == cfg.get('val_dataloader') and 'test' in splits:
-        splits.remove('test')
     if args.split:
         splits = [args.split]
+    elif 'test' in splits and cfg.test_dataloader == cfg.get('val_dataloader'):
+        splits.remove('test')
     faults = [fault for split in splits for fault in check_split(cfg, split, args.jobs)]
     for fault in faults:
         print(f'fault: {fault}')
-    print(f'{len(faults)} faults' if faults else 'no faults')
+    print(f'{len(faults) or "no"} faults')
     return int(bool(faults))
 
 

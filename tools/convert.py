@@ -12,9 +12,9 @@ project's model. The line "verified: …" states which.
 import beit_mm.registry  # noqa: F401  names the packages that are missing
 
 # isort: split
-import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
+
+from command_line import errors_on_one_line, make_parser
 
 from beit_mm.checkpoint import read_checkpoint
 from beit_mm.checkpoint.export import TARGETS, export
@@ -25,32 +25,22 @@ from beit_mm.utils.arguments import join_names
 KNOWN = ('backbone', 'head', 'neck', 'decode_head', 'auxiliary_head', 'encoder', 'decoder')
 
 
+@errors_on_one_line(RuntimeError)
 def main(arguments: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument('src', metavar='SRC', help='file, folder, URL or name to read')
-    parser.add_argument('dst', metavar='DST', type=Path, help='file to write; a folder for hf')
-    parser.add_argument('--to', required=True, choices=list(TARGETS), help='project to write for')
-    parser.add_argument(
-        '--format', choices=['safetensors', 'pth'], help='default: safetensors for hf, else pth'
-    )
-    parser.add_argument('--backbone', action='store_true', help='convert the backbone alone')
-    parser.add_argument(
-        '--verify', action='store_true', help='compare the outputs; exit with 1 if they differ'
-    )
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add('src', metavar='SRC', help='file, folder, URL or name to read')
+    add('dst', metavar='DST', type=Path, help='file to write; a folder for hf')
+    add('--to', required=True, choices=list(TARGETS), help='project to write for')
+    add('--format', choices=['safetensors', 'pth'], help='default: safetensors for hf, else pth')
+    add('--backbone', action='store_true', help='convert the backbone alone')
+    add('--verify', action='store_true', help='compare the outputs; exit with 1 if they differ')
     args = parser.parse_args(arguments)
-    try:
-        convert(args)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'error: {" ".join(str(error).split())}')
 
-
-def convert(args: Namespace) -> None:
     checkpoint = read_checkpoint(args.src)
     remove_unknown_parts(checkpoint, args.backbone)
-    format_ = args.format or ('safetensors' if args.to == 'hf' else 'pth')
-    spec, notes = export(
-        checkpoint.state, args.to, args.dst, checkpoint.meta, format_ == 'safetensors'
-    )
+    safetensors = args.format == 'safetensors' or (args.to == 'hf' and not args.format)
+    spec, notes = export(checkpoint.state, args.to, args.dst, checkpoint.meta, safetensors)
     skipped = {k: why for k, why in checkpoint.skipped.items() if not k.endswith('_index')}
     notes = [f'skipped: {key} ({why})' for key, why in skipped.items()] + notes
     if indices := checkpoint.meta.get('out_indices'):
@@ -81,11 +71,8 @@ def remove_unknown_parts(checkpoint: Checkpoint, backbone_only: bool) -> None:
             'alone, pass --backbone'
         )
     if backbone_only:
-        checkpoint.state = {
-            key: value
-            for key, value in checkpoint.state.items()
-            if key.startswith('backbone.') and key not in parts
-        }
+        state = {f'backbone.{key}': value for key, value in checkpoint.part('backbone.').items()}
+        checkpoint.state = {key: value for key, value in state.items() if key not in parts}
         checkpoint.skipped |= {f'{name}.*': 'BEiT has no such part' for name in names}
 
 

@@ -7,10 +7,9 @@ outputs. The outputs of the written file are compared with those of the model.
 import beit_mm.registry  # noqa: F401  names the packages that are missing
 
 # isort: split
-import sys
-from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from command_line import errors_on_one_line, make_parser
 from mmengine.config import Config
 
 from beit_mm.apis import deploy
@@ -20,30 +19,21 @@ from beit_mm.utils.cfg_options import Options
 TOLERANCE = 1e-4  # relative to the largest output
 
 
+@errors_on_one_line()
 def main(arguments: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config of the training')
-    parser.add_argument('checkpoint', help='of the training, or of another project for this model')
-    parser.add_argument('out', type=Path, help='file to write: .onnx, or .pt2 with --format torch')
-    parser.add_argument('--format', choices=list(deploy.FORMATS), default='onnx')
-    parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='default: as in training'
-    )
-    parser.add_argument('--backbone', action='store_true', help='the backbone alone')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=Options, help='KEY=VALUE … of the config'
-    )
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add('config', help='config of the training')
+    add('checkpoint', help='of the training, or of another project for this model')
+    add('out', type=Path, help='file to write: .onnx, or .pt2 with --format torch')
+    add('--format', choices=list(deploy.FORMATS), default='onnx')
+    add('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='default: as in training')
+    add('--backbone', action='store_true', help='the backbone alone')
+    add('--cfg-options', nargs='+', action=Options, help='KEY=VALUE … of the config')
     args = parser.parse_args(arguments)
     suffix = deploy.FORMATS[args.format]
     if args.out.suffix != suffix:
         parser.error(f'OUT={args.out}: expected a file that ends with {suffix} for {args.format}')
-    try:
-        _export(args)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f'error: {" ".join(str(error).split())}')
-
-
-def _export(args: Namespace) -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     deployed = deploy.Deployed(load_model(cfg, args.checkpoint), args.backbone).eval()
@@ -58,8 +48,8 @@ def _export(args: Namespace) -> None:
     difference = deploy.largest_difference(deployed, args.out, args.format, size)
     print(f'difference={difference:.3g} of the largest output')
     if not difference <= TOLERANCE:
-        sys.exit(
-            f'error: the outputs of the file differ from those of the model by {difference:.3g} of '
+        raise ValueError(
+            f'the outputs of the file differ from those of the model by {difference:.3g} of '
             f'the largest output, expected at most {TOLERANCE}: try --format torch or another '
             'version of torch'
         )

@@ -8,27 +8,27 @@ import beit_mm.registry  # noqa: F401  names the packages that are missing
 
 # isort: split
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
+from command_line import make_parser, positive
 from recipe import chain, paper_check, runner
 from recipe.commands import add_launch_arguments, launch_of, tool_path
 from recipe.plan import PREPARE, Settings, shell_script
 from recipe.process import StageFailed, Stopped
-from recipe.reporting import write_reports
+from reports.recipe_report import write_reports
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     verbs = parser.add_subparsers(dest='verb', required=True)
     run = verbs.add_parser('run', help='run what is not finished, then write a report')
     run.add_argument('recipe', help='recipe file, e.g. configs/paper/recipe.py')
     run.add_argument('--work-dir', type=Path, help="default: the recipe's")
     run.add_argument('--stage', nargs='+', default=[], metavar='NAME', help='only these stages')
-    run.add_argument(
-        '--seeds', type=int, default=1, metavar='N', help='run N times, report mean ± spread'
-    )
+    help_text = 'run N times, report mean ± spread'
+    run.add_argument('--seeds', type=positive, default=1, metavar='N', help=help_text)
     run.add_argument('--long', action='store_true', help='also run the stages marked long')
     add_launch_arguments(run)
     help_text = 'list differences from the paper and contradictions'
@@ -49,8 +49,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(args: Namespace) -> None:
-    if args.seeds < 1:
-        raise ValueError(f'--seeds {args.seeds}: expected at least 1')
     if wrong := [option for option in args.cfg_options if '=' not in option]:
         raise ValueError(f'--cfg-options {" ".join(wrong)}: expected KEY=VALUE')
     if args.dry_run and args.launcher == 'slurm' and args.seeds > 1:

@@ -5,23 +5,21 @@ run of tools/train.py, finished or not, or of a stage of a recipe. `tools/recipe
 report of a recipe.
 """
 
-import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
+from command_line import errors_on_one_line, make_parser
 
+
+@errors_on_one_line()
 def main(arguments: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument('work_dir', metavar='WORK_DIR', type=Path)
     parser.add_argument('--out', type=Path, help='page (default: WORK_DIR/report.html)')
     args = parser.parse_args(arguments)
     from reports import run_report  # imports torch and OpenMMLab, which takes seconds
 
     out = args.out or args.work_dir / 'report.html'
-    try:
-        run_report.write(out, args.work_dir)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f'error: {" ".join(str(error).split())}')
+    run_report.write(out, args.work_dir)
     print(f'{out}: open it in a browser')
 
 

@@ -6,9 +6,10 @@ python tools/reproduce.py --scale paper --data data --launcher pytorch --gpus 8
 """
 
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 
+from command_line import errors_on_one_line, make_parser, positive
 from recipe.commands import add_launch_arguments, launch_of
 from recipe.plan import Settings, shell_script
 from reproduce import page, plan, results
@@ -17,26 +18,22 @@ from reproduce.parallel import run_seeds
 from reproduce.scale import Scale
 
 
+@errors_on_one_line()
 def main(arguments: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add('--scale', required=True, help='minutes, hour, gpu, paper, or a file')
     known = ', '.join(ABLATIONS)
     add('--ablations', nargs='+', metavar='NAME', help=f"default: the scale's; known: {known}")
-    add('--seeds', type=int, metavar='N', help="seeds 1 to N (default: the scale's number)")
-    add('--jobs', type=int, default=1, metavar='N', help='seeds at the same time')
+    add('--seeds', type=positive, metavar='N', help="seeds 1 to N (default: the scale's number)")
+    add('--jobs', type=positive, default=1, metavar='N', help='seeds at the same time')
     add('--data', help="folder of the data sets (default: the scale's), see docs/datasets.md")
     add('--work-dir', type=Path, help='default: work_dirs/reproduce/SCALE')
     add('--out', type=Path, help='folder of results.md and results/ (default: the work dir)')
     add_launch_arguments(parser)
     args = parser.parse_args(arguments)
-    for name in ('seeds', 'jobs'):
-        if (number := getattr(args, name)) is not None and number < 1:
-            parser.error(f'--{name} {number}: expected at least 1')
     try:
         _reproduce(args, sys.argv[1:] if arguments is None else arguments)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         sys.exit('stopped; the same command continues')
 
@@ -72,9 +69,9 @@ def _reproduce(args: Namespace, arguments: list[str]) -> None:
         for seed, error in run_seeds([run[:2] for run in runs.values()], args.jobs):
             print(f'seed {seed}: {error or "done"}', flush=True)
             failed += [seed] if error else []
-            found = results.save_finished(found, out, {seed: runs[seed]}, command)
+            results.save_finished(found, out, {seed: runs[seed]}, command)
     finally:  # keep the finished stages of interrupted seeds
-        found = results.save_finished(found, out, runs, command)
+        results.save_finished(found, out, runs, command)
     current = {}
     for seed in map(int, found['seeds']):
         recipe = plan.make_recipe(scale, list(ABLATIONS), seed, work_dir)

@@ -48,7 +48,9 @@ def test_each_verb_writes_its_rows(verbs, tmp_path):
 def test_a_ratio_is_the_median_over_rounds(monkeypatch):
     monkeypatch.setattr(timing, 'matmul_peak', lambda *_: 100e9)
     times = dict(ours=[1.0, 2.0, 4.0], hf=[2.0, 2.0, 12.0])
-    row = timing.row('step', 'images/s', times, 8, gflop=100, dtype=torch.float32)
+    row = timing.row(
+        timing.Settings([]), 'step', 'images/s', times, 8, gflop=100, dtype=torch.float32
+    )
     assert (row['ours'], row['libraries'], row['ratio']) == (4, dict(hf=4), dict(hf=2))
     assert row['spread'] == dict(hf=[1, 3]) and row['share_of_peak'] == 0.5
     assert '2.00× hf (1.00 … 3.00; 4)' in timing.show(row)

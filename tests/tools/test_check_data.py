@@ -1,11 +1,11 @@
 """tools/check_data.py finds no fault in Shapes, and each planted fault once."""
 
-import importlib.util
 import re
 import shutil
 from pathlib import Path
 
 import bad_files
+import check_data
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,11 +13,6 @@ from shapes import draw as shapes
 from small import load, nodes
 
 pytestmark = pytest.mark.any_stack
-
-SCRIPT = Path(__file__).parents[2] / 'tools' / 'check_data.py'
-spec = importlib.util.spec_from_file_location('check_data', SCRIPT)
-check_data = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(check_data)
 
 
 @pytest.fixture(scope='module')

@@ -1,25 +1,20 @@
 """tools/shrink_images.py copies images and label maps with a largest side."""
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import bad_files
 import cv2
 import numpy as np
 import pytest
+import shrink_images
 from PIL import Image
 
-SCRIPT = Path(__file__).parents[2] / 'tools/shrink_images.py'
-SPEC = spec_from_file_location('shrink_images', SCRIPT)
-TOOL = sys.modules['shrink_images'] = module_from_spec(SPEC)  # its processes look it up
-SPEC.loader.exec_module(TOOL)
 TURNED = bad_files.exif(6)  # shown turned by 90°
 
 
 def run(source: Path, target: Path, side: int, *options: object) -> int:
     words = [source, target, '--side', side, *options, '--jobs', 1]
-    return TOOL.main([str(word) for word in words])
+    return shrink_images.main([str(word) for word in words])
 
 
 @pytest.fixture

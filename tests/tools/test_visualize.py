@@ -138,7 +138,6 @@ MISTAKES = {
     f'attention photo.png {MIM} --layer 3': r'--layer 3: expected 1 to 2',
     f'attention photo.png {MIM} --patch middle': r'--patch middle: expected a pixel X,Y',
     f'attention photo.png {MIM} --patch 1,2 --html a.html': r'remove it, or remove --html',
-    f'attention photo.png {MIM} --size 0': r'--size 0: expected at least 1',
     f'attention gone.png {MIM}': r'gone\.png not found: expected an image file',
     'attention photo.png --checkpoint vae.pth': r'holds a tokenizer, expected a backbone or mim',
     f'fill photo.png {MIM} --tokenizer other.pth': r'predicts 16 codes, other\.pth has 9',

@@ -1,6 +1,7 @@
 """Classification of images per second, and segmentation by sliding windows with mmseg's own loop."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from beit_mm.models import BEiT
 
 from .other_training import hf_sizes
-from .timing import DEVICE, TOY, Settings, dtypes, row, take_turns
+from .timing import DEVICE, TOY, Settings, autocast, dtypes, row, take_turns
 from .training import ROOT
 
 CONFIG = ROOT / 'configs/segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512.py'
@@ -60,17 +61,16 @@ def inference(settings: Settings) -> Iterator[dict]:
     for name in ('ours', *settings.installed('hf', 'timm', 'mmpretrain')):
         models[name] = build_classifier(name, settings.quick).to(DEVICE).eval()
     images = torch.randn(settings.batch, 3, 224, 224, device=DEVICE)
+
+    def turn(model: nn.Module, dtype: torch.dtype) -> None:
+        with torch.inference_mode(), autocast(dtype):
+            model(images)
+
     for name, dtype in dtypes().items():
-        is_half = dtype != torch.float32
-
-        def turn(model: nn.Module, is_half: bool = is_half) -> None:
-            with torch.inference_mode(), torch.autocast(DEVICE, torch.bfloat16, enabled=is_half):
-                model(images)
-
-        turns = {who: lambda model=model, turn=turn: turn(model) for who, model in models.items()}
+        turns = {who: partial(turn, model, dtype) for who, model in models.items()}
         times = take_turns(turns, settings.rounds)
-        gflop = None if settings.quick else GFLOP * settings.batch
-        yield row(f'inference/{name}', 'images/s', times, settings.batch, gflop=gflop, dtype=dtype)
+        case, work, gflop = f'inference/{name}', settings.batch, GFLOP * settings.batch
+        yield row(settings, case, 'images/s', times, work, gflop=gflop, dtype=dtype)
 
 
 def build_segmentor(library: str, quick: bool) -> nn.Module:
@@ -105,12 +105,8 @@ def segment(settings: Settings) -> Iterator[dict]:
     for size in ((64, 85),) if settings.quick else IMAGE_SIZES:
         image = torch.randn(1, 3, *size, device=DEVICE)
         meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0, 0, 0, 0])
-
-        def turn(model: nn.Module, image: Tensor = image, meta: dict = meta) -> None:
-            model.inference(image, [dict(meta)])
-
-        turns = {who: lambda model=model, turn=turn: turn(model) for who, model in models.items()}
+        turns = {who: partial(model.inference, image, [meta]) for who, model in models.items()}
         is_slow = size[0] * size[1] > 10**6 and DEVICE == 'cpu'
         with torch.inference_mode():
             times = take_turns(turns, 1 if is_slow else settings.rounds, 0 if is_slow else 1)
-        yield row(f'segment/{size[0]}x{size[1]}', 'images/s', times, 1)
+        yield row(settings, f'segment/{size[0]}x{size[1]}', 'images/s', times, 1)

@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from .timing import DEVICE, TOY, Settings, Turn
+from .timing import DEVICE, TOY, Settings, Turn, autocast
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -24,10 +24,9 @@ def _training_step(
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=True)
     images = batch['patch_view'].float() / 128 - 1  # ours are normalized within the step
     views = batch['token_view'].float() / 255 * 0.8 + 0.1
-    is_half = dtype != torch.float32
 
     def turn() -> None:
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=is_half):
+        with autocast(dtype):
             value = loss(images, views, batch['mask'])
         value.backward()
         nn.utils.clip_grad_norm_(parameters, 3.0)
@@ -46,10 +45,9 @@ def _dalle_encoder(settings: Settings) -> nn.Module:
 
 def tokenization(views: Tensor, settings: Settings, dtype: torch.dtype) -> Turn:
     encoder = _dalle_encoder(settings)
-    is_half = dtype != torch.float32
 
     def turn() -> None:
-        with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16, enabled=is_half):
+        with torch.no_grad(), autocast(dtype):
             encoder(views).argmax(1)
 
     return turn

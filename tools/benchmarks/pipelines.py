@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import default_collate
+from mmengine.dataset import Compose, default_collate
 from mmengine.registry import init_default_scope
 from shapes.draw import scene
 
 from beit_mm.data.blockwise_mask import BlockwiseMask
-from beit_mm.registry import TRANSFORMS
 from beit_mm.utils.config_tree import nodes
 
 from .timing import Settings, row, take_turns
@@ -40,7 +39,7 @@ def mask(settings: Settings) -> Iterator[dict]:
             generator.transform({})
 
     turns = {name: partial(turn, generator) for name, generator in generators.items()}
-    yield row('mask', 'masks/s', take_turns(turns, settings.rounds), number)
+    yield row(settings, 'mask', 'masks/s', take_turns(turns, settings.rounds), number)
 
 
 def data(settings: Settings) -> Iterator[dict]:
@@ -57,7 +56,7 @@ def data(settings: Settings) -> Iterator[dict]:
             turns = {name: partial(_load_batch, load, paths) for name, load in loaders.items()}
             times = take_turns(turns, settings.rounds)
             size = sum(Path(path).stat().st_size for path in paths) / len(paths)
-            found = row('data', 'images/s/core', times, len(paths))
+            found = row(settings, 'data', 'images/s/core', times, len(paths))
     finally:
         torch.set_num_threads(threads)
         cv2.setNumThreads(cv2_threads)
@@ -82,13 +81,12 @@ def our_loader() -> Loader:
     cfg = Config.fromfile(CONFIG)
     init_default_scope(cfg.default_scope)
     dataset = next(node for node in nodes(cfg.train_dataloader.dataset) if 'pipeline' in node)
-    transforms = [TRANSFORMS.build(step) for step in dataset['pipeline']]
-    return lambda path: _transform(transforms, dict(img_path=path, sample_idx=0))
+    pipeline = Compose(dataset['pipeline'])
+    return lambda path: pipeline(dict(img_path=path, sample_idx=0))
 
 
 def mmpretrain_loader() -> Loader:
     import mmpretrain.datasets.transforms  # noqa: F401 (registers)
-    from mmpretrain.registry import TRANSFORMS as THEIR_TRANSFORMS
 
     jitter = dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0)
     crops = dict(size=224, second_size=112, scale=(0.08, 1.0))
@@ -103,14 +101,8 @@ def mmpretrain_loader() -> Loader:
         dict(type='PackInputs'),
     ]
     init_default_scope('mmpretrain')
-    transforms = [THEIR_TRANSFORMS.build(step) for step in pipeline]
-    return lambda path: _transform(transforms, dict(img_path=path))
-
-
-def _transform(transforms: list, results: dict) -> dict:
-    for transform in transforms:
-        results = transform(results)
-    return results
+    transforms = Compose(pipeline)
+    return lambda path: transforms(dict(img_path=path))
 
 
 def torchvision_loader() -> Loader:

@@ -4,6 +4,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -52,6 +53,10 @@ def dtypes() -> dict[str, torch.dtype]:
     return dict(bf16=torch.bfloat16, f32=torch.float32)
 
 
+def autocast(dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(DEVICE, torch.bfloat16, enabled=dtype != torch.float32)
+
+
 def take_turns(turns: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int = 1) -> Times:
     """Return the seconds per call for each round after the warm-up; a GPU is waited for once a turn."""
     times, order = {name: [] for name in turns}, list(turns)
@@ -69,6 +74,7 @@ def take_turns(turns: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int
 
 
 def row(
+    settings: Settings,
     case: str,
     unit: str,
     times: Times,
@@ -76,19 +82,18 @@ def row(
     ours: str = 'ours',
     gflop: float | None = None,
     dtype: torch.dtype = torch.float32,
-    rss: float | None = None,
 ) -> dict:
     """Return one row of the report: rates in `unit` if a turn does `work` units, and ratios to `ours`.
 
-    `gflop` per turn gives the share of the peak, that of a matrix product of `dtype`. `rss` is in GiB.
+    `gflop` per turn of the full model gives the share of the peak, that of a matrix product of `dtype`.
     """
-    ratios = {
-        name: [theirs / own for theirs, own in zip(times[name], times[ours], strict=True)]
-        for name in times
-        if name != ours
-    }
     median = {name: statistics.median(seconds) for name, seconds in times.items()}
-    peak = matmul_peak(torch.device(DEVICE), dtype) if gflop else None
+    ratios = {}
+    for name in [name for name in times if name != ours]:
+        ratios[name] = [theirs / own for theirs, own in zip(times[name], times[ours], strict=True)]
+    share = None
+    if gflop and not settings.quick:
+        share = gflop * 1e9 / median[ours] / matmul_peak(torch.device(DEVICE), dtype)
     return dict(
         case=case,
         unit=unit,
@@ -96,8 +101,8 @@ def row(
         libraries={name: work / median[name] for name in ratios},
         ratio={name: statistics.median(ratio) for name, ratio in ratios.items()},
         spread={name: [min(ratio), max(ratio)] for name, ratio in ratios.items()},
-        share_of_peak=gflop * 1e9 / median[ours] / peak if gflop else None,
-        peak_rss_gib=rss,
+        share_of_peak=share,
+        peak_rss_gib=None,
         machine=machine(),
     )
 
@@ -127,20 +132,12 @@ def peak_memory(function: Callable, *args: object) -> float:
 
     The process is forked from a small server: one that is spawned inherits the peak of this process.
     """
-    context = get_context('forkserver')
-    receive, send = context.Pipe(False)
-    arguments = (send, torch.get_num_threads(), function, *args)
-    process = context.Process(target=_send_peak, args=arguments)
-    process.start()
-    send.close()
-    try:
-        return receive.recv()
-    finally:
-        process.join()
+    with ProcessPoolExecutor(1, get_context('forkserver')) as pool:
+        return pool.submit(_measure_peak, torch.get_num_threads(), function, *args).result()
 
 
-def _send_peak(send: object, threads: int, function: Callable, *args: object) -> None:
+def _measure_peak(threads: int, function: Callable, *args: object) -> float:
     torch.set_num_threads(threads)
     function(*args)
     on_gpu = torch.cuda.max_memory_allocated() / 2**30 if DEVICE == 'cuda' else 0
-    send.send(on_gpu or peak_memory_mib() / 1024)
+    return on_gpu or peak_memory_mib() / 1024

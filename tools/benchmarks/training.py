@@ -99,10 +99,10 @@ def step(settings: Settings) -> Iterator[dict]:
         times = take_turns(turns, settings.rounds, warm_up, STEPS_PER_TURN)
         del turns
         cached = times.pop('cached')
+        work = settings.batch
         for kind, gflop in dict(online=GFLOP_CACHED + GFLOP_TOKENIZER, cached=GFLOP_CACHED).items():
-            work = settings.batch
-            total = None if settings.quick else gflop * work
-            yield row(f'step/{name}/{kind}', 'images/s', times, work, kind, total, dtype)
+            case = f'step/{name}/{kind}'
+            yield row(settings, case, 'images/s', times, work, kind, gflop * work, dtype)
             times['cached'] = cached  # compared with `online` too, but not the other way round
 
 
@@ -115,8 +115,8 @@ def tokenize(settings: Settings) -> Iterator[dict]:
         for library in settings.installed('mmpretrain'):
             turns[library] = other_training.tokenization(views * 0.8 + 0.1, settings, dtype)
         times = take_turns(turns, settings.rounds)
-        gflop = None if settings.quick else GFLOP_TOKENIZER * settings.batch
-        yield row(f'tokenize/{name}', 'images/s', times, settings.batch, gflop=gflop, dtype=dtype)
+        case, work, gflop = f'tokenize/{name}', settings.batch, GFLOP_TOKENIZER * settings.batch
+        yield row(settings, case, 'images/s', times, work, gflop=gflop, dtype=dtype)
 
 
 def memory(settings: Settings) -> Iterator[dict]:
@@ -127,8 +127,8 @@ def memory(settings: Settings) -> Iterator[dict]:
     for library in settings.installed('hf', 'mmpretrain'):
         peaks[library] = peak_memory(_one_step, their_step, library, large, dtype)
     single = {library: [peak] for library, peak in peaks.items()}
-    found = row(f'step/{name}/memory', 'GiB', single, 1.0, rss=peaks['ours'])
-    yield found | dict(ours=peaks.pop('ours'), libraries=peaks)
+    found, own = row(settings, f'step/{name}/memory', 'GiB', single, 1.0), peaks.pop('ours')
+    yield found | dict(ours=own, libraries=peaks, peak_rss_gib=own)
 
 
 def _one_step(make: object, *args: object) -> None:

@@ -7,6 +7,8 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from command_line import positive
+
 TOOLS = Path(__file__).parents[1]
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
@@ -15,8 +17,7 @@ LAUNCHERS = ('none', 'pytorch', 'slurm')
 class Launch:
     """Launcher of a stage, 'none' (one process), 'pytorch' (torchrun) or 'slurm', for `gpus` processes.
 
-    `time` limits a Slurm job, e.g. 24:00:00. Raises ValueError for several processes without a
-    launcher, or for Slurm without a partition.
+    Raises ValueError for several processes without a launcher, or for Slurm without a partition.
     """
 
     launcher: str = 'none'
@@ -25,8 +26,6 @@ class Launch:
     time: str | None = None
 
     def __post_init__(self):
-        if self.gpus < 1:
-            raise ValueError(f'--gpus {self.gpus}: expected at least 1')
         if self.launcher == 'none' and self.gpus > 1:
             raise ValueError(f'--gpus {self.gpus} needs --launcher pytorch or slurm')
         if self.launcher == 'slurm' and not self.partition:
@@ -41,7 +40,7 @@ def add_launch_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that recipe.py and reproduce.py share."""
     add = parser.add_argument
     add('--launcher', choices=LAUNCHERS, default='none', help='pytorch: torchrun; slurm: srun')
-    add('--gpus', type=int, default=1, metavar='N', help='processes per stage')
+    add('--gpus', type=positive, default=1, metavar='N', help='processes per stage')
     add('--partition', metavar='NAME', help='Slurm partition')
     add('--time', metavar='LIMIT', help='limit per Slurm job, e.g. 24:00:00')
     add('--dry-run', action='store_true', help='print the commands or Slurm jobs, run nothing')
@@ -83,13 +82,11 @@ def sbatch(
 
 def split_command(line: str) -> list[str]:
     """Split a line of `prepare`; `python` is this Python, and `tools/` is found from any folder."""
-    words = []
-    for word in shlex.split(line):
-        is_tool = word.startswith('tools/')
-        words.append(tool_path(word.removeprefix('tools/')) if is_tool else word)
-    if words[0] == 'python':
-        words[0] = sys.executable
-    return words
+    words = [
+        tool_path(word.removeprefix('tools/')) if word.startswith('tools/') else word
+        for word in shlex.split(line)
+    ]
+    return [sys.executable, *words[1:]] if words[0] == 'python' else words
 
 
 def shell_line(command: list[str]) -> str:

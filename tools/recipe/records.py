@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from beit_mm.checkpoint.folders import last_checkpoint
+
 from .chain import Stage
 
 FINISHED, BEGUN, PREPARED = 'stage.json', 'begun.json', 'prepare.json'
@@ -39,13 +41,9 @@ def digest(content: object) -> str:
 
 def find_checkpoint(stage_dir: Path) -> Path:
     """Return a stage's last checkpoint, also if the folder was moved. Raises FileNotFoundError."""
-    pointer = stage_dir / 'last_checkpoint'
-    path = stage_dir / Path(pointer.read_text().strip()).name if pointer.is_file() else pointer
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'no checkpoint in {stage_dir} ({path.name} not found): run this stage first'
-        )
-    return path
+    if path := last_checkpoint(stage_dir):
+        return path
+    raise FileNotFoundError(f'no checkpoint in {stage_dir}: run this stage first')
 
 
 def weight_options(weights: dict[str, str], work_dir: Path) -> list[str]:

@@ -5,13 +5,44 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from recipe.records import read_record
+from recipe.chain import Recipe
+from recipe.records import read_record, write_json
 
 from beit_mm.viz.pages import write_page
 
 from . import pictures
 from .run_report import TEMPLATES
-from .summary import JUDGED, rows, scalars, sentences, validations
+from .summary import (
+    JUDGED,
+    over_seeds,
+    rows,
+    scalars,
+    sentences,
+    summarize,
+    text_table,
+    validations,
+)
+
+
+def write_reports(recipe: Recipe, work_dir: Path, folders: list[Path]) -> None:
+    """Write summary.json into each seed's folder; that of all and report.html into the work dir.
+
+    Writes nothing before all stages of all seeds are finished.
+    """
+    names = [stage.name for stage in recipe.stages]
+    stage_dirs = [folder / name for folder in folders for name in names]
+    if missing := [str(path) for path in stage_dirs if not read_record(path)]:
+        print(f'Not finished yet: {", ".join(missing)}. The report follows the last stage.')
+        return
+    summaries = [summarize(folder, names) for folder in folders]
+    for folder, found in zip(folders, summaries, strict=True):
+        write_json(folder / 'summary.json', found)
+    combined = summaries[0] if len(summaries) == 1 else over_seeds(summaries)
+    write_json(work_dir / 'summary.json', combined)
+    print(f'\n{text_table(combined)}\n', flush=True)
+    path = work_dir / 'report.html'
+    write(path, folders[0], names, combined, recipe.title, recipe.note)
+    print(f'Report with pictures: {path}')
 
 
 def write(

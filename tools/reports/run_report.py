@@ -57,11 +57,6 @@ def _suggest_folder(stage_dir: Path) -> str:
     logs = stage_dir.rglob('vis_data/scalars.json')
     if runs := sorted({str(log.parents[2].relative_to(stage_dir)) for log in logs}):
         return f'expected one of {", ".join(runs)} in it'
-    if any(stage_dir.glob('*/*.log')):
-        return (
-            'its config has a visualizer without dict(type="LocalVisBackend") in vis_backends; '
-            'tools/train.py adds it'
-        )
     return 'expected a folder that tools/train.py has written (--work-dir)'
 
 

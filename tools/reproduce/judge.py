@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+import numpy as np
 from scipy import stats
 
 from .ablations import CLAIMS, TASKS, Claim
@@ -34,18 +35,10 @@ def sign_flip(differences: Sequence[float]) -> float:
     """
     if not 1 <= len(differences) <= MAX_SEEDS:
         raise ValueError(f'{len(differences)} differences: expected 1 to {MAX_SEEDS}')
-    observed = abs(math.fsum(differences))
+    signs = np.array(list(itertools.product((1, -1), repeat=len(differences))), np.int8)
+    sums = np.abs(signs @ np.array(differences, float))  # the first one has all signs as they are
     tolerance = 1e-9 * math.fsum(map(abs, differences))
-    extreme = 0
-    for signs in itertools.product((1, -1), repeat=len(differences)):
-        total = math.fsum(s * d for s, d in zip(signs, differences, strict=True))
-        extreme += abs(total) >= observed - tolerance
-    return extreme / 2 ** len(differences)
-
-
-def smallest_p(seeds: int) -> float:
-    """Return the smallest p that this number of seeds can reach."""
-    return 2 / 2**seeds
+    return float(np.mean(sums >= sums[0] - tolerance))
 
 
 def verdict(differences: Sequence[float]) -> str:
@@ -57,12 +50,10 @@ def verdict(differences: Sequence[float]) -> str:
 
 def values(figures: Figures, stage: str, metric: str) -> dict[str, float]:
     """Return seed → final value for the seeds that have it."""
-    found = {}
-    for seed, stages in figures.items():
-        value = stages.get(stage, {}).get('metrics', {}).get(metric)
-        if value is not None:
-            found[seed] = value
-    return found
+    final = {
+        s: stages.get(stage, {}).get('metrics', {}).get(metric) for s, stages in figures.items()
+    }
+    return {seed: value for seed, value in final.items() if value is not None}
 
 
 def differences(better: dict[str, float], worse: dict[str, float]) -> list[float]:

@@ -32,7 +32,7 @@ def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict])
         contradicted=[one for one in judged if one.verdict == CONTRADICTED],
         reversed=[one for one in judged if one.verdict == OPEN and one.here < 0],
         significance=judge.SIGNIFICANCE,
-        smallest_p=judge.smallest_p(len(figures)),
+        smallest_p=2 / 2 ** len(figures),
         units=UNITS,
         ablations=[_ablation_row(scale, figures, ablation) for ablation in ablations],
         crossings=_crossings(scale, figures, ablations),
@@ -66,15 +66,12 @@ def _crossings(scale: dict, figures: Figures, ablations: list[str]) -> list[list
         for labels in scale[task]['labels']:
             for ablation in [length for length in charts.LENGTHS if length in ablations]:
                 stages = [f'{task}/{labels}/{start}' for start in (ablation, 'scratch')]
-                pairs = judge.differences(
-                    *(judge.values(figures, stage, metric) for stage in stages)
-                )
-                if not pairs:
+                finals = [judge.values(figures, stage, metric) for stage in stages]
+                if not (pairs := judge.differences(*finals)):
                     continue
                 here, half = judge.interval(pairs)
-                steps = [
-                    step for step, _, is_sure in judge.gains(figures, *stages, metric) if is_sure
-                ]
+                gains = judge.gains(figures, *stages, metric)
+                steps = [step for step, _, is_sure in gains if is_sure]
                 when = f'{steps[0]} … {steps[-1]}' if steps else 'none'
                 gain = f'{_gap(here)} ± {_number(half, 2)}'
                 rows.append([task, labels, ABLATIONS[ablation].title, gain, when])

@@ -22,13 +22,9 @@ TOKENIZER = ('psnr', 'psnr_mean_color', 'vocab_size', 'codes_used', 'perplexity'
 METRICS = (*CURVES, *OVER_ALL_TOKENS, *TOKENIZER, 'marginal_accuracy')
 
 
-def path_of(out: Path, scale: str) -> Path:
-    return out / 'results' / f'{scale}.json'
-
-
 def read(out: Path, scale: str) -> dict:
     """Return the results of a scale, empty ones if there are none."""
-    return read_json(path_of(out, scale)) or dict(scale=scale, runs=[], seeds={})
+    return read_json(out / f'results/{scale}.json') or dict(scale=scale, runs=[], seeds={})
 
 
 def finished_digests(results: dict, seed: int) -> dict[str, str]:
@@ -37,8 +33,8 @@ def finished_digests(results: dict, seed: int) -> dict[str, str]:
     return {name: stage['digest'] for name, stage in stages.items()}
 
 
-def save_finished(results: dict, out: Path, runs: dict, command: list[str]) -> dict:
-    """Add the stages that are finished with the present inputs, and save the results.
+def save_finished(results: dict, out: Path, runs: dict, command: list[str]) -> None:
+    """Add the stages that are finished with the present inputs to `results`, and save them.
 
     `runs` maps a seed to its recipe, its settings and the digests of its stages.
     """
@@ -50,13 +46,10 @@ def save_finished(results: dict, out: Path, runs: dict, command: list[str]) -> d
             stages[name] = dict(digest=digests[name], **_read_stage(settings.work_dir / name))
         if names:
             run = describe_run(command)
-            earlier = results['runs']
+            results['runs'] += [] if run in results['runs'] else [run]
             seeds = results['seeds'] | {str(seed): stages}
-            by_number = {key: seeds[key] for key in sorted(seeds, key=int)}
-            made = earlier if run in earlier else [*earlier, run]
-            results = dict(scale=results['scale'], runs=made, seeds=by_number)
-            write_json(path_of(out, results['scale']), results)
-    return results
+            results['seeds'] = {key: seeds[key] for key in sorted(seeds, key=int)}
+            write_json(out / f'results/{results["scale"]}.json', results)
 
 
 def _read_stage(stage_dir: Path) -> dict:

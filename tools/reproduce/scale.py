@@ -3,7 +3,6 @@
 configs/reproduce/shapes.py explains the entries of a scale.
 """
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pprint import pformat
 
 from mmengine.config import Config
 
-from beit_mm.utils.config_tree import kind, nodes
+from beit_mm.utils.config_tree import kind, nodes, walk
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,10 @@ def write_config(path: Path, cfg: dict, origin: str) -> None:
 
 def data_options(cfg: dict, data: str) -> dict[str, str]:
     """Return options that move each `data_root` from 'data/' or 'data/quickstart/' to `data`."""
+    loaders = {name: node for name, node in cfg.items() if name.endswith('_dataloader')}
     options = {}
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for key, dataset in _datasets(loader, cfg.get(loader)):
-            parts = [p for p in Path(dataset['data_root']).parts if 'quickstart' not in p]
-            options[f'{key}.data_root'] = '/'.join([data, *parts[1:]])
-    return options
-
-
-def _datasets(key: str, node: object) -> Iterator[tuple[str, dict]]:
-    """Yield each dict with a `data_root` among the nested data sets of a loader, and its config key."""
-    while isinstance(node, dict):
+    for path, node in walk(loaders):
         if 'data_root' in node:
-            yield key, node
-        key, node = f'{key}.dataset', node.get('dataset')
+            parts = [part for part in Path(node['data_root']).parts if 'quickstart' not in part]
+            options[f'{path}.data_root'] = '/'.join([data, *parts[1:]])
+    return options

@@ -79,14 +79,10 @@ def test_the_papers_stages_take_weights_by_the_keys_and_lengths_of_their_configs
 
 def test_schedules_of_the_quickstart_end_with_its_stages(monkeypatch):
     monkeypatch.chdir(ROOT)
-    stages = chain.read_recipe('configs/quickstart/recipe.py', long=True).stages
-    for stage in stages:
+    for stage in chain.read_recipe('configs/quickstart/recipe.py', long=True).stages:
         cfg = Config.fromfile(stage.config)
         cfg.merge_from_dict({**stage.options, **{key: 'x.pth' for key in stage.weights}})
         last = cfg.train_cfg.max_iters
         assert cfg.param_scheduler[-1]['end'] == last, stage.name
         assert last % cfg.train_cfg.val_interval == 0, stage.name
         assert cfg.default_hooks.checkpoint.interval == last, stage.name
-        assert all(hook.get('iters', 0) <= last for hook in cfg.get('custom_hooks', []))
-    long = {stage.name.partition('/')[0] for stage in stages if stage.long}
-    assert long == {'classification-long', 'segmentation-long'}

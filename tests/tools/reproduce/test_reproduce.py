@@ -103,11 +103,6 @@ def test_the_page_in_docs_is_made_from_its_results(tmp_path):
     scale = Scale.read(ROOT / 'configs/reproduce/hour.py').cfg
     page.write(tmp_path, scale, 'hour', found['seeds'], found['runs'])
     assert (tmp_path / 'results.md').read_text() == (ROOT / 'docs/results.md').read_text()
-    # These ablations predict all tokens: their values are not those of masked tokens.
-    for stages in found['seeds'].values():
-        for ablation in ('recover-all', 'no-mask'):
-            metrics = stages.get(f'pretrain/{ablation}', {}).get('metrics', {})
-            assert all(name.endswith('_all') for name in metrics)
 
 
 COMMAND = [sys.executable, str(ROOT / 'tools/reproduce.py'), '--scale', 'tiny.py', '--out', 'out']

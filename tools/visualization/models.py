@@ -1,0 +1,58 @@
+"""Pages about a pre-training, a tokenizer and a segmentor."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from mmengine.config import Config
+
+from beit_mm.viz.fill import draw_filled, make_masks
+from beit_mm.viz.inputs import fit_size, read_image, resize
+from beit_mm.viz.model_weights import ModelWeights
+from beit_mm.viz.pages import write_page
+from beit_mm.viz.tokens import write_tokens
+
+
+def fill(args: Namespace) -> None:
+    weights, codes = ModelWeights(args.checkpoint), ModelWeights(args.tokenizer)
+    backbone, head, tokenizer = weights.backbone(), weights.mim_head(), codes.tokenizer()
+    if head.out_features != tokenizer.vocab_size:
+        raise ValueError(
+            f'{args.checkpoint} predicts {head.out_features} codes, {args.tokenizer} has '
+            f'{tokenizer.vocab_size}: pass the tokenizer of this pre-training'
+        )
+    fingerprint = weights.target_fingerprint()
+    if fingerprint and fingerprint != codes.tokenizer_fingerprint():
+        raise ValueError(
+            f'{args.checkpoint} was trained with another tokenizer than {args.tokenizer}: pass '
+            'the checkpoint that model.target.checkpoint of its config names'
+        )
+    masks = make_masks(args.ratios, args.masks, backbone.grid, args.seed)
+    images = []
+    for path in args.images:
+        image = read_image(path, weights.spec.in_channels)
+        columns, rows = draw_filled(
+            backbone, head, tokenizer, image, masks, weights.normalization, args.bands
+        )
+        images.append(dict(name=path.name, columns=columns, rows=rows))
+    write_page(args.out, 'fill.html', title='What pre-training predicts', images=images)
+
+
+def tokens(args: Namespace) -> None:
+    tokenizer = ModelWeights(args.tokenizer).tokenizer()
+    stride = tokenizer.stride
+    images = {}
+    for path in args.images:
+        image = read_image(path, tokenizer.in_channels)
+        size = fit_size(image.shape[:2], args.size or 14 * stride, stride)
+        images[str(path)] = resize(image, size, 'lanczos')
+    write_tokens(args.out, tokenizer, images, args.bands)
+
+
+def segment(args: Namespace) -> None:
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f'{args.config} not found: expected a config')
+    import beit_mm.registry  # noqa: F401  before mmseg
+    from beit_mm.viz import segments  # needs mmseg
+
+    model = segments.Segmentor(Config.fromfile(args.config), args.checkpoint)
+    segments.write_segments(args.out, model, args.images, args.labels, args.bands)
