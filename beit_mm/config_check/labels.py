@@ -9,8 +9,7 @@ from mmengine.registry import init_default_scope
 
 from ..compat import is_installed
 from ..data.class_numbers import Numbering, compare_classes, read_numbering
-from ..data.label_files import IGNORE
-from ..data.label_maps import check_label_maps, read_label_maps
+from ..data.label_maps import IGNORE, check_label_maps, read_label_maps
 from ..registry import DATASETS
 from ..utils.config_tree import get, kind, nodes, walk
 from .files import local_datasets

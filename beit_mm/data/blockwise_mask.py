@@ -52,10 +52,8 @@ def exact_blockwise_mask(
         mask = blockwise_mask(rng, grid, num_masked, min_block)
         if mask.sum() == num_masked:
             return mask
-    raise ValueError(
-        f'no mask of exactly {num_masked} of {grid[0]}×{grid[1]} patches in blocks of {min_block} '
-        'was found: change num_masked, lower min_block, or set exact=False'
-    )
+    given = f'exactly {num_masked} of {grid[0]}×{grid[1]} patches in blocks of {min_block}'
+    raise ValueError(f'no mask of {given}: change num_masked, lower min_block, or set exact=False')
 
 
 def random_mask(rng: np.random.Generator, grid: tuple[int, int], num_masked: int) -> np.ndarray:
@@ -79,11 +77,9 @@ class RandomMask(BaseTransform):
         check_sizes(1, grid=grid)
         check_integers(1, num_masked=num_masked)
         self.grid, self.num_masked = as_pair(grid), num_masked
-        patches = math.prod(self.grid)
-        if num_masked > patches:
-            raise ValueError(
-                f'num_masked={num_masked}: grid={self.grid} has {patches} patches. Set 1 … {patches}'
-            )
+        if num_masked > (most := math.prod(self.grid)):
+            given = f'num_masked={num_masked}: grid={self.grid}'
+            raise ValueError(f'{given} has {most} patches. Set 1 … {most}')
 
     def transform(self, results: dict) -> dict:
         results['mask'] = random_mask(_generator(), self.grid, self.num_masked)
@@ -109,13 +105,11 @@ class BlockwiseMask(RandomMask):
         super().__init__(grid, num_masked)
         check_integers(1, min_block=min_block)
         if min_block > num_masked:
-            raise ValueError(
-                f'num_masked={num_masked} is smaller than min_block={min_block}: lower min_block'
-            )
+            given = f'num_masked={num_masked} is smaller than min_block={min_block}'
+            raise ValueError(f'{given}: lower min_block')
         if min(self.grid) < 2:
-            raise ValueError(
-                f'grid={grid} has one row or column, so no block is smaller: use beit_mm.RandomMask'
-            )
+            given = f'grid={grid} has one row or column'
+            raise ValueError(f'{given}, so no block is smaller: use beit_mm.RandomMask')
         self.min_block = min_block
         self.draw_mask = exact_blockwise_mask if exact else blockwise_mask
 

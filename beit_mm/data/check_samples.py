@@ -1,11 +1,12 @@
 """Checks of all data sets of a run: every file is read correctly, or an error names it."""
 
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from ..registry import HOOKS
+from ..utils.unwrap_model import unwrap_model
 from .class_numbers import describe_difference
 from .image_files import MAX_PIXELS
 from .image_folders import check_folder
@@ -22,9 +23,8 @@ def check_samples(
 ) -> Dataset:
     """Make a data set raise BadSample for every file that it cannot read correctly.
 
-    Replaces the loaders in place, also inside of wrappers and of test-time augmentation, and checks
-    folders on rank 0 (`check_folder`). Calling it again changes nothing. `num_classes` is by
-    default the number of classes that the data set names.
+    Replaces the loaders in place, and checks folders on rank 0. Calling it again changes nothing.
+    `num_classes` is by default the number of classes that the data set names.
     """
     for leaf in leaves(dataset):
         steps = leaf.pipeline.transforms
@@ -51,18 +51,16 @@ def expect_channels(dataset: Dataset, mean: object) -> None:
 
 @HOOKS.register_module()
 class CheckSamples(Hook):
-    """Hook that checks the samples of all data sets of a run, whether in a SeededDataset or not.
+    """Hook of every run that checks the samples of all data sets (`check_samples`).
 
     Every `SHARE_INTERVAL` iterations it counts the skipped samples of all ranks together. It raises
     ValueError if a checkpoint is tested on data that numbers the same classes differently.
-
-    `tools/train.py` and `tools/test.py` add this hook to every run.
     """
 
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
-        model = getattr(runner.model, 'module', runner.model)
+        model = unwrap_model(runner)
         mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             if hasattr(loop, 'dataloader'):  # a loop that this run does not need is still a dict
@@ -70,8 +68,7 @@ class CheckSamples(Hook):
 
     def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         dataset = runner.train_dataloader.dataset
-        is_time = self.every_n_train_iters(runner, SHARE_INTERVAL)
-        if is_time and get_world_size() > 1 and hasattr(dataset, 'share_bad'):
+        if self.every_n_train_iters(runner, SHARE_INTERVAL) and hasattr(dataset, 'share_bad'):
             dataset.share_bad()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

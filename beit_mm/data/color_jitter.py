@@ -52,11 +52,9 @@ class ColorJitter(BaseTransform):
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
     def transform(self, results: dict) -> dict:
-        if results['img'].shape[2:] != (3,):
-            raise ValueError(
-                f'{results.get("img_path")} has the shape {results["img"].shape}, but ColorJitter '
-                'is defined for RGB images only. Remove it from the pipeline'
-            )
+        if (shape := results['img'].shape)[2:] != (3,):
+            path, expected = results.get('img_path'), 'an RGB image. Remove ColorJitter'
+            raise ValueError(f'{path} has the shape {shape}, expected {expected}')
         order = np.random.permutation(4)  # with hue, which the official code leaves unchanged
         factors = {}
         for step, strength in enumerate((self.brightness, self.contrast, self.saturation)):

@@ -82,6 +82,16 @@ def read_bytes(path: str, backend_args: dict | None = None) -> bytes:
     return content
 
 
+def read_shape(path: str) -> tuple[tuple[int, int], int] | None:
+    """Return (height, width) of an image as shown, and its EXIF orientation; None if unreadable."""
+    try:
+        with Image.open(path) as image:
+            orientation = exif_orientation(image)
+            return image.size if orientation >= 5 else image.size[::-1], orientation
+    except Exception:  # it is reported when the image is read
+        return None
+
+
 @contextmanager
 def decoding(path: str, content: bytes = b'') -> Iterator[None]:
     """Turn every exception of a decoder into a BadSample that names the file."""

@@ -1,5 +1,6 @@
 """Folders of images: which files are listed, and what the list hides."""
 
+import copy
 import logging
 import os
 from collections import Counter
@@ -9,27 +10,23 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from PIL import Image
 
-from ..utils.config_tree import kind
+from ..utils.config_tree import kind, nodes
 from .image_files import SUFFIXES, BadSample
 
 
-def list_readable(config: object) -> object:
+def list_readable(config: dict) -> dict:
     """Return a data set's config in which each data set of class folders lists all `SUFFIXES`.
 
     mmpretrain's default excludes `.webp`, `.tiff` and `.npy`. `extensions` of a config is kept.
     """
-    if isinstance(config, list | tuple):
-        return type(config)(map(list_readable, config))
     if not isinstance(config, dict):
         return config
-    copy = type(config)(config)
-    for key, value in config.items():
-        if key != 'pipeline':
-            copy[key] = list_readable(value)
-    has_folders = kind(copy) in ('CustomDataset', 'ImageNet', 'ImageNet21k')
-    if has_folders and not copy.get('ann_file'):
-        copy.setdefault('extensions', SUFFIXES)
-    return copy
+    config = copy.deepcopy(config)
+    for node in nodes(config):
+        has_folders = kind(node) in ('CustomDataset', 'ImageNet', 'ImageNet21k')
+        if has_folders and not node.get('ann_file'):
+            node.setdefault('extensions', SUFFIXES)
+    return config
 
 
 def check_folder(dataset: BaseDataset, skip_bad: bool = False) -> None:
@@ -53,10 +50,8 @@ def check_folder(dataset: BaseDataset, skip_bad: bool = False) -> None:
             message = f'{file.path} is a broken link to {os.readlink(file.path)}. Fix or remove it'
             if is_listed(file.path) and not skip_bad:
                 raise BadSample(message)
-            if is_listed(file.path):
-                _warn(f'skipped: {message}')
-            elif not suffix:
-                _warn(f'{message}. If it was a folder, its images are missing')
+            if is_listed(file.path) or not suffix:  # which may have been a folder of images
+                _warn(message)
         elif is_listed(file.path):
             empty_classes.discard(file.path[len(folder) :].lstrip(os.sep).partition(os.sep)[0])
         elif suffix.lower() in suffixes:
@@ -67,10 +62,8 @@ def check_folder(dataset: BaseDataset, skip_bad: bool = False) -> None:
         _warn(f'{folder} has images that are not listed: {counts}. Convert them, or set {setting}')
     if empty_classes:
         path = os.path.join(folder, min(empty_classes))
-        raise ValueError(
-            f'{path} is the folder of a class, but has no image ({", ".join(listed)}). Add images, '
-            'or remove the folder in every split'
-        )
+        text = f'{path} is the folder of a class, but has no image ({", ".join(listed)})'
+        raise ValueError(f'{text}. Add images, or remove the folder in every split')
 
 
 def _files(folder: str) -> Iterator[os.DirEntry]:

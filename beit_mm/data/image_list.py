@@ -64,10 +64,9 @@ class ImageList(BaseDataset):
         if self.with_label:
             name, _, label = name.strip().rpartition(' ')
             if not label.isdecimal():
-                raise ValueError(
-                    f'{self.ann_file}: the line {os.fsdecode(line)!r} has no label, expected a '
-                    'path, a space and a class number. Add the label, or set with_label=False'
-                )
+                given = f'{self.ann_file}: the line {os.fsdecode(line)!r} has no label'
+                expected = 'expected a path, a space and a class number'
+                raise ValueError(f'{given}, {expected}. Add it, or set with_label=False')
             info['gt_label'] = int(label)
         path = os.path.join(self.data_prefix['img_path'], name)
         return dict(img_path=path, **info, sample_idx=index)

@@ -15,12 +15,10 @@ from .image_files import (
     MAX_PIXELS,
     BadSample,
     decoding,
-    exif_orientation,
-    open_image,
-    read_bytes,
     read_image,
+    read_shape,
 )
-from .label_files import read_labels, to_classes
+from .label_maps import read_labels, to_classes
 
 MMSEG_LOADER = 'mmseg.datasets.transforms.loading.LoadAnnotations'
 
@@ -78,26 +76,20 @@ class ReadLabels(BaseTransform):
                 f'reduce_zero_label is {reduce_zero} in the data set and {not reduce_zero} in '
                 'LoadAnnotations: make them equal'
             )
-        orientation = results.get('exif_orientation') or self._check_orientation(results)
+        orientation, image = results.get('exif_orientation'), results['img_path']
+        if not orientation and (read_shape(image) or (None, 1))[1] != 1:  # a loader was kept
+            raise BadSample(
+                f'{image} has an EXIF orientation, and its loader has settings that do not tell '
+                'whether it is turned. Turn the pixels and remove the tag'
+            )
         labels = read_labels(
-            path, results['ori_shape'], orientation, self.max_pixels, self.loader.backend_args
+            path, results['ori_shape'], orientation or 1, self.max_pixels, self.loader.backend_args
         )
         results['gt_seg_map'] = to_classes(
             path, labels, self.num_classes, reduce_zero, results.get('label_map')
         )
         results['seg_fields'].append('gt_seg_map')
         return results
-
-    def _check_orientation(self, results: dict) -> int:
-        """Return 1; raise BadSample if a loader that was kept may have turned the image."""
-        path = results['img_path']
-        with open_image(path, read_bytes(path), self.max_pixels) as image:
-            if exif_orientation(image) != 1:
-                raise BadSample(
-                    f'{path} has an EXIF orientation, and its loader has settings that do not tell '
-                    'whether it is turned. Turn the pixels and remove the tag'
-                )
-        return 1
 
 
 def replace_loaders(

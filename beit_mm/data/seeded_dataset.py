@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import Compose
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
@@ -20,7 +20,7 @@ from .image_files import MAX_PIXELS, BadSample
 from .image_folders import list_readable
 from .loaders import leaves
 from .seeded import seed_all, seeded
-from .token_cache import TokenCache, probe_keys
+from .token_cache import TokenCache
 from .two_views import TwoViews
 
 MASK_KEY = 2  # fourth number of the key of a mask whose crop was made in an earlier epoch
@@ -31,19 +31,18 @@ class SeededDataset(Dataset):
     """Data set that seeds the transforms of another one and checks its files (`check_samples`).
 
     What the transforms draw depends only on (seed, epoch, index), which `KeyedSampler` gives. For
-    the plain indices of other samplers the epoch is 0, as in validation.
+    plain indices the epoch is 0, as in validation.
 
     Args:
         seed: by default `randomness.seed` of the run.
         on_bad_sample: 'raise' a BadSample, or 'skip' to another sample, which is a function of
             (seed, epoch, index) too, and log each file once.
-        max_bad_share: a run with 'skip' stops if a larger share of the samples is bad. Workers
-            count together, ranks every 500 iterations.
+        max_bad_share: a run with 'skip' stops if a larger share of the samples is bad.
         max_pixels: larger images are bad.
         num_crops: number of different crops per image. The transforms up to `TwoViews` then depend
-            on (seed, crop, index), where crop = epoch mod `num_crops`, the others still on epoch.
-        token_cache: folder of `tools/cache_tokens.py`, from which `token_ids` are read in place of the
-            token view. It determines `num_crops`.
+            on (seed, epoch mod `num_crops`, index).
+        token_cache: folder of `tools/cache_tokens.py`, from which `token_ids` are read in place of
+            the token view. It determines `num_crops`.
         pipeline: replaces the pipeline of `dataset`, as mmpretrain's kfold-cross-valid.py needs.
     """
 
@@ -114,7 +113,7 @@ class SeededDataset(Dataset):
 
     def share_bad(self) -> None:
         """Count the bad samples of all ranks together. All ranks have to call this."""
-        if self.skip:
+        if self.skip and get_world_size() > 1:
             bad = self.bad.to(torch.uint8)
             all_reduce(bad, 'max')
             self.bad.copy_(bad)
@@ -123,10 +122,9 @@ class SeededDataset(Dataset):
     def _check_share(self, last: str = '') -> None:
         count = int(self.bad.sum())
         if count > self.max_bad_share * len(self):
-            raise ValueError(
-                f'{count} of {len(self)} samples are bad, more than max_bad_share='
-                f'{self.max_bad_share}{last}. List all with `python tools/check_data.py CONFIG`'
-            )
+            given = f'{count} of {len(self)} samples are bad, more than max_bad_share='
+            advice = 'List all with `python tools/check_data.py CONFIG`'
+            raise ValueError(f'{given}{self.max_bad_share}{last}. {advice}')
 
     # -- repeated crops and the token cache --------------------------------------------------------
 
@@ -134,10 +132,8 @@ class SeededDataset(Dataset):
         if self.num_crops not in (None, cache.num_crops):
             given = f'num_crops={self.num_crops}, but the token cache {cache.path}'
             raise ValueError(f'{given} has {cache.num_crops}: remove num_crops')
-        cache.check(self.about)
-        cache.check_names(len(self), self.path_of)
+        cache.check_dataset(self)
         cache.check_finished()
-        cache.check_probe(self.token_views(probe_keys(*cache.shape[:2])))
         self.keep_views('patch_view')
         self.num_crops, self.tokens = cache.num_crops, cache
 
@@ -173,11 +169,7 @@ class SeededDataset(Dataset):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    @property
-    def metainfo(self) -> dict:
-        return self.dataset.metainfo
-
-    METAINFO = metainfo  # for mmseg's browse_dataset.py
+    METAINFO = property(lambda self: self.metainfo)  # for mmseg's browse_dataset.py
 
     @property
     def pipeline(self) -> Compose:
@@ -225,10 +217,7 @@ def _crop_pipelines(config: dict) -> list:
     """Return the pipelines of a data set's config up to `TwoViews`, as JSON."""
     found = []
     for node in nodes(config):
-        steps = list(node.get('pipeline') or ())
-        kinds = [kind(step) for step in steps]
+        kinds = [kind(step) for step in node.get('pipeline') or ()]
         if 'TwoViews' in kinds:
-            steps = steps[: kinds.index('TwoViews') + 1]
-            text = json.dumps(steps, sort_keys=True, default=lambda value: type(value).__name__)
-            found.append(json.loads(text))
-    return found
+            found.append(node['pipeline'][: kinds.index('TwoViews') + 1])
+    return json.loads(json.dumps(found, default=lambda value: type(value).__name__))

@@ -17,11 +17,13 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import Dataset
 
 BLOCK = 256  # images that are written and marked as done together
 NAMES_CHECKED = 1000  # when a cache is opened; every other name is checked when it is read
@@ -44,28 +46,24 @@ class TokenCache:
 
     @classmethod
     def create(
-        cls,
-        path: str | Path,
-        shape: Sequence[int],
-        about: dict,
-        path_of: Callable[[int], str],
-        probe: np.ndarray,
+        cls, path: str | Path, grid: Sequence[int], tokenizer: dict, dataset: Dataset
     ) -> 'TokenCache':
         """Create an empty cache, or open the one that another process creates at the same time.
 
-        `shape` is [crops, images, h, w], `about` as in `check`, `probe` the views of `probe_keys`.
+        `tokenizer` says what the ids of a SeededDataset depend on in addition to `dataset.about`.
         """
-        path = Path(path)
-        num_crops, images = shape[:2]
+        path, num_crops, images = Path(path), dataset.num_crops, len(dataset)
         draft = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
         draft.mkdir(parents=True)
+        shape = [num_crops, images, *grid]
         for name, size in dict(ids=2 * math.prod(shape), done=num_crops * _blocks(images)).items():
             with open(draft / name, 'wb') as file:
                 file.truncate(size)  # zeros, which need no space before they are written
-        names = (_hash_name(path_of(index)) for index in range(images))
+        names = (_hash_name(dataset.path_of(index)) for index in range(images))
         np.fromiter(names, '<u4', images).tofile(draft / 'names')
-        np.save(draft / 'probe.npy', probe)
-        (draft / 'about.json').write_text(json.dumps(dict(shape=list(shape), **about), indent=1))
+        np.save(draft / 'probe.npy', dataset.token_views(probe_keys(num_crops, images)))
+        about = dict(shape=shape, **tokenizer, **dataset.about)
+        (draft / 'about.json').write_text(json.dumps(about, indent=1))
         try:
             draft.rename(path)
         except OSError:
@@ -82,16 +80,18 @@ class TokenCache:
             if self.about[key] != value:
                 self._refuse(f'{key}: {_describe_difference(self.about[key], value)}')
 
-    def check_names(self, images: int, path_of: Callable[[int], str]) -> None:
-        """Raise ValueError if a run has other images. Some paths are checked here, others in `read`."""
-        if images != self.images:
-            self._refuse(f'list: it has {self.images} images, the data set {images}')
-        places = np.linspace(0, images - 1, NAMES_CHECKED).astype(int)
-        for index in np.unique(places).tolist():
-            self._check_name(index, path_of(index))
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Raise ValueError if a SeededDataset makes other crops, or of other images.
 
-    def check_probe(self, views: np.ndarray) -> None:
-        """Raise ValueError if the token views of `probe_keys` are not those of the cache."""
+        Some paths are checked here, the others in `read`.
+        """
+        self.check(dataset.about)
+        if len(dataset) != self.images:
+            self._refuse(f'list: it has {self.images} images, the data set {len(dataset)}')
+        places = np.linspace(0, self.images - 1, NAMES_CHECKED).astype(int)
+        for index in np.unique(places).tolist():
+            self._check_name(index, dataset.path_of(index))
+        views = dataset.token_views(probe_keys(self.num_crops, self.images))
         probe = np.load(self.path / 'probe.npy').astype(int)
         difference = np.abs(probe - views).mean((1, 2, 3)).max()
         if difference > MAX_PROBE_DIFFERENCE:
@@ -182,8 +182,7 @@ def _write(path: Path, offset: int, content: bytes) -> None:
 def _describe_difference(cached: object, given: object) -> str:
     """Say what differs; of two lists, the first elements that differ."""
     if isinstance(cached, list) and isinstance(given, list):
-        for pair in zip(cached, given, strict=False):
+        for pair in zip_longest(cached, given):
             if pair[0] != pair[1]:
                 return _describe_difference(*pair)
-        return f'the cache has {len(cached)} steps, the run {len(given)}'
     return f'the cache has {cached}, the run {given}'

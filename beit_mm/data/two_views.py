@@ -22,10 +22,7 @@ def random_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-    """Return (top, left, height, width) as torchvision's RandomResizedCrop draws them.
-
-    If none of ten draws fits, this is the largest central crop of an allowed ratio.
-    """
+    """Return (top, left, height, width) as torchvision's RandomResizedCrop draws them."""
     height, width = size
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -33,7 +30,7 @@ def random_crop(
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.randint(height - h + 1)), int(rng.randint(width - w + 1)), h, w
-    aspect = min(max(width / height, ratio[0]), ratio[1])
+    aspect = min(max(width / height, ratio[0]), ratio[1])  # of the largest central crop
     w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
     return (height - h) // 2, (width - w) // 2, h, w
 
@@ -101,10 +98,9 @@ class TwoViews(BaseTransform):
     def transform(self, results: dict) -> dict:
         image, color = results['img'], results.pop('color_matrix', None)
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise ValueError(
-                f'TwoViews got {image.dtype} of shape {image.shape}, expected uint8 [H, W] or '
-                '[H, W, channels]: load without to_float32, and normalize in the data preprocessor'
-            )
+            given, expected = f'{image.dtype} of shape {image.shape}', 'uint8 [H, W] or [H, W, C]'
+            advice = 'load without to_float32, and normalize in the data preprocessor'
+            raise ValueError(f'TwoViews got {given}, expected {expected}: {advice}')
         if self.scale:
             top, left, h, w = random_crop(np.random, image.shape[:2], self.scale, self.ratio)
             image = image[top : top + h, left : left + w]
@@ -129,9 +125,7 @@ class PackViews(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         if 'color_matrix' in results:
-            raise ValueError(
-                'ColorJitter comes after TwoViews, which applies it: move ColorJitter before TwoViews'
-            )
+            raise ValueError('TwoViews applies ColorJitter: move ColorJitter before TwoViews')
         views = [name for name in ('patch_view', 'token_view') if name in results]
         inputs = {name: torch.from_numpy(channels_first(results[name])) for name in views}
         if 'mask' in results:

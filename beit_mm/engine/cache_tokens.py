@@ -24,7 +24,7 @@ from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
 from ..data.seeded_dataset import SeededDataset
-from ..data.token_cache import BLOCK, TokenCache, probe_keys
+from ..data.token_cache import BLOCK, TokenCache
 from ..models import TokenTarget
 from ..registry import DATASETS, MODELS
 from ..utils.cfg_options import Options
@@ -111,13 +111,12 @@ def build_target(cfg: Config) -> TokenTarget:
 
 def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> TokenCache:
     """Return the cache at `path`, or create it; ValueError if it has other contents."""
-    about = dict(tokenizer=target.fingerprint(), dtype=str(target.dtype)) | dataset.about
-    views = dataset.token_views(probe_keys(dataset.num_crops, len(dataset)))
+    tokenizer = dict(tokenizer=target.fingerprint(), dtype=str(target.dtype))
     if not (path / 'about.json').exists() and get_dist_info()[0] == 0:
         if target.channels > 1 << 16:
             raise ValueError(f'{target.channels} codes do not fit the 16 bits of an id')
-        shape = (dataset.num_crops, len(dataset), *compute_ids(target, views[:1]).shape[1:])
-        TokenCache.create(path, shape, about, dataset.path_of, views)
+        grid = compute_ids(target, dataset.token_views([(0, 0)])).shape[1:]
+        TokenCache.create(path, grid, tokenizer, dataset)
     barrier()
     cache = TokenCache(path)
     if cache.num_crops != dataset.num_crops:
@@ -125,9 +124,8 @@ def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> Token
             f'{path} has {cache.num_crops} crops per image, not {dataset.num_crops}: '
             'set another --out'
         )
-    cache.check(about)
-    cache.check_names(len(dataset), dataset.path_of)
-    cache.check_probe(views)
+    cache.check(tokenizer)
+    cache.check_dataset(dataset)
     return cache
 
 

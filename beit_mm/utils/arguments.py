@@ -71,23 +71,18 @@ def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def pretrained_checkpoint(init_cfg: dict | None, model: str) -> str | None:
-    """Return the checkpoint that the `init_cfg` of a `model` names; None means: from scratch.
-
-    Raises ValueError for an `init_cfg` that is not `dict(type='Pretrained', checkpoint=…)`.
-    """
-    if not init_cfg:
-        return None
-    is_dict = isinstance(init_cfg, dict)
-    if not is_dict or init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg:
-        expected = "dict(type='Pretrained', checkpoint=…) or None"
-        raise ValueError(f'init_cfg={init_cfg}: {model} expected {expected}')
-    return init_cfg['checkpoint']
+    """Return the checkpoint that the `init_cfg` of a `model` names; None means: from scratch."""
+    match init_cfg or dict(type='Pretrained', checkpoint=None):
+        case {'type': 'Pretrained', 'checkpoint': checkpoint}:
+            return checkpoint
+    expected = "dict(type='Pretrained', checkpoint=…) or None"
+    raise ValueError(f'init_cfg={init_cfg}: {model} expected {expected}')
 
 
-def join_names(names: Sequence[str], most: int = 8) -> str:
+def join_names(names: Sequence[object], most: int = 8) -> str:
     """Return the first `most` names for a message, and the number of names if there are more."""
     rest = f' … ({len(names)})' if len(names) > most else ''
-    return ', '.join(names[:most]) + rest if names else 'none'
+    return ', '.join(map(str, names[:most])) + rest if names else 'none'
 
 
 def _is_integer(value: object, least: int) -> bool:

@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmseg.evaluation import IoUMetric
 
 from ..checkpoint.loading import channels_of, load_model
-from ..data.label_files import IGNORE
+from ..data.label_maps import IGNORE
 from ..data.loaders import ReadLabels, replace_loaders
 from .images import overlay_classes, overlay_errors, pick_error_color
 from .inputs import read_image, to_rgb

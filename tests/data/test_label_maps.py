@@ -1,14 +1,67 @@
-"""Label maps that cannot be learned are named, by the values that they hold."""
+"""Label maps are read as mmseg reads them or named; what cannot be learned is named by its values."""
 
 import bad_files
 import numpy as np
 import pytest
 from bad_files import MAPS, grey, jpeg, write
+from PIL import Image
 
-from beit_mm.data.label_maps import check_label_maps, read_label_maps
+from beit_mm.data.image_files import BadSample, apply_orientation
+from beit_mm.data.label_maps import check_label_maps, read_label_maps, read_labels, to_classes
 
 pytestmark = pytest.mark.any_stack
-ONE, TWO, THREE = ['object'], ['ground', 'object'], ['ground', 'cat', 'dog']
+SHOWN = (bad_files.HEIGHT, bad_files.WIDTH)
+
+
+def mmseg_reads(path: str, reduce: bool, label_map: dict | None = None) -> np.ndarray:
+    loading = pytest.importorskip('mmseg.datasets.transforms.loading')
+    given = dict(seg_map_path=path, seg_fields=[], reduce_zero_label=reduce, label_map=label_map)
+    return loading.LoadAnnotations().transform(given)['gt_seg_map']
+
+
+@pytest.mark.parametrize('name', [name for name, (_, error) in MAPS.items() if not error])
+def test_a_label_map_is_read_as_mmseg_reads_it(tmp_path, name):
+    path = str(bad_files.write(tmp_path / 'map.png', MAPS[name][0]()))
+    found = to_classes(path, read_labels(path, SHOWN), 3, True)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, mmseg_reads(path, True))
+
+
+@pytest.mark.parametrize('reduce', [True, False])
+@pytest.mark.parametrize('label_map', [None, {0: 1, 1: 0, 2: 255}, {0: 255, 1: 255, 2: 0}])
+def test_every_value_becomes_what_mmseg_makes_of_it(tmp_path, reduce, label_map):
+    labels = np.array([[0, 1, 2, 255], [2, 1, 0, 3 if reduce else 2]], np.uint8)
+    path = str(bad_files.write(tmp_path / 'map.png', bad_files.grey(labels)))
+    expected = mmseg_reads(path, reduce, label_map)
+    np.testing.assert_array_equal(to_classes('a', labels, 3, reduce, label_map), expected)
+    labels[0, 0] = wrong = 4 if reduce else 3
+    with pytest.raises(BadSample, match=f'value {wrong}, expected {int(reduce)} … '):
+        to_classes('a', labels, 3, reduce, label_map)
+
+
+@pytest.mark.parametrize('orientation', range(2, 9))
+def test_a_map_of_a_turned_photo_is_turned_with_it_kept_or_refused(orientation, tmp_path):
+    def read(labels: np.ndarray, shown: tuple[int, int], **options) -> np.ndarray:
+        content = bad_files.encoded(Image.fromarray(labels), **options)
+        return read_labels(str(bad_files.write(tmp_path / 'a.png', content)), shown, orientation)
+
+    stored = bad_files.ids()
+    shown = apply_orientation(stored, orientation)
+    if orientation >= 5:
+        for given in (stored, shown):
+            np.testing.assert_array_equal(read(given, shown.shape), shown)
+    else:
+        with pytest.raises(BadSample, match=f'EXIF orientation {orientation}, .*does not tell'):
+            read(shown, shown.shape)
+    with pytest.raises(BadSample, match='does not tell'):
+        read(stored[:, :48], (48, 48))
+    tagged = read(stored, shown.shape, exif=bad_files.exif(orientation))
+    np.testing.assert_array_equal(tagged, shown)
+
+
+# -- what cannot be learned ---------------------------------------------------------------------------
+
+TWO, THREE = ['ground', 'object'], ['ground', 'cat', 'dog']
 
 
 def made(root, *values: list[int], total: int | None = None):
@@ -27,14 +80,12 @@ CASES = {
     '0 and 1 with True': ([[0, 1]], TWO, True, [
         "'ground' is the only class in 1 label map, so there is nothing to learn. The values are 0,",
         '1 with reduce_zero_label=True. Set reduce_zero_label'], True),
-    '0 and 1 with True, one class': ([[0, 1]], ONE, True, ["'object' is the only class"], True),
     '0 and 255 with False': ([[0, 255], [0, 0]], TWO, False, [
         "'ground' is the only class in 2 label maps", 'The values are 0, 255', 'Set reduce_zero'], True),
     '0 and 255 with True': ([[0, 255]], TWO, True, ['no pixel has a class in 1 label map'], True),
     '1, 2 and 255 with False': ([[1, 2, 255]], TWO, False, [
         'values 2 in 1 of 1 label map, e.g. ', 'maps/0.png: expected 0 … 1 for classes, 255',
         'Set reduce_zero_label of the data set'], True),
-    'ground alone': ([[0, 0], [0, 0]], TWO, False, ["'ground' is the only class in 2"], True),
     'several values without a class': ([[0, 6, 7, 8], [1, 8], [0, 1]], TWO, False, [
         'values 6, 7, 8 in 2 of 3 label maps, e.g. ', 'maps/0.png: expected 0 … 1'], True),
     'an absent class': ([[0, 1]], THREE, False, ["1 label map has these classes: 'dog'"], False),

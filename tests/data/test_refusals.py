@@ -37,7 +37,7 @@ def line(content: bytes):
 MANY_BITS = 'has 16 bits per channel, expected 8. Scale all files alike'
 REFUSALS = [
     (lambda _: TwoViews()(dict(img=photo() / 255)), r'TwoViews got float64 of .*, expected uint8 \[H, W\]'),
-    (lambda _: ColorJitter()(dict(img=photo()[..., :1])), 'ColorJitter is defined for RGB images only. Remove'),
+    (lambda _: ColorJitter()(dict(img=photo()[..., :1])), 'expected an RGB image. Remove ColorJitter'),
     (lambda _: PackViews()(ColorJitter()(dict(img=photo()))), 'move ColorJitter before TwoViews'),
     (image(npy(6, 7, 4)), r"the shape \(6, 7, 4\), expected \[H, W, 3\].*color_type='unchanged'"),
     (image(npy(6, 7, 3, dtype='f4')), 'has values of float32, expected uint8. Scale all files alike'),

@@ -234,15 +234,14 @@ def dies(cfg: Config, path: Path, at: int) -> None:
     make(cfg, path)
 
 
-def test_a_second_creator_opens_the_cache_of_the_first(cache, tmp_path):
-    about = json.loads((cache / 'about.json').read_text())
-    shape, path = about.pop('shape'), tmp_path / 'new'
-    first = TokenCache.create(path, shape, about, '{}.png'.format, np.zeros((4, 3, 8, 8), np.uint8))
-    first.write(1, 2, np.full((2, *first.grid), 65535))
-    second = TokenCache.create(path, shape, about, '{}.jpg'.format, np.ones((4, 3, 8, 8), np.uint8))
-    assert len(second.list_missing()) == 5
-    assert (second.read(1, 11, '11.png') == 65535).all()
-    assert [each.name for each in tmp_path.iterdir()] == ['new']
+def test_a_second_creator_opens_the_cache_of_the_first(data, tmp_path):
+    path, images = tmp_path / 'caches/new', dataset(config(data, tmp_path, num_crops=CROPS))
+    first = TokenCache.create(path, (8, 8), dict(tokenizer=1), images)
+    first.write(1, 2, np.full((2, 8, 8), 65535))
+    second = TokenCache.create(path, (8, 8), dict(tokenizer=2), images)
+    assert len(second.list_missing()) == 5 and second.about['tokenizer'] == 1
+    assert (second.read(1, 11, images.path_of(11)) == 65535).all()
+    assert [each.name for each in path.parent.iterdir()] == ['new']
 
 
 def test_ids_are_mapped_and_not_pickled(cache):

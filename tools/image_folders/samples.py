@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from beit_mm.data.check_samples import check_samples, expect_channels
 from beit_mm.data.image_files import MAX_PIXELS, BadSample
 from beit_mm.data.image_folders import list_readable
-from beit_mm.data.label_files import IGNORE
+from beit_mm.data.label_maps import IGNORE
 from beit_mm.data.loaders import leaves, read_sample
 from beit_mm.registry import DATASETS
 from beit_mm.utils.config_tree import kind

@@ -14,7 +14,7 @@ from beit_mm.data.image_files import (
     expand_palette,
     has_16_bits_per_channel,
 )
-from beit_mm.data.label_files import read_labels
+from beit_mm.data.label_maps import read_labels
 
 JPEG = ('.jpg', '.jpeg')
 MODES = ('L', 'LA', 'RGB', 'RGBA', 'CMYK')  # 8 bits per channel
