@@ -10,18 +10,11 @@ import torch
 from mmengine.logging import MessageHub, MMLogger
 from reports import run_report
 
+from beit_mm import engine
 from beit_mm.apis.base_inferencer import Inferencer
 from beit_mm.checkpoint import load, load_backbone, load_tokenizer
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask, exact_blockwise_mask
 from beit_mm.data.seeded_dataset import SeededDataset
-from beit_mm.engine import (
-    Anneal,
-    ExactResume,
-    LayerDecayConstructor,
-    MIMMetric,
-    TokenizerMetric,
-    Watchdog,
-)
 from beit_mm.engine.find_checkpoint import find_resume_checkpoint
 from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
 from beit_mm.models.relative_position import resize_bias_table
@@ -49,19 +42,13 @@ def pretrainer(target=TOKENS, channels=16, num_masked=6, **backbone) -> BEiTPret
     return BEiTPretrainer(own | backbone, target, head, num_masked)
 
 
-def batch(hidden: int = 6, grid: int = 4, ids: int = 4, **more) -> dict[str, torch.Tensor]:
-    """Return two images of a 4×4 grid; mask and ids may have other grids."""
-    mask = torch.zeros(2, grid * grid, dtype=torch.bool)
-    mask[:, :hidden] = True
+def batch(hidden: int = 6, ids: int = 4, without: str = '') -> dict[str, torch.Tensor]:
+    """Return two images of a 4×4 grid; the ids may have another grid."""
+    mask = (torch.arange(16) < hidden).expand(2, 16).reshape(2, 4, 4)
     ids = torch.zeros(2, ids, ids, dtype=torch.int64)
-    return (
-        dict(patch_view=torch.zeros(2, 3, 32, 32), mask=mask.view(2, grid, grid), token_ids=ids)
-        | more
-    )
-
-
-def drop_keys(inputs: dict, *names: str) -> dict:
-    return {k: v for k, v in inputs.items() if k not in names}
+    inputs = dict(patch_view=torch.zeros(2, 3, 32, 32), mask=mask, token_ids=ids)
+    inputs.pop(without, None)
+    return inputs
 
 
 def tokenize(*size: int, value: float = 0.5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -87,7 +74,7 @@ def load_other_tokenizer(tmp_path) -> torch.Tensor:
 
 def resume_from_weights(_) -> None:
     runner = SimpleNamespace(_resume=True, _load_from='best.pth', param_schedulers=None)
-    ExactResume().after_load_checkpoint(runner, dict(meta=dict(iter=1), state_dict={}))
+    engine.ExactResume().after_load_checkpoint(runner, dict(meta=dict(iter=1), state_dict={}))
 
 
 def resume_among_others(tmp_path) -> None:
@@ -95,27 +82,23 @@ def resume_among_others(tmp_path) -> None:
     find_resume_checkpoint(tmp_path, tmp_path, 'iter_{}.pth')
 
 
-def make_dataset(tmp_path, **config) -> SeededDataset:
-    for name in ('images', 'annotations', 'meta'):
-        (tmp_path / name).mkdir()
-    (tmp_path / 'meta/train.txt').touch()
-    return SeededDataset(dict(data_root=str(tmp_path), pipeline=[], **config))
+def list_images(folder) -> None:
+    SeededDataset(dict(type='mmpretrain.CustomDataset', data_root=str(folder), with_label=False))
 
 
 def build_optimizer(**modules: torch.nn.Module) -> None:
     model = torch.nn.Module()
     for name, module in dict(head=torch.nn.Linear(2, 2), **modules).items():
         model.add_module(name, module)
-    LayerDecayConstructor(
-        dict(optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05)), dict(layer_decay_rate=0.5)
-    )(model)
+    wrapper = dict(optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05))
+    engine.LayerDecayConstructor(wrapper, dict(layer_decay_rate=0.5))(model)
 
 
 def evaluate_tokenizer(vocab_size: int = 40, psnr: float = 20.0) -> None:
     """Evaluate a tokenizer that uses four codes; the mean color has 15 dB."""
     values = dict(psnr=psnr, psnr_mean_color=15.0, log_likelihood=0.0, kl=0.0)
     sample = dict(ids=torch.arange(4), reconstruction=torch.zeros(3, 4, 4))
-    metric = TokenizerMetric(vocab_size)
+    metric = engine.TokenizerMetric(vocab_size)
     metric.process({}, [sample | {name: torch.tensor(value) for name, value in values.items()}])
     metric.compute_metrics(metric.results)
 
@@ -125,166 +108,120 @@ def log_constant(name: str, value: float) -> None:
     for _ in range(3):
         hub.update_scalar(f'train/{name}', value)
     runner = SimpleNamespace(message_hub=hub, logger=MMLogger.get_current_instance(), iter=8)
-    Watchdog(interval=3).warn_if_collapsed(runner)
+    engine.Watchdog(interval=3).warn_if_collapsed(runner)
 
 
-CLASSES = dict(classes=['thing'], palette=[[0, 0, 0]])
-SEGMENTS = dict(
-    type='mmseg.BaseSegDataset',
-    metainfo=CLASSES,
-    data_prefix=dict(img_path='images', seg_map_path='annotations'),
-)
-LISTED = dict(type='mmpretrain.CustomDataset', ann_file='meta/train.txt', data_prefix='images')
-
+# mistake: call, message, error if it is no ValueError
 MISTAKES = {
     # images and grids
-    'image no multiple of the patch': (lambda _: beit()(torch.zeros(1, 3, 36, 32)), ValueError,
+    'image no multiple of the patch': (lambda _: beit()(torch.zeros(1, 3, 36, 32)),
         r'images of shape \(1, 3, 36, 32\): expected .* multiples of patch_size=8\. .*pad_size_divisor=8'),
-    'img_size no multiple of the patch': (lambda _: beit(img_size=(32, 30)), ValueError,
+    'img_size no multiple of the patch': (lambda _: beit(img_size=(32, 30)),
         r'images of shape \(32, 30\): expected .* multiples of patch_size=8'),
-    'one image without a batch': (lambda _: beit()(torch.zeros(3, 32, 32)), ValueError,
+    'one image without a batch': (lambda _: beit()(torch.zeros(3, 32, 32)),
         r'images of shape \(3, 32, 32\): expected \[B, C, H, W\] .*Pass image\[None\] for one image'),
     'one image without a batch, tokenizer': (lambda _: vae().tokens(torch.zeros(3, 8, 8)),
-        ValueError, r'images of shape \(3, 8, 8\): expected \[B, C, H, W\]'),
-    'patch_ids of another batch': (lambda _: read(torch.zeros(1, 3, dtype=torch.int64)), ValueError,
+        r'images of shape \(3, 8, 8\): expected \[B, C, H, W\]'),
+    'patch_ids of another batch': (lambda _: read(torch.zeros(1, 3, dtype=torch.int64)),
         r'patch_ids is torch\.int64 of shape \(1, 3\): expected torch\.int64 of shape \(2, any\)'),
-    'patch_ids as a mask': (lambda _: read(torch.ones(2, 16, dtype=torch.bool)), ValueError,
-        r'patch_ids is torch\.bool of shape \(2, 16\): expected'),
+    'patch_ids as a mask': (lambda _: read(torch.ones(2, 16, dtype=torch.bool)), r'patch_ids is torch\.bool of shape \(2, 16\): expected'),
     'mask of numbers': (lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4)),
-        ValueError,
         r'mask is torch\.float32 of shape \(2, 4, 4\): expected torch\.bool of shape \(2, 4, 4\)'),
-    'mask of another grid': (
-        lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 5, 5).bool()), ValueError,
+    'mask of another grid': (lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 5, 5).bool()),
         r'mask is torch\.bool of shape \(2, 5, 5\): expected torch\.bool of shape \(2, 4, 4\)'),
-    'mask for a backbone without mask token': (
-        lambda _: beit(mask_token=False)(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4).bool()),
-        ValueError, r'set mask_token=True'),
-    'token grid ≠ patch grid': (lambda _: pretrainer().loss(batch(ids=5)), ValueError,
+    'mask for a backbone without mask token': (lambda _: beit(mask_token=False)(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4).bool()),
+        r'set mask_token=True'),
+    'token grid ≠ patch grid': (lambda _: pretrainer().loss(batch(ids=5)),
         r'the token grid is \(5, 5\), expected the patch grid \(4, 4\): set TwoViews\.token_size'),
-    'token view no multiple of the stride': (lambda _: tokenize(9, 8), ValueError,
+    'token view no multiple of the stride': (lambda _: tokenize(9, 8),
         r'images of shape \(1, 3, 9, 8\): expected .* multiples of stride=2'),
     'a table of another grid': (lambda _: resize_bias_table(torch.zeros(52, 2), (4, 5), (6, 6)),
-        ValueError, r'the bias table has 52 rows, expected 66 for the grid \(4, 5\)'),
+        r'the bias table has 52 rows, expected 66 for the grid \(4, 5\)'),
     # masks
     'num_masked larger than the grid': (lambda _: BlockwiseMask(grid=4, num_masked=17, min_block=1),
-        ValueError, r'num_masked=17: grid=\(4, 4\) has 16 patches. Set 1 … 16'),
-    'num_masked of 0': (lambda _: RandomMask(grid=4, num_masked=0), ValueError,
-        r'num_masked=0: expected an integer, at least 1'),
-    'num_masked smaller than a block': (lambda _: BlockwiseMask(num_masked=10), ValueError,
+        r'num_masked=17: grid=\(4, 4\) has 16 patches. Set 1 … 16'),
+    'num_masked of 0': (lambda _: RandomMask(grid=4, num_masked=0), r'num_masked=0: expected an integer, at least 1'),
+    'num_masked smaller than a block': (lambda _: BlockwiseMask(num_masked=10),
         r'num_masked=10 is smaller than min_block=16: lower min_block'),
-    'grid without a smaller block': (lambda _: BlockwiseMask(grid=(1, 40), num_masked=20),
-        ValueError, r'one row or column, .*RandomMask'),
-    'exact mask that cannot be': (
-        lambda _: exact_blockwise_mask(np.random.default_rng(0), (4, 4), 16, 16), ValueError,
+    'grid without a smaller block': (lambda _: BlockwiseMask(grid=(1, 40), num_masked=20), r'one row or column, .*RandomMask'),
+    'exact mask that cannot be': (lambda _: exact_blockwise_mask(np.random.default_rng(0), (4, 4), 16, 16),
         r'no mask of exactly 16 of 4×4 .*change num_masked, lower min_block, or set exact=False'),
-    'mask that hides more than num_masked of the model': (
-        lambda _: pretrainer().loss(batch(hidden=7)), ValueError,
+    'mask that hides more than num_masked of the model': (lambda _: pretrainer().loss(batch(hidden=7)),
         r'a mask has 7 patches, the model reads num_masked=6: set the same num_masked'),
-    'num_masked of the model larger than the grid': (
-        lambda _: pretrainer(num_masked=17).loss(batch()), ValueError,
+    'num_masked of the model larger than the grid': (lambda _: pretrainer(num_masked=17).loss(batch()),
         r'num_masked=17 is more than the 16 patches'),
-    'no mask': (lambda _: pretrainer().loss(drop_keys(batch(), 'mask')), ValueError,
-        r"recover='masked' needs a mask: add beit_mm\.BlockwiseMask"),
+    'no mask': (lambda _: pretrainer().loss(batch(without='mask')), r"recover='masked' needs a mask: add beit_mm\.BlockwiseMask"),
     # targets and tokenizers
-    '|V| of the head ≠ |V| of the tokenizer': (lambda _: pretrainer(channels=32), ValueError,
+    '|V| of the head ≠ |V| of the tokenizer': (lambda _: pretrainer(channels=32),
         r'the head predicts 32 channels, the target has 16: set model\.head\.out_channels=16'),
-    'pre-training without a tokenizer': (lambda _: pretrainer().init_weights(), FileNotFoundError,
-        r'need a trained tokenizer, and none was given\. Train one with `python tools/train\.py '),
-    'tokenizer file that is not there': (
-        lambda _: pretrainer(target=TOKENS | dict(checkpoint='work_dirs/gone.pth')).init_weights(),
-        FileNotFoundError,
-        r'no checkpoint at work_dirs/gone\.pth. Expected the \.pth file that an earlier stage wrote'),
-    'tokenizer of another shape': (load_other_tokenizer, ValueError,
+    'pre-training without a tokenizer': (lambda _: pretrainer().init_weights(),
+        r'need a trained tokenizer, and none was given\. Train one with `python tools/train\.py ', FileNotFoundError),
+    'tokenizer file that is not there': (lambda _: pretrainer(target=TOKENS | dict(checkpoint='work_dirs/gone.pth')).init_weights(),
+        r'no checkpoint at work_dirs/gone\.pth. Expected the \.pth file that an earlier stage wrote', FileNotFoundError),
+    'tokenizer of another shape': (load_other_tokenizer,
         r'vae\.pth does not fit this DiscreteVAE\. .*of another shape: .*Give .*: vocab_size, width, groups, blocks'),
-    'neither token view nor ids': (lambda _: pretrainer().loss(drop_keys(batch(), 'token_ids')),
-        ValueError, r'neither a token_view nor cached token_ids: set TwoViews\.token_size'),
-    'unknown target': (lambda _: pretrainer(target=TOKENS | dict(recover='some')), ValueError,
-        r"recover='some': expected one of masked, all"),
-    'unknown likelihood': (lambda _: DiscreteVAE(**VAE, likelihood='l2'), ValueError,
-        r"likelihood='l2': expected one of logit_laplace, mse"),
+    'neither token view nor ids': (lambda _: pretrainer().loss(batch(without='token_ids')),
+        r'neither a token_view nor cached token_ids: set TwoViews\.token_size'),
+    'unknown target': (lambda _: pretrainer(target=TOKENS | dict(recover='some')), r"recover='some': expected one of masked, all"),
+    'unknown likelihood': (lambda _: DiscreteVAE(**VAE, likelihood='l2'), r"likelihood='l2': expected one of logit_laplace, mse"),
     # pixels
-    'pixels of 0 … 255': (lambda _: tokenize(8, 8, value=255.0), ValueError,
-        r'images are torch\.float32, 255 … 255: expected float in \[0, 1\]'),
-    'pixels that are no numbers': (lambda _: tokenize(8, 8, value=float('nan')), ValueError,
-        r'nan … nan: expected'),
-    'pixels as bytes': (lambda _: tokenize(8, 8, value=1, dtype=torch.uint8), ValueError,
+    'pixels of 0 … 255': (lambda _: tokenize(8, 8, value=255.0), r'images are torch\.float32, 255 … 255: expected float in \[0, 1\]'),
+    'pixels that are no numbers': (lambda _: tokenize(8, 8, value=float('nan')), r'nan … nan: expected'),
+    'pixels as bytes': (lambda _: tokenize(8, 8, value=1, dtype=torch.uint8),
         r'images are torch\.uint8, 1 … 1: expected float in \[0, 1\]; divide pixels by 255'),
     # names and numbers of the backbone
-    'unknown arch': (lambda _: beit(arch='huge'), ValueError,
-        r"arch='huge': expected one of base, large"),
-    'unknown arch key': (lambda _: beit(arch=ARCH | dict(depth=3)), ValueError,
-        r"arch=.*'depth'.* expected .* exactly embed_dims"),
+    'unknown arch': (lambda _: beit(arch='huge'), r"arch='huge': expected one of base, large"),
+    'unknown arch key': (lambda _: beit(arch=ARCH | dict(depth=3)), r"arch=.*'depth'.* expected .* exactly embed_dims"),
     'heads that do not divide the width': (lambda _: beit(arch=ARCH | dict(num_heads=3)),
-        ValueError, r'expected embed_dims to be a multiple of num_heads'),
-    'unknown out_type': (lambda _: beit(out_type='map'), ValueError,
-        r"out_type='map': expected one of raw, featmap, cls_token, avg_featmap"),
-    'unknown rel_pos_bias': (lambda _: beit(rel_pos_bias=True), ValueError,
-        r"rel_pos_bias=True: expected one of None, shared, per_layer"),
-    'out_indices beyond the last block': (lambda _: beit(out_indices=(0, 2)), ValueError,
+        r'expected embed_dims to be a multiple of num_heads'),
+    'unknown out_type': (lambda _: beit(out_type='map'), r"out_type='map': expected one of raw, featmap, cls_token, avg_featmap"),
+    'unknown rel_pos_bias': (lambda _: beit(rel_pos_bias=True), r"rel_pos_bias=True: expected one of None, shared, per_layer"),
+    'out_indices beyond the last block': (lambda _: beit(out_indices=(0, 2)),
         r'out_indices=\(0, 2\): expected rising block numbers, -2 … 1'),
-    'features of another type in pre-training': (
-        lambda _: pretrainer(out_type='featmap').loss(batch()), ValueError,
+    'features of another type in pre-training': (lambda _: pretrainer(out_type='featmap').loss(batch()),
         r"patch_ids need a backbone with out_type='raw'"),
-    'unknown init_cfg': (lambda _: beit(init_cfg=dict(type='Xavier')).init_weights(), ValueError,
+    'unknown init_cfg': (lambda _: beit(init_cfg=dict(type='Xavier')).init_weights(),
         r"BEiT expected dict\(type='Pretrained', checkpoint=…\) or None"),
-    'unknown mode': (lambda _: pretrainer()(batch(), mode='train'), ValueError,
-        r"mode='train': expected one of loss, predict, tensor"),
-    'annealing in no time': (lambda _: Anneal('beta', 0, 1, 0), ValueError,
-        r'iters=0: expected an integer, at least 1'),
+    'unknown mode': (lambda _: pretrainer()(batch(), mode='train'), r"mode='train': expected one of loss, predict, tensor"),
+    'annealing in no time': (lambda _: engine.Anneal('beta', 0, 1, 0), r'iters=0: expected an integer, at least 1'),
     # checkpoints
-    'checkpoint of another arch': (
-        partial(load_saved, source=dict(arch=ARCH | dict(num_layers=3)), load=load_backbone, model=beit),
-        ValueError,
+    'checkpoint of another arch': (partial(load_saved, source=dict(arch=ARCH | dict(num_layers=3)), load=load_backbone, model=beit),
         r'a\.pth does not fit this BEiT\. .*unexpected: blocks\.2\..*settings of its training: arch, positions'),
-    'checkpoint of a backbone as tokenizer': (
-        partial(load_saved, source={}, load=load_tokenizer, model=vae), ValueError,
+    'checkpoint of a backbone as tokenizer': (partial(load_saved, source={}, load=load_tokenizer, model=vae),
         r'a\.pth does not fit this DiscreteVAE'),
-    'checkpoint of other channels': (
-        partial(load_saved, source={}, load=load_backbone, model=partial(beit, in_channels=4)),
-        ValueError,
+    'checkpoint of other channels': (partial(load_saved, source={}, load=load_backbone, model=partial(beit, in_channels=4)),
         r"weight: \(16, 3, 8, 8\) ≠ \(16, 4, 8, 8\).*checkpoint='.*a\.pth', adapt_patch_embed=True\)"),
-    'checkpoint of another patch size': (
-        partial(load_saved, source=dict(patch_size=16), load=load_backbone, model=beit), ValueError,
+    'checkpoint of another patch size': (partial(load_saved, source=dict(patch_size=16), load=load_backbone, model=beit),
         r'adapt_patch_embed=True'),
     'checkpoint of a backbone with an adapter': (
         lambda tmp_path: load_saved(tmp_path, {}, load_backbone, beit, spm=torch.zeros(1), interactions=torch.zeros(1)),
-        ValueError,
         r'An adapter adds interactions, spm.*`python tools/convert\.py .*a\.pth .* --backbone`'),
-    'checkpoint with two keys for one': (load_doubled_key, ValueError,
+    'checkpoint with two keys for one': (load_doubled_key,
         r'a\.pth: the keys cls_token and module\.cls_token both mean cls_token, and only one .*Remove the key'),
     'folder of a run whose checkpoint is gone': (
         lambda tmp_path: ((tmp_path / 'last_checkpoint').write_text('/old/iter_8.pth'), load(str(tmp_path))),
-        FileNotFoundError,
-        r'last_checkpoint names /old/iter_8\.pth, which was not found, nor was iter_8\.pth beside it. Pass'),
-    'average that a checkpoint does not hold': (
-        lambda tmp_path: load_saved(tmp_path, {}, lambda model, path: load(f'{path}#ema'), beit),
-        ValueError, r'a\.pth#ema: the file holds no averaged weights \(model_ema, .*Remove #ema'),
-    'checkpoint that is not there': (
-        lambda _: beit(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')).init_weights(),
-        FileNotFoundError, r'no checkpoint at gone\.pth'),
+        r'last_checkpoint names /old/iter_8\.pth, which was not found, nor was iter_8\.pth beside it. Pass', FileNotFoundError),
+    'average that a checkpoint does not hold': (lambda tmp_path: load_saved(tmp_path, {}, lambda model, path: load(f'{path}#ema'), beit),
+        r'a\.pth#ema: the file holds no averaged weights \(model_ema, .*Remove #ema'),
+    'checkpoint that is not there': (lambda _: beit(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')).init_weights(),
+        r'no checkpoint at gone\.pth', FileNotFoundError),
     # tools
-    'folder without images for an inferencer': (
-        lambda tmp_path: Inferencer._inputs_to_list(None, tmp_path), FileNotFoundError,
-        r'and its sub-folders have no images: expected files that end with \.jpg'),
-    'report of a folder without a run': (
-        lambda tmp_path: run_report.write(tmp_path / 'a.html', tmp_path), FileNotFoundError,
-        r'has no run with logged numbers: expected a folder that tools/train\.py has written'),
-    'masks that hide nothing in validation': (lambda _: MIMMetric().compute_metrics([]), ValueError,
+    'folder without images for an inferencer': (lambda tmp_path: Inferencer._inputs_to_list(None, tmp_path),
+        r'and its sub-folders have no images: expected files that end with \.jpg', FileNotFoundError),
+    'report of a folder without a run': (lambda tmp_path: run_report.write(tmp_path / 'a.html', tmp_path),
+        r'has no run with logged numbers: expected a folder that tools/train\.py has written', FileNotFoundError),
+    'masks that hide nothing in validation': (lambda _: engine.MIMMetric().compute_metrics([]),
         r'no patch is masked in any image, .*: add a mask to the pipeline of val_dataloader'),
-    'layer decay of a backbone without layers': (
-        lambda _: build_optimizer(backbone=torch.nn.Linear(2, 2)), TypeError,
-        r'the backbone of Module, Linear, has no get_layer_depth: use beit_mm\.BEiT'),
-    'resume from weights alone': (resume_from_weights, ValueError,
+    'layer decay of a backbone without layers': (lambda _: build_optimizer(backbone=torch.nn.Linear(2, 2)),
+        r'the backbone of Module, Linear, has no get_layer_depth: use beit_mm\.BEiT', TypeError),
+    'resume from weights alone': (resume_from_weights,
         r'best\.pth has no message_hub, optimizer, so a run cannot continue .*load_from=best\.pth, without --resume'),
-    'resume where only other names are': (resume_among_others, ValueError,
+    'resume where only other names are': (resume_among_others,
         r'holds checkpoints \(step-2\.ckpt\), but none has a name of filename_tmpl=.*--resume PATH'),
     # data
-    'empty folder of images': (
-        partial(make_dataset, type='mmpretrain.CustomDataset', with_label=False), ValueError,
+    'empty folder of images': (list_images,
         r"no images were found in \{'data_root': '.*'\}: check these paths"),
-    'folder that is not there': (
-        lambda _: SeededDataset(dict(type='mmpretrain.CustomDataset', data_root='data/gone', with_label=False)),
-        FileNotFoundError, r'data/gone'),
+    'folder that is not there': (lambda _: list_images('data/gone'), r'data/gone', FileNotFoundError),
 }  # fmt: skip
 
 
@@ -317,16 +254,7 @@ def test_a_risk_is_a_warning(mistake, caplog):
 
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_mistake_is_an_error_that_says_how_to_fix_it(mistake, tmp_path):
-    make, error, message = MISTAKES[mistake]
-    with pytest.raises(error, match=message) as raised:
+    make, message, *error = MISTAKES[mistake]
+    with pytest.raises(Exception, match=message) as raised:
         make(tmp_path)
-    assert type(raised.value) is error
-
-
-def test_no_error_is_an_assertion():
-    """`python -O` drops assertions, and their messages are for developers."""
-    assert {error for _, error, _ in MISTAKES.values()} <= {
-        ValueError,
-        TypeError,
-        FileNotFoundError,
-    }
+    assert raised.type is (error[0] if error else ValueError)
