@@ -1,7 +1,8 @@
-"""What all properties here share: settings that are mostly good, refusals that name what is wrong, and a count of cases.
+"""Strategies for settings that are mostly good, checks of refusals, and the number of cases.
 
-Examples are drawn from a fixed seed; BEIT_MM_FUZZ_TIMES=20 draws twenty times as many. `tools/stress.py fuzz` draws from
-others: it says how many cases (BEIT_MM_FUZZ_CASES) and where each is noted (BEIT_MM_FUZZ_NOTES).
+Examples are drawn from a fixed seed; BEIT_MM_FUZZ_TIMES=20 draws twenty times as many.
+`tools/stress.py fuzz` draws from other seeds and sets BEIT_MM_FUZZ_CASES, the number of cases, and
+BEIT_MM_FUZZ_NOTES, the file with the result of each case.
 """
 
 import functools
@@ -17,13 +18,8 @@ from hypothesis.errors import HypothesisException
 
 CASES, NOTES = int(os.environ.get('BEIT_MM_FUZZ_CASES', 0)), os.environ.get('BEIT_MM_FUZZ_NOTES')
 TIMES = int(os.environ.get('BEIT_MM_FUZZ_TIMES', 1))
-settings.register_profile(
-    'fixed',
-    derandomize=not NOTES,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+FIXED = dict(derandomize=not NOTES, deadline=None, database=None)
+settings.register_profile('fixed', suppress_health_check=list(HealthCheck), **FIXED)
 settings.load_profile('fixed')
 
 DOCUMENTED = ValueError, TypeError, FileNotFoundError
@@ -32,31 +28,25 @@ wrong = st.sampled_from([None, 'other', -1, 0, 1.5, math.nan, math.inf, (), [1, 
 
 
 class Executed(AssertionError):
-    """Code of a file has run."""
+    """Raised when code of a file has run."""
 
 
 def mostly(good: st.SearchStrategy, bad: st.SearchStrategy = wrong) -> st.SearchStrategy:
-    return st.integers(0, 15).flatmap(
-        lambda place: bad if place == 11 else good
-    )  # one_of would be half and half
+    """Draw a bad value once in 16 times; `one_of` would draw half of each."""
+    return st.integers(0, 15).flatmap(lambda place: bad if place == 11 else good)
 
 
 def refused(error: Exception, **given: object) -> str:
-    """Of an error that names one of the settings with its value; an AssertionError for any other."""
-    words = str(error)
-    named = [
-        name
-        for name, value in given.items()
-        if name in words and (str(value) in words or repr(value) in words)
-    ]
-    assert isinstance(error, DOCUMENTED) and named, (
-        f'{type(error).__name__}: {words}\ngiven: {given}'
-    )
+    """Return 'refused' if the error names a setting and its value; otherwise fail."""
+    text = str(error)
+    pairs = [(name, value) for name, value in given.items() if name in text]
+    is_named = any(str(value) in text or repr(value) in text for _, value in pairs)
+    assert isinstance(error, DOCUMENTED) and is_named, f'{error!r}\ngiven: {given}'
     return 'refused'
 
 
 def examples(number: int) -> Callable:
-    """A property is tried so many times. It gives None where the result was right, or a word for what it was."""
+    """Run a property on `number` cases. It returns None for a right result, or a word for another."""
 
     def decorate(test: Callable) -> Callable:
         test.hypothesis.inner_test = _noted(test.hypothesis.inner_test)
@@ -69,10 +59,10 @@ def examples(number: int) -> Callable:
 
 def _noted(test: Callable) -> Callable:
     @functools.wraps(test)
-    def once(*args: object, **drawn: object) -> None:
+    def run_once(*args: object, **drawn: object) -> None:
         try:
             word = test(*args, **drawn) or 'right'
-        except HypothesisException:  # no case: it is drawn again
+        except HypothesisException:  # not a case: it is drawn again
             raise
         except Exception as error:
             if not NOTES:
@@ -83,4 +73,4 @@ def _noted(test: Callable) -> Callable:
             with Path(NOTES).open('a') as notes:
                 notes.write(f'{word}\n')
 
-    return once
+    return run_once

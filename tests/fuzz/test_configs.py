@@ -1,7 +1,8 @@
-"""Configs with misspelled or missing keys and values of other types: `preflight` lists the mistakes and never fails."""
+"""Configs with misspelled or missing keys and values of other types: preflight never fails."""
 
 import copy
 import functools
+import operator
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +12,10 @@ from fuzz.chance import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmengine.registry import Registry
 from small import load
 
+import beit_mm.registry
 from beit_mm.config_check.finding import Finding
 from beit_mm.config_check.preflight import preflight
 from beit_mm.config_check.report import format_list
@@ -22,11 +25,10 @@ from beit_mm.utils.config_tree import kind
 pytestmark = pytest.mark.any_stack
 
 NAMES = [
-    'quickstart/tokenizer',
-    'quickstart/pretrain',
-    'quickstart/classification',
-    'quickstart/segmentation',
-    'pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k',
+    *(
+        f'quickstart/{stage}'
+        for stage in ('tokenizer', 'pretrain', 'classification', 'segmentation')
+    ),
     'ablations/beit_vit-base-p16_pixels_8xb256-amp-coslr-300e_in1k',
     'classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k',
     'segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512',
@@ -45,22 +47,18 @@ def config(name: str) -> dict:
     return load(name).to_dict()
 
 
-def paths(tree: object, path: tuple = ()) -> Iterator[tuple]:
+def paths(tree: object) -> Iterator[tuple]:
     """Yield the path of every key and index of a nested config."""
-    children = ()
-    if isinstance(tree, dict):
-        children = tree.items()
-    elif isinstance(tree, list):
-        children = enumerate(tree)
-    for key, child in children:
-        yield (*path, key)
-        yield from paths(child, (*path, key))
+    is_dict = isinstance(tree, dict)
+    for key, child in (
+        tree.items() if is_dict else enumerate(tree if isinstance(tree, list) else ())
+    ):
+        yield (key,)
+        yield from ((key, *path) for path in paths(child))
 
 
 def look_up(tree: object, path: tuple) -> object:
-    for key in path:
-        tree = tree[key]
-    return tree
+    return functools.reduce(operator.getitem, path, tree)
 
 
 def misspell(word: str, place: int) -> str:
@@ -104,22 +102,18 @@ def test_preflight_of_any_config_is_a_list_of_findings(data, weights):
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory) -> str:
     arch = dict(embed_dims=8, num_layers=1, num_heads=1, feedforward_channels=8)
-    state = {f'backbone.{key}': value for key, value in BEiT(arch=arch).state_dict().items()}
     path = tmp_path_factory.mktemp('weights') / 'a.pth'
-    torch.save(state, path)
+    torch.save(BEiT(arch=arch).state_dict(), path)
     return str(path)
 
 
 def is_our_argument(cfg: dict, path: tuple) -> bool:
-    if len(path) < 2 or path[0] not in ('model', 'train_dataloader', 'custom_hooks'):
-        return False
     node, key = look_up(cfg, path[:-1]), path[-1]
-    if not isinstance(node, dict) or len(key) < 3:
+    if path[0] not in ('model', 'train_dataloader', 'custom_hooks') or not kind(node):
         return False
-    is_ours = str(node.get('type')).startswith('beit_mm.')
-    if cfg['default_scope'] == 'beit_mm':
-        is_ours = kind(node) in OURS
-    return is_ours and key not in ('type', 'init_cfg', 'data_preprocessor')
+    is_ours = kind(node) in OURS and cfg['default_scope'] == 'beit_mm'
+    is_ours |= str(node['type']).startswith('beit_mm.')
+    return is_ours and len(key) > 2 and key not in ('type', 'init_cfg', 'data_preprocessor')
 
 
 @examples(10)
@@ -132,3 +126,12 @@ def test_a_misspelled_argument_of_our_classes_is_named_with_its_place(data):
     place = '.'.join(map(str, (*path[:-1], wrong)))
     assert any(place in str(each) and each.stops for each in preflight(Config(cfg))), place
     return 'refused'
+
+
+def test_each_registered_class_is_fuzzed_and_no_other():
+    registries = [each for each in vars(beit_mm.registry).values() if isinstance(each, Registry)]
+    for registry in registries:
+        registry.import_from_location()
+    classes = {name: each for registry in registries for name, each in registry.module_dict.items()}
+    ours = {name for name, each in classes.items() if each.__module__.startswith('beit_mm.')}
+    assert {name for name in ours if isinstance(classes[name], type)} == OURS
