@@ -1,11 +1,10 @@
-"""The common part of this project's inferencers: reading inputs, writing results."""
+"""The base class of this project's inferencers, which reads inputs and writes results."""
 
-import json
 import os
-from collections import Counter
 from pathlib import Path
 
 import mmcv
+import mmengine
 import numpy as np
 import torch
 from mmengine import fileio
@@ -19,11 +18,12 @@ from torch import nn
 from ..checkpoint.loading import load_model
 from ..data.image_files import BANDS_ADVICE, SUFFIXES, read_image
 from ..data.seeded import seeded
+from ..utils.config_tree import kind, nodes
 from ..viz.inputs import check_file, to_rgb
 
 
 class Inferencer(BaseInferencer):
-    """Base class of mmengine's kind: subclasses check the model, predict a batch and draw samples.
+    """A BaseInferencer of mmengine. Subclasses check the model, predict a batch and draw samples.
 
     Arguments of a call:
 
@@ -31,10 +31,10 @@ class Inferencer(BaseInferencer):
       files), or a list of paths and arrays.
     - `batch_size`: images per forward pass.
     - `return_datasamples`: return samples with tensors on the CPU instead of numbers and lists.
-    - `seed`: of the random transforms (masks), together with the image's place in the list.
+    - `seed`: seeds the random transforms (masks), together with the index of the image.
     - `return_vis`: return pictures (uint8 RGB) as `visualization`, which is empty otherwise.
     - `img_out_dir`, `pred_out_dir`: write one picture (PNG) and one prediction (JSON) per image,
-      under the image's name, in the same sub-folders.
+      with the image's name, in the same sub-folders.
 
     Raises FileNotFoundError for a path that does not exist or a folder without images, TypeError
     or ValueError for an array that is no image.
@@ -43,7 +43,7 @@ class Inferencer(BaseInferencer):
     preprocess_kwargs = {'seed'}  # noqa: RUF012, the metaclass reads sets
     visualize_kwargs = {'img_out_dir', 'return_vis'}  # noqa: RUF012
     postprocess_kwargs = {'pred_out_dir'}  # noqa: RUF012
-    fields: tuple[str, ...] = ()  # of a sample that go into its prediction
+    fields: tuple[str, ...] = ()  # the fields of a sample that are returned and written
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Inferencer(BaseInferencer):
         raise NotImplementedError
 
     def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
-        """Return pictures of a sample, of one height, left to right."""
+        """Return pictures of a sample from left to right. All have the same height."""
         raise NotImplementedError
 
     def _init_model(self, cfg: Config, weights: str, device: str) -> nn.Module:
@@ -70,13 +70,11 @@ class Inferencer(BaseInferencer):
         return model
 
     def _init_pipeline(self, cfg: Config) -> Compose:
-        dataset = cfg.test_dataloader.dataset
-        while 'pipeline' not in dataset:
-            dataset = dataset['dataset']
+        dataset = next(node for node in nodes(cfg.test_dataloader) if 'pipeline' in node)
         # `_read` replaces the transforms that load files; there are no labels.
         self.color_type, steps = 'color', []
         for step in dataset['pipeline']:
-            if str(step['type']).split('.')[-1].startswith('Load'):
+            if kind(step).startswith('Load'):
                 self.color_type = step.get('color_type', self.color_type)
             else:
                 steps.append(step)
@@ -100,10 +98,10 @@ class Inferencer(BaseInferencer):
                     f'{", ".join(SUFFIXES)}'
                 )
             return files
-        images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-        for path in images:
-            if not isinstance(path, np.ndarray):
-                check_file(path)
+        images = inputs if isinstance(inputs, list | tuple) else [inputs]
+        for image in images:
+            if not isinstance(image, np.ndarray):
+                check_file(image)
         return images
 
     def preprocess(self, inputs: list, batch_size: int = 1, seed: int = 0):
@@ -150,41 +148,28 @@ class Inferencer(BaseInferencer):
         return_datasamples: bool = False,
         pred_out_dir: str = '',
     ) -> dict:
-        predictions = []
-        for sample in preds:
-            values = {field: sample.get(field).tolist() for field in self.fields}
-            predictions.append(values)
-            if pred_out_dir:
-                path = Path(pred_out_dir, f'{sample.name}.json')
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(values) + '\n')
-        if return_datasamples:
-            predictions = preds
+        found = [{field: sample.get(field).tolist() for field in self.fields} for sample in preds]
+        if pred_out_dir:
+            for sample, values in zip(preds, found, strict=True):
+                mmengine.dump(values, Path(pred_out_dir, f'{sample.name}.json'))
+        predictions = preds if return_datasamples else found
         return dict(predictions=predictions, visualization=visualization)
 
 
 def output_names(inputs: list) -> list[str]:
-    """Return a unique name per input: its path without suffix in the common folder of all.
+    """Return a unique name per input: its path in the common folder of all, without the suffix.
 
-    An array is named by its index. Inputs of the same name are preceded by their indices.
+    An array is named by its index. If two names are equal, all names start with their indices.
     """
     paths = [None if isinstance(image, np.ndarray) else os.path.abspath(image) for image in inputs]
-    folders = {os.path.dirname(path) for path in paths if path}
+    folders = [os.path.dirname(path) for path in paths if path]
     root = os.path.commonpath(folders) if folders else ''
     names = [
         Path(os.path.relpath(path, root)).with_suffix('') if path else Path(f'{i:06d}')
         for i, path in enumerate(paths)
     ]
-    count = Counter(names)
-    used = {name for name in names if count[name] == 1}
-    for i, name in enumerate(names):
-        if count[name] == 1:
-            continue
-        unique = name.with_name(f'{i:06d}_{name.name}')
-        while unique in used:
-            unique = unique.with_name(f'{i:06d}_{unique.name}')
-        used.add(unique)
-        names[i] = unique
+    if len(set(names)) < len(names):
+        names = [name.with_name(f'{i:06d}_{name.name}') for i, name in enumerate(names)]
     return list(map(str, names))
 
 

@@ -1,5 +1,4 @@
-"""A model as one function of an image, exported for runtimes that have neither this project nor
-mmpretrain or mmseg.
+"""Models exported for runtimes that have neither this project nor mmpretrain or mmseg.
 
 The input is `image`, float32 [B, C, H, W], 0 … 255, RGB if C is 3; mean and std are part of the
 exported model. The batch size is free. The image size is fixed, except that of a tokenizer, which
@@ -13,13 +12,14 @@ may be any multiple of its stride.
 | backbone | `features`, by its `out_type`; `features_0`, … with several `out_indices` |
 """
 
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from ..checkpoint.loading import channels_of
 from ..models import DiscreteVAE
@@ -38,18 +38,17 @@ class Deployed(nn.Module):
     def __init__(self, model: nn.Module, backbone: bool = False):
         super().__init__()
         self.model, self.kind = model, _find_kind(model, backbone)
+        self.channels = channels_of(getattr(model, 'backbone', model))
         for name in ('mean', 'std'):
             value = getattr(model.data_preprocessor, name, None)
             self.register_buffer(name, None if value is None else value.clone().view(-1, 1, 1))
         if self.kind == 'tokenizer':
-            self.channels = model.in_channels
             self.names = ['ids'] if model.decoder is None else ['ids', 'reconstruction']
-        else:
-            self.channels = channels_of(model.backbone)
-            self.names = ['logits']
-        if self.kind == 'backbone':
+        elif self.kind == 'backbone':
             count = len(model.backbone.out_indices)
             self.names = [f'features_{i}' for i in range(count)] if count > 1 else ['features']
+        else:
+            self.names = ['logits']
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = image if self.mean is None else (image - self.mean) / self.std
@@ -63,7 +62,7 @@ class Deployed(nn.Module):
             logits = head(model.extract_feat(x))
             align = head.align_corners
             return (F.interpolate(logits, x.shape[-2:], mode='bilinear', align_corners=align),)
-        ids = model.argmax_ids(map_pixels(x), None)  # `tokens` reads pixels, which no graph can
+        ids = model.argmax_ids(map_pixels(x), None)  # `tokens` checks values, which no graph can
         return (ids,) if model.decoder is None else (ids, model.decode(ids))
 
 
@@ -101,8 +100,15 @@ def export(deployed: Deployed, path: Path, file_format: str, size: tuple[int, in
     Raises ImportError with the pip command if a package is not installed.
     """
     if file_format == 'onnx':
-        _require('onnx', 'onnxscript')
-    program = _trace(deployed, size)
+        _import('onnx')
+        _import('onnxscript')
+    shapes = {0: Dim('batch', min=1, max=4096)}
+    if deployed.kind == 'tokenizer':
+        for axis, name in ((2, 'h'), (3, 'w')):
+            shapes[axis] = deployed.model.stride * Dim(name, min=1, max=1024)
+    image = random_images(2, deployed.channels, size)
+    with torch.no_grad():
+        program = torch.export.export(deployed, (image,), dynamic_shapes=(shapes,))
     path.parent.mkdir(parents=True, exist_ok=True)
     if file_format == 'torch':
         torch.export.save(program, path)
@@ -111,26 +117,12 @@ def export(deployed: Deployed, path: Path, file_format: str, size: tuple[int, in
     torch.onnx.export(program, (), path, **names, dynamo=True, external_data=False, verbose=False)
 
 
-def _trace(deployed: Deployed, size: tuple[int, int]) -> ExportedProgram:
-    shapes = {0: Dim('batch', min=1, max=4096)}
-    if deployed.kind == 'tokenizer':
-        for axis, name in ((2, 'h'), (3, 'w')):
-            shapes[axis] = deployed.model.stride * Dim(name, min=1, max=1024)
-    image = random_images(2, deployed.channels, size)
-    with torch.no_grad():
-        return torch.export.export(deployed, (image,), dynamic_shapes=(shapes,))
-
-
-def _require(*packages: str) -> None:
-    for package in packages:
-        try:
-            found = find_spec(package)
-        except ValueError:  # no spec in sys.modules
-            found = None
-        if not found:
-            raise ImportError(
-                f'{package} is not installed: pip install onnx onnxscript onnxruntime'
-            )
+def _import(package: str) -> ModuleType:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        command = 'pip install onnx onnxscript onnxruntime'
+        raise ImportError(f'{package} is not installed: {command}') from error
 
 
 @torch.no_grad()
@@ -144,15 +136,13 @@ def largest_difference(
     """
     image = random_images(3, deployed.channels, size)
     if file_format == 'torch':
-        found = torch.export.load(path).module()(image)
+        outputs = torch.export.load(path).module()(image)
     else:
-        _require('onnxruntime')
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-        found = map(torch.from_numpy, session.run(deployed.names, dict(image=image.numpy())))
+        runtime = _import('onnxruntime')
+        session = runtime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        outputs = map(torch.from_numpy, session.run(deployed.names, dict(image=image.numpy())))
     largest = 0.0
-    for expected, output in zip(deployed(image), found, strict=True):
+    for expected, output in zip(deployed(image), outputs, strict=True):
         difference = (output.double() - expected.double()).abs().max()
         largest = max(largest, (difference / expected.abs().max().clamp_min(1e-12)).item())
     return largest

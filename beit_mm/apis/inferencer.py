@@ -5,8 +5,8 @@
     result = inferencer('photos', batch_size=8, img_out_dir='pictures', pred_out_dir='ids')
     result['predictions'][0]['ids']
 
-They follow mmengine's BaseInferencer and apply the pipeline of `test_dataloader`. mmpretrain and
-mmseg have inferencers for classification and segmentation.
+They apply the pipeline of `test_dataloader`. mmpretrain and mmseg have inferencers for
+classification and segmentation.
 """
 
 import mmcv
@@ -25,7 +25,7 @@ from .base_inferencer import Inferencer, make_samples
 
 
 class TokenizerInferencer(Inferencer):
-    """Predicts `ids` [h, w], the tokens of an image, and `psnr` (dB) of their reconstruction.
+    """Inferencer of `ids` [h, w], the tokens of an image, and `psnr` (dB) of the reconstruction.
 
     Pictures: the image and its reconstruction.
     """
@@ -42,18 +42,17 @@ class TokenizerInferencer(Inferencer):
     def forward(self, inputs: dict) -> list[BaseDataElement]:
         image = self.model.data_preprocessor(inputs, False)['inputs']
         ids = self.model.tokens(image)
-        reconstruction = self.model.decode(ids)
-        decibels = psnr(reconstruction, image)
-        return make_samples(ids=ids, psnr=decibels, image=image, reconstruction=reconstruction)
+        decoded = self.model.decode(ids)
+        return make_samples(ids=ids, psnr=psnr(decoded, image), image=image, reconstruction=decoded)
 
     def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
         return [to_uint8(sample.image.numpy()), to_uint8(sample.reconstruction.numpy())]
 
 
 class FillInInferencer(Inferencer):
-    """Predicts `mask` [h, w], `ids` [h, w] and `guessed` [h, w], most likely ids where masked.
+    """Inferencer of `mask` [h, w], `ids` [h, w] and `guessed` [h, w], the most likely masked ids.
 
-    `ids` are the true tokens, which `guessed` keeps where the image is visible. Pictures: the
+    `ids` are the true tokens; `guessed` keeps them where the image is visible. Pictures: the
     visible patches, `guessed` decoded and `ids` decoded, at the size of the model's image.
     """
 
@@ -89,10 +88,10 @@ class FillInInferencer(Inferencer):
 
 
 class AttentionInferencer(Inferencer):
-    """Predicts `attention` [heads, h, w] of the middle patch in the last block of `out_indices`.
+    """Inferencer of `attention` [heads, h, w] of the middle patch in the last of `out_indices`.
 
-    For any model with a BEiT backbone. Pictures: the image, and the mean of the heads over it.
-    `tools/visualize.py attention` shows other patches and blocks.
+    It takes any model with a BEiT backbone. Pictures: the image, and the mean of the heads over
+    it. `tools/visualize.py attention` shows other patches and blocks.
     """
 
     fields = ('attention',)
@@ -110,11 +109,11 @@ class AttentionInferencer(Inferencer):
         image = batch['patch_view'] if isinstance(batch, dict) else batch
         h, w = (side // backbone.patch_size for side in image.shape[-2:])
         middle = 1 + h // 2 * w + w // 2
-        attention = attention_of_blocks(backbone, image, lambda found: found[:, :, middle, 1:])[-1]
+        blocks = attention_of_blocks(backbone, image, lambda weights: weights[:, :, middle, 1:])
         low = image.amin((1, 2, 3), keepdim=True)
         high = image.amax((1, 2, 3), keepdim=True)
         visible = (image - low) / (high - low).clamp_min(1e-6)
-        return make_samples(attention=attention.unflatten(-1, (h, w)), image=visible)
+        return make_samples(attention=blocks[-1].unflatten(-1, (h, w)), image=visible)
 
     def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
         image = to_rgb(to_uint8(sample.image.numpy()))

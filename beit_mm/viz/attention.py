@@ -1,4 +1,4 @@
-"""Attention maps of patches: found by pixel, drawn as pictures, and packed for a page.
+"""Attention maps of patches: found by pixel, drawn as pictures, and pooled for a page.
 
 Shapes: N = h·w patches of a grid (h, w); [CLS] comes first in a sequence of 1 + N.
 """
@@ -16,7 +16,7 @@ from .images import frame_patch, overlay_heat
 def patch_at(x: int, y: int, size: tuple[int, int], grid: Grid) -> tuple[int, int]:
     """Return (row, column) of the patch at pixel (x, y) of an image of `size` (height, width).
 
-    Raises ValueError for a pixel outside.
+    Raises ValueError for a pixel outside the image.
     """
     height, width = size
     if not (0 <= x < width and 0 <= y < height):
@@ -33,15 +33,15 @@ def attention_from_patch(
     """Return the attention of one patch to all patches in a layer (1 is the first): name → [h, w].
 
     The names are `mean` (of the heads), `rollout` (through all layers up to this one) and
-    `head-01`, … `image` is [1, C, H, W] as the backbone takes it.
+    `head-01`, … `image` is normalized, [1, C, H, W].
     """
-    place = 1 + patch[0] * grid[1] + patch[1]
+    index = 1 + patch[0] * grid[1] + patch[1]
     blocks = attention_of_blocks(
-        backbone, image, lambda found: (found[0, :, place, 1:], found[0].mean(0))
+        backbone, image, lambda weights: (weights[0, :, index, 1:], weights[0].mean(0))
     )
     heads = blocks[layer - 1][0]
     rollout = attention_rollout([mean for _, mean in blocks[:layer]])[-1]
-    maps = dict(mean=heads.mean(0), rollout=rollout[place, 1:])
+    maps = dict(mean=heads.mean(0), rollout=rollout[index, 1:])
     maps |= {f'head-{number:02d}': head for number, head in enumerate(heads, 1)}
     return {name: values.view(grid).numpy() for name, values in maps.items()}
 
@@ -51,28 +51,21 @@ def draw_attention(
 ) -> np.ndarray:
     """Draw a map [h, w] of `attention_from_patch` over an image, with a frame around its patch.
 
-    The rollout is scaled to the maximum of the other patches, which its own would leave black.
+    The rollout is scaled to the maximum of the other patches. Scaled to the patch itself, all of
+    them would be black.
     """
     others = np.delete(values, patch[0] * values.shape[1] + patch[1])
     maximum = others.max() if name == 'rollout' and len(others) else None
     return frame_patch(overlay_heat(image, values, maximum), patch, values.shape)
 
 
-def pool(attention: Tensor, grid: Grid, factor: int) -> tuple[Tensor, Grid]:
-    """Pool attention [..., N, N] into cells of factor × factor patches: [..., C, C] and their grid.
+def pool(attention: Tensor, grid: Grid, factor: int) -> Tensor:
+    """Pool attention [..., N, N] of patches to [..., C, C] of cells of factor × factor patches.
 
-    Averages over the attending patches and sums over the attended ones, so rows keep their sum.
+    Averages over the attending patches and sums over the attended patches, so rows keep their sum.
     Cells at the right and lower border may have fewer patches.
     """
     rows, columns = (torch.arange(side) // factor for side in grid)
-    cells = (len(rows) - 1) // factor + 1, (len(columns) - 1) // factor + 1
-    cell = (rows[:, None] * cells[1] + columns).flatten()
-    member = torch.nn.functional.one_hot(cell, cells[0] * cells[1]).to(attention)  # [N, C]
-    return (member / member.sum(0)).T @ attention @ member, cells
-
-
-def quantize(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Quantize rows ≥ 0, f32 [..., N]: uint8 [..., N], and each row's maximum, f32 [...]."""
-    maximum = maps.max(-1).astype(np.float32)
-    levels = 255 * maps / np.where(maximum > 0, maximum, 1)[..., None]
-    return levels.round().astype(np.uint8), maximum
+    cell = rows[:, None] * (columns[-1] + 1) + columns
+    member = torch.nn.functional.one_hot(cell.flatten()).to(attention)  # [N, C]
+    return (member / member.sum(0)).T @ attention @ member

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -11,30 +12,8 @@ from matplotlib.figure import Figure
 
 # Readable on white and on black, and distinguishable with red-green color blindness.
 COLORS = ('#0b84c6', '#e07b00', '#1a9a6c', '#c9529d', '#8c7ae6', '#a08a00')
-INK = '#010203'  # stands for the text color of the page
-
-_STYLE = {
-    'svg.fonttype': 'none',  # text stays text
-    'text.parse_math': False,
-    'font.size': 12,
-    'font.sans-serif': 'DejaVu Sans',
-    'figure.facecolor': 'none',
-    'axes.facecolor': 'none',
-    'lines.linewidth': 2,
-    'axes.grid': True,
-    'axes.grid.axis': 'y',
-    'grid.alpha': 0.15,
-    'grid.color': INK,
-    'text.color': INK,
-    'axes.labelcolor': INK,
-    'xtick.labelcolor': INK,
-    'ytick.labelcolor': INK,
-    'xtick.bottom': False,
-    'ytick.left': False,
-    'axes.xmargin': 0,
-    'figure.constrained_layout.use': True,
-    **{f'axes.spines.{side}': False for side in ('left', 'right', 'top', 'bottom')},
-}
+STYLE = Path(__file__).parent / 'templates/charts.mplstyle'
+INK = '#010203'  # in the style, stands for the text color of the page
 _NO_METADATA = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
 
 
@@ -62,7 +41,7 @@ def line_chart(
         return ''
     file = io.StringIO()
     colors = line_colors(lines)
-    with rc_context(_STYLE | {'svg.hashsalt': repr(lines)}):
+    with rc_context({'svg.hashsalt': repr(lines)}, fname=STYLE):
         figure = Figure((5.8, 3.2))
         axes = figure.add_subplot()
         for name, points in finite.items():

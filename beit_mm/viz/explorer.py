@@ -1,6 +1,7 @@
 """The attention explorer: one page on which a click on a patch shows what it attends to."""
 
 import base64
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,8 @@ from torch import Tensor
 from ..models import BEiT
 from ..models.attention import attention_of_blocks, attention_rollout
 from ..models.relative_position import Grid
-from .attention import pool, quantize
-from .images import HEAT, HEAT_OPACITY, to_data_uri
+from .attention import pool
+from .images import HEAT, OPACITY, to_data_uri
 from .inputs import resize
 from .pages import write_page
 
@@ -33,7 +34,7 @@ class Maps(NamedTuple):
 def compute_maps(backbone: BEiT, image: Tensor, max_bytes: int = MAX_PAGE_BYTES) -> Maps:
     """Compute the maps of an image [1, C, H, W] in at most `max_bytes`.
 
-    Larger grids are pooled by the smallest factor that fits. Raises ValueError if less than 4
+    Larger grids are pooled by the smallest factor that fits. Raises ValueError if fewer than 4
     cells per side would be left.
     """
     grid = tuple(side // backbone.patch_size for side in image.shape[-2:])
@@ -45,7 +46,7 @@ def compute_maps(backbone: BEiT, image: Tensor, max_bytes: int = MAX_PAGE_BYTES)
         return _pack(attention[0], grid, factor)
 
     heads = attention_of_blocks(backbone, image, pack_heads)
-    rollouts = [_pack(found[None], grid, factor) for found in attention_rollout(means)]
+    rollouts = [_pack(rollout[None], grid, factor) for rollout in attention_rollout(means)]
     parts = []
     for part in range(3):  # levels, maximum, to_cls
         pairs = zip(heads, rollouts, strict=True)
@@ -58,11 +59,9 @@ def _cells(grid: Grid, factor: int) -> Grid:
 
 
 def _find_factor(grid: Grid, num_maps: int, max_bytes: int) -> int:
-    for factor in range(1, max(grid) + 1):
-        cells = _cells(grid, factor)
-        if factor > 1 and min(cells) < 4:
-            break
-        if num_maps * (cells[0] * cells[1]) ** 2 <= max_bytes:
+    largest = max((min(grid) - 1) // 3, 1)  # leaves 4 cells per side
+    for factor in range(1, largest + 1):
+        if num_maps * math.prod(_cells(grid, factor)) ** 2 <= max_bytes:
             return factor
     raise ValueError(
         f'{num_maps} maps of {grid[0]}×{grid[1]} patches do not fit into {max_bytes} bytes: '
@@ -72,30 +71,27 @@ def _find_factor(grid: Grid, num_maps: int, max_bytes: int) -> int:
 
 def _pack(attention: Tensor, grid: Grid, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Convert attention [H, 1 + N, 1 + N] to `levels`, `maximum` and `to_cls` of `Maps`."""
-    patches = attention[:, 1:, 1:].float()
+    patches = attention[:, 1:, 1:]
     if factor > 1:
-        patches, _ = pool(patches, grid, factor)
-    levels, maximum = quantize(patches.cpu().numpy())
-    return levels, maximum, (1 - patches.sum(-1)).clamp(0, 1).cpu().numpy()
+        patches = pool(patches, grid, factor)
+    maximum = patches.amax(-1)
+    levels = (255 * patches / maximum.clamp_min(1e-30)[..., None]).round().byte()
+    to_cls = (1 - patches.sum(-1)).clamp(0, 1)
+    return levels.numpy(), maximum.numpy(), to_cls.numpy()
 
 
 def write_explorer(
     path: Path, images: list[tuple[str, np.ndarray, Maps]], source_note: str, notes: list[str]
 ) -> None:
     """Write the page for images: (name, uint8 RGB [H, W, 3], maps)."""
-    data = dict(
-        palette=_base64(HEAT),
-        opacity=HEAT_OPACITY,
-        images=[_image_data(*image) for image in images],
-    )
+    entries = [_image_data(*image) for image in images]
     write_page(
         path,
         'explorer.html',
         title='What a patch attends to',
         source_note=source_note,
-        names=[name for name, _, _ in images],
         notes=notes,
-        data=data,
+        data=dict(palette=_base64(HEAT), opacity=OPACITY, images=entries),
     )
 
 

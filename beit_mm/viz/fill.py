@@ -18,8 +18,8 @@ def fill_in(
 ) -> Tensor:
     """Return token ids [B, h, w] with the most likely id at each masked position.
 
-    `patch_view` f32 [B, C, H, W] as the backbone takes it, `ids` int64 [B, h, w], `mask` bool
-    [B, h, w]. Visible positions keep their ids.
+    `patch_view` is normalized, f32 [B, C, H, W]; `ids` is int64 and `mask` bool, [B, h, w]. Visible
+    positions keep their ids.
     """
     features = backbone(patch_view, mask)[0][:, 1:]
     return torch.where(mask, head(features).argmax(-1).view_as(mask), ids)

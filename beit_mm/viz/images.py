@@ -11,10 +11,9 @@ from scipy.ndimage import binary_erosion
 
 # Colors of 0 … 255, uint8 RGB [256, 3]: dark for small values, bright for large ones.
 HEAT = colormaps['inferno'](np.arange(256), bytes=True)[:, :3].copy()
-HEAT_OPACITY = 0.6
+OPACITY = 0.6  # of colors over an image
 MASKED_COLOR = ImageColor.getrgb('darkorange')
-_ERROR_NAMES = ('darkorange', 'magenta', 'cyan', 'lime', 'yellow', 'red', 'blue')
-ERROR_COLORS = np.array([ImageColor.getrgb(name) for name in _ERROR_NAMES])
+ERROR_COLORS = 'darkorange', 'magenta', 'cyan', 'lime', 'yellow', 'red', 'blue'
 
 
 def to_data_uri(image: np.ndarray) -> str:
@@ -30,7 +29,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:
-    """Remove the colors of an image; the result has three equal channels."""
+    """Remove the colors of an image, and keep three channels."""
     return np.array(Image.fromarray(image).convert('L').convert('RGB'))
 
 
@@ -42,12 +41,12 @@ def enlarge(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def gray_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Make the patches gray that a mask, bool [h, w], selects."""
+    """Make masked patches gray; `mask` is bool [h, w]."""
     return np.where(enlarge(mask, image.shape[:2])[..., None], np.uint8(128), image)
 
 
 def outline_masked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Draw a line inside the border of the patches that a mask, bool [h, w], selects."""
+    """Draw a line inside the border of masked patches; `mask` is bool [h, w]."""
     masked = enlarge(mask, image.shape[:2])
     width = 1 + 2 * max(1, image.shape[0] // mask.shape[0] // 12)
     inside = binary_erosion(masked, np.ones((width, width)), border_value=1)
@@ -55,7 +54,7 @@ def outline_masked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def overlay_classes(
-    image: np.ndarray, labels: np.ndarray, palette: Sequence, opacity: float = 0.6
+    image: np.ndarray, labels: np.ndarray, palette: Sequence, opacity: float = OPACITY
 ) -> np.ndarray:
     """Draw class ids [H, W] in the colors of a palette [K, 3]; ids ≥ K stay transparent."""
     known = labels < len(palette)
@@ -67,26 +66,29 @@ def overlay_classes(
 def overlay_errors(
     image: np.ndarray, wrong: np.ndarray, labelled: np.ndarray, color: Sequence
 ) -> np.ndarray:
-    """Draw wrong pixels, bool [H, W], in a color over the gray image; unlabelled ones are black."""
+    """Draw wrong pixels in a color over the gray image, and unlabelled pixels in black.
+
+    `wrong` and `labelled` are bool [H, W].
+    """
     drawn = overlay_classes(to_gray(image) // 2 + 64, np.where(wrong, 0, 1), [color], opacity=0.8)
     return np.where(labelled[..., None], drawn, 0).astype(np.uint8)
 
 
 def pick_error_color(palette: Sequence) -> list[int]:
     """Return the color of `ERROR_COLORS` with the largest distance to a palette [K, 3]."""
-    distance = np.linalg.norm(ERROR_COLORS[:, None] - np.asarray(palette, float), axis=2)
-    return ERROR_COLORS[distance.min(1).argmax()].tolist()
+    colors = np.array([ImageColor.getrgb(name) for name in ERROR_COLORS])
+    distance = np.linalg.norm(colors[:, None] - np.asarray(palette, float), axis=2)
+    return colors[distance.min(1).argmax()].tolist()
 
 
 def overlay_heat(image: np.ndarray, values: np.ndarray, maximum: float | None = None) -> np.ndarray:
     """Draw values ≥ 0 of patches [h, w] in the colors of `HEAT` over the gray image.
 
-    `maximum` and larger values get the brightest color (default: the largest value).
+    Values from `maximum` (default: the largest value) on get the brightest color.
     """
     scale = 255 / (maximum or values.max() or 1)
     levels = (scale * values).round().clip(0, 255).astype(np.uint8)
-    colors = enlarge(HEAT[levels], image.shape[:2])
-    return ((1 - HEAT_OPACITY) * to_gray(image) + HEAT_OPACITY * colors).round().astype(np.uint8)
+    return overlay_classes(to_gray(image), enlarge(levels, image.shape[:2]), HEAT)
 
 
 def frame_patch(image: np.ndarray, patch: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -19,8 +20,7 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     """
     check_file(path)
     color_type = 'color' if channels == 3 else 'unchanged'
-    image = image_files.read_image(str(path), color_type)[0]
-    image = image[..., None] if image.ndim == 2 else image
+    image = np.atleast_3d(image_files.read_image(str(path), color_type)[0])
     if image.shape[2] != channels:
         raise BadSample(f'{path} has {image.shape[2]} channels, expected {channels} for this model')
     return np.ascontiguousarray(image[..., ::-1] if channels == 3 else image)
@@ -35,7 +35,7 @@ def check_file(path: str | Path) -> None:
 def to_rgb(image: np.ndarray, bands: list[int] | None = None) -> np.ndarray:
     """Return three channels of an image [H, W, C] as red, green and blue.
 
-    `bands`: their numbers, counted from 1; by default the first three, or a single one as gray.
+    `bands` are their numbers, counted from 1 (default: the first three, or a single one as gray).
     Raises ValueError for bands that the image does not have.
     """
     channels = image.shape[2]
@@ -47,10 +47,7 @@ def to_rgb(image: np.ndarray, bands: list[int] | None = None) -> np.ndarray:
 
 
 def fit_size(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
-    """Return (height, width) of about the same shape whose shorter side is about `short_side`.
-
-    Both are multiples of `multiple`.
-    """
+    """Return (height, width) near the shape of `size`: multiples, the shorter near `short_side`."""
     scale = short_side / min(size)
     return tuple(max(round(side * scale / multiple), 1) * multiple for side in size)
 
@@ -59,11 +56,8 @@ def resize(image: np.ndarray, size: tuple[int, int], interpolation: str = 'bicub
     """Resize an image [H, W, C] to `size` (height, width) by Pillow, channel by channel."""
     if image.shape[:2] == tuple(size):
         return image
-    channels = []
-    for channel in np.moveaxis(image, 2, 0):
-        channel = np.ascontiguousarray(channel)
-        channels.append(mmcv.imresize(channel, size[::-1], False, interpolation, backend='pillow'))
-    return np.stack(channels, -1)
+    options = dict(size=size[::-1], interpolation=interpolation, backend='pillow')
+    return np.stack([mmcv.imresize(channel, **options) for channel in cv2.split(image)], -1)
 
 
 def normalize(image: np.ndarray, normalization: dict[str, list[float]]) -> Tensor:
@@ -74,4 +68,4 @@ def normalize(image: np.ndarray, normalization: dict[str, list[float]]) -> Tenso
 
 def to_tensor(image: np.ndarray) -> Tensor:
     """Convert uint8 [H, W, C] to f32 [C, H, W] in 0 … 255."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
+    return torch.from_numpy(image.transpose(2, 0, 1).copy()).float()

@@ -1,4 +1,6 @@
-"""Models built from a checkpoint alone, without a config."""
+"""Models that are built from a checkpoint alone, without a config."""
+
+import re
 
 from torch import nn
 
@@ -31,10 +33,7 @@ class ModelWeights:
         return {name: values[:1] * channels for name, values in NORMALIZATIONS['half'].items()}
 
     def backbone(self, num_heads: int | None = None) -> BEiT:
-        """Build the backbone with all blocks.
-
-        `num_heads` is needed if the checkpoint has no relative position bias.
-        """
+        """Build the backbone; without relative position bias, `num_heads` cannot be inferred."""
         self._check_kind('backbone', 'mim', 'classifier', 'segmentor')
         settings = self.spec.backbone_settings() | dict(out_indices=-1)
         if num_heads:
@@ -45,8 +44,7 @@ class ModelWeights:
         """Build the linear layer from features to codes."""
         self._check_kind('mim')
         state = self.checkpoint.part('head.proj.')
-        out_channels, in_channels = state['weight'].shape
-        head = nn.Linear(in_channels, out_channels)
+        head = nn.Linear(*reversed(state['weight'].shape))
         head.load_state_dict(state)
         return head.eval()
 
@@ -55,8 +53,8 @@ class ModelWeights:
         self._check_kind('tokenizer')
         if 'decoder.input.weight' not in self.checkpoint.state:
             raise ValueError(
-                f'{self.source} has an encoder only, expected encoder and decoder: images cannot '
-                'be reconstructed without a decoder'
+                f'{self.source} has an encoder only, expected encoder and decoder: without a '
+                'decoder images cannot be reconstructed'
             )
         return self._load(DiscreteVAE(**self._tokenizer_settings()))
 
@@ -66,7 +64,7 @@ class ModelWeights:
         return TokenTarget(settings, self.source).fingerprint()
 
     def target_fingerprint(self) -> int:
-        """Return the fingerprint of the tokenizer of this pre-training, 0 if it is unknown."""
+        """Return the fingerprint of the tokenizer of this pre-training, or 0 if it is unknown."""
         state, _ = find_weights(read_file(self.source), self.source)
         return int(state.get('target_fingerprint', 0))
 
@@ -83,13 +81,12 @@ class ModelWeights:
 
     def _tokenizer_settings(self) -> dict[str, int]:
         state = self.checkpoint.state
-        parts = [key.split('.') for key in state if key.startswith('encoder.group_')]
-        blocks = [part[2] for part in parts if part[2].startswith('block_')]
+        blocks = re.findall(r'encoder\.group_(\d+)\.block_(\d+)\.', '\n'.join(state))
         return dict(
             vocab_size=self.spec.classes,
             width=len(state['encoder.input.weight']),
-            groups=max(int(part[1].removeprefix('group_')) for part in parts),
-            blocks=max(int(block.removeprefix('block_')) for block in blocks),
+            groups=max(int(group) for group, _ in blocks),
+            blocks=max(int(block) for _, block in blocks),
             width_in=len(state['decoder.input.weight']),
             in_channels=self.spec.in_channels,
         )

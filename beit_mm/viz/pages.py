@@ -11,7 +11,7 @@ from . import charts, images
 TEMPLATES = Path(__file__).parent / 'templates'
 
 # Control characters except tab and line ends, marks that change the direction of text, and lone
-# surrogates, which names of damaged files contain.
+# surrogates, which the names of damaged files contain.
 _INVISIBLE = re.compile(
     r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e'
     r'\u2066-\u2069\ufeff\ud800-\udfff]'
@@ -26,9 +26,9 @@ def show_invisible(value: object) -> object:
 
 
 def make_environment(*folders: Path) -> Environment:
-    """Return an environment for the templates of this package and of more folders.
+    """Return an environment for the templates of this package and of other folders.
 
-    All values are escaped, so names from outside stay text.
+    All values are escaped: a name from outside, such as one of a file, stays text.
     """
     environment = Environment(
         loader=FileSystemLoader([TEMPLATES, *folders]),
@@ -38,19 +38,13 @@ def make_environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
         finalize=show_invisible,
     )
-
-    def source(name: str) -> Markup:
-        return Markup(environment.loader.get_source(environment, name)[0])
-
     environment.filters['png'] = images.to_data_uri
-    environment.globals.update(
-        source=source, line_chart=charts.line_chart, line_colors=charts.line_colors
-    )
+    environment.globals.update(line_chart=charts.line_chart, line_colors=charts.line_colors)
     return environment
 
 
 def write_page(path: Path, template: str, *folders: Path, **values: object) -> None:
-    """Render a template into a file; its folder is created."""
+    """Render a template into a file and create its folder."""
     text = make_environment(*folders).get_template(template).render(values)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding='utf-8')

@@ -12,6 +12,7 @@ from mmseg.evaluation import IoUMetric
 from ..checkpoint.loading import channels_of, load_model
 from ..data.label_maps import IGNORE
 from ..data.loaders import ReadLabels, replace_loaders
+from ..utils.config_tree import nodes
 from .images import overlay_classes, overlay_errors, pick_error_color
 from .inputs import read_image, to_rgb
 from .pages import write_page
@@ -28,9 +29,7 @@ class Segmentor:
             raise ValueError(
                 f'{cfg.filename} is a config of {cfg.model.get("type")}: expected EncoderDecoder'
             )
-        dataset = cfg.test_dataloader.dataset
-        while 'pipeline' not in dataset and 'dataset' in dataset:
-            dataset = dataset.dataset
+        dataset = next(node for node in nodes(cfg.test_dataloader) if 'pipeline' in node)
         self.scope = cfg.default_scope
         self.model = load_model(cfg, checkpoint)
         with DefaultScope.overwrite_default_scope(self.scope):
@@ -43,15 +42,13 @@ class Segmentor:
     def predict(
         self, path: str, labels: Path | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the predicted class ids [H, W] of an image file, and those of its label map.
+        """Return the predicted and the true class ids [H, W] of an image file and its label map.
 
         Unlabelled pixels are 255. Raises BadSample, as in training.
         """
-        sample = dict(img_path=path, seg_fields=[])
-        if labels:
-            sample['seg_map_path'] = str(labels)
-            for name in ('label_map', 'reduce_zero_label'):
-                sample[name] = getattr(self.dataset, name)
+        sample = dict(img_path=path, seg_map_path=labels, seg_fields=[])
+        for name in ('label_map', 'reduce_zero_label'):
+            sample[name] = getattr(self.dataset, name)
         for step in self.dataset.pipeline.transforms:
             if labels or not isinstance(step, ReadLabels):
                 sample = step(sample)
@@ -61,10 +58,10 @@ class Segmentor:
         return found.pred_sem_seg.data[0].cpu().numpy(), truth
 
     def draw(self, path: str, image: np.ndarray, labels: Path | None = None) -> dict:
-        """Draw the prediction over an image, uint8 RGB, and with labels the truth and the errors.
+        """Draw the prediction over an image, uint8 RGB, and with `labels` the truth and the errors.
 
-        Returns `columns`, `pictures`, `summary`, `classes` that occur and `areas` (see
-        `measure_areas`).
+        Returns `columns`, `pictures`, `summary`, the `classes` that occur, and with `labels` the
+        `areas` of `measure_areas`.
         """
         predicted, truth = self.predict(path, labels)
         scene = dict(
@@ -84,13 +81,15 @@ class Segmentor:
         ]
         areas = measure_areas(predicted, truth, len(self.classes))
         accuracy = 1 - wrong.sum() / max(labelled.sum(), 1)
-        scene['summary'] += f': {accuracy:.1%} of {labelled.sum()} labelled pixels correct, '
-        scene['summary'] += f'mIoU {mean_iou(areas)}'
-        return scene | dict(areas=areas, classes=scene['classes'] | set(np.unique(truth[labelled])))
+        scene['summary'] += (
+            f': {accuracy:.1%} of {labelled.sum()} labelled pixels correct, mIoU {mean_iou(areas)}'
+        )
+        scene['classes'] |= set(np.unique(truth[labelled]))
+        return scene | dict(areas=areas)
 
 
 def measure_areas(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> torch.Tensor:
-    """Count pixels per class: [3, K] of the intersection, of the union and of the labels."""
+    """Count the pixels per class in the intersection, in the union and in the labels: [3, K]."""
     pair = torch.from_numpy(predicted), torch.from_numpy(truth)
     intersection, union, _, labels = IoUMetric.intersect_and_union(*pair, num_classes, IGNORE)
     return torch.stack([intersection, union, labels]).double()
@@ -110,7 +109,7 @@ def write_segments(
     labels: Path | None = None,
     bands: list[int] | None = None,
 ) -> None:
-    """Write a page about image files; `labels` is a folder of label maps NAME OF THE IMAGE.png."""
+    """Write a page about image files. `labels` is a folder with a label map IMAGE.png per image."""
     scenes = []
     for file in images:
         image = to_rgb(read_image(file, channels_of(model.model.backbone)), bands)

@@ -1,4 +1,4 @@
-"""What a tokenizer keeps of images: token maps, reconstructions, and the use of its codes."""
+"""Pages about a tokenizer: token maps, reconstructions, and the usage of its codes."""
 
 from pathlib import Path
 
@@ -29,12 +29,12 @@ def code_colors(vocab_size: int) -> np.ndarray:
 def draw_code(
     code: int, images: list[np.ndarray], ids: list[np.ndarray], stride: int
 ) -> np.ndarray:
-    """Draw the first patches of images whose token is `code`, in a square on gray."""
+    """Draw the first patches whose token is `code` in a square with gray lines between them."""
     patches = []
     for image, image_ids in zip(images, ids, strict=True):
         for row, column in stride * np.argwhere(image_ids == code):
             patches.append(image[row : row + stride, column : column + stride])
-    cell = stride + 1  # with a gray line between patches
+    cell = stride + 1  # with its line
     sheet = np.full((PATCHES_PER_ROW * cell, PATCHES_PER_ROW * cell, 3), 128, np.uint8)
     for i, patch in enumerate(patches[: PATCHES_PER_ROW**2]):
         top, left = i // PATCHES_PER_ROW * cell, i % PATCHES_PER_ROW * cell
@@ -49,7 +49,7 @@ def write_tokens(
     images: dict[str, np.ndarray],
     bands: list[int] | None = None,
 ) -> None:
-    """Write a page about images: path → uint8 [H, W, C], sides are multiples of the stride."""
+    """Write a page about images: path → uint8 [H, W, C], with sides that the stride divides."""
     palette = code_colors(tokenizer.vocab_size)
     shown, all_ids, originals = [], [], []
     for name, image in images.items():
@@ -59,12 +59,12 @@ def write_tokens(
         originals.append(to_rgb(image, bands))
         all_ids.append(ids[0].numpy())
         height, width = ids.shape[1:]
-        size = f'{Path(name).name}: {width}×{height} tokens'
+        quality = f'PSNR {psnr(decoded, pixels).item():.1f} dB'
         colored = enlarge(palette[all_ids[-1]], image.shape[:2])
         reconstruction = to_rgb(to_uint8(decoded[0].numpy()), bands)
         shown.append(
             dict(
-                caption=f'{size}, PSNR {psnr(decoded, pixels).item():.1f} dB',
+                caption=f'{Path(name).name}: {width}×{height} tokens, {quality}',
                 pictures=[originals[-1], colored, reconstruction],
             )
         )
