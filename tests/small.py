@@ -85,6 +85,19 @@ def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
     return cfg
 
 
+def with_weights(name: str, folder: Path, data: Path | None = None) -> tuple[Config, Path]:
+    """Shrink a config; write it and random weights on which its outputs depend to `folder`."""
+    cfg = shrink(load(name), data, folder)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    torch.save(dict(state_dict=model.state_dict()), folder / 'model.pth')
+    cfg.dump(folder / 'config.py')
+    return cfg, folder / 'model.pth'
+
+
 def shrink_model(model: dict, work_dir: Path) -> None:
     shrink_sizes(model)
     for node in nodes(model):

@@ -8,8 +8,6 @@ import onnxruntime
 import pytest
 import small
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS
 
 from beit_mm.apis import deploy
 from beit_mm.checkpoint.loading import load_model
@@ -28,27 +26,10 @@ KINDS = {
 }
 CONFIGS = [pytest.param(name, marks=pytest.mark.long) for name in list(KINDS)[1:]]
 
-tool_spec = importlib.util.spec_from_file_location('export_tool', ROOT / 'tools/export.py')
-tool = importlib.util.module_from_spec(tool_spec)
-tool_spec.loader.exec_module(tool)
-
-
-def make(name: str, folder: Path) -> tuple[Config, Path]:
-    """Return a config at toy size and a checkpoint whose outputs depend on the image."""
-    cfg = small.shrink(small.load(name), folder, folder)
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    torch.save(dict(state_dict=model.state_dict()), folder / 'model.pth')
-    cfg.dump(folder / 'config.py')
-    return cfg, folder / 'model.pth'
-
 
 @pytest.mark.parametrize('name', ['quickstart/tokenizer', *CONFIGS])
 def test_both_formats_compute_what_the_model_does_for_any_batch(name, tmp_path):
-    deployed = deploy.Deployed(load_model(*make(name, tmp_path))).eval()
+    deployed = deploy.Deployed(load_model(*small.with_weights(name, tmp_path))).eval()
     assert deployed.kind == KINDS[name]
     sizes = [deploy.image_size(deployed)]
     if deployed.kind == 'tokenizer':
@@ -65,33 +46,31 @@ def test_both_formats_compute_what_the_model_does_for_any_batch(name, tmp_path):
     assert outputs[-1].std(0).max() > 0.01  # the outputs depend on the image
 
 
+@torch.no_grad()
 def test_mean_and_std_are_part_of_the_exported_model(tmp_path):
-    model = load_model(*make('quickstart/classification', tmp_path))
+    model = load_model(*small.with_weights('quickstart/classification', tmp_path))
     image = deploy.random_images(2, 3, (64, 64))
     bgr = list(image.flip(1))  # as OpenMMLab reads files
-    with torch.no_grad():
-        expected = model(**model.data_preprocessor(dict(inputs=bgr)), mode='tensor')
-        torch.testing.assert_close(deploy.Deployed(model)(image)[0], expected)
+    expected = model(**model.data_preprocessor(dict(inputs=bgr)), mode='tensor')
+    torch.testing.assert_close(deploy.Deployed(model)(image)[0], expected)
 
 
+@torch.no_grad()
 def test_a_segmentor_returns_the_logits_of_its_own_inference(tmp_path):
-    model = load_model(*make('quickstart/segmentation', tmp_path))
+    model = load_model(*small.with_weights('quickstart/segmentation', tmp_path))
     deployed, image = deploy.Deployed(model), deploy.random_images(2, 3, (64, 64))
-    normalized = (image - deployed.mean) / deployed.std
     shapes = dict(img_shape=(64, 64), ori_shape=(64, 64))
-    with torch.no_grad():
-        expected = model.encode_decode(normalized, [shapes] * 2)
-        torch.testing.assert_close(deployed(image)[0], expected)
+    expected = model.encode_decode((image - deployed.mean) / deployed.std, [shapes] * 2)
+    torch.testing.assert_close(deployed(image)[0], expected)
 
 
-def test_the_tool_exports_a_backbone_at_another_size(tmp_path, capsys, unformatted):
-    cfg, checkpoint = make('quickstart/classification', tmp_path)
+def test_the_tool_exports_a_backbone_at_another_size(tool, tmp_path, capsys, unformatted):
+    cfg, checkpoint = small.with_weights('quickstart/classification', tmp_path)
     cfg.model.backbone.out_type = 'featmap'
     cfg.dump(tmp_path / 'config.py')
     state = torch.load(checkpoint)['state_dict']
     torch.save(dict(state_dict={k: v for k, v in state.items() if 'fc_norm' not in k}), checkpoint)
-    files = [str(tmp_path / name) for name in ('config.py', 'model.pth', 'a.pt2')]
-    tool.main([*files, '--format', 'torch', '--backbone', '--size', '32', '96'])
+    tool('a.pt2', '--format', 'torch', '--backbone', '--size', '32', '96')
     printed = capsys.readouterr().out
     assert 'a backbone, image float32 [B, 3, H, W] RGB 0 … 255 of 32×96 → features' in printed
     assert float(printed.split('difference=')[1].split()[0]) <= 1e-4
@@ -99,14 +78,23 @@ def test_the_tool_exports_a_backbone_at_another_size(tmp_path, capsys, unformatt
     assert exported(deploy.random_images(1, 3, (32, 96)))[0].shape == (1, 32, 4, 12)
 
 
-def test_mistakes_say_the_fix(tmp_path, capsys, monkeypatch, unformatted):
-    make('quickstart/tokenizer', tmp_path)
-    files = [str(tmp_path / name) for name in ('config.py', 'model.pth', 'a.onnx')]
+def test_mistakes_say_the_fix(tool, tmp_path, capsys, monkeypatch, unformatted):
+    small.with_weights('quickstart/tokenizer', tmp_path)
     with pytest.raises(SystemExit):
-        tool.main([*files, '--format', 'torch'])
+        tool('a.onnx', '--format', 'torch')
     assert 'a.onnx: expected a file that ends with .pt2' in capsys.readouterr().err
     with pytest.raises(SystemExit, match='DiscreteVAE has no backbone: remove --backbone'):
-        tool.main([*files, '--backbone'])
+        tool('a.onnx', '--backbone')
     monkeypatch.setitem(sys.modules, 'onnxscript', None)  # as if it were not installed
     with pytest.raises(SystemExit, match='onnxscript is not installed: pip install onnx'):
-        tool.main(files)
+        tool('a.onnx')
+
+
+@pytest.fixture
+def tool(tmp_path):
+    """Return a function that runs tools/export.py on the files of `small.with_weights`."""
+    spec = importlib.util.spec_from_file_location('export_tool', ROOT / 'tools/export.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    files = [str(tmp_path / name) for name in ('config.py', 'model.pth')]
+    return lambda out, *options: module.main([*files, str(tmp_path / out), *options])

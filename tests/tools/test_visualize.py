@@ -10,7 +10,6 @@ import small
 import torch
 import visualize
 from explorer_data import read_page
-from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 from shapes import draw as shapes
 
@@ -46,6 +45,8 @@ def files(tmp_path_factory) -> Path:
     for name, vocab_size in (('vae', 16), ('other', 9)):
         tokenizer = DiscreteVAE(vocab_size=vocab_size, width=8, groups=2, blocks=1, width_in=8)
         torch.save(tokenizer.state_dict(), folder / f'{name}.pth')
+    encoder = {k: v for k, v in tokenizer.state_dict().items() if k.startswith('encoder.')}
+    torch.save(encoder, folder / 'encoder.pth')
     return folder
 
 
@@ -55,14 +56,6 @@ def folder(files, tmp_path, monkeypatch) -> Path:
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def segmentor(folder) -> None:
-    cfg = small.shrink(small.load('quickstart/segmentation'), folder, Path('segment'))
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), 'segment.pth')
-    cfg.dump('segment.py')
 
 
 def test_commands_in_the_documentation_are_accepted():
@@ -120,27 +113,34 @@ def test_fill_and_tokens_write_pages_for_the_tokenizer_of_the_pre_training():
         run(fill)
 
 
-def test_segment_writes_a_page(segmentor):
+def test_segment_writes_a_page(folder):
+    small.with_weights('quickstart/segmentation', folder, folder)
     photos = [str(path) for path in sorted(Path('ade20k/images/validation').iterdir())]
     run(
-        f'segment segment.py segment.pth {" ".join(photos)} '
+        f'segment config.py model.pth {" ".join(photos)} '
         '--labels ade20k/annotations/validation --out segment.html'
     )
     html = Path('segment.html').read_text()
     assert html.count('<img') == 4 * len(photos)
     assert 'errors: another class than the truth</span>' in html and 'background</span>' in html
     with pytest.raises(SystemExit, match=r'error: ade20k/photo\.png cannot be read'):
-        run('segment segment.py segment.pth photo.png --labels ade20k')
+        run('segment config.py model.pth photo.png --labels ade20k')
 
 
 MIM = '--checkpoint mim.pth'
 MISTAKES = {
     f'attention photo.png {MIM} --layer 3': r'--layer 3: expected 1 to 2',
     f'attention photo.png {MIM} --patch middle': r'--patch middle: expected a pixel X,Y',
+    f'attention photo.png {MIM} --patch 70,9': r'no pixel 70,9 in an image of 70×50: expected 0,0',
+    f'attention photo.png {MIM} --patch=-1,9': r'no pixel -1,9 in an image of 70×50: .* to 69,49',
     f'attention photo.png {MIM} --patch 1,2 --html a.html': r'remove it, or remove --html',
     f'attention gone.png {MIM}': r'gone\.png not found: expected an image file',
     'attention photo.png --checkpoint vae.pth': r'holds a tokenizer, expected a backbone or mim',
     f'fill photo.png {MIM} --tokenizer other.pth': r'predicts 16 codes, other\.pth has 9',
+    f'fill photo.png {MIM} --tokenizer vae.pth --ratios 0.4 1': r'--ratios 1: expected shares',
+    'tokens photo.png --tokenizer mim.pth': r'mim\.pth holds a mim, expected a tokenizer',
+    'tokens photo.png --tokenizer encoder.pth': r'encoder only, expected encoder and decoder',
+    f'segment {ROOT}/configs/quickstart/classification.py a.pth photo.png': r'expected EncoderDec',
     'segment gone.py segment.pth photo.png': r'gone\.py not found: expected a config',
 }
 

@@ -1,7 +1,6 @@
 """The explorer has the maps that were computed, loads nothing, and answers clicks and keys."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from browser import browser
 from explorer_data import read_page, restore
+from markupsafe import escape
 
 from beit_mm.models import BEiT
 from beit_mm.models.attention import attention_of_blocks, attention_rollout
@@ -17,20 +17,16 @@ from beit_mm.viz.attention import pool
 
 pytestmark = pytest.mark.any_stack
 
+ARCH = dict(embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=32)
 SCREENSHOTS = Path(__file__).parents[2] / 'work_dirs/screenshots'
-HOSTILE = (
-    '</script><script>document.title="evil"</script><img src=x onerror=alert(1)> "&'
-    + 80 * 'x'
-    + '.png'
-)
+HOSTILE = '</script><script>document.title="evil"</script><img src=x onerror=alert(1)>&' + 80 * 'x'
 SIZES = {'first.png': (40, 64), HOSTILE: (48, 48)}
 
 
 @pytest.fixture(scope='module')
 def backbone() -> BEiT:
     torch.manual_seed(0)
-    arch = dict(embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=32)
-    model = BEiT(arch, img_size=32, patch_size=8, rel_pos_bias='shared').eval()
+    model = BEiT(ARCH, img_size=32, patch_size=8, rel_pos_bias='shared').eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model
@@ -72,21 +68,8 @@ def test_the_page_has_the_maps_that_were_computed(page, backbone, inputs):
 
 def test_names_are_text_and_nothing_is_loaded(page):
     text = page.read_text()
-    tags, options = [], []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag, attributes):
-            tags.append((tag, dict(attributes)))
-
-        def handle_data(self, data):
-            if tags and tags[-1][0] == 'option' and data.strip():
-                options.append(data)
-
-    Reader().feed(text)
-    scripts = [attributes for tag, attributes in tags if tag == 'script']
-    assert scripts == [dict(type='application/json', id='data'), {}]
-    assert not [tag for tag, _ in tags if tag in ('img', 'link', 'iframe')]
-    assert options[:2] == list(SIZES)
+    assert re.findall(r'<option value="\d">(.*)</option>', text) == list(map(escape, SIZES))
+    assert text.count('<script') == 2 and not re.search('<img|<link|<iframe', text)
     assert not re.search(r'https?:|//cdn|url\(|@import|fetch\(|XMLHttp', text)
 
 
@@ -100,7 +83,7 @@ def test_a_large_grid_is_pooled_into_the_limit(backbone):
         cells = maps.levels.shape[-1]
         row_sums = restore(maps).sum(-1) + maps.to_cls
         assert (np.abs(row_sums - 1) <= cells * maps.maximum / 510 + 1e-5).all()
-    expected = pool(torch.from_numpy(restore(full)), (8, 9), 2)[0].numpy()
+    expected = pool(torch.from_numpy(restore(full)), (8, 9), 2).numpy()
     assert np.abs(expected - restore(pooled)).max() <= 0.01
     with pytest.raises(ValueError, match='9 maps of 8×9 patches do not fit into 100 bytes: pass'):
         explorer.compute_maps(backbone, image, max_bytes=100)
@@ -189,28 +172,23 @@ def test_the_brightest_patch_is_the_one_that_the_status_names(chromium, page):
     pixels = np.array(chromium.value(sample.format(*maps.grid)))[:, :3]
     shares = restore(maps)[2, :-1, 5].mean(0)
     levels = (255 * shares / shares.max()).round().astype(int)
-    photo = pixels - explorer.HEAT_OPACITY * explorer.HEAT[levels]
+    photo = pixels - explorer.OPACITY * explorer.HEAT[levels]
     assert (np.ptp(photo, axis=1) <= 3).all()  # the photograph itself is gray
 
 
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_everything_fits_a_phone_and_can_be_reached_by_keyboard(chromium, page, scheme):
-    feature = dict(name='prefers-color-scheme', value=scheme)
+def test_everything_fits_a_dark_phone_and_can_be_reached_by_keyboard(chromium, page):
+    feature = dict(name='prefers-color-scheme', value='dark')
     chromium.command('Emulation.setEmulatedMedia', features=[feature])
     chromium.open(page, 360, 740, READY)
-    chromium.screenshot(SCREENSHOTS / f'explorer_phone_{scheme}.png')
+    chromium.screenshot(SCREENSHOTS / 'explorer_phone.png')
     assert chromium.value('document.documentElement.scrollWidth') <= 360
     click(chromium, '#view', 0.05, 0.05)
     assert press(chromium).startswith('Patch in column 1, row 1;')
-    reached = set()
     chromium.value('document.activeElement.blur()')
+    reached = set()
     for _ in range(7):
         chromium.key('Tab')
-        reached.add(
-            chromium.value(
-                '(e => e.id || e.name || e.tagName)(document.activeElement)',
-            )
-        )
+        reached.add(chromium.value('(e => e.id || e.name || e.tagName)(document.activeElement)'))
     assert {'view', 'image', 'layer', 'map', 'SUMMARY'} <= reached
     unnamed = """[...document.querySelectorAll('input, select, [tabindex]')].filter(
         e => !e.labels?.length && !e.getAttribute('aria-label')).length"""

@@ -1,36 +1,18 @@
 """Drawings on images change the pixels that they should, and no others."""
 
-import base64
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from beit_mm.viz import images
 
 pytestmark = pytest.mark.any_stack
 
-RNG = np.random.default_rng(0)
-IMAGE = RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-
-
-def test_png_keeps_every_pixel():
-    kind, _, data = images.to_data_uri(IMAGE).partition(',')
-    assert kind == 'data:image/png;base64'
-    assert np.array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(data)))), IMAGE)
+IMAGE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 
 
 def test_floats_become_the_nearest_bytes():
     assert np.array_equal(images.to_uint8(IMAGE.transpose(2, 0, 1) / 255), IMAGE)
     assert images.to_uint8(np.array([[[-0.1]], [[0.5]], [[1.2]]])).tolist() == [[[0, 128, 255]]]
-
-
-def test_masked_patches_are_gray_and_visible_ones_unchanged():
-    mask = RNG.random((3, 4)) < 0.5
-    drawn = images.gray_out(IMAGE, mask)
-    pixels = mask.repeat(4, 0).repeat(4, 1)
-    assert (drawn[pixels] == 128).all() and np.array_equal(drawn[~pixels], IMAGE[~pixels])
 
 
 def test_outline_changes_only_the_border_of_masked_patches():
@@ -50,7 +32,6 @@ def test_overlay_mixes_class_colors_and_leaves_unlabelled_pixels():
     drawn = images.overlay_classes(IMAGE, labels, [[0, 0, 0], [255, 0, 100]], opacity=1.0)
     assert drawn[0, 0].tolist() == [255, 0, 100] and not drawn[1:].any()
     assert np.array_equal(drawn[0, 1], IMAGE[0, 1])
-    assert np.array_equal(images.overlay_classes(IMAGE, labels, [[9, 9, 9]], opacity=0.0), IMAGE)
 
 
 def test_errors_are_drawn_in_a_color_far_from_the_palette():
@@ -67,7 +48,6 @@ def test_errors_are_drawn_in_a_color_far_from_the_palette():
 def test_heat_is_scaled_to_the_maximum_and_zeros_are_dark():
     image = np.full((8, 8, 3), 200, np.uint8)
     drawn = images.overlay_heat(image, np.array([[0.0, 0.05], [0.1, 0.0]]))
-    assert np.array_equal(drawn, images.overlay_heat(image, np.array([[0.0, 0.5], [1.0, 0.0]])))
     for pixel, level in (((5, 1), 255), ((0, 5), 128), ((0, 0), 0)):
         assert np.array_equal(drawn[pixel], (0.4 * 200 + 0.6 * images.HEAT[level]).round())
     dark = images.overlay_heat(image, np.zeros((2, 2)))
