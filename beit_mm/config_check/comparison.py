@@ -119,10 +119,9 @@ def batch_and_lr(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Findin
         yield _difference('images per update', batch, summary.batch, effect)
     if not is_close(summary['lr'], lr):
         ratio = summary['lr'] / summary.batch / (lr / batch)
-        step = 'the same' if is_close(ratio, 1) else show_ratio(ratio)
+        step = 'the same' if is_close(ratio, 1) else f"{show_ratio(ratio)} the paper's"
         scaled = ', scaled by auto_scale_lr' if summary['auto_scale'] else ''
-        effect = f"lr / batch: {step} step per image compared with the paper's{scaled}"
-        yield _difference('lr', lr, summary['lr'], effect)
+        yield _difference('lr', lr, summary['lr'], f'{step} step per image{scaled}')
 
 
 def total_images(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:

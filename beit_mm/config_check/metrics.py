@@ -47,10 +47,7 @@ def reported_keys(metric: dict) -> list[str] | None:
 
 
 def check_save_best(cfg: dict) -> Iterator[Finding]:
-    """Yield keys in `save_best` of the checkpoint hook that cannot choose the best checkpoint.
-
-    mmengine's CheckpointHook itself explains an invalid or missing `rule`.
-    """
+    """Yield keys in `save_best` of the checkpoint hook that cannot choose the best checkpoint."""
     hook = get(cfg, 'default_hooks', 'checkpoint') or {}
     metrics, place = cfg.get('val_evaluator'), 'default_hooks.checkpoint.save_best'
     if not hook.get('save_best'):
@@ -67,12 +64,10 @@ def check_save_best(cfg: dict) -> Iterator[Finding]:
     wanted, rules = _as_list(hook['save_best']), _as_list(hook.get('rule'))
     rules = rules * len(wanted) if len(rules) == 1 else rules
     for given, rule in zip(wanted, rules, strict=False):
-        what, stops = f'{place}={given!r}', True
         key = lists[0][0] if given == 'auto' and lists[0] else given
         expected = RULES.get(key) or _inferred_rule(key, hook)
         if given == 'auto' and 'mIoU' in known:
             effect = f"common classes decide {key}, which it takes: set save_best='mIoU'"
-            stops = False
         elif known and key not in known:
             effect = _explain_unknown(key, known)
         elif rule and expected not in (None, rule):
@@ -81,7 +76,7 @@ def check_save_best(cfg: dict) -> Iterator[Finding]:
             effect = f'mmengine infers no rule: set save_best={key!r} and rule={expected!r}'
         else:
             continue
-        yield Finding(what, effect, stops=stops)
+        yield Finding(f'{place}={given!r}', effect, stops=given != 'auto' or 'mIoU' not in known)
 
 
 def check_topk(cfg: dict) -> Iterator[Finding]:

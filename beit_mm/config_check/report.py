@@ -10,7 +10,7 @@ from .finding import Finding, show_value
 from .paper import PaperRecipe, agrees
 from .summary import ConfigSummary
 
-WIDTHS = 26, 24, 24, 46  # columns of the table: what, paper, yours, effect
+WIDTHS = 1, 26, 24, 24, 46  # columns of the table: mark, what, paper, yours, effect
 
 
 def format_list(cfg: Config, findings: list[Finding]) -> str:
@@ -56,11 +56,11 @@ def _count(number: int, noun: str) -> str:
     return f'{number} {noun}{"" if number == 1 else "s"}'
 
 
-def _row(mark: str, *cells: str) -> list[str]:
+def _row(*cells: str) -> list[str]:
     """Return the lines of one row of the table, with its cells wrapped."""
     columns = [textwrap.wrap(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
     lines = []
-    for parts in zip_longest([mark], *columns, fillvalue=''):
-        padded = [part.ljust(width + 1) for part, width in zip(parts, (1, *WIDTHS), strict=True)]
-        lines.append(' '.join(padded).rstrip())
+    for parts in zip_longest(*columns, fillvalue=''):
+        padded = [part.ljust(width + 2) for part, width in zip(parts, WIDTHS, strict=True)]
+        lines.append(''.join(padded).rstrip())
     return lines

@@ -3,7 +3,7 @@
 import copy
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -239,22 +239,18 @@ def test_the_script_prints_the_list_and_does_not_train(tmp_path):
 
 
 def test_only_rank_0_checks_and_all_ranks_get_its_findings():
-    store, calls, results = HashStore(), [], {}
-    findings = [Finding('a', 'b', 'c', 'd'), Finding('e', 'f', stops=False)]
+    store, findings, calls = (
+        HashStore(),
+        [Finding('a', 'b', 'c', 'd', False), Finding('e', 'f')],
+        [],
+    )
 
-    def find() -> list[Finding]:
-        calls.append(1)
-        return findings
+    def check(rank: int) -> list[Finding]:
+        return share_findings(store, rank, 4, lambda: calls.append(rank) or findings)
 
-    def check(rank: int) -> None:
-        results[rank] = share_findings(store, rank, 4, find)
-
-    threads = [threading.Thread(target=check, args=(rank,)) for rank in (3, 2, 1, 0)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert results == dict.fromkeys(range(4), findings) and len(calls) == 1
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(check, (3, 2, 1, 0))) == [findings] * 4
+    assert calls == [0]
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -297,30 +293,25 @@ def test_targets_of_lora_are_no_types(data, tmp_path):
 @pytest.mark.parametrize(('old', 'new'), RENAMED.items())
 def test_an_old_name_is_gone_and_its_new_name_exists(old, new):
     name, _, argument = old.partition('.')
-    is_removed = new.startswith('removed')
+    classes = names.find_classes(name, 'beit_mm')
+    known = [each for each in (old, new) if names.find_classes(each, 'beit_mm')]
     if '/' in old:
-        metrics = dict(type='TokenizerMetric'), dict(type='MIMMetric')
-        known = [key for metric in metrics for key in reported_keys(metric)]
+        known = reported_keys(dict(type='TokenizerMetric')) + reported_keys(dict(type='MIMMetric'))
     elif argument:
-        classes = names.find_classes(name, 'beit_mm')
         known = set().union(*map(names.accepted_arguments, classes))
-        old = argument
-    else:
-        known = [each for each in (old, new) if names.find_classes(each, 'beit_mm')]
-    assert old not in known and (new in known or is_removed)
+    assert (argument or old) not in known and (new in known or new.startswith('removed'))
 
 
 # -- single rules ----------------------------------------------------------------------------------
 
 TOKENIZED = torch.ones(1 + 5 + 2, dtype=torch.double)  # image, means, counts of two codes
-PREDICTED = dict.fromkeys(
-    ('target', 'prediction', 'log_p_tokens'), torch.zeros(2, dtype=torch.int64)
-)
+TWO = torch.zeros(2, dtype=torch.int64)
+PREDICTED = dict(target=TWO, prediction=TWO, log_p_tokens=TWO, log_likelihood=0.0)
 RESULTS = [
     (dict(type='beit_mm.TokenizerMetric', vocab_size=2), TOKENIZED),
-    (dict(type='beit_mm.MIMMetric'), dict(PREDICTED, hidden=torch.tensor([True, False]), log_likelihood=0.0)),
+    (dict(type='beit_mm.MIMMetric'), dict(PREDICTED, hidden=torch.tensor([True, False]))),
     (dict(type='mmseg.IoUMetric', iou_metrics=['mIoU', 'mFscore']), (torch.ones(2),) * 4),
-    (dict(type='mmpretrain.Accuracy', topk=(1, 2)), dict(pred_score=torch.tensor([0.0, 1.0]), gt_label=torch.tensor([1]))),
+    (dict(type='mmpretrain.Accuracy', topk=(1, 2)), dict(pred_score=torch.ones(2), gt_label=TWO[:1])),
 ]  # fmt: skip
 
 
@@ -356,10 +347,9 @@ def test_the_size_after_a_pipeline_is_known_unless_a_step_may_change_it(steps, s
 
 
 def test_validation_images_of_different_sizes_are_named(tmp_path):
-    for name, size in (('a.png', (8, 8)), ('b.png', (8, 16))):
-        Image.new('RGB', size).save(tmp_path / name)
-    dataset = dict(type='X', data_root=str(tmp_path), data_prefix=dict(img_path='.'))
-    dataset['pipeline'] = [dict(type='LoadImageFromFile')]
+    for height in (8, 16):
+        Image.new('RGB', (8, height)).save(tmp_path / f'{height}.png')
+    dataset = dict(data_root=str(tmp_path), data_prefix=dict(img_path='.'), pipeline=['read'])
     cfg = dict(default_scope='mmseg', val_dataloader=dict(batch_size=2, dataset=dataset))
     (finding,) = check_test_batch(cfg)
     assert 'has images of 8×8 and 16×8 pixels, which do not fit in one batch' in str(finding)
