@@ -192,7 +192,7 @@ def test_no_rule_needs_a_setting_that_a_config_may_not_show():
     [
         ([f'configs/{UPERNET}.py'], 0, '0 contradictions (✗), 1 difference'),
         ([f'configs/{PRETRAIN}.py', '--gpus', '2'], 1, '✗  lr for this batch'),
-        ([f'configs/{PRETRAIN}.py', '--gpus', '2', '--auto-scale-lr'], 0, 'scaled by auto_scale_lr'),
+        ([f'configs/{PRETRAIN}.py', '--gpus', '2', '--auto-scale-lr'], 0, 'the same step per image'),
         (['configs/quickstart/pretrain.py'], 0, "none of the paper's recipes (arch=other); compared with"),
         (['nowhere.py'], 2, 'error: no config at nowhere.py'),
         (['configs/_base_/default_runtime.py'], 2, 'the backbone is missing: expected one of BEiT'),
