@@ -10,6 +10,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 import mmcv
 import mmengine
@@ -18,7 +19,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.model import ImgDataPreprocessor
-from mmengine.runner import load_checkpoint
+from mmengine.runner import checkpoint, load_checkpoint
 
 from beit_mm import compat
 from beit_mm.checkpoint.files import read_file
@@ -74,7 +75,7 @@ def legitimate(tmp_path) -> Path:
 
 
 def test_fault_the_stack_runs_code_of_a_pickle_or_cannot_read_its_own_file(hostile, legitimate):
-    code = 'import torch\nfrom mmengine.runner import load_checkpoint\n'
+    code = 'import torch\nfrom mmengine.runner import checkpoint, load_checkpoint\n'
     code += 'load_checkpoint(torch.nn.Linear(1, 1), {!r})'
     if ONEDL:
         run_python(code.format(str(hostile[0])))
@@ -90,16 +91,18 @@ def test_a_checkpoint_of_mmengine_loads_with_everything_in_it(legitimate):
     assert meta['buffer'].mean() == 0.5
 
 
-@pytest.mark.parametrize('place', ['', 'http'])
-def test_a_pickle_that_would_run_code_is_refused(place, hostile, tmp_path, monkeypatch):
+@pytest.mark.parametrize('load', ['load_checkpoint', 'load_from_local', 'load_from_http'])
+def test_a_pickle_that_would_run_code_is_refused(load, hostile, tmp_path, monkeypatch):
+    """By our reader of files, and by mmengine's own, which `open-mmlab://…` uses."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        path = f'http://127.0.0.1:{server.server_port}/hostile.pth' if place else str(hostile[0])
-        message = r'hostile.pth was not loaded.* GLOBAL pathlib.Path was not an allowed global'
-        with pytest.raises(ValueError, match=message):
-            load_checkpoint(torch.nn.Linear(1, 1), path)
+        url = f'http://127.0.0.1:{server.server_port}/hostile.pth'
+        path = url if load == 'load_from_http' else str(hostile[0])
+        arguments = [torch.nn.Linear(1, 1), path] if load == 'load_checkpoint' else [path, 'cpu']
+        with pytest.raises((ValueError, UnpicklingError), match=r'GLOBAL pathlib\.Path was not'):
+            getattr(checkpoint, load)(*arguments)
         server.shutdown()
     assert not hostile[1].exists()
 
