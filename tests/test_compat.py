@@ -341,10 +341,10 @@ def test_a_lookup_in_a_registry_shows_the_error():
 
 
 @pytest.mark.parametrize('host, other', [('mmpretrain', 'mmseg'), ('mmseg', 'mmpretrain')])
-def test_one_host_library_works_without_the_other(host, other):
+def test_one_host_library_works_without_the_other_and_without_custom_imports(host, other):
     code = (
-        f'import sys; sys.modules[{other!r}] = None; import beit_mm.registry\n'
-        f'from {host}.registry import MODELS\n'
+        f'import sys; sys.modules[{other!r}] = None\n'
+        f'from beit_mm import compat; compat.apply()\nfrom {host}.registry import MODELS\n'
         'arch = dict(embed_dims=8, num_layers=1, num_heads=1, feedforward_channels=8)\n'
         'print(type(MODELS.build(dict(type="beit_mm.BEiT", arch=arch, img_size=32))).__name__)\n'
         'from beit_mm.models import SETRPUPHead'

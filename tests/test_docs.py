@@ -22,9 +22,11 @@ from beit_mm.models import BEiT
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ('README.md', 'README_zh-CN.md', 'CONTRIBUTING.md', 'CHANGELOG.md')  # pages of the site
 PAGES = [*(ROOT / 'docs').rglob('*.md'), *(ROOT / name for name in OUTSIDE)]
-FAQ, MIGRATION, REPRODUCE = (
-    (ROOT / f'docs/{name}.md').read_text() for name in ('faq', 'migration', 'reproduce')
+FAQ, MIGRATION, OWN_IMAGES, REPRODUCE = (
+    (ROOT / f'docs/{name}.md').read_text()
+    for name in ('faq', 'migration', 'own_images', 'reproduce')
 )
+README = (ROOT / 'README.md').read_text()
 
 
 def prose(text: str) -> str:
@@ -146,13 +148,21 @@ def test_keys_for_the_official_options_are_in_the_config(title, config):
     ('host', 'base'),
     [
         ('mmpretrain', 'beit/benchmarks/beit-base-p16_8xb128-coslr-100e_in1k.py'),
+        ('mmpretrain', 'resnet/resnet50_8xb32_in1k.py'),
         ('mmseg', 'beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py'),
+        ('mmseg', 'fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512.py'),
     ],
 )
-def test_our_backbone_builds_in_a_beit_config_of_another_project(host, base, tmp_path):
+def test_our_backbone_builds_in_a_config_of_another_project(host, base, tmp_path):
     path = Path(importlib.util.find_spec(host).origin).parent / '.mim/configs' / base
-    snippet = pages.blocks(MIGRATION.split(f'## {host}')[1], 'python')[0]
-    assert path.name in MIGRATION
+    if base.startswith('beit/'):
+        assert path.name in MIGRATION
+        snippet = pages.blocks(MIGRATION.split(f'## {host}')[1], 'python')[0]
+    else:
+        snippets = pages.blocks(README + OWN_IMAGES, 'python')
+        rates = next(text for text in snippets if text.startswith('optim_wrapper'))
+        snippet = rates + next(text for text in snippets if f"'{path.name}'" in text)
+    snippet = re.sub('^_base_ = .*', '', snippet, flags=re.M)
     (tmp_path / 'mine.py').write_text(f"_base_ = '{path}'\n{snippet}")
     cfg = Config.fromfile(tmp_path / 'mine.py')
     init_default_scope(host)
@@ -162,7 +172,7 @@ def test_our_backbone_builds_in_a_beit_config_of_another_project(host, base, tmp
         out = model.eval()(torch.zeros(1, 3, size, size))
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     assert isinstance(model.backbone, BEiT) and out.shape[1] in (150, 1000)
-    assert len({group['lr'] for group in groups}) == 14
+    assert len({group['lr'] for group in groups}) == 14  # embeddings, twelve blocks, the rest
 
 
 CONFIGS_IN_FAQ = [block for block in pages.blocks(FAQ, 'python') if pages.file_of(block)]
