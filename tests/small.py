@@ -146,3 +146,8 @@ def shrink_crops(cfg: Config) -> None:
                 node[key] //= 8
             elif isinstance(node.get(key), (list, tuple)):
                 node[key] = tuple(side // 8 for side in node[key])
+
+
+def same_tensors(one: dict, other: dict) -> bool:
+    """Return whether two state dicts have the same keys and bits."""
+    return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())

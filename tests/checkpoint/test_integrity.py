@@ -64,3 +64,15 @@ def test_the_newest_is_the_last_saved_also_in_a_copied_folder_with_an_older_long
     os.utime(last, (0, 0))
     assert find_newest(tmp_path.glob('*')) == (last, [])
     assert find_newest([]) == (None, [])
+
+
+def test_a_tensor_that_a_flipped_bit_marks_as_a_folder_is_damage(tmp_path):
+    """torch.load returns uninitialized memory for it."""
+    torch.save(dict(weight=torch.randn(16)), tmp_path / 'a.pth')
+    content = bytearray((tmp_path / 'a.pth').read_bytes())
+    name = content.rfind(b'a/data/0')  # in the index at the end, after 46 bytes of its entry
+    content[name - 46 + 38] ^= 0x10
+    (tmp_path / 'a.pth').write_bytes(content)
+    assert torch.load(tmp_path / 'a.pth')['weight'].shape == (16,)
+    with pytest.raises(ValueError, match=r'a\.pth is damaged: its entry a/data/0 does not match'):
+        read_file(tmp_path / 'a.pth')
