@@ -1,56 +1,19 @@
-"""Checkpoints that are named by a URL, by `hf://ORG/NAME`, or by a published file's name; all servers are local."""
+"""Checkpoints named by a URL, by `hf://ORG/NAME` or by a published name, from local servers."""
 
 import hashlib
-import http.server
 import json
-import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 import torch
 from huggingface_hub import constants
+from local_server import COMMIT, served
 from safetensors.torch import save
 
-from beit_mm.checkpoint import download, load
+from beit_mm.checkpoint import download
 from beit_mm.checkpoint.files import read_file
 
-REPOSITORY, COMMIT = 'org/beit', '0123456789abcdef0123456789abcdef01234567'
-
-
-@contextmanager
-def served(files: dict[str, bytes], announced: int = 0):
-    """A server of `files` by path that says they are `announced` bytes longer; its address, and how often each was fetched."""
-    asked = Counter()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path
-            content = files.get(path)
-            asked[path] += self.command == 'GET'
-            self.send_response(404 if content is None else 200)
-            if content is None:
-                self.send_header(
-                    'X-Error-Code', 'RepoNotFound' if 'gone' in path else 'EntryNotFound'
-                )
-            content = content or b''
-            self.send_header('Content-Length', str(len(content) + announced))
-            self.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header('X-Repo-Commit', COMMIT)
-            self.end_headers()
-            if self.command == 'GET':
-                self.wfile.write(content)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{server.server_port}', asked
-        server.shutdown()
+REPOSITORY = 'org/beit'
 
 
 @pytest.fixture(autouse=True)
@@ -64,76 +27,63 @@ def weights(value: float) -> bytes:
 
 
 def value(source: str) -> float:
-    return read_file(source)['weight'][0].item()
+    content = read_file(source)
+    return content.get('state_dict', content)['weight'][0].item()
 
 
 def files_in(folder) -> list[str]:
-    return sorted(
-        path.name for path in folder.rglob('*') if path.is_file() and path.name != '.lock'
-    )
+    names = sorted(path.name for path in folder.rglob('*') if path.is_file())
+    return [name for name in names if name != '.lock']
 
 
-def test_files_of_one_name_are_told_apart_by_their_address_and_kept(cache):
+def test_files_are_cached_by_url_not_by_name(cache):
     paths = ['/a/model.safetensors', '/b/model.safetensors', '/b/model.safetensors?version=2']
-    with served({path: weights(i) for i, path in enumerate(paths)}) as (address, asked):
+    with served({path: weights(i) for i, path in enumerate(paths)}) as (address, fetched):
         assert [value(address + path) for path in paths] == [0, 1, 2]
     assert [value(address + path) for path in paths] == [0, 1, 2]
-    assert set(asked.values()) == {1} and files_in(cache) == ['model.safetensors'] * 3
-
-
-def test_an_interrupted_download_is_named_and_leaves_nothing(cache):
-    words = r'http://.*/a.safetensors was interrupted after \d+ of \d+ bytes. Run again, or download it by hand'
-    with (
-        served({'/a.safetensors': weights(1)}, announced=1000) as (address, _),
-        pytest.raises(FileNotFoundError, match=words),
-    ):
-        value(f'{address}/a.safetensors')
-    assert files_in(cache) == []
+    assert set(fetched.values()) == {1} and files_in(cache) == ['model.safetensors'] * 3
 
 
 @pytest.mark.parametrize('name', ['{hash}', '20221114', '20221128-{hash}'])
-def test_a_hash_in_the_name_is_checked_and_a_date_is_none(name, cache):
-    content = next(
-        weights(i) for i in range(99) if not hashlib.sha256(weights(i)).hexdigest()[:8].isdecimal()
-    )
-    path = f'/beit-{name.format(hash=hashlib.sha256(content).hexdigest()[:8])}.pth'
-    with served({path: content}) as (address, _):
+def test_a_hash_in_the_name_is_checked_and_a_date_is_none(name):
+    digests = {hashlib.sha256(weights(i)).hexdigest()[:8]: weights(i) for i in range(99)}
+    digest = next(digest for digest in digests if not digest.isdecimal())
+    path = f'/beit-{name.format(hash=digest)}.pth'
+    with served({path: digests[digest]}) as (address, _):
         assert value(address + path) >= 0
-    other = {path: weights(-1.0)}
-    with served(other) as (address, _):
-        if '{hash}' in name:
-            with pytest.raises(
-                ValueError, match=f'{address}{path}: its SHA-256 is .*, its name says .*save it as'
-            ):
-                value(address + path)
-        else:
+    with served({path: weights(-1.0)}) as (address, _):
+        if name == '20221114':
             assert value(address + path) == -1
+            return
+        message = f'{address}{path}: its SHA-256 is .*, its name says .*save it as'
+        with pytest.raises(ValueError, match=message):
+            value(address + path)
 
 
-def test_what_cannot_be_downloaded_is_named_with_a_way_out():
-    words = r'http://.*/a.pth could not be downloaded .*404.*pass the path of'
-    with served({}) as (address, _), pytest.raises(FileNotFoundError, match=words):
+@pytest.mark.parametrize(
+    ('content', 'announced', 'error', 'message'),
+    [
+        (None, 0, FileNotFoundError, r'/a\.pth could not be downloaded .*404.*pass the path of'),
+        (weights(1), 1000, FileNotFoundError, r'/a\.pth was interrupted after \d+ of \d+ bytes. Run again, or download it by hand'),
+        (b'', 0, FileNotFoundError, r'/a\.pth was interrupted after 0'),
+        (b'<html>sign in</html>', 0, ValueError, r'/a\.pth is a web page'),
+    ],
+)  # fmt: skip
+def test_a_failed_download_is_named_and_leaves_nothing(cache, content, announced, error, message):
+    files = {} if content is None else {'/a.pth': content}
+    with served(files, announced) as (address, _), pytest.raises(error, match=address + message):
         read_file(f'{address}/a.pth')
-
-
-def test_a_web_page_and_an_empty_answer_are_no_files(cache):
-    with served({'/a.pth': b'<html>sign in</html>', '/b.pth': b''}) as (address, _):
-        with pytest.raises(ValueError, match=rf'{address}/a.pth is a web page'):
-            read_file(f'{address}/a.pth')
-        with pytest.raises(FileNotFoundError, match=rf'{address}/b.pth was interrupted after 0'):
-            read_file(f'{address}/b.pth')
     assert files_in(cache) == []
 
 
-def test_a_downloaded_file_that_cannot_be_read_is_named_with_its_address(cache):
-    with (
-        served({'/a.pth': b'half of a file'}) as (address, _),
-        pytest.raises(ValueError, match=rf'downloaded from {address}/a.pth. Delete it'),
-    ):
-        read_file(f'{address}/a.pth')
+def test_a_downloaded_file_that_cannot_be_read_is_named_with_its_url():
+    with served({'/a.pth': b'half of a file'}) as (address, _):
+        message = rf'downloaded from {address}/a.pth. Delete it'
+        with pytest.raises(ValueError, match=message):
+            read_file(f'{address}/a.pth')
 
 
-def test_a_cache_that_cannot_be_written_is_named_with_the_address(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_named_with_the_url(tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
     with pytest.raises(FileNotFoundError, match='http://127.0.0.1:1/a.pth could not be downloaded'):
@@ -141,12 +91,15 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_address(tmp_path, monk
 
 
 def test_of_several_processes_one_downloads():
-    with served({'/a.safetensors': weights(3)}) as (address, asked), ThreadPoolExecutor(4) as pool:
+    with (
+        served({'/a.safetensors': weights(3)}) as (address, fetched),
+        ThreadPoolExecutor(4) as pool,
+    ):
         assert set(pool.map(value, [f'{address}/a.safetensors'] * 4)) == {3}
-    assert asked['/a.safetensors'] == 1
+    assert fetched['/a.safetensors'] == 1
 
 
-def test_a_published_name_is_an_address_unless_there_is_such_a_file(cache, tmp_path, monkeypatch):
+def test_a_published_name_is_its_url_unless_a_file_has_that_name(tmp_path, monkeypatch):
     name = 'beit_base_patch16_224_pt22k'
     with served({f'/{name}.pth': weights(5)}) as (address, _):
         entry = dict(download.published()[name], address=f'{address}/{name}.pth')
@@ -157,27 +110,27 @@ def test_a_published_name_is_an_address_unless_there_is_such_a_file(cache, tmp_p
     assert not download.is_remote(name) and value(name) == 6
 
 
-# -- Hugging Face ------------------------------------------------------------------------------------------------------
+# -- Hugging Face
 
 
-def repository(name: str, content: dict[str, bytes], revision: str = 'main') -> dict[str, bytes]:
-    """What a server has of a repository: its description and its files."""
+def repository(content: dict[str, bytes], revision: str = 'main') -> dict[str, bytes]:
+    """Return what a server has of a repository: its description and its files."""
     listed = [
         dict(type='file', path=file, rfilename=file, size=len(data), oid='0')
         for file, data in content.items()
     ]
-    about = dict(id=name, sha=COMMIT, siblings=listed, private=False, tags=[], downloads=0, likes=0)
-    pages = {f'/api/models/{name}/revision/{revision}': about}
+    about = dict(id=REPOSITORY, sha=COMMIT, siblings=listed, private=False, tags=[], downloads=0)
+    pages = {f'/api/models/{REPOSITORY}/revision/{revision}': about | dict(likes=0)}
     for at in (revision, COMMIT):
         for query in ('?recursive=True&expand=False', '?recursive=true&expand=false'):
-            pages[f'/api/models/{name}/tree/{at}{query}'] = listed
-    files = {f'/{name}/resolve/{COMMIT}/{file}': data for file, data in content.items()}
+            pages[f'/api/models/{REPOSITORY}/tree/{at}{query}'] = listed
+    files = {f'/{REPOSITORY}/resolve/{COMMIT}/{file}': data for file, data in content.items()}
     return {path: json.dumps(page).encode() for path, page in pages.items()} | files
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Has Hugging Face's library ask a local server, as HF_ENDPOINT does before its import."""
+    """Return a function that points Hugging Face's library to a server, as HF_ENDPOINT does."""
 
     def use(address: str) -> None:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
@@ -190,36 +143,31 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('revision', ['main', 'v2'])
-def test_a_repository_of_hugging_face_is_read_and_found_again_offline(hub, monkeypatch, revision):
-    content = {
-        'model.safetensors': weights(7),
-        'config.json': b'{}',
-        'pytorch_model.bin': b'not needed',
-    }
+def test_a_repository_of_hugging_face_is_read_and_cached(hub, monkeypatch, revision):
+    content = {'model.safetensors': weights(7), 'config.json': b'{}', 'pytorch_model.bin': b''}
     source = f'hf://{REPOSITORY}' + ('' if revision == 'main' else f'@{revision}')
-    with served(repository(REPOSITORY, content, revision)) as (address, asked):
+    with served(repository(content, revision)) as (address, fetched):
         hub(address)
-        assert read_file(source)['state_dict']['weight'][0] == 7
-        assert not any('pytorch_model' in path for path in asked)
+        assert value(source) == 7
+        assert not any('pytorch_model' in path for path in fetched)
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
-    assert read_file(source)['state_dict']['weight'][0] == 7
+    assert value(source) == 7
 
 
 def test_a_repository_with_pickled_weights_alone_is_read(hub, tmp_path):
     torch.save(dict(weight=torch.ones(2)), tmp_path / 'a.bin')
-    with served(
-        repository(REPOSITORY, {'pytorch_model.bin': (tmp_path / 'a.bin').read_bytes()})
-    ) as (address, _):
+    content = {'pytorch_model.bin': (tmp_path / 'a.bin').read_bytes()}
+    with served(repository(content)) as (address, _):
         hub(address)
-        assert read_file(f'hf://{REPOSITORY}')['state_dict']['weight'][0] == 1
+        assert value(f'hf://{REPOSITORY}') == 1
 
 
 @pytest.mark.parametrize(
-    'source, reason',
+    ('source', 'reason'),
     [('hf://org/gone', 'could not be downloaded'), ('hf://org/beit', 'holds no weights')],
 )
 def test_a_repository_that_is_missing_or_without_weights_is_named(hub, source, reason):
-    with served(repository(REPOSITORY, {'config.json': b'{}'})) as (address, _):
+    with served(repository({'config.json': b'{}'})) as (address, _):
         hub(address)
         with pytest.raises(FileNotFoundError, match=rf'{source}.* {reason}'):
-            load(source)
+            read_file(source)

@@ -1,10 +1,11 @@
-"""Where the hosts' ports differ from BEiT, and by how much: each test fails once the fault is gone, ours never has it."""
+"""Where ports of BEiT differ from it, and by how much: each test fails once the library is fixed."""
 
 import numpy as np
 import pytest
 import torch
 from mmpretrain.datasets.transforms import BEiTMaskGenerator
 from mmpretrain.models import BEiTViT
+from mmpretrain.models.backbones.beit import BEiTTransformerEncoderLayer
 from mmseg.models.backbones import BEiT as MMSegBEiT
 
 from beit_mm.checkpoint import load_backbone
@@ -13,9 +14,10 @@ from beit_mm.data.blockwise_mask import blockwise_mask
 from beit_mm.models import BEiT
 
 ARCH = dict(embed_dims=64, num_layers=4, num_heads=1, feedforward_channels=128)
+OURS = dict(arch=ARCH, rel_pos_bias='per_layer', layer_scale=0.1, out_type='featmap')
 
 
-def test_mmpretrain_never_hides_the_last_row_and_column():
+def test_mmpretrain_never_masks_the_last_row_and_column():
     """Its `randint` excludes the end."""
     theirs = BEiTMaskGenerator(input_size=14, num_masking_patches=75, min_num_patches=16)
     np.random.seed(0)
@@ -26,28 +28,23 @@ def test_mmpretrain_never_hides_the_last_row_and_column():
     assert ours[-1].mean() > 0.08 and ours[:, -1].mean() > 0.08
 
 
-def test_mmpretrain_leaves_the_bias_at_zero_where_the_shared_table_has_a_prefix(
-    make_state, tmp_path
-):
+def test_mmpretrain_leaves_the_bias_at_zero_if_the_shared_table_has_a_prefix(make_state, tmp_path):
     """It looks for 'rel_pos_bias.…', whatever the prefix that it loads with."""
     state = make_state('mim')
     theirs = BEiTViT(arch=ARCH, img_size=64, patch_cfg=dict(padding=0))
     wrapped = torch.nn.ModuleDict(dict(backbone=theirs))
     wrapped.load_state_dict(from_ours(state, 'mmpretrain'), strict=False)
     assert not any(layer.attn.relative_position_bias_table.any() for layer in theirs.layers)
-
     torch.save(state, tmp_path / 'a.pth')
-    ours = BEiT(
-        arch=ARCH, img_size=64, rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap'
-    )
+    ours = BEiT(img_size=64, **OURS)
     load_backbone(ours, str(tmp_path / 'a.pth'))
     assert all(block.attn.relative_position_bias_table.any() for block in ours.blocks)
 
 
 def test_mmseg_refuses_a_shared_table_and_other_grids(make_state, tmp_path):
-    """KeyError for the first; for another size `interp2d`, which SciPy no longer has (RuntimeError, NotImplementedError)."""
-    torch.save(dict(state_dict=make_state('mim')), tmp_path / 'shared.pth')
+    """Other grids need `interp2d`, which SciPy no longer has."""
     backbone = {k: v for k, v in make_state('segmentor').items() if k.startswith('backbone.')}
+    torch.save(dict(state_dict=make_state('mim')), tmp_path / 'shared.pth')
     torch.save(dict(state_dict=from_ours(backbone, 'mmseg')), tmp_path / 'bare.pth')
     settings = dict(embed_dims=64, num_layers=4, num_heads=1, mlp_ratio=2)
     for size, path, error in (
@@ -57,42 +54,28 @@ def test_mmseg_refuses_a_shared_table_and_other_grids(make_state, tmp_path):
         init = dict(type='Pretrained', checkpoint=str(tmp_path / path))
         with pytest.raises(error):
             MMSegBEiT(img_size=size, init_cfg=init, **settings).init_weights()
-        ours = BEiT(
-            arch=ARCH,
-            img_size=size,
-            rel_pos_bias='per_layer',
-            layer_scale=0.1,
-            out_type='featmap',
-            init_cfg=init,
-        )
-        ours.init_weights()
+        BEiT(img_size=size, init_cfg=init, **OURS).init_weights()
 
 
 def test_mmpretrain_drops_the_feed_forward_branch_twice():
-    """In the FFN and again in the layer: at a rate of 0.5 it stays in a quarter of the images, not in half of them."""
-    from mmpretrain.models.backbones.beit import BEiTTransformerEncoderLayer
-
+    """At a rate of 0.5, its FFN and its layer keep the branch in a quarter of the images."""
     torch.manual_seed(0)
-    theirs = BEiTTransformerEncoderLayer(8, 1, 16, 1.0, (2, 2), True, drop_path_rate=0.5).train()
-    torch.nn.init.zeros_(theirs.attn.proj.weight)
-    torch.nn.init.zeros_(theirs.attn.proj.bias)
-    torch.nn.init.ones_(theirs.ffn.layers[1].bias)
-    x = torch.zeros(4000, 5, 8)
-    kept = theirs(x, None)[:, 0, 0].ne(0).float().mean().item()
-    assert kept == pytest.approx(0.25, abs=0.03)
-
     arch = dict(embed_dims=8, num_layers=2, num_heads=1, feedforward_channels=16)
-    block = BEiT(arch=arch, img_size=8, patch_size=4, drop_path_rate=0.5).blocks[1].train()
-    torch.nn.init.zeros_(block.attn.proj.weight)
-    torch.nn.init.zeros_(block.attn.proj.bias)
-    torch.nn.init.ones_(block.mlp.fc2.bias)
-    assert block(x, (2, 2))[:, 0, 0].ne(0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    ours = BEiT(arch=arch, img_size=8, patch_size=4, drop_path_rate=0.5).blocks[1]
+    theirs = BEiTTransformerEncoderLayer(8, 1, 16, 1.0, (2, 2), True, drop_path_rate=0.5)
+    for block, last, grid, expected in (
+        (theirs, theirs.ffn.layers[1], None, 0.25),
+        (ours, ours.mlp.fc2, (2, 2), 0.5),
+    ):
+        torch.nn.init.zeros_(block.attn.proj.weight)
+        torch.nn.init.zeros_(block.attn.proj.bias)
+        torch.nn.init.ones_(last.bias)
+        kept = block.train()(torch.zeros(4000, 5, 8), grid)[:, 0, 0].ne(0).float().mean().item()
+        assert kept == pytest.approx(expected, abs=0.03)
 
 
-def test_hugging_face_reads_features_two_blocks_earlier_than_the_official_code_with_the_same_numbers(
-    make_state,
-):
-    """Its `out_indices` i is `hidden_states[i − 1]`, of which the first is the embedding; the last block is out of reach."""
+def test_hugging_face_reads_features_two_blocks_earlier_than_the_official_code():
+    """`out_indices` i is `hidden_states[i − 1]`, and the first of these is the embedding."""
     transformers = pytest.importorskip('transformers')
     config = transformers.BeitConfig(
         hidden_size=64, num_hidden_layers=5, num_attention_heads=1, intermediate_size=128, image_size=64,
@@ -104,6 +87,6 @@ def test_hugging_face_reads_features_two_blocks_earlier_than_the_official_code_w
         states = model(torch.randn(1, 3, 64, 64), output_hidden_states=True).hidden_states
     for i, feature in zip(config.out_indices, seen, strict=True):
         assert torch.equal(feature.flatten(2).transpose(1, 2), states[i - 1][:, 1:])
-    assert len(states) == 6  # states[t + 1] is what block t gives
+    assert len(states) == 6  # states[t + 1] is the output of block t
     with pytest.raises(ValueError, match='out_indices must be valid indices'):
         transformers.BeitConfig(num_hidden_layers=5, out_indices=[3, 4, 5, 6])

@@ -1,4 +1,7 @@
-"""Programs in pickle's language, drawn at random: names dangerous and harmless, every opcode that calls or builds, loose ends."""
+"""Random programs in pickle's language: dangerous and harmless names, every opcode that calls or builds.
+
+Where such a program runs, it makes something in the current folder.
+"""
 
 import pickle
 import struct
@@ -11,8 +14,8 @@ from hypothesis import strategies as st
 
 from beit_mm.checkpoint.integrity import add_save_time
 
-MARK = '@mark@'  # stands for a file that must never appear; as long as what replaces it, since lengths are written before
-LENGTH = 96
+Bytes = st.SearchStrategy[bytes]
+MARK = 'ran'  # a file or folder that must never appear
 DANGEROUS = [
     ('os', 'system'), ('posix', 'system'), ('os', 'mkdir'), ('posix', 'mkdir'), ('builtins', 'eval'), ('builtins', 'exec'),
     ('builtins', 'open'), ('__builtin__', 'open'), ('io', 'open'), ('_io', 'open'), ('pathlib', 'Path.touch'),
@@ -29,11 +32,9 @@ HARMLESS = [
     ('builtins', 'set'), ('argparse', 'Namespace'), ('mmengine.logging.history_buffer', 'HistoryBuffer'),
     ('numpy', 'dtype'), ('numpy._core.multiarray', 'scalar'), ('_codecs', 'encode'), ('torch', 'Size'),
 ]  # fmt: skip
-EXTENSIONS = {
-    ('os', 'mkdir'): 201,
-    ('os', 'makedirs'): 40_001,
-    ('os', 'mkfifo'): 3_000_001,
-}  # of EXT1, EXT2, EXT4
+# Functions that pickles can call by number, with EXT1, EXT2 and EXT4.
+EXTENSIONS = {('os', 'mkdir'): 201, ('os', 'makedirs'): 40_001, ('os', 'mkfifo'): 3_000_001}
+FORMS = 'zip', 'dated', 'old', 'bare', 'module'
 
 
 def text(word: str) -> bytes:
@@ -41,122 +42,67 @@ def text(word: str) -> bytes:
     return b'X' + struct.pack('<I', len(data)) + data
 
 
-def name(pair: tuple[str, str]) -> st.SearchStrategy[bytes]:
+def join(*parts: bytes | Bytes) -> Bytes:
+    """Draw and concatenate the parts."""
+    return st.tuples(*(st.just(p) if isinstance(p, bytes) else p for p in parts)).map(b''.join)
+
+
+def name(pair: tuple[str, str]) -> Bytes:
     module, attribute = pair
-    return st.sampled_from(
-        [f'c{module}\n{attribute}\n'.encode(), text(module) + text(attribute) + b'\x93']
-    )
+    by_line = f'c{module}\n{attribute}\n'.encode()  # GLOBAL
+    return st.sampled_from([by_line, text(module) + text(attribute) + b'\x93'])  # STACK_GLOBAL
 
 
 _words = st.sampled_from(
-    [
-        MARK,
-        MARK,
-        f'touch {MARK}',
-        f'open({MARK!r}, "w")',
-        'w',
-        '__dict__',
-        '__setstate__',
-        'cpu',
-        'storage',
-    ]
-)
+    [MARK, MARK, f'touch {MARK}', f'open({MARK!r}, "w")', 'w', '__dict__', '__setstate__', 'cpu', 'storage']
+).map(text)  # fmt: skip
 _plain = st.one_of(
-    _words.map(text),
-    st.sampled_from(
-        [
-            b'N',
-            b'\x88',
-            b'\x89',
-            b')',
-            b']',
-            b'}',
-            b'K\x01',
-            b'K\x00',
-            b'J\xff\xff\xff\x7f',
-            b'G?\xf0' + bytes(6),
-        ]
-    ),
-    st.sampled_from(
-        [b'h\x00', b'h\x07', b'0', b'1', b'(', b't', b'2', b'a', b's', b'e', b'\x94']
-    ),  # loose ends
-)
+    _words,
+    st.sampled_from([b'N', b'\x88', b'\x89', b')', b']', b'}', b'K\x01', b'K\x00', b'J\xff\xff\xff\x7f', b'G?\xf0' + bytes(6)]),
+    st.sampled_from([b'h\x00', b'h\x07', b'0', b'1', b'(', b't', b'2', b'a', b's', b'e', b'\x94']),  # loose ends
+)  # fmt: skip
 _numbered = st.sampled_from(
-    [
-        b'\x82\xc9',
-        b'\x83' + struct.pack('<H', 40_001),
-        b'\x84' + struct.pack('<i', 3_000_001),
-        b'\x82\x07',
-    ]
-)
+    [b'\x82\xc9', b'\x83' + struct.pack('<H', 40_001), b'\x84' + struct.pack('<i', 3_000_001), b'\x82\x07']
+)  # fmt: skip
 _bad = st.one_of(st.sampled_from(DANGEROUS).flatmap(name), _numbered)
 _name = st.one_of(_bad, st.sampled_from(HARMLESS).flatmap(name))
+_installed = st.sampled_from(DANGEROUS).map(lambda pair: 'i{}\n{}\n'.format(*pair).encode())
+# A call of something dangerous with the mark, wherever an unpickler allows it: REDUCE, NEWOBJ, OBJ
+_attack = st.one_of(
+    join(_bad, b'(', _words, b't', st.sampled_from([b'R', b'\x81'])), join(b'(', _bad, _words, b'o')
+)
 
 
-def _compound(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+def _compound(inner: Bytes) -> Bytes:
     some = st.lists(inner, max_size=3).map(b''.join)
-    arguments = some.map(lambda items: b'(' + items + b't')
-    state = st.tuples(inner, inner).map(lambda kv: b'}' + b''.join(kv) + b's')
+    arguments, state = join(b'(', some, b't'), join(b'}', inner, inner, b's')
     called = st.one_of(_name, inner)
     return st.one_of(
         arguments,
         state,
-        some.map(lambda items: b'](' + items + b'e'),
-        st.tuples(called, arguments).map(lambda parts: b''.join(parts) + b'R'),
-        st.tuples(called, arguments).map(lambda parts: b''.join(parts) + b'R'),
-        st.tuples(called, arguments).map(lambda parts: b''.join(parts) + b'\x81'),
-        st.tuples(called, arguments, state).map(lambda parts: b''.join(parts) + b'\x92'),
-        st.tuples(called, st.one_of(state, arguments, inner)).map(
-            lambda parts: b''.join(parts) + b'b'
-        ),
-        st.tuples(called, some).map(lambda parts: b'(' + b''.join(parts) + b'o'),
-        st.tuples(some, st.sampled_from(DANGEROUS)).map(
-            lambda parts: b'(' + parts[0] + f'i{parts[1][0]}\n{parts[1][1]}\n'.encode()
-        ),
-        inner.map(lambda item: item + b'q\x00'),
-        inner.map(lambda item: item + b'Q'),
-        st.tuples(inner, inner).map(lambda parts: parts[0] + b'0' + parts[1]),
+        join(b'](', some, b'e'),
+        join(called, arguments, st.sampled_from([b'R', b'R', b'\x81'])),
+        join(called, arguments, state, b'\x92'),  # NEWOBJ_EX
+        join(called, st.one_of(state, arguments, inner), b'b'),  # BUILD
+        join(b'(', called, some, b'o'),
+        join(b'(', some, _installed),  # INST
+        join(inner, b'q\x00'),
+        join(inner, b'Q'),
+        join(inner, b'0', inner),
     )
 
 
-# What surely calls something dangerous with the mark, wherever an unpickler lets it.
-_attack = st.tuples(_bad, _words.map(text), st.sampled_from([b'R', b'\x81', b'o'])).map(
-    lambda parts: (
-        b'(' + parts[0] + parts[1] + b'o'
-        if parts[2] == b'o'
-        else parts[0] + b'(' + parts[1] + b't' + parts[2]
-    )
-)
 _value = st.recursive(st.one_of(_plain, _name, _attack), _compound, max_leaves=12)
-programs = st.tuples(st.sampled_from([2, 3, 4]), _value, st.booleans()).map(
-    lambda drawn: (
-        b'\x80'
-        + bytes([drawn[0]])
-        + (b'}' + text('state_dict') + drawn[1] + b's' if drawn[2] else drawn[1])
-        + b'.'
-    )
+programs = join(
+    b'\x80',
+    st.sampled_from([b'\2', b'\3', b'\4']),
+    st.one_of(_value, join(b'}', st.just(text('state_dict')), _value, b's')),
+    b'.',
 )
-
-
-def marked(program: bytes, mark: Path) -> bytes:
-    """The program with the file's name in it, whose texts have other lengths then."""
-    out, place, end = b'', 0, len(program)
-    while (at := program.find(b'X', place, end)) >= 0:
-        (length,) = struct.unpack('<I', program[at + 1 : at + 5].ljust(4, b'\0'))
-        words = program[at + 5 : at + 5 + length]
-        if MARK.encode() not in words or length > LENGTH:
-            out, place = out + program[place : at + 1], at + 1
-            continue
-        out += program[place:at] + text(words.decode().replace(MARK, str(mark)))
-        place = at + 5 + length
-    return out + program[place:]
-
-
-FORMS = 'zip', 'dated', 'old', 'bare', 'module'
 
 
 def write(path: Path, program: bytes, form: str) -> None:
-    """A file of torch's, new or old, with our comment or not, or the bare pickle, with this program in it."""
+    """Write a file of torch, new or old, with our comment or without, or the bare pickle."""
     if form == 'bare':
         path.write_bytes(program)
     elif form == 'old':
