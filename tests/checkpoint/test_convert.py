@@ -2,18 +2,17 @@
 
 import json
 import re
-import runpy
 
+import convert as tool
 import pytest
 import torch
-from small import ROOT, same_tensors
+from small import same_tensors
 
 from beit_mm.checkpoint import load, origins, read_checkpoint
 from beit_mm.checkpoint.export import TARGETS, export
 
 pytestmark = pytest.mark.any_stack
 
-tool = runpy.run_path(str(ROOT / 'tools/convert.py'))
 CLASSIFIERS = 'classifier', 'vanilla_classifier', 'cls_token_classifier'
 # Two projects have the same keys: (target, kind of model) → the one that it is taken for.
 SAME_KEYS = {('timm', 'backbone'): 'beit_mm', ('mmseg', 'backbone'): 'mmpretrain'}
@@ -31,7 +30,7 @@ def write(make_state, tmp_path):
 
 
 def convert(source: object, target: object, to: str, *options: str) -> None:
-    tool['main']([str(source), str(target), '--to', to, *options])
+    tool.main([str(source), str(target), '--to', to, *options])
 
 
 def largest_difference(out: str) -> float:
@@ -89,7 +88,7 @@ def test_verify_finds_wrong_output(write, tmp_path, monkeypatch):
         state = {k: v * 1.01 if k.endswith('fc1.weight') else v for k, v in state.items()}
         return export(state, *args)
 
-    monkeypatch.setitem(tool['convert'].__globals__, 'export', spoil)
+    monkeypatch.setattr(tool, 'export', spoil)
     message = r'error: the outputs of .* differ by .*: do not use .*out\.pth'
     with pytest.raises(SystemExit, match=message):
         convert(write('classifier'), tmp_path / 'out.pth', 'unilm', '--verify')

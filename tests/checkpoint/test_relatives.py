@@ -1,12 +1,10 @@
 """Full-size files of BEiT v2, data2vec-vision and DiT load into every task."""
 
-import runpy
-
+import convert
 import pytest
 import timm
 import torch
 import transformers
-from small import ROOT
 from torch import Tensor
 
 from beit_mm.checkpoint import load_backbone
@@ -28,8 +26,7 @@ def test_a_folder_states_the_number_of_heads_that_absolute_positions_do_not(
     sizes = dict(hidden_size=128, num_hidden_layers=2, intermediate_size=64, image_size=64)
     config = transformers.BeitConfig(num_attention_heads=8, num_labels=5, **sizes, **DIT)
     randomize(transformers.BeitForImageClassification(config)).save_pretrained(tmp_path / 'a')
-    convert = runpy.run_path(str(ROOT / 'tools/convert.py'))['main']
-    convert([str(tmp_path / 'a'), str(tmp_path / 'b'), '--to', to, '--verify'])
+    convert.main([str(tmp_path / 'a'), str(tmp_path / 'b'), '--to', to, '--verify'])
     arch = dict(embed_dims=128, num_layers=2, num_heads=2, feedforward_channels=64)
     model = BEiT(arch, img_size=64, abs_pos_embed=True, layer_scale=0.1, out_type='avg_featmap')
     message = r'a was trained with 8 heads, this BEiT has 2. Set arch\.num_heads=8'

@@ -4,11 +4,11 @@ import copyreg
 import functools
 import os
 import pickle
-import runpy
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import convert
 import pytest
 import torch
 from fuzz import pickles
@@ -21,7 +21,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from safetensors.torch import save
-from small import ROOT, same_tensors
+from small import same_tensors
 from torch import nn
 from trials import toy
 
@@ -92,7 +92,6 @@ def test_damaged_bytes_are_an_error_or_change_nothing(tmp_path_factory, kind, cu
 @pytest.fixture(scope='module')
 def ways(tmp_path_factory) -> dict:
     """Return all ways by which a checkpoint is read: (our functions, other libraries' functions)."""
-    convert = runpy.run_path(str(ROOT / 'tools/convert.py'))['main']
     toy.light()
     work = tmp_path_factory.mktemp('hostile')
     runner = launch.build_runner(toy.config(work, experiment_name=work.name))
@@ -112,7 +111,7 @@ def ways(tmp_path_factory) -> dict:
         load_tokenizer=lambda path: load_tokenizer(DiscreteVAE(**VAE), path),
         pretrained=lambda path: init(BEiT, path, **CLASSIFIER),
         target=lambda path: TokenTarget(vae, path).tokenizer,
-        convert=lambda path: convert([path, str(work / 'out'), '--to', 'beit_mm']),
+        convert=lambda path: convert.main([path, str(work / 'out'), '--to', 'beit_mm']),
     )
     theirs = dict(
         load_checkpoint=lambda path: load_checkpoint(nn.Linear(1, 1), path),
