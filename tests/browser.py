@@ -17,10 +17,6 @@ TIMEOUT_SECONDS = 300  # without an answer
 KEY_CODES = dict(Tab=9, ArrowLeft=37, ArrowUp=38, ArrowRight=39, ArrowDown=40)
 
 
-class BrowserError(Exception):
-    """The browser has exited or does not answer."""
-
-
 class Browser:
     """One page; commands are those of the Chrome DevTools Protocol."""
 
@@ -39,51 +35,38 @@ class Browser:
         message = dict(id=self._count, method=method, params=params)
         if self._session:
             message['sessionId'] = self._session
-        try:
-            os.write(self._write, json.dumps(message).encode() + b'\0')
-        except BrokenPipeError:
-            raise BrowserError from None
-        while True:
-            answer = self._receive()
-            if answer.get('id') == self._count:
-                assert 'error' not in answer, f'{method}: {answer["error"]}'
-                return answer['result']
+        os.write(self._write, json.dumps(message).encode() + b'\0')
+        while (answer := self._receive()).get('id') != self._count:
             self.events.append(answer)
+        assert 'error' not in answer, f'{method}: {answer["error"]}'
+        return answer['result']
 
     def _receive(self) -> dict:
         while b'\0' not in self._buffer:
             ready = select.select([self._read], [], [], TIMEOUT_SECONDS)[0]
             received = os.read(self._read, 1 << 20) if ready else b''
             if not received:
-                raise BrowserError
+                raise BrokenPipeError('the browser has exited or does not answer')
             self._buffer += received
         message, _, self._buffer = self._buffer.partition(b'\0')
         return json.loads(message)
 
     def value(self, expression: str):
         """Evaluate JavaScript and return its value, that of a promise when it is resolved."""
-        answer = self.command(
-            'Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True
-        )
+        options = dict(returnByValue=True, awaitPromise=True)
+        answer = self.command('Runtime.evaluate', expression=expression, **options)
         assert 'exceptionDetails' not in answer, answer['exceptionDetails']
         return answer['result'].get('value')
 
     def wait(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""
-        self.value(
-            'new Promise(done => { const check = () => '
-            f'({condition}) ? done(true) : setTimeout(check, 20); check(); }})'
-        )
+        check = f'const check = () => ({condition}) ? done(true) : setTimeout(check, 20); check();'
+        self.value(f'new Promise(done => {{ {check} }})')
 
     def open(self, path: Path, width: int, height: int, ready: str) -> None:
         """Open a file in a window of that size, and wait until the expression `ready` is true."""
-        self.command(
-            'Emulation.setDeviceMetricsOverride',
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
+        size = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.command('Emulation.setDeviceMetricsOverride', **size)
         self.command('Page.navigate', url=path.resolve().as_uri())
         self.wait(ready)
 
@@ -126,7 +109,7 @@ def browser(profile: Path) -> Iterator[Browser]:
     try:
         try:
             page = Browser(our_input, our_output)
-        except BrowserError:
+        except BrokenPipeError:
             pytest.skip(f'{program} is installed and does not start')
         yield page
     finally:

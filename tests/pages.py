@@ -1,7 +1,7 @@
 """Run the code blocks and commands of the documentation in this process, with short runs."""
 
-import importlib.util
 import re
+import runpy
 import shlex
 import sys
 from collections.abc import Callable
@@ -13,13 +13,6 @@ from mmengine.config import Config
 from beit_mm.engine import launch
 
 ROOT = Path(__file__).parents[1]
-
-
-def module(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -38,12 +31,7 @@ class ShortRuns:
     `last` are the stems of the checkpoints of short runs.
     """
 
-    def __init__(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        change: Callable[[Config], Config],
-        last: tuple[str, ...],
-    ):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, change: Callable, last: tuple[str, ...]):
         self.monkeypatch, self.last = monkeypatch, last
         self.full_names: dict[Path, str] = {}  # by work_dir
         build_runner = launch.build_runner
@@ -62,7 +50,7 @@ class ShortRuns:
         python, script, *arguments = shlex.split(command)
         assert python == 'python'
         self.monkeypatch.setattr(sys, 'argv', [script, *arguments])
-        assert not module(ROOT / script).main()
+        assert not runpy.run_path(str(ROOT / script))['main']()
         for folder, name in self.full_names.items():
             written = [path for path in folder.glob('*_*.pth') if path.stem in self.last]
             assert len(written) == 1 or (folder / f'{name}.pth').exists()

@@ -9,22 +9,9 @@ import check_data
 import numpy as np
 import pytest
 from PIL import Image
-from shapes import draw as shapes
 from small import load, nodes
 
 pytestmark = pytest.mark.any_stack
-
-
-@pytest.fixture(scope='module')
-def drawn(tmp_path_factory):
-    out, few = tmp_path_factory.mktemp('check') / 'shapes', (20,)
-    shapes.write(out, 20, 10, 0, 32, segmentation_train=20, segmentation_val=12, labels=few, jobs=1)
-    return out
-
-
-@pytest.fixture
-def data(drawn, tmp_path) -> Path:
-    return Path(shutil.copytree(drawn, tmp_path / 'shapes'))
 
 
 @pytest.fixture

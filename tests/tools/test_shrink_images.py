@@ -9,8 +9,6 @@ import pytest
 import shrink_images
 from PIL import Image
 
-TURNED = bad_files.exif(6)  # shown turned by 90°
-
 
 def run(source: Path, target: Path, side: int, *options: object) -> int:
     words = [source, target, '--side', side, *options, '--jobs', 1]
@@ -19,35 +17,35 @@ def run(source: Path, target: Path, side: int, *options: object) -> int:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    folder = tmp_path / 'photos/a'
-    folder.mkdir(parents=True)
+    folder = tmp_path / 'photos'
+    (folder / 'a').mkdir(parents=True)
     y, x = np.mgrid[:60, :90]
     picture = Image.fromarray(np.stack([x * 2, y * 4, x + y], -1).astype(np.uint8))
-    picture.save(folder / 'large.jpg', quality=95)
-    picture.save(folder / 'turned.jpg', quality=95, exif=TURNED)
-    picture.save(folder / 'large.webp', lossless=True)
-    picture.crop((0, 0, 30, 20)).save(folder / 'small.png')
-    (folder / 'broken.jpg').write_bytes(b'no image')
-    return folder.parent
+    picture.save(folder / 'a/large.jpg', quality=95)
+    picture.save(folder / 'a/turned.jpg', quality=95, exif=bad_files.exif(6))  # shown turned by 90°
+    picture.save(folder / 'a/large.webp', lossless=True)
+    picture.crop((0, 0, 30, 20)).save(folder / 'a/small.png')
+    for mode in ('L', 'RGBA'):
+        picture.convert(mode).save(folder / f'{mode}.png')
+    return folder
 
 
-def test_large_images_shrink_turned_ones_are_turned_small_ones_are_copied(photos, tmp_path, capsys):
-    source, target = photos / 'a', tmp_path / 'out/a'
-    assert run(photos, target.parent, 45) == 1
-    assert f'fault: {source}/broken.jpg: ' in capsys.readouterr().out
-    sizes = {path.name: Image.open(path).size for path in target.iterdir()}
-    assert sizes == {'large.jpg': (45, 30), 'large.png': (45, 30), 'small.png': (30, 20),
-                     'turned.jpg': (30, 45)}  # fmt: skip
-    assert (target / 'small.png').read_bytes() == (source / 'small.png').read_bytes()
-    large = Image.open(source / 'large.webp').convert('RGB')
-    expected = large.resize((45, 30), Image.Resampling.LANCZOS)
-    assert np.array_equal(Image.open(target / 'large.png'), expected)
-    turned = cv2.imread(str(target / 'turned.jpg')).astype(int)
-    assert np.abs(turned - np.rot90(cv2.imread(str(target / 'large.jpg')), -1)).mean() < 3
-    (source / 'broken.jpg').unlink()
-    before = (target / 'large.jpg').stat().st_mtime_ns
-    assert run(photos, target.parent, 45) == 0
-    assert (target / 'large.jpg').stat().st_mtime_ns == before
+def test_large_images_shrink_turned_ones_are_turned_small_ones_are_copied(photos, tmp_path):
+    target = tmp_path / 'out'
+    assert run(photos, target, 45) == 0
+    found = {path.name: Image.open(path) for path in target.rglob('*.*')}
+    sizes = {name: image.size for name, image in found.items()}
+    large = dict.fromkeys(('large.jpg', 'large.png', 'L.png', 'RGBA.png'), (45, 30))
+    assert sizes == large | {'small.png': (30, 20), 'turned.jpg': (30, 45)}
+    assert (found['L.png'].mode, found['RGBA.png'].mode) == ('L', 'RGBA')
+    assert (target / 'a/small.png').read_bytes() == (photos / 'a/small.png').read_bytes()
+    expected = Image.open(photos / 'a/large.webp').convert('RGB')
+    assert np.array_equal(found['large.png'], expected.resize((45, 30), Image.Resampling.LANCZOS))
+    large, turned = (cv2.imread(str(target / f'a/{name}.jpg')) for name in ('large', 'turned'))
+    assert np.abs(turned.astype(int) - np.rot90(large, -1)).mean() < 3
+    before = (target / 'a/large.jpg').stat().st_mtime_ns
+    assert run(photos, target, 45) == 0
+    assert (target / 'a/large.jpg').stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize('orientation, stored', [(1, True), (6, True), (6, False)])
@@ -68,23 +66,14 @@ def test_label_maps_keep_their_values_and_turn_with_their_image(tmp_path, orient
         assert set(np.unique(small)) == {0, 3, 7, 255} and (np.abs(image - small) < 40).mean() > 0.8
 
 
-def test_channels_are_kept_and_what_cannot_be_shrunk_is_named(tmp_path, capsys):
-    source, target = tmp_path / 'a', tmp_path / 'b'
-    source.mkdir()
-    for mode in ('L', 'RGBA'):
-        Image.effect_noise((64, 48), 50).convert(mode).save(source / f'{mode}.png')
-    Image.new('I;16', (64, 48)).save(source / 'deep.png')
-    np.save(source / 'bands.npy', np.zeros((48, 64, 5), np.uint8))
-    assert run(source, target, 32) == 1
-    modes = {path.stem: Image.open(path).mode for path in target.iterdir()}
-    assert modes == dict(L='L', RGBA='RGBA')
+def test_what_cannot_be_shrunk_is_named(photos, tmp_path, capsys):
+    Image.new('I;16', (64, 48)).save(photos / 'deep.png')
+    np.save(photos / 'bands.npy', np.zeros((48, 64, 5), np.uint8))
+    assert run(photos, tmp_path / 'out', 32) == 1
     out = capsys.readouterr().out
     assert 'deep.png: mode I;16, expected 8 bits' in out and 'bands.npy: cannot identify' in out
-
-
-def test_names_that_would_become_one_are_refused(tmp_path, capsys):
-    for name in ('a.png', 'a.webp'):
-        Image.new('RGB', (8, 8)).save(tmp_path / name)
+    Image.new('RGB', (8, 8)).save(photos / 'a/large.png')
     with pytest.raises(SystemExit):
-        run(tmp_path, tmp_path.parent / 'out', 40)
-    assert 'a.png, a.webp: their copies can get the same name' in capsys.readouterr().err
+        run(photos, tmp_path / 'other', 40)
+    names = 'a/large.png, a/large.webp: their copies can get the same name'
+    assert names in capsys.readouterr().err

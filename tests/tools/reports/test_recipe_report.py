@@ -20,10 +20,7 @@ HOSTILE = [
 ]  # fmt: skip
 TURNING = set(map(chr, (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 LETTERS = '<>"\'&;/=-! ascript\u202e\u2067\x00é'  # codespell:ignore
-texts = st.one_of(
-    st.sampled_from(HOSTILE),
-    st.text(alphabet=LETTERS, min_size=1, max_size=20),
-)
+texts = st.one_of(st.sampled_from(HOSTILE), st.text(alphabet=LETTERS, min_size=1, max_size=20))
 file_names = texts.map(lambda name: re.sub('[/\0]', '∕', name)[:60].strip('. ') or 'a')
 
 

@@ -10,24 +10,33 @@ pytestmark = pytest.mark.any_stack
 
 
 def write_log(folder: Path, *lines: dict) -> None:
-    folder.mkdir(parents=True)
-    (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    (folder / 'vis_data').mkdir(parents=True)
+    (folder / 'vis_data/scalars.json').write_text('\n'.join(map(json.dumps, lines)))
 
 
 def test_the_last_validation_of_the_latest_run_counts_and_the_test_adds_to_it(tmp_path):
-    write_log(tmp_path / '20260101_000000/vis_data', {'mim/val_loss': 9.0, 'step': 0})
-    write_log(
-        tmp_path / '20260102_000000/vis_data',
-        {'lr': 0.1, 'loss': 6.0, 'step': 50},
-        {'mim/val_loss': 5.0, 'time': 1.0, 'data_time': 0.1, 'step': 0},
-        {'lr': 0.1, 'loss': 4.0, 'step': 100},
-        {'mim/val_loss': 3.0, 'time': 1.0, 'data_time': 0.1, 'step': 0},
-    )
-    test = tmp_path / 'test/20260103_000000/20260103_000000.json'
-    test.parent.mkdir(parents=True)
-    test.write_text('{"mim/log_p_tokens": -7.5, "time": 2.0}')
-    assert summary.metrics(tmp_path) == {'val_loss': 3.0, 'log_p_tokens': -7.5}
-    assert summary.validations(summary.scalars(tmp_path), 'val_loss') == [(50, 5.0), (100, 3.0)]
+    write_log(tmp_path / '20260101', {'mim/val_loss': 9.0, 'step': 0})
+    lines = []
+    for step in (50, 100):
+        lines.append({'lr': 0.1, 'loss': 6.0, 'step': step})
+        lines.append({'mim/val_loss': 250 / step, 'time': 1.0, 'data_time': 0.1, 'step': 0})
+    write_log(tmp_path / '20260102', *lines)
+    (tmp_path / 'test/1').mkdir(parents=True)
+    (tmp_path / 'test/1/1.json').write_text('{"mim/log_p_tokens": -7.5, "time": 2.0}')
+    assert summary.metrics(tmp_path) == {'val_loss': 2.5, 'log_p_tokens': -7.5}
+    assert summary.validations(summary.scalars(tmp_path), 'val_loss') == [(50, 5.0), (100, 2.5)]
+
+
+def test_the_logs_of_an_interrupted_stage_are_read_as_one(tmp_path):
+    for folder, steps in (('0', (1, 2)), ('1', (1, 2, 3, 4)), ('2', (3, 4, 5))):
+        lines = [dict(lr=0.1, step=step, loss=int(folder)) for step in steps]
+        write_log(tmp_path / folder, *lines)
+    (tmp_path / 'last_checkpoint').write_text('a.pth')
+    (tmp_path / 'a.pth').touch()
+    assert [line['step'] for line in summary.scalars(tmp_path)] == [3, 4, 5]
+    (tmp_path / 'stage.json').write_text(json.dumps(dict(logs=['1', '2'])))
+    merged = [(line['step'], line['loss']) for line in summary.scalars(tmp_path)]
+    assert merged == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
 
 
 def make_summary(scratch: float, pretrained: float) -> dict:

@@ -47,18 +47,16 @@ def test_an_ablation_keeps_its_parts_and_builds_small(name):
             assert (mask['grid'], mask['num_masked'], mask.get('min_block')) == (8, 25, min_block)
 
 
-def test_only_ablations_of_the_length_have_another_length():
-    steps = {n: plan.pretrain_config(HOUR, n)['train_cfg']['max_iters'] for n in PRETRAINED}
-    assert {steps[name] for name in FULL_LENGTH} == {steps['beit']}
-    assert steps['longer'] == round(steps['beit'] * 8 / 3)
-    assert steps['quarter'] == round(steps['beit'] / 4)
-    assert plan.pretrain_config(PAPER, 'longer')['train_cfg']['max_epochs'] == 800
-
-
-def test_at_the_papers_scale_an_ablation_is_its_config():
+def test_at_the_papers_scale_an_ablation_is_its_config_but_for_the_length():
     for name in FULL_LENGTH:
         expected = Config.fromfile(ABLATIONS[name].config).to_dict()
         assert name == 'other-tokenizer' or plan.pretrain_config(PAPER, name) == expected
+    assert plan.pretrain_config(PAPER, 'longer')['train_cfg']['max_epochs'] == 800
+    steps = {
+        name: plan.pretrain_config(HOUR, name)['train_cfg']['max_iters'] for name in PRETRAINED
+    }
+    assert {steps[name] for name in FULL_LENGTH} == {steps['beit']}
+    assert steps['quarter'] == round(steps['beit'] / 4)
 
 
 def test_a_size_can_depend_on_the_parts_own_and_none_stays_none():
