@@ -9,7 +9,7 @@ from recipe.records import read_record
 from beit_mm.viz.pages import write_page
 
 from . import pictures
-from .summary import metrics, probes, scalars, validations
+from .summary import metrics, scalars, validations
 
 TEMPLATES = Path(__file__).parent / 'templates'
 _NO_CURVE = {'step', 'iter', 'epoch', 'memory', 'data_time', 'base_lr'}
@@ -45,7 +45,7 @@ def write(path: Path, stage_dir: Path) -> None:
         iterations=next((line['step'] for line in reversed(lines) if 'lr' in line), 0),
         results=[(key, f'{value:.4g}') for key, value in values if _is_number(value)],
         curves=charts(lines, batch_size),
-        probes=probe_charts(probes(stage_dir)),
+        probes=probe_charts(scalars(stage_dir, of_probe=True)),
         pictures=section,
         no_pictures=no_pictures,
         environment=environment(log),
@@ -67,62 +67,51 @@ def locate_stage(stage_dir: Path) -> tuple[Path, str]:
     return stage_dir.parents[len(Path(name).parts) - 1], name
 
 
-def curves(lines: list[dict], batch_size: int) -> dict[str, list[tuple[float, float]]]:
-    """Return name → points (iteration, value) of all numbers in a log.
+def charts(lines: list[dict], batch_size: int) -> list[dict]:
+    """Return the charts of a log over iterations: one of all losses, and one per other number.
 
     Numbers of training come first, then metrics that were validated more than once. `batch_size`
     of all ranks converts the time per iteration to images per second.
     """
     training = [line for line in lines if 'lr' in line]
-    found = {}
+    curves = {}
     for key in dict.fromkeys(key for line in training for key in line):
-        if key in _NO_CURVE:
-            continue
         points = [(line['step'], line[key]) for line in training if _is_number(line.get(key))]
         if key == 'time':
             points = [(step, batch_size / seconds) for step, seconds in points if seconds > 0]
-        found[_TITLES.get(key, key)] = points
+        if key not in _NO_CURVE:
+            curves[_TITLES.get(key, key)] = points
 
     validated = [key.rpartition('/')[2] for line in lines if 'lr' not in line for key in line]
     for metric in dict.fromkeys(validated):
         points = [point for point in validations(lines, metric) if _is_number(point[1])]
         if metric not in _NO_CURVE | {'time'} and len(points) > 1:
-            found[f'validation: {metric}'] = points
-    return found
+            curves[f'validation: {metric}'] = points
+
+    losses = {name: points for name, points in curves.items() if re.search(r'(^|\.)loss', name)}
+    found = [dict(title='loss', lines=losses)] if losses else []
+    others = [name for name in curves if name not in losses]
+    return found + [dict(title=name, lines={name: curves[name]}) for name in others]
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def charts(lines: list[dict], batch_size: int) -> list[dict]:
-    """Return the charts of a log: one of all losses, and one per other number."""
-    losses, others = {}, []
-    for name, points in curves(lines, batch_size).items():
-        if re.search(r'(^|\.)loss', name):
-            losses[name] = points
-        else:
-            others.append(dict(title=name, lines={name: points}))
-    return [dict(title='loss', lines=losses), *others] if losses else others
-
-
 def probe_charts(lines: list[dict]) -> list[dict]:
     """Return a chart per measure of `Probe` with one line per layer; heads are averaged."""
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for line in lines:
-        for key, value in line.items():
-            prefix, _, name = key.partition('/')
-            if prefix == 'probe':
-                measure, *place = name.split('/')
-                layer = place[0].replace('_', ' ') if place else measure
-                steps = found.setdefault(measure, {}).setdefault(layer, {})
-                steps.setdefault(line['step'], []).append(value)
+        for key in [key for key in line if key.startswith('probe/')]:
+            measure, *place = key.split('/')[1:]
+            layer = place[0].replace('_', ' ') if place else measure
+            steps = found.setdefault(measure, {}).setdefault(layer, {})
+            steps.setdefault(line['step'], []).append(line[key])
     charts = []
     for measure, layers in found.items():
-        averaged = {
-            layer: [(step, mean(values)) for step, values in steps.items()]
-            for layer, steps in layers.items()
-        }
+        averaged = {}
+        for layer, steps in layers.items():
+            averaged[layer] = [(step, mean(values)) for step, values in steps.items()]
         charts.append(dict(title=measure, lines=averaged))
     return charts
 
@@ -144,11 +133,8 @@ def environment(log: str) -> str:
     """Return mmengine's first block of a log without the compile options of PyTorch."""
     block = re.search(r'System environment:\n.*?(?=\n-{20,})', log, re.S)
     lines = block[0].splitlines() if block else []
-    return '\n'.join(
-        line
-        for line in lines
-        if line.strip() and not line.startswith('  - ') and 'compiling details' not in line
-    )
+    options = re.compile(r'\s*$|  - |.*compiling details')
+    return '\n'.join(line for line in lines if not options.match(line))
 
 
 def count_processes(log: str) -> int:

@@ -17,18 +17,10 @@ _NO_METRIC = {'data_time', 'time', 'step', 'iter', 'epoch'}
 JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')
 
 
-def scalars(stage_dir: Path) -> list[dict]:
-    """Return the lines of a stage's log except those of `Probe`; `lr` marks those of training."""
-    return [line for line in _lines(stage_dir) if not _is_probe(line)]
-
-
-def probes(stage_dir: Path) -> list[dict]:
-    """Return the lines that `Probe` logged."""
-    return [line for line in _lines(stage_dir) if _is_probe(line)]
-
-
-def _is_probe(line: dict) -> bool:
-    return any(key.startswith('probe/') for key in line)
+def scalars(stage_dir: Path, of_probe: bool = False) -> list[dict]:
+    """Return the lines of a stage's log: those of `Probe`, or the others, where `lr` marks training."""
+    lines = _lines(stage_dir)
+    return [line for line in lines if any(key.startswith('probe/') for key in line) == of_probe]
 
 
 def _lines(stage_dir: Path) -> list[dict]:

@@ -28,7 +28,7 @@ LABELS = dict(classification='1200', segmentation='200')
 def test_p_is_the_share_of_equally_extreme_signs():
     # Sums of ±1 ±2 ±3: 6, 4, 2, 0, 0, −2, −4, −6; four of eight are at least 4 away from zero.
     assert sign_flip([-1, 2, 3]) == 4 / 8
-    assert sign_flip([0.1, 0.2, -0.3]) == 1.0  # zero but for rounding
+    assert sign_flip([-0.3, 0.1, 0.1, 0.2]) == 1.0  # no sum is nearer to zero
     assert sign_flip([1, 2, 3, 4, 5, 6]) == 2 / 64
     assert verdict([1, 2, 3, 4, 5, 6]) == SUPPORTED
     assert verdict([-1, -2, -3, -4, -5, -6]) == CONTRADICTED
