@@ -11,7 +11,7 @@ paper's values.
 
 from collections.abc import Callable, Iterator
 
-from .finding import OFF, Finding, show_ratio, show_value
+from .finding import OFF, Finding, show_value
 from .paper import SETTINGS, PaperRecipe, agrees, is_close
 from .summary import ConfigSummary
 
@@ -32,28 +32,23 @@ def compare(summary: ConfigSummary, recipe: PaperRecipe) -> list[Finding]:
     return sorted(findings, key=lambda finding: not finding.stops)
 
 
-def schedule_ends_with_run(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
+def schedule_fits_run(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
     end, length, unit = summary['end'], summary['length'], summary['unit']
-    min_lr = show_value(summary['min_lr'])
+    warmup, min_lr = summary['warmup'], show_value(summary['min_lr'])
     if summary['stalled']:
         effect = 'the run never ends an epoch, so lr keeps its first value: set by_epoch=False'
         yield Finding('unit of the schedule', effect, 'epochs', unit)
     elif end and length and not is_close(end, length):
         effect = f'training stops before lr reaches {min_lr}'
         if end < length:
-            if is_close(end, recipe.values.get('end')):
-                return  # DALL-E's learning rate is constant afterwards
             effect = f'the last {show_value(length - end)} {unit} train at lr {min_lr}'
-        expected = f'{show_value(length)}, where the run ends'
-        yield Finding('end of the schedule', effect, show_value(end), expected)
-
-
-def warmup_ends_before_run(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
-    warmup, length = summary['warmup'], summary['length']
+        then_constant = end < length and is_close(end, recipe.values.get('end'))  # DALL-E's
+        if not then_constant:
+            expected = f'{show_value(length)}, where the run ends'
+            yield Finding('end of the schedule', effect, show_value(end), expected)
     if warmup and length and warmup >= length:
-        effect = f'the run of {show_value(length)} {summary["unit"]} ends while lr still rises'
-        expected = show_value(recipe.values.get('warmup'))
-        yield Finding('warm-up', effect, show_value(warmup), expected)
+        effect = f'the run of {show_value(length)} {unit} ends while lr still rises'
+        yield Finding('warm-up', effect, show_value(warmup), f'under {show_value(length)}')
 
 
 def lr_fits_batch(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
@@ -68,7 +63,7 @@ def lr_fits_batch(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Findi
         fix = f'{"pass --auto-scale-lr, or " if base else ""}set lr={lr * here / meant:.3g}'
         yield Finding(
             'lr for this batch',
-            f'{show_ratio(meant / here)} the step per image: {fix}; other number of processes: --gpus N',
+            f'{meant / here:.3g}× the step per image: {fix}; other number of processes: --gpus N',
             f'{show_value(lr)} is for {show_value(meant)}, the batch is {show_value(here)}',
             f'{show_value(paper_lr)} for {show_value(paper_batch)}',
         )
@@ -115,11 +110,11 @@ def batch_and_lr(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Findin
     if not (batch and summary.batch and lr and summary['lr']):
         return
     if not is_close(summary.batch, batch):
-        effect = f'{summary.factors}; {show_ratio(summary.batch / batch)} the images'
+        effect = f'{summary.factors}; {summary.batch / batch:.3g}× the images'
         yield _difference('images per update', batch, summary.batch, effect)
     if not is_close(summary['lr'], lr):
         ratio = summary['lr'] / summary.batch / (lr / batch)
-        step = 'the same' if is_close(ratio, 1) else f"{show_ratio(ratio)} the paper's"
+        step = 'the same' if is_close(ratio, 1) else f"{ratio:.3g}× the paper's"
         scaled = ', scaled by auto_scale_lr' if summary['auto_scale'] else ''
         yield _difference('lr', lr, summary['lr'], f'{step} step per image{scaled}')
 
@@ -134,7 +129,7 @@ def total_images(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Findin
     yours = length * summary.step_batch
     if not is_close(yours, paper):
         updates = f'{length // summary["accumulation"]} updates of {summary.batch} images'
-        effect = f"{show_ratio(yours / paper)} the paper's: {updates}"
+        effect = f"{yours / paper:.3g}× the paper's: {updates}"
         yield _difference('total images', paper, yours, effect)
 
 
@@ -170,8 +165,7 @@ def _difference(what: str, expected: object, yours: object, effect: str) -> Find
 
 
 RULES: list[Callable[[ConfigSummary, PaperRecipe], Iterator[Finding]]] = [
-    schedule_ends_with_run,
-    warmup_ends_before_run,
+    schedule_fits_run,
     lr_fits_batch,
     settings_are_equal,
     normalization,

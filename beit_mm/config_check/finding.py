@@ -35,12 +35,5 @@ def show_value(value: object) -> str:
     if value is None:
         return 'not stated'
     if isinstance(value, list | tuple):
-        for known, name in ((IMAGENET, "ImageNet's"), (HALF, '127.5 / 127.5 (0.5)')):
-            if str(value) == str(known):
-                return name
         return ', '.join(map(show_value, value))
     return f'{value:.6g}' if isinstance(value, float) else str(value)
-
-
-def show_ratio(ratio: float) -> str:
-    return f'{ratio:.3g}×' if ratio < 1000 else f'{ratio:.0f}×'

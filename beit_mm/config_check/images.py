@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 
 from PIL import Image
 
@@ -84,10 +86,10 @@ def check_test_sizes(cfg: dict) -> Iterator[Finding]:
 
 def check_test_batch(cfg: dict) -> Iterator[Finding]:
     """Yield a validation batch of images of different sizes, which mmseg cannot stack."""
-    batch, loader = get(cfg, 'val_dataloader', 'batch_size') or 1, 'val_dataloader.dataset'
-    if cfg.get('default_scope') != 'mmseg' or batch == 1:
+    batch, dataset = (get(cfg, 'val_dataloader', key) for key in ('batch_size', 'dataset'))
+    if cfg.get('default_scope') != 'mmseg' or batch in (None, 1):
         return
-    for path, node in walk(get(cfg, *loader.split('.')), loader):
+    for path, node in walk(dataset, 'val_dataloader.dataset'):
         pipeline, folder = node.get('pipeline'), get(node, 'data_prefix', 'img_path')
         if pipeline and folder and size_after(pipeline) is None:
             sizes = set(_image_sizes(os.path.join(node.get('data_root') or '', folder)))
@@ -99,16 +101,9 @@ def check_test_batch(cfg: dict) -> Iterator[Finding]:
 
 def _image_sizes(folder: str) -> Iterator[Size]:
     """Yield (height, width) of some images of a folder, from their headers."""
-    if not os.path.isdir(folder):
-        return
-    with os.scandir(folder) as entries:
-        paths = [entry.path for entry in islice(entries, SAMPLED_IMAGES) if entry.is_file()]
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                yield image.size[::-1]
-        except OSError:  # not an image, or one that training names
-            continue
+    for path in islice(Path(folder).glob('*'), SAMPLED_IMAGES):
+        with suppress(OSError), Image.open(path) as image:  # not an image, or named in training
+            yield image.size[::-1]
 
 
 def check_channels(cfg: dict) -> Iterator[Finding]:

@@ -22,10 +22,8 @@ MIM_KEYS = dict(
 RULES = {f'tokenizer/{key}': rule for key, rule in TOKENIZER_KEYS.items()}
 RULES |= {f'mim/{key}': rule for key, rule in MIM_KEYS.items()}
 SEGMENTATION_KEYS = dict(
-    mIoU=('mIoU', 'mAcc'),
-    mDice=('mDice', 'mAcc'),
-    mFscore=('mFscore', 'mPrecision', 'mRecall'),
-)
+    mIoU=('mIoU', 'mAcc'), mDice=('mDice', 'mAcc'), mFscore=('mFscore', 'mPrecision', 'mRecall')
+)  # fmt: skip
 
 
 def reported_keys(metric: dict) -> list[str] | None:

@@ -64,11 +64,9 @@ def check_weights(cfg: dict) -> Iterator[Finding]:
                 fit_checkpoint(read_checkpoint(source), module, **options)
             else:
                 state, prefix = find_weights(read_file(source), source)[0], init.get('prefix')
-                if prefix:
-                    start = WRAPPERS.sub('', f'{prefix.rstrip(".")}.')
-                    state = {
-                        key[len(start) :]: state[key] for key in state if key.startswith(start)
-                    }
+                prefix = WRAPPERS.sub('', f'{prefix.rstrip(".")}.') if prefix else ''
+                keys = [key for key in state if key.startswith(prefix)]
+                state = {key.removeprefix(prefix): state[key] for key in keys}
                 yield from compare_by_name(state, module, f'{place}: {source}')
         except ValueError as error:
             yield Finding(place, str(error))
@@ -103,10 +101,8 @@ def compare_by_name(state: dict[str, Tensor], model: nn.Module, what: str) -> It
 
 def _without_lora(node: object) -> object:
     """Return a config with the modules in mmpretrain's LoRAModel, which load weights before it."""
-    if isinstance(node, list | tuple):
-        return type(node)(_without_lora(child) for child in node)
-    if not isinstance(node, dict):
-        return node
     if kind(node) == 'LoRAModel':
         return _without_lora(node['module'])
-    return {key: _without_lora(child) for key, child in node.items()}
+    if isinstance(node, dict):
+        return {key: _without_lora(child) for key, child in node.items()}
+    return type(node)(map(_without_lora, node)) if isinstance(node, list | tuple) else node
