@@ -41,10 +41,8 @@ def describe(step: dict) -> str:
         elif value is not None:
             words.append(size(value))
     for owner in (built, getattr(built, 'resize', None)):
-        words += [
-            getattr(owner, key) for key in ('backend', 'interpolation') if hasattr(owner, key)
-        ]
-    return ' '.join(words)
+        words += [getattr(owner, key, '') for key in ('backend', 'interpolation')]
+    return ' '.join(filter(None, words))
 
 
 def pipeline(cfg: Config, split: str) -> list[str]:
