@@ -1,6 +1,9 @@
 """Data set of millions of images: the list file itself, mapped into memory, is the list."""
 
+import copy
 import os
+from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -34,37 +37,46 @@ class ImageList(BaseDataset):
             raise FileNotFoundError(f'ann_file={self.ann_file} was not found: {advice}')
         if not os.path.getsize(self.ann_file):  # which cannot be mapped
             raise ValueError(f'ann_file={self.ann_file} is empty: {advice}')
-        self.data_bytes = np.memmap(self.ann_file, np.uint8, 'r')
-
-        ends = np.flatnonzero(self.data_bytes == NEWLINE)
-        if self.data_bytes[-1] != NEWLINE:
-            ends = np.append(ends, len(self.data_bytes))
+        ends = np.flatnonzero(self._bytes == NEWLINE)
+        if self._bytes[-1] != NEWLINE:
+            ends = np.append(ends, len(self._bytes))
         starts = np.concatenate([[0], ends[:-1] + 1])
-        ends = ends - ((ends > starts) & (self.data_bytes[ends - 1] == RETURN))
-        chosen = np.flatnonzero(ends > starts)
-        if not len(chosen):
+        ends = ends - ((ends > starts) & (self._bytes[ends - 1] == RETURN))
+        self._lines = np.stack([starts, ends], 1)[ends > starts]
+        if not len(self._lines):
             raise ValueError(f'ann_file={self.ann_file} has only blank lines: {advice}')
-        if isinstance(self._indices, int):
-            count = self._indices
-            chosen = chosen[:count] if count >= 0 else chosen[count:]
-        elif self._indices is not None:
-            chosen = chosen[self._indices]
-        self._starts, self.data_address = starts[chosen], ends[chosen]
         self._fully_initialized = True
+        if self._indices is not None:
+            self.get_subset_(self._indices)
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        return np.memmap(self.ann_file, np.uint8, 'r')
+
+    def get_subset_(self, indices: Sequence[int] | int) -> None:
+        self.full_init()
+        if isinstance(indices, int):  # the first ones, or the last ones if it is negative
+            indices = slice(indices) if indices >= 0 else slice(indices, None)
+        self._lines = self._lines[indices]
+
+    def get_subset(self, indices: Sequence[int] | int) -> 'ImageList':
+        subset = copy.copy(self)
+        subset.get_subset_(indices)
+        return subset
 
     def __len__(self) -> int:
         self.full_init()
-        return len(self.data_address)
+        return len(self._lines)
 
     def get_data_info(self, idx: int) -> dict:
         """Return `img_path`, `sample_idx` and, with labels, `gt_label`."""
         index = range(len(self))[idx]
-        line = self.data_bytes[self._starts[index] : self.data_address[index]].tobytes()
-        name, info = os.fsdecode(line), {}
+        start, end = self._lines[index]
+        name, info = os.fsdecode(self._bytes[start:end].tobytes()), {}
         if self.with_label:
+            given = f'{self.ann_file}: the line {name!r} has no label'
             name, _, label = name.strip().rpartition(' ')
             if not label.isdecimal():
-                given = f'{self.ann_file}: the line {os.fsdecode(line)!r} has no label'
                 expected = 'expected a path, a space and a class number'
                 raise ValueError(f'{given}, {expected}. Add it, or set with_label=False')
             info['gt_label'] = int(label)
@@ -72,9 +84,5 @@ class ImageList(BaseDataset):
         return dict(img_path=path, **info, sample_idx=index)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | dict(data_bytes=None)  # pickled, a memory map becomes a copy
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        if self._fully_initialized:
-            self.data_bytes = np.memmap(self.ann_file, np.uint8, 'r')
+        """Drop the memory map, which would be copied; each process opens its own."""
+        return {k: v for k, v in self.__dict__.items() if k != '_bytes'}

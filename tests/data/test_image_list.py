@@ -20,8 +20,8 @@ def test_a_million_entries_take_16_bytes_each_and_are_not_pickled(tmp_path):
     content = '\n\r\n' + ''.join(f'{i}.jpg\n' for i in range(1_000_000))  # blank lines are skipped
     found = ImageList(with_label=False, **write(tmp_path, content))
     assert len(found) == 1_000_000 and found.data_list == []
-    assert found._starts.nbytes + found.data_address.nbytes == 16_000_000
-    assert isinstance(found.data_bytes, np.memmap) and not found.data_bytes.flags.writeable
+    assert found._lines.nbytes == 16_000_000
+    assert isinstance(found._bytes, np.memmap) and not found._bytes.flags.writeable
     sent = pickle.dumps(found)
     assert len(sent) < 16_010_000
     assert pickle.loads(sent).get_data_info(999_999)['img_path'].endswith('train/999999.jpg')

@@ -104,9 +104,11 @@ def test_a_list_of_any_names_is_refused_or_has_mmpretrains_samples(
     assert len(ours) == len(theirs)
     for index in range(len(ours)):
         assert ours.get_data_info(index) == theirs.get_data_info(index)
-    if len(ours):
-        assert ours.get_data_info(-1) == ours.get_data_info(len(ours) - 1) | dict(
-            sample_idx=len(ours) - 1
+    if indices is not None:
+        part = ImageList(**given | dict(indices=None)).get_subset(indices)
+        assert len(part) == len(ours)
+        assert all(
+            part.get_data_info(i - len(part)) == ours.get_data_info(i) for i in range(len(ours))
         )
 
 
