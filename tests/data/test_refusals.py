@@ -1,11 +1,10 @@
 """What the transforms and data sets cannot use is an error that names it and says what to do."""
 
-import io
-
 import cv2
 import numpy as np
 import pytest
 from bad_files import write
+from data.test_image_files import noise, npy
 from data.test_two_views import photo
 
 from beit_mm.data.color_jitter import ColorJitter
@@ -14,12 +13,6 @@ from beit_mm.data.image_list import ImageList
 from beit_mm.data.two_views import PackViews, TwoViews
 
 pytestmark = pytest.mark.any_stack
-
-
-def npy(*shape: int, dtype: str = 'u1') -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.zeros(shape, dtype))
-    return file.getvalue()
 
 
 def png16(channels: int) -> bytes:
@@ -39,10 +32,10 @@ REFUSALS = [
     (lambda _: TwoViews()(dict(img=photo() / 255)), r'TwoViews got float64 of .*, expected uint8 \[H, W\]'),
     (lambda _: ColorJitter()(dict(img=photo()[..., :1])), 'expected an RGB image. Remove ColorJitter'),
     (lambda _: PackViews()(ColorJitter()(dict(img=photo()))), 'move ColorJitter before TwoViews'),
-    (image(npy(6, 7, 4)), r"the shape \(6, 7, 4\), expected \[H, W, 3\].*color_type='unchanged'"),
-    (image(npy(6, 7, 3, dtype='f4')), 'has values of float32, expected uint8. Scale all files alike'),
-    (image(npy(5, 6, 7, 3)), r'the shape \(5, 6, 7, 3\), expected \[H, W\] or \[H, W, bands\]'),
-    (image(npy(2, dtype='O')), 'cannot be decoded .*Object arrays cannot be loaded'),
+    (image(npy(noise(6, 7, 4))), r"the shape \(6, 7, 4\), expected \[H, W, 3\].*color_type='unchanged'"),
+    (image(npy(noise(6, 7, 3).astype('f4'))), 'has values of float32, expected uint8. Scale all files alike'),
+    (image(npy(noise(5, 6, 7, 3))), r'the shape \(5, 6, 7, 3\), expected \[H, W\] or \[H, W, bands\]'),
+    (image(npy(np.array([None]))), 'cannot be decoded .*Object arrays cannot be loaded'),
     (image(b'\x93NUMPY\x01\x00'), 'cannot be decoded'),
     *[(image(png16(channels), 'unchanged'), MANY_BITS) for channels in (1, 3, 4)],
     (line(b''), 'file is empty: expected a list of images with one path per line'),

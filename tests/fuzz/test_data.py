@@ -56,24 +56,6 @@ def test_a_mask_with_any_settings_is_refused_or_ends(kind, grid, num_masked, min
     assert index.shape == (1, num_masked) and valid.sum() == mask.sum()
 
 
-strength = mostly(st.sampled_from([0, 0.4, 2.0]), st.one_of(wrong, st.just(-0.1)))
-
-
-@examples(60)
-@given(image=sizes, gray=st.integers(0, 255), seed=seeds,
-       brightness=strength, contrast=strength, saturation=strength)  # fmt: skip
-def test_a_jitter_with_any_settings_is_refused_or_keeps_gray_gray(image, gray, seed, **how):
-    try:
-        jitter = ColorJitter(**how)
-    except Exception as error:
-        return refused(error, **how)
-    np.random.seed(seed)
-    results = TwoViews(size=8)(jitter(dict(img=np.full((*image, 3), gray, np.uint8))))
-    view = results['patch_view'].astype(int)
-    assert np.ptp(view, axis=-1).max() <= 1 and np.ptp(view, axis=(0, 1)).max() == 0
-    assert any(how.values()) or (view == gray).all()
-
-
 characters = st.characters(exclude_categories=['Cs', 'Cc', 'Zs', 'Zl', 'Zp'])
 words = st.lists(st.text(characters, min_size=1), min_size=1, max_size=2)
 
@@ -82,7 +64,7 @@ words = st.lists(st.text(characters, min_size=1), min_size=1, max_size=2)
 @given(
     names=st.lists(words.map(' '.join), max_size=8), with_label=st.booleans(),
     end=st.sampled_from(['\n', '\r\n']), last=st.booleans(),
-    indices=st.none() | st.integers(-9, 9) | st.sampled_from([[1, 0], range(1, 2)]),
+    indices=st.none() | st.integers(1, 9) | st.integers(-9, -1) | st.sampled_from([[1, 0], range(1, 2)]),
 )  # fmt: skip
 def test_a_list_of_any_names_is_refused_or_has_mmpretrains_samples(
     tmp_path_factory, names, with_label, end, last, indices
@@ -112,31 +94,37 @@ def test_a_list_of_any_names_is_refused_or_has_mmpretrains_samples(
         )
 
 
+strength = mostly(st.sampled_from([0, 0.4, 2.0]), st.one_of(wrong, st.just(-0.1)))
 ranges = st.sampled_from([(1, 0), (0, 2), (2, 1), (0, 1)])
 
 
-@examples(80)
+@examples(100)
 @given(
-    image=sizes, seed=seeds, size=mostly(st.integers(1, 40)),
+    image=sizes, gray=st.integers(0, 255), seed=seeds, size=mostly(st.integers(1, 40)),
     token_size=mostly(st.one_of(st.integers(1, 40), st.none())),
     scale=mostly(st.sampled_from([None, (0.08, 1.0), [0.5, 0.5]]), st.one_of(wrong, ranges)),
     ratio=mostly(st.sampled_from([(3 / 4, 4 / 3), [1, 1]]), st.one_of(wrong, ranges.filter(lambda r: r != (0, 2)))),
     interpolation=mostly(st.sampled_from(['bicubic', 'nearest'])),
     token_interpolation=mostly(st.sampled_from(['lanczos', 'box'])),
     backend=mostly(st.sampled_from(['pillow', 'torch'])),
+    jitter=st.fixed_dictionaries(dict(brightness=strength, contrast=strength, saturation=strength)),
 )  # fmt: skip
-def test_views_with_any_settings_are_refused_or_made_of_any_image(image, seed, **how):
-    np.random.seed(seed)
+def test_views_with_any_settings_are_refused_or_keep_gray_gray(image, gray, seed, jitter, **how):
     try:
-        views = TwoViews(**how)
+        transforms = ColorJitter(**jitter), TwoViews(**how), PackViews()
     except Exception as error:
-        return refused(error, **how)
-    out = views(dict(img=np.random.randint(0, 256, (*image, 3), np.uint8)))
-    assert out['patch_view'].shape == (how['size'], how['size'], 3)
-    assert ('token_view' in out) is (how['token_size'] is not None)
-    packed = PackViews()(dict(out, sample_idx=seed))
-    assert packed['inputs']['patch_view'].shape == (3, how['size'], how['size'])
+        return refused(error, **how, **jitter)
+    np.random.seed(seed)
+    packed = dict(img=np.full((*image, 3), gray, np.uint8), sample_idx=seed)
+    for transform in transforms:
+        packed = transform(packed)
+    sides = dict(patch_view=how['size'], token_view=how['token_size'])
     assert packed['data_samples'].sample_idx == seed
+    assert set(packed['inputs']) == {name for name, side in sides.items() if side is not None}
+    for name, view in packed['inputs'].items():
+        assert view.shape == (3, sides[name], sides[name])
+        assert view.float().std((1, 2), correction=0).max() == 0 and np.ptp(view[:, 0, 0].numpy()) <= 1
+        assert any(jitter.values()) or (view == gray).all()
 
 
 # -- data sets and samplers --------------------------------------------------------------------------
