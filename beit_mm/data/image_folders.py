@@ -1,6 +1,5 @@
 """Folders of images: which files are listed, and what the list hides."""
 
-import copy
 import logging
 import os
 from collections import Counter
@@ -14,14 +13,11 @@ from ..utils.config_tree import kind, nodes
 from .image_files import SUFFIXES, BadSample
 
 
-def list_readable(config: dict) -> dict:
-    """Return a data set's config in which each data set of class folders lists all `SUFFIXES`.
+def list_readable(config: dict | list) -> dict | list:
+    """Make each data set of class folders in a config list all `SUFFIXES`. Returns the config.
 
     mmpretrain's default excludes `.webp`, `.tiff` and `.npy`. `extensions` of a config is kept.
     """
-    if not isinstance(config, dict):
-        return config
-    config = copy.deepcopy(config)
     for node in nodes(config):
         has_folders = kind(node) in ('CustomDataset', 'ImageNet', 'ImageNet21k')
         if has_folders and not node.get('ann_file'):

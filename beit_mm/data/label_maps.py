@@ -50,10 +50,9 @@ def read_labels(
     if orientation != 1 and own_orientation == 1:
         stored = shown[::-1] if orientation >= 5 else shown
         if stored == shown:
-            raise BadSample(
-                f'{path}: its image has the EXIF orientation {orientation}, and its size does not '
-                'tell whether it is turned too. Turn the pixels of the image and remove its tag'
-            )
+            given = f'{path}: its image has the EXIF orientation {orientation}, and its size'
+            advice = 'Turn the pixels of the image and remove its tag'
+            raise BadSample(f'{given} does not tell whether it is turned too. {advice}')
         if labels.shape == stored:
             labels = apply_orientation(labels, orientation)
     if labels.shape != tuple(shown):

@@ -72,16 +72,12 @@ class ReadLabels(BaseTransform):
     def transform(self, results: dict) -> dict:
         path, reduce_zero = results['seg_map_path'], results['reduce_zero_label']
         if self.loader.reduce_zero_label not in (None, reduce_zero):
-            raise ValueError(
-                f'reduce_zero_label is {reduce_zero} in the data set and {not reduce_zero} in '
-                'LoadAnnotations: make them equal'
-            )
+            values = f'{reduce_zero} in the data set and {not reduce_zero} in LoadAnnotations'
+            raise ValueError(f'reduce_zero_label is {values}: make them equal')
         orientation, image = results.get('exif_orientation'), results['img_path']
         if not orientation and (read_shape(image) or (None, 1))[1] != 1:  # a loader was kept
-            raise BadSample(
-                f'{image} has an EXIF orientation, and its loader has settings that do not tell '
-                'whether it is turned. Turn the pixels and remove the tag'
-            )
+            given = f'{image} has an EXIF orientation, and its loader may have turned it'
+            raise BadSample(f'{given}. Turn the pixels and remove the tag')
         labels = read_labels(
             path, results['ori_shape'], orientation or 1, self.max_pixels, self.loader.backend_args
         )

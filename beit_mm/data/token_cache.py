@@ -37,9 +37,7 @@ class TokenCache:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not (self.path / 'about.json').is_file():
-            raise FileNotFoundError(
-                f'{path} has no token cache. Create one with `{COMMAND} {path}`'
-            )
+            raise FileNotFoundError(f'{path} has no token cache. Create one: `{COMMAND} {path}`')
         self.about = json.loads((self.path / 'about.json').read_text())
         self.shape = tuple(self.about['shape'])
         self.num_crops, self.images, *self.grid = self.shape
@@ -95,28 +93,24 @@ class TokenCache:
         probe = np.load(self.path / 'probe.npy').astype(int)
         difference = np.abs(probe - views).mean((1, 2, 3)).max()
         if difference > MAX_PROBE_DIFFERENCE:
-            self._refuse(
-                f'pipeline: it is the same, but its crops differ by {difference:.0f} gray levels: '
-                'the images have changed under their names, or a transform draws other numbers'
+            given = (
+                f'pipeline: it is the same, but its crops differ by {difference:.0f} gray levels'
             )
+            self._refuse(f'{given}: the images have changed, or a transform draws other numbers')
 
     def check_finished(self) -> None:
         if missing := len(self.list_missing()):
             total = self.num_crops * _blocks(self.images)
-            raise ValueError(
-                f'{self.path} is not finished: {missing} of {total} blocks are missing. Continue '
-                f'with the command that created it: `{COMMAND} {self.path}`'
-            )
+            given = f'{self.path} is not finished: {missing} of {total} blocks are missing'
+            raise ValueError(f'{given}. Continue with `{COMMAND} {self.path}`')
 
     def _check_name(self, index: int, path: str) -> None:
         if self._names[index] != _hash_name(path):
             self._refuse(f'list: {path} is not its image {index}')
 
     def _refuse(self, reason: str) -> None:
-        raise ValueError(
-            f'the token cache {self.path} does not fit this run. {reason}. Change this back, or '
-            f'create another cache: `{COMMAND} OTHER_FOLDER`'
-        )
+        advice = f'Change this back, or create another cache: `{COMMAND} OTHER_FOLDER`'
+        raise ValueError(f'the token cache {self.path} does not fit this run. {reason}. {advice}')
 
     # -- ids ---------------------------------------------------------------------------------------
 

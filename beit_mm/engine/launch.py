@@ -97,9 +97,7 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     use_atomic_checkpoints(cfg)
     log_locally(cfg)
     seed_data(cfg)
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if loader := cfg.get(name):
-            loader['dataset'] = list_readable(loader['dataset'])
+    list_readable([cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')])
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(ConvertCheckpoint(strict=every_key))
