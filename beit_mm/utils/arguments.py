@@ -71,7 +71,7 @@ def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def pretrained_checkpoint(init_cfg: dict | None, model: str) -> str | None:
-    """Return the checkpoint that the `init_cfg` of a `model` names; None means: from scratch."""
+    """Return the checkpoint in the `init_cfg` of a `model`, or None without pre-training."""
     match init_cfg or dict(type='Pretrained', checkpoint=None):
         case {'type': 'Pretrained', 'checkpoint': checkpoint}:
             return checkpoint

@@ -4,7 +4,7 @@ import re
 
 from mmengine.config import DictAction
 
-_BLANK = '\0'  # replaces a blank, since no argument of a program can hold it
+_BLANK = '\0'  # stands for a blank; no command-line argument can contain it
 
 
 class Options(DictAction):

@@ -1,4 +1,4 @@
-"""Registers the published models with mmpretrain: `list_models()`, `get_model(NAME)`, inferencers.
+"""Registration of the published models for mmpretrain's `list_models`, `get_model` and inferencers.
 
 mmpretrain has no entry point for this, only `ModelHub.register_model_index` in a module whose import
 takes seconds. `import beit_mm` must stay cheap and must not need mmpretrain, so the models are
@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-SCHEME = 'beit_mm://'  # before the name of a checkpoint: mmengine's loaders rename its keys
+SCHEME = 'beit_mm://'  # prefix of a checkpoint's name, for which mmengine's loaders rename the keys
 _HUB = 'mmpretrain.apis.model'
 _TASKS = ('pretrain', 'classification')  # mmseg looks up names in its own package only
 
@@ -32,10 +32,10 @@ def register_models() -> None:
         sys.meta_path.insert(0, _AfterImport())
 
 
-@functools.cache  # the hub takes a name once
+@functools.cache  # the hub refuses names that it has
 def _register(hub: ModuleType) -> None:
     for metafile in (root() / 'configs' / task / 'metafile.yml' for task in _TASKS):
-        if metafile.is_file():  # not where the package's folder alone was copied
+        if metafile.is_file():  # missing if only the package's folder was copied
             hub.ModelHub.register_model_index(metafile, config_prefix=root())
     for model in hub.ModelHub._models_dict.values():
         if Path(model.filepath).is_relative_to(root()):

@@ -33,7 +33,7 @@ class ModelWeights:
         return {name: values[:1] * channels for name, values in NORMALIZATIONS['half'].items()}
 
     def backbone(self, num_heads: int | None = None) -> BEiT:
-        """Build the backbone; without relative position bias, `num_heads` cannot be inferred."""
+        """Build the backbone. Pass `num_heads` if the checkpoint has no relative position bias."""
         self._check_kind('backbone', 'mim', 'classifier', 'segmentor')
         settings = self.spec.backbone_settings() | dict(out_indices=-1)
         if num_heads:

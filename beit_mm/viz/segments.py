@@ -1,4 +1,4 @@
-"""Predictions of a segmentor, drawn over images, with errors where labels are given."""
+"""Predictions of a segmentor, drawn over images, and with label maps the errors."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .pages import write_page
 
 
 class Segmentor:
-    """The model of a config with weights, and the test data set's classes, palette and pipeline.
+    """A model with weights, and the classes, palette and pipeline of its config's test data set.
 
     Raises ValueError for a config without a segmentor, or weights of another model.
     """
@@ -60,32 +60,23 @@ class Segmentor:
     def draw(self, path: str, image: np.ndarray, labels: Path | None = None) -> dict:
         """Draw the prediction over an image, uint8 RGB, and with `labels` the truth and the errors.
 
-        Returns `columns`, `pictures`, `summary`, the `classes` that occur, and with `labels` the
-        `areas` of `measure_areas`.
+        Returns `pictures` by name, `summary`, the `classes` that occur, and `areas` of
+        `measure_areas` (None without `labels`).
         """
         predicted, truth = self.predict(path, labels)
-        scene = dict(
-            columns=['image', 'predicted'],
-            pictures=[image, overlay_classes(image, predicted, self.palette)],
-            summary=Path(path).name,
-            classes=set(np.unique(predicted)),
-        )
-        if truth is None:
-            return scene
-        labelled = truth != IGNORE
-        wrong = labelled & (predicted != truth)
-        scene['columns'] += ['truth', 'errors']
-        scene['pictures'] += [
-            overlay_classes(image, truth, self.palette),
-            overlay_errors(image, wrong, labelled, self.error_color),
-        ]
-        areas = measure_areas(predicted, truth, len(self.classes))
-        accuracy = 1 - wrong.sum() / max(labelled.sum(), 1)
-        scene['summary'] += (
-            f': {accuracy:.1%} of {labelled.sum()} labelled pixels correct, mIoU {mean_iou(areas)}'
-        )
-        scene['classes'] |= set(np.unique(truth[labelled]))
-        return scene | dict(areas=areas)
+        pictures = dict(image=image, predicted=overlay_classes(image, predicted, self.palette))
+        summary, classes, areas = Path(path).name, set(np.unique(predicted)), None
+        if truth is not None:
+            labelled = truth != IGNORE
+            wrong = labelled & (predicted != truth)
+            pictures['truth'] = overlay_classes(image, truth, self.palette)
+            pictures['errors'] = overlay_errors(image, wrong, labelled, self.error_color)
+            count = labelled.sum()
+            areas = measure_areas(predicted, truth, len(self.classes))
+            accuracy = 1 - wrong.sum() / max(count, 1)
+            summary += f': {accuracy:.1%} of {count} labelled pixels correct, {mean_iou(areas)}'
+            classes |= set(np.unique(truth[labelled]))
+        return dict(pictures=pictures, summary=summary, classes=classes, areas=areas)
 
 
 def measure_areas(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> torch.Tensor:
@@ -96,10 +87,10 @@ def measure_areas(predicted: np.ndarray, truth: np.ndarray, num_classes: int) ->
 
 
 def mean_iou(areas: torch.Tensor) -> str:
-    """Describe the mean IoU of the classes that are labelled or predicted."""
-    present = areas[:, areas[1] > 0]
-    iou = present[0] / present[1]
-    return f'{iou.mean():.1%} of {len(iou)} classes' if len(iou) else '–'
+    """Return the mean IoU of the classes that are labelled or predicted, as text."""
+    intersection, union, _ = areas[:, areas[1] > 0]
+    iou = intersection / union
+    return f'mIoU {iou.mean():.1%} of {len(iou)} classes' if len(iou) else 'mIoU –'
 
 
 def write_segments(
@@ -122,12 +113,10 @@ def write_segments(
     if labels:
         colors['errors: another class than the truth'] = model.error_color
         areas = sum(scene['areas'] for scene in scenes)
-        total = f'all images: mIoU {mean_iou(areas)}'
+        total = f'all images: {mean_iou(areas)}'
         print(total)
         for i in classes:
             both, union, labelled = areas[:, i].tolist()
             rows.append((model.classes[i], f'{both / union:.1%}', f'{labelled:.0f}'))
-    write_page(
-        path, 'segments.html', title='What the segmentor sees', colors=colors, images=scenes,
-        total=total, class_rows=rows,
-    )  # fmt: skip
+    values = dict(colors=colors, images=scenes, total=total, class_rows=rows)
+    write_page(path, 'segments.html', title='What the segmentor sees', **values)

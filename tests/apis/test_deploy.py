@@ -47,21 +47,17 @@ def test_both_formats_compute_what_the_model_does_for_any_batch(name, tmp_path):
 
 
 @torch.no_grad()
-def test_mean_and_std_are_part_of_the_exported_model(tmp_path):
-    model = load_model(*small.with_weights('quickstart/classification', tmp_path))
+@pytest.mark.parametrize('task', ['classification', 'segmentation'])
+def test_normalization_and_inference_are_those_of_the_model(task, tmp_path):
+    model = load_model(*small.with_weights(f'quickstart/{task}', tmp_path))
     image = deploy.random_images(2, 3, (64, 64))
-    bgr = list(image.flip(1))  # as OpenMMLab reads files
-    expected = model(**model.data_preprocessor(dict(inputs=bgr)), mode='tensor')
+    bgr = dict(inputs=list(image.flip(1)))  # as OpenMMLab reads files
+    if task == 'classification':
+        expected = model(**model.data_preprocessor(bgr), mode='tensor')
+    else:
+        shapes = [dict(img_shape=(64, 64), ori_shape=(64, 64))] * 2
+        expected = model.encode_decode(model.data_preprocessor(bgr)['inputs'], shapes)
     torch.testing.assert_close(deploy.Deployed(model)(image)[0], expected)
-
-
-@torch.no_grad()
-def test_a_segmentor_returns_the_logits_of_its_own_inference(tmp_path):
-    model = load_model(*small.with_weights('quickstart/segmentation', tmp_path))
-    deployed, image = deploy.Deployed(model), deploy.random_images(2, 3, (64, 64))
-    shapes = dict(img_shape=(64, 64), ori_shape=(64, 64))
-    expected = model.encode_decode((image - deployed.mean) / deployed.std, [shapes] * 2)
-    torch.testing.assert_close(deployed(image)[0], expected)
 
 
 def test_the_tool_exports_a_backbone_at_another_size(tool, tmp_path, capsys, unformatted):

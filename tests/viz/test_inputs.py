@@ -1,7 +1,5 @@
 """Image files become inputs of a model; a checkpoint of any project builds its own model."""
 
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
@@ -17,56 +15,44 @@ from beit_mm.viz.model_weights import ModelWeights
 pytestmark = pytest.mark.any_stack
 
 ARCH = dict(embed_dims=64, num_layers=2, num_heads=1, feedforward_channels=64)
-SETTINGS = dict(
-    mim=dict(rel_pos_bias='shared', layer_scale=0.1, mask_token=True),
-    classifier=dict(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap'),
-)
-HEADS = dict(mim=('head.proj', 20), classifier=('head.fc', 7))
-PROJECTS = ('beit_mm', 'hf', 'unilm', 'mmpretrain')
+MIM = dict(rel_pos_bias='shared', layer_scale=0.1, mask_token=True)
+CLASSIFIER = dict(rel_pos_bias='per_layer', layer_scale=0.1, out_type='avg_featmap')
+PROJECTS = [(target, 'head.proj', MIM) for target in ('beit_mm', 'hf', 'unilm', 'mmpretrain')]
+PROJECTS += [(target, 'head.fc', CLASSIFIER) for target in ('hf', 'unilm', 'mmpretrain', 'timm')]
 IMAGE = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
 
-def make_state(kind: str) -> tuple[BEiT, dict]:
+@pytest.mark.parametrize('target, head, settings', PROJECTS)
+def test_a_checkpoint_of_any_project_builds_its_model(tmp_path, target, head, settings):
     torch.manual_seed(0)
-    model = BEiT(ARCH, img_size=64, **SETTINGS[kind]).eval()
+    model = BEiT(ARCH, img_size=64, **settings).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    name, size = HEADS[kind]
-    head = {f'{name}.weight': torch.randn(size, 64), f'{name}.bias': torch.randn(size)}
-    return model, {f'backbone.{k}': v for k, v in model.state_dict().items()} | head
-
-
-@pytest.mark.parametrize(
-    'kind, target', [*product(('mim', 'classifier'), PROJECTS), ('classifier', 'timm')]
-)
-def test_attention_is_the_same_whichever_project_wrote_the_checkpoint(tmp_path, kind, target):
-    model, state = make_state(kind)
+    state = {f'backbone.{k}': v for k, v in model.state_dict().items()}
+    state |= {f'{head}.weight': torch.randn(20, 64), f'{head}.bias': torch.randn(20)}
     export(state, target, tmp_path / 'out', {}, False)
     weights = ModelWeights(str(tmp_path / 'out'))
     found = attention_of_blocks(weights.backbone(), IMAGE)
     for theirs, ours in zip(found, attention_of_blocks(model, IMAGE), strict=True):
         assert (theirs - ours).abs().max() <= 1e-6
-    assert weights.normalization == NORMALIZATIONS['half'] and weights.spec.kind == kind
+    assert weights.normalization == NORMALIZATIONS['half']
+    assert weights.spec.kind == ('mim' if settings is MIM else 'classifier')
+    if settings is MIM:
+        assert torch.equal(weights.mim_head().weight, state['head.proj.weight'])
 
 
-def test_head_and_normalization_are_those_of_the_file(tmp_path):
-    _, state = make_state('mim')
+def test_heads_and_normalization_can_be_given(tmp_path):
+    model = BEiT(ARCH | dict(num_heads=4), img_size=64, abs_pos_embed=True).eval()
+    state = {f'backbone.{k}': v for k, v in model.state_dict().items()}
     statistics = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
     torch.save(dict(state_dict=state, meta=dict(normalization=statistics)), tmp_path / 'a.pth')
     weights = ModelWeights(str(tmp_path / 'a.pth'))
+    assert (weights.backbone().num_heads, weights.backbone(4).num_heads) == (1, 4)
+    assert torch.equal(weights.backbone(4)(IMAGE)[0], model(IMAGE)[0])
     assert weights.normalization == statistics
-    assert torch.equal(weights.mim_head().weight, state['head.proj.weight'])
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     expected = (torch.tensor([[1.0, 4], [7, 10]]) - 2) / 5
     assert torch.equal(inputs.normalize(image, statistics)[0, 1], expected)
-
-
-def test_number_of_heads_can_be_given(tmp_path):
-    model = BEiT(ARCH | dict(num_heads=4), img_size=64, abs_pos_embed=True).eval()
-    torch.save({f'backbone.{k}': v for k, v in model.state_dict().items()}, tmp_path / 'a.pth')
-    weights = ModelWeights(str(tmp_path / 'a.pth'))
-    assert (weights.backbone().num_heads, weights.backbone(4).num_heads) == (1, 4)
-    assert torch.equal(weights.backbone(4)(IMAGE)[0], model(IMAGE)[0])
 
 
 def test_a_tokenizer_is_built_with_its_own_sizes(tmp_path):

@@ -33,13 +33,14 @@ def test_prediction_and_truth_are_those_of_the_configs_data_set(tmp_path):
 
     image = read_image(sample.img_path)
     scene = ours.draw(sample.img_path, image, Path(sample.seg_map_path))
-    assert scene['columns'] == ['image', 'predicted', 'truth', 'errors']
+    assert list(scene['pictures']) == ['image', 'predicted', 'truth', 'errors']
     assert scene['classes'] == set(np.unique(predicted)) | set(np.unique(truth)) - {255}
-    assert np.array_equal(scene['pictures'][1], overlay_classes(image, predicted, ours.palette))
+    shown = overlay_classes(image, predicted, ours.palette)
+    assert np.array_equal(scene['pictures']['predicted'], shown)
     correct = (predicted == truth)[truth != 255]
     assert f'{correct.mean():.1%} of {len(correct)} labelled pixels correct' in scene['summary']
     assert scene['areas'][0].sum() == correct.sum()
-    assert ours.draw(sample.img_path, image)['columns'] == scene['columns'][:2]
+    assert list(ours.draw(sample.img_path, image)['pictures']) == ['image', 'predicted']
 
     cfg.model.decode_head.num_classes = 7
     with pytest.raises(ValueError, match=r'model\.pth does not fit this EncoderDecoder'):
@@ -50,4 +51,4 @@ def test_mean_iou_is_over_classes_that_are_labelled_or_predicted():
     predicted, truth = np.array([[0, 1, 1, 1]]), np.array([[0, 1, 2, 255]])
     areas = measure_areas(predicted, truth, 4)
     assert areas.tolist() == [[1, 1, 0, 0], [1, 2, 1, 0], [1, 1, 1, 0]]
-    assert mean_iou(areas) == '50.0% of 3 classes' and mean_iou(0 * areas) == '–'
+    assert mean_iou(areas) == 'mIoU 50.0% of 3 classes' and mean_iou(0 * areas) == 'mIoU –'
