@@ -1,4 +1,7 @@
-"""BEiT (https://arxiv.org/abs/2106.08254) for OpenMMLab: tokenizer, masked image modeling, classification, segmentation."""
+"""BEiT (https://arxiv.org/abs/2106.08254) for OpenMMLab.
+
+Tokenizer, masked image modeling, classification, segmentation.
+"""
 
 import sys
 

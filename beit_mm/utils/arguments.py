@@ -34,7 +34,7 @@ def check_sizes(least: int, **settings: object) -> None:
 
 
 def check_ranges(highest: float = math.inf, **settings: object) -> None:
-    """Raise ValueError unless every setting is a pair (low, high) with 0 < low ≤ high ≤ `highest`."""
+    """Raise ValueError unless every setting is a pair, 0 < low ≤ high ≤ `highest`."""
 
     def is_valid(value: object) -> bool:
         if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(_is_real, value)):

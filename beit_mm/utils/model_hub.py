@@ -1,8 +1,8 @@
 """Registration of the published models for mmpretrain's `list_models`, `get_model` and inferencers.
 
-mmpretrain has no entry point for this, only `ModelHub.register_model_index` in a module whose import
-takes seconds. `import beit_mm` must stay cheap and must not need mmpretrain, so the models are
-registered as soon as that module is imported.
+mmpretrain has no entry point for this, only `ModelHub.register_model_index` in a module whose
+import takes seconds. `import beit_mm` must stay cheap and must not need mmpretrain, so the models
+are registered as soon as that module is imported.
 """
 
 import functools
