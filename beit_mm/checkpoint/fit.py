@@ -13,23 +13,14 @@ from ..utils.arguments import join_names
 from .model_spec import TABLE, square_side
 from .report import KeyReport
 
-PARTS = (  # of BEiT
-    'cls_token',
-    'mask_token',
-    'pos_embed',
-    'patch_embed',
-    'rel_pos_bias',
-    'blocks',
-    'norm',
-    'fc_norm',
-)
 _SHARED = f'rel_pos_bias.{TABLE}'
 _PATCH_EMBED = 'patch_embed.proj.weight'
-_UNUSED = dict(
+_OPTIONAL = dict(  # parts that a BEiT may lack → why they are skipped then
     mask_token='used in pre-training only',
     norm='mean pooling and feature maps precede it',
     fc_norm='belongs to the pooled feature',
 )
+PARTS = ('cls_token', 'pos_embed', 'patch_embed', 'rel_pos_bias', 'blocks', *_OPTIONAL)
 
 
 def fit_backbone(
@@ -58,8 +49,8 @@ def fit_backbone(
     _resize_positions(state, model, report, grid)
     for key in list(state):
         name = key.split('.')[0]
-        if name in _UNUSED and getattr(model, name) is None:
-            report.add('skipped', key, _UNUSED[name])
+        if name in _OPTIONAL and getattr(model, name) is None:
+            report.add('skipped', key, _OPTIONAL[name])
             del state[key]
     return state
 

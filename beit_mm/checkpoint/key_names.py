@@ -3,7 +3,7 @@
 import re
 
 Names = list[tuple[str, str]]  # (theirs, ours): how a key starts; {} is a number
-
+TABLE = 'relative_position_bias_table'
 
 _HEADS = [('lm_head.', 'head.proj.'), ('head.', 'head.fc.')]
 _UNILM: Names = [  # the names of the backbone are ours
@@ -11,35 +11,29 @@ _UNILM: Names = [  # the names of the backbone are ours
     ('backbone.fpn2.', 'neck.upsample_2x.'),
     *_HEADS,
 ]
+_HF_LAYER: Names = [  # after beit.encoder.layer.{}. and backbone.blocks.{}.
+    ('layernorm_before.', 'norm1.'),
+    ('layernorm_after.', 'norm2.'),
+    ('lambda_1', 'gamma_1'),
+    ('lambda_2', 'gamma_2'),
+    (f'attention.attention.relative_position_bias.{TABLE}', f'attn.{TABLE}'),
+    ('attention.attention.query.bias', 'attn.q_bias'),
+    ('attention.attention.value.bias', 'attn.v_bias'),
+    # `origins` merges these three matrices into one.
+    ('attention.attention.query.', 'attn.query.'),
+    ('attention.attention.key.', 'attn.key.'),
+    ('attention.attention.value.', 'attn.value.'),
+    ('attention.output.dense.', 'attn.proj.'),
+    ('intermediate.dense.', 'mlp.fc1.'),
+    ('output.dense.', 'mlp.fc2.'),
+]
 _HF: Names = [
     ('beit.embeddings.cls_token', 'backbone.cls_token'),
     ('beit.embeddings.mask_token', 'backbone.mask_token'),
     ('beit.embeddings.position_embeddings', 'backbone.pos_embed'),
     ('beit.embeddings.patch_embeddings.projection.', 'backbone.patch_embed.proj.'),
     ('beit.encoder.relative_position_bias.', 'backbone.rel_pos_bias.'),
-    ('beit.encoder.layer.{}.layernorm_before.', 'backbone.blocks.{}.norm1.'),
-    ('beit.encoder.layer.{}.layernorm_after.', 'backbone.blocks.{}.norm2.'),
-    ('beit.encoder.layer.{}.lambda_1', 'backbone.blocks.{}.gamma_1'),
-    ('beit.encoder.layer.{}.lambda_2', 'backbone.blocks.{}.gamma_2'),
-    (
-        'beit.encoder.layer.{}.attention.attention.relative_position_bias.relative_position_bias_table',
-        'backbone.blocks.{}.attn.relative_position_bias_table',
-    ),
-    ('beit.encoder.layer.{}.attention.attention.query.bias', 'backbone.blocks.{}.attn.q_bias'),
-    ('beit.encoder.layer.{}.attention.attention.value.bias', 'backbone.blocks.{}.attn.v_bias'),
-    # `origins` merges these three matrices into one.
-    (
-        'beit.encoder.layer.{}.attention.attention.query.weight',
-        'backbone.blocks.{}.attn.query.weight',
-    ),
-    ('beit.encoder.layer.{}.attention.attention.key.weight', 'backbone.blocks.{}.attn.key.weight'),
-    (
-        'beit.encoder.layer.{}.attention.attention.value.weight',
-        'backbone.blocks.{}.attn.value.weight',
-    ),
-    ('beit.encoder.layer.{}.attention.output.dense.', 'backbone.blocks.{}.attn.proj.'),
-    ('beit.encoder.layer.{}.intermediate.dense.', 'backbone.blocks.{}.mlp.fc1.'),
-    ('beit.encoder.layer.{}.output.dense.', 'backbone.blocks.{}.mlp.fc2.'),
+    *((f'beit.encoder.layer.{{}}.{hf}', f'backbone.blocks.{{}}.{ours}') for hf, ours in _HF_LAYER),
     ('beit.pooler.layernorm.', 'backbone.fc_norm.'),
     ('beit.layernorm.', 'backbone.norm.'),
     ('layernorm.', 'backbone.norm.'),

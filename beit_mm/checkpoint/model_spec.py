@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..models.relative_position import Grid
+from .key_names import TABLE
 
-TABLE = 'relative_position_bias_table'
 SHARED_TABLE = f'backbone.rel_pos_bias.{TABLE}'
 
 _OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # of UPerNet and SETR-PUP, by depth
-_KINDS = dict(
-    tokenizer='encoder.input.weight',
+_HEADS = dict(  # kind of model → weight with one row per class or code
+    tokenizer='encoder.output.conv.weight',
     mim='head.proj.weight',
     classifier='head.fc.weight',
-    segmentor='decode_head.',
-)
-_HEADS = dict(
-    mim='head.proj.weight', classifier='head.fc.weight', segmentor='decode_head.conv_seg.weight'
+    segmentor='decode_head.conv_seg.weight',
 )
 
 
@@ -81,14 +78,13 @@ def infer_spec(state: dict[str, Tensor], num_heads: int | None = None) -> ModelS
 
     Raises ValueError if a part of the backbone is missing or its grid is not square.
     """
-    kind = _kind_of(state)
+    kind = next((kind for kind, head in _HEADS.items() if head in state), 'backbone')
+    classes = None if kind == 'backbone' else len(state[_HEADS[kind]])
     if kind == 'tokenizer':
-        in_channels = state['encoder.input.weight'].shape[1]
-        codes = len(state['encoder.output.conv.weight'])
-        return ModelSpec(kind, in_channels=in_channels, classes=codes)
-    stem = _get(state, 'backbone.patch_embed.proj.weight')
+        in_channels = _get(state, 'encoder.input.weight').shape[1]
+        return ModelSpec(kind, in_channels=in_channels, classes=classes)
+    dims, in_channels, patch_size, _ = _get(state, 'backbone.patch_embed.proj.weight').shape
     hidden = len(_get(state, 'backbone.blocks.0.mlp.fc1.weight'))
-    dims, in_channels, patch_size, _ = stem.shape
     numbers = [re.match(r'backbone\.blocks\.(\d+)\.', key) for key in state]
     depth = 1 + max(int(number[1]) for number in numbers if number)
     table = state.get(SHARED_TABLE, state.get(f'backbone.blocks.0.attn.{TABLE}'))
@@ -96,12 +92,8 @@ def infer_spec(state: dict[str, Tensor], num_heads: int | None = None) -> ModelS
     positions = absolute if table is None else table
     if table is not None:
         num_heads = table.shape[1]
-    arch = dict(
-        embed_dims=dims,
-        num_layers=depth,
-        num_heads=num_heads or max(dims // 64, 1),
-        feedforward_channels=hidden,
-    )
+    num_heads = num_heads or max(dims // 64, 1)
+    arch = dict(embed_dims=dims, num_layers=depth, num_heads=num_heads, feedforward_channels=hidden)
     relative = 'shared' if SHARED_TABLE in state else 'per_layer'
     return ModelSpec(
         kind=kind,
@@ -114,7 +106,7 @@ def infer_spec(state: dict[str, Tensor], num_heads: int | None = None) -> ModelS
         layer_scale='backbone.blocks.0.gamma_1' in state,
         mask_token='backbone.mask_token' in state,
         out_type=_out_type(state, kind),
-        classes=len(state[_HEADS[kind]]) if kind in _HEADS else None,
+        classes=classes,
     )
 
 
@@ -141,13 +133,6 @@ def square_side(positions: Tensor) -> int | None:
     if absolute:
         return side
     return (side + 1) // 2 if side % 2 else None
-
-
-def _kind_of(state: dict[str, Tensor]) -> str:
-    for kind, start in _KINDS.items():
-        if any(key.startswith(start) for key in state):
-            return kind
-    return 'backbone'
 
 
 def _out_type(state: dict[str, Tensor], kind: str) -> str:

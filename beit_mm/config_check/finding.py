@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
+from ..checkpoint.published import NORMALIZATIONS
+
 OFF = 'off'  # value of a part that a config does not use
-IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean and std, 0 … 255
-HALF = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+IMAGENET, HALF = (  # (mean, std), 0 … 255
+    (tuple(NORMALIZATIONS[name]['mean']), tuple(NORMALIZATIONS[name]['std']))
+    for name in ('imagenet', 'half')
+)
 
 
 @dataclass(frozen=True)
