@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from ..checkpoint.loading import channels_of
+from ..checkpoint.loading import count_channels
 from ..models import DiscreteVAE
 from ..models.dvae_losses import map_pixels
 
@@ -38,7 +38,7 @@ class Deployed(nn.Module):
     def __init__(self, model: nn.Module, backbone: bool = False):
         super().__init__()
         self.model, self.kind = model, _find_kind(model, backbone)
-        self.channels = channels_of(getattr(model, 'backbone', model))
+        self.channels = count_channels(getattr(model, 'backbone', model))
         for name in ('mean', 'std'):
             value = getattr(model.data_preprocessor, name, None)
             self.register_buffer(name, None if value is None else value.clone().view(-1, 1, 1))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
@@ -114,18 +115,15 @@ def convert_to(
 ) -> tuple[dict[str, Tensor], dict]:
     """Return the content of a file as (a state dict of `model`, meta); log the status of each key.
 
-    A checkpoint with exactly the model's keys and shapes is returned as it is.
+    Raises as `fit_checkpoint`.
     """
     state, _ = find_weights(raw, source)
     own = model.state_dict()
-    if {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own.items()}:
-        if copies := unused_copies(raw):
-            report = KeyReport(source)
-            for key, reason in copies.items():
-                report.add('skipped', key, reason)
-            report.log()
-        return state, raw.get('meta') or {}
-    checkpoint = parse_checkpoint(raw, source)
+    if hasattr(model, 'backbone') and _shapes(state) == _shapes(own):
+        # `parse_checkpoint` would skip buffers such as `target_fingerprint`.
+        checkpoint = Checkpoint(source, state, 'beit_mm', unused_copies(raw), raw.get('meta') or {})
+    else:
+        checkpoint = parse_checkpoint(raw, source)
     state, report = fit_checkpoint(checkpoint, model, every_key)
     report.log()
     return state, checkpoint.meta
@@ -143,9 +141,14 @@ def check_lora(state: dict[str, Tensor], source: str) -> None:
         )
 
 
-def channels_of(backbone: nn.Module) -> int:
-    """Return the number of channels of the images that a backbone reads: those of its first convolution."""
-    return next(each for each in backbone.modules() if isinstance(each, nn.Conv2d)).in_channels
+def count_channels(model: nn.Module) -> int:
+    """Return the number of channels of the images, which the first convolution reads."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return convolutions[0].in_channels if convolutions else 3
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
 
 
 def _fit_backbone(

@@ -9,7 +9,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 from mmseg.evaluation import IoUMetric
 
-from ..checkpoint.loading import channels_of, load_model
+from ..checkpoint.loading import count_channels, load_model
 from ..data.label_maps import IGNORE
 from ..data.loaders import ReadLabels, replace_loaders
 from ..utils.config_tree import nodes
@@ -103,7 +103,7 @@ def write_segments(
     """Write a page about image files. `labels` is a folder with a label map IMAGE.png per image."""
     scenes = []
     for file in images:
-        image = to_rgb(read_image(file, channels_of(model.model.backbone)), bands)
+        image = to_rgb(read_image(file, count_channels(model.model.backbone)), bands)
         scenes.append(model.draw(str(file), image, labels and labels / f'{file.stem}.png'))
         print(scenes[-1]['summary'])
 

@@ -1,6 +1,7 @@
 """`load_from` takes a checkpoint of any project; a run warns of another normalization than its weights'."""
 
 import logging
+import math
 from itertools import count
 from types import SimpleNamespace
 
@@ -114,6 +115,20 @@ def test_the_log_reports_every_key_of_a_pre_training_at_another_size(load, caplo
         "skipped    model_ema.* (the averaged weights: to load them, append #ema to the checkpoint's name)",
     ):
         assert line in caplog.text
+
+
+@pytest.mark.parametrize('origin', ['beit_mm', 'unilm'])
+def test_keys_are_reported_and_values_checked_whether_names_change_or_not(origin, load, caplog):
+    state = make_weights(abs_pos_embed=True, rel_pos_bias=None)
+    backbone = dict(BACKBONE, abs_pos_embed=True, rel_pos_bias=None)
+    written = dict(state_dict=from_ours(state, origin))
+    load(written, backbone=backbone)
+    assert f'{len(state)}  loaded' in caplog.text
+    with pytest.raises(ValueError, match=r'trained with 4 heads.*Set arch\.num_heads=4'):
+        load(dict(written, meta=dict(num_heads=4)), backbone=backbone)
+    state['backbone.cls_token'][..., 0] = math.nan
+    with pytest.raises(ValueError, match='holds NaN or infinity in cls_token'):
+        load(dict(state_dict=from_ours(state, origin)), backbone=backbone)
 
 
 def test_a_head_of_other_classes_is_skipped_in_training_and_an_error_in_testing(load, caplog):

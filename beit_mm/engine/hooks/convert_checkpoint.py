@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ...checkpoint.loading import check_lora, convert_to
+from ...checkpoint.loading import check_lora, convert_to, count_channels
 from ...models import BEiT, BEiTPretrainer, DiscreteVAE
 from ...registry import HOOKS
 from ...utils.unwrap_model import unwrap_model
@@ -66,7 +66,7 @@ class ConvertCheckpoint(Hook):
         model = unwrap_model(runner)
         backbone = getattr(model, 'backbone', model)
         expected = self.normalization or getattr(backbone, 'pretrained_normalization', None)
-        if expected and len(expected['mean']) == _count_channels(model):
+        if expected and len(expected['mean']) == count_channels(model):
             for warning in _compare(expected, _find_normalization(model), model.data_preprocessor):
                 runner.logger.warning(warning)
 
@@ -78,16 +78,10 @@ class ConvertCheckpoint(Hook):
             checkpoint['meta']['normalization'] = normalization
 
 
-def _count_channels(model: nn.Module) -> int:
-    """Return the number of channels of the images, which the first convolution reads."""
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    return convolutions[0].in_channels if convolutions else 3
-
-
 def _find_normalization(model: nn.Module) -> dict[str, list[float] | str]:
     """Return `mean` and `std` per channel (0 … 255) and `channel_order`, if they are known."""
     preprocessor, found = getattr(model, 'data_preprocessor', None), {}
-    channels = _count_channels(model)
+    channels = count_channels(model)
     for name in ('mean', 'std'):
         if isinstance(values := getattr(preprocessor, name, None), Tensor):
             values = [round(value, 4) for value in values.flatten().tolist()]
