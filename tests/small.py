@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from beit_mm.registry import MODELS
-from beit_mm.utils.config_tree import kind, nodes
+from beit_mm.utils.config_tree import find_dataset, kind, nodes
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {
@@ -62,7 +62,7 @@ def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
         )
         for key in ('persistent_workers', 'pin_memory', 'prefetch_factor'):
             loader.pop(key, None)
-        dataset = next(node for node in nodes(loader.dataset) if 'pipeline' in node)
+        dataset = find_dataset(loader)
         dataset.indices = length
         if not data:
             continue

@@ -66,7 +66,7 @@ def toy(coco: Path, work_dir: Path) -> Config:
     cfg.model.test_cfg.score_thr = 0.0  # or two iterations find nothing
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
-        dataset = next(node for node in small.nodes(loader.dataset) if 'pipeline' in node)
+        dataset = small.find_dataset(loader)
         dataset.update(data_root=str(coco), ann_file='boxes.json', data_prefix=dict(img=''))
         dataset.metainfo = dict(classes=tuple(shapes.SPECIES))
         for node in small.nodes(dataset.pipeline):

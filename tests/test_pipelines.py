@@ -5,7 +5,7 @@ import re
 import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from small import CONFIGS, load, nodes
+from small import CONFIGS, find_dataset, load
 
 from beit_mm.registry import MODELS, TRANSFORMS
 
@@ -49,8 +49,7 @@ def pipeline(cfg: Config, split: str) -> list[str]:
     loader = cfg.get(f'{split}_dataloader')
     if not loader:
         return ['']
-    dataset = next(node for node in nodes(loader.dataset) if 'pipeline' in node)
-    return [describe(step) for step in dataset.pipeline]
+    return [describe(step) for step in find_dataset(loader).pipeline]
 
 
 def normalization(cfg: Config) -> tuple[list[float], list[float]]:

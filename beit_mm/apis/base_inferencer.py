@@ -18,7 +18,7 @@ from torch import nn
 from ..checkpoint.loading import load_model
 from ..data.image_files import BANDS_ADVICE, SUFFIXES, read_image
 from ..data.seeded import seeded
-from ..utils.config_tree import kind, nodes
+from ..utils.config_tree import find_dataset, kind
 from ..viz.inputs import check_file, to_rgb
 
 
@@ -70,10 +70,9 @@ class Inferencer(BaseInferencer):
         return model
 
     def _init_pipeline(self, cfg: Config) -> Compose:
-        dataset = next(node for node in nodes(cfg.test_dataloader) if 'pipeline' in node)
         # `_read` replaces the transforms that load files; there are no labels.
         self.color_type, steps = 'color', []
-        for step in dataset['pipeline']:
+        for step in find_dataset(cfg.test_dataloader)['pipeline']:
             if kind(step).startswith('Load'):
                 self.color_type = step.get('color_type', self.color_type)
             else:

@@ -1,6 +1,6 @@
 """Summarize the model and the images of a config."""
 
-from ..utils.config_tree import find, get, kind, nodes
+from ..utils.config_tree import find, find_dataset, get, kind
 from .finding import OFF
 
 TWO_PICTURES = 'RandomResizedCropAndInterpolationWithTwoPic'  # mmpretrain's two views
@@ -35,7 +35,7 @@ def summarize_model(cfg: dict, model: dict, task: str) -> dict:
     if task == 'tokenizer':
         return _summarize_tokenizer(cfg, model)
     dataset = get(cfg, 'train_dataloader', 'dataset')
-    pipeline = next((node['pipeline'] for node in nodes(dataset) if 'pipeline' in node), None)
+    pipeline = get(find_dataset(dataset), 'pipeline')
     summary = _summarize_backbone(model['backbone'], cfg.get('default_scope'))
     summary |= _summarize_parts([model, pipeline]) | _summarize_crop(pipeline)
     if task == 'pretrain':

@@ -32,6 +32,11 @@ def find(tree: object, *kinds: str) -> dict | None:
     return next((node for node in nodes(tree) if kind(node) in kinds), None)
 
 
+def find_dataset(tree: object) -> dict | None:
+    """Return the first data set with a pipeline, which wrappers may contain."""
+    return next((node for node in nodes(tree) if 'pipeline' in node), None)
+
+
 def get(tree: object, *keys: str) -> object:
     """Return tree[key][key]…, or None if a key is missing."""
     for key in keys:

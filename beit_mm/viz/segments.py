@@ -12,7 +12,7 @@ from mmseg.evaluation import IoUMetric
 from ..checkpoint.loading import count_channels, load_model
 from ..data.label_maps import IGNORE
 from ..data.loaders import ReadLabels, replace_loaders
-from ..utils.config_tree import nodes
+from ..utils.config_tree import find_dataset
 from .images import overlay_classes, overlay_errors, pick_error_color
 from .inputs import read_image, to_rgb
 from .pages import write_page
@@ -29,7 +29,7 @@ class Segmentor:
             raise ValueError(
                 f'{cfg.filename} is a config of {cfg.model.get("type")}: expected EncoderDecoder'
             )
-        dataset = next(node for node in nodes(cfg.test_dataloader) if 'pipeline' in node)
+        dataset = find_dataset(cfg.test_dataloader)
         self.scope = cfg.default_scope
         self.model = load_model(cfg, checkpoint)
         with DefaultScope.overwrite_default_scope(self.scope):

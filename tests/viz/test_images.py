@@ -10,11 +10,6 @@ pytestmark = pytest.mark.any_stack
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 
 
-def test_floats_become_the_nearest_bytes():
-    assert np.array_equal(images.to_uint8(IMAGE.transpose(2, 0, 1) / 255), IMAGE)
-    assert images.to_uint8(np.array([[[-0.1]], [[0.5]], [[1.2]]])).tolist() == [[[0, 128, 255]]]
-
-
 def test_outline_changes_only_the_border_of_masked_patches():
     mask = np.zeros((3, 4), bool)
     mask[1, 1:3] = True  # rows 4 … 7, columns 4 … 11
@@ -43,12 +38,3 @@ def test_errors_are_drawn_in_a_color_far_from_the_palette():
     assert drawn[1, 0].tolist() == [0, 0, 0]
     assert drawn[0, 0].tolist() == drawn[1, 1].tolist() == [114] * 3
     assert drawn[0, 1].tolist() == [round(0.2 * 114 + 0.8 * c) for c in (9, 200, 0)]
-
-
-def test_heat_is_scaled_to_the_maximum_and_zeros_are_dark():
-    image = np.full((8, 8, 3), 200, np.uint8)
-    drawn = images.overlay_heat(image, np.array([[0.0, 0.05], [0.1, 0.0]]))
-    for pixel, level in (((5, 1), 255), ((0, 5), 128), ((0, 0), 0)):
-        assert np.array_equal(drawn[pixel], (0.4 * 200 + 0.6 * images.HEAT[level]).round())
-    dark = images.overlay_heat(image, np.zeros((2, 2)))
-    assert (dark == (0.4 * 200 + 0.6 * images.HEAT[0]).round()).all()

@@ -58,9 +58,3 @@ def test_examples_are_patches_with_the_code_row_by_row():
         row, column = 5 * (i // 3), 5 * (i % 3)
         assert np.array_equal(sheet[row : row + 4, column : column + 4], patch)
     assert (sheet[4] == 128).all() and (sheet[10:] == 128).all()
-
-
-def test_colors_of_codes_are_distinct_and_neighbors_differ():
-    colors = tokens.code_colors(512)
-    assert colors.shape == (512, 3) and len(np.unique(colors, axis=0)) >= 500
-    assert np.abs(np.diff(colors.astype(int), axis=0)).sum(1).min() >= 40
