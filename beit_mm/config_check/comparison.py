@@ -83,6 +83,8 @@ def normalization(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Findi
         summary['start_mean_std'],
         recipe.values.get('mean_std'),
     )
+    if here and len(here[0]) != 3:
+        return  # images with other channels have their own mean and std
     if here and before and not is_close(here, before):
         reason = recipe.exceptions.get('mean_std') if is_close(here, paper) else None
         effect = reason or 'the weights were trained on images with another shift and scale'

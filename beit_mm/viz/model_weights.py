@@ -56,11 +56,11 @@ class ModelWeights:
                 f'{self.source} has an encoder only, expected encoder and decoder: without a '
                 'decoder images cannot be reconstructed'
             )
-        return self._load(DiscreteVAE(**self._tokenizer_settings()))
+        return self._load(DiscreteVAE(**self.tokenizer_settings()))
 
     def tokenizer_fingerprint(self) -> int:
         """Return the fingerprint of the tokenizer in this checkpoint."""
-        settings = dict(type='beit_mm.DiscreteVAE', **self._tokenizer_settings())
+        settings = dict(type='beit_mm.DiscreteVAE', **self.tokenizer_settings())
         return TokenTarget(settings, self.source).fingerprint()
 
     def target_fingerprint(self) -> int:
@@ -79,7 +79,7 @@ class ModelWeights:
         model.load_state_dict(state, strict=False)
         return model.eval()
 
-    def _tokenizer_settings(self) -> dict[str, int]:
+    def tokenizer_settings(self) -> dict[str, int]:
         state = self.checkpoint.state
         blocks = re.findall(r'encoder\.group_(\d+)\.block_(\d+)\.', '\n'.join(state))
         return dict(

@@ -1,0 +1,246 @@
+"""tools/new_config.py writes configs that pass the checks and train, for the layouts users have."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import new_config
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+from starter.models import Device
+
+from beit_mm.config_check.preflight import preflight
+from beit_mm.engine.launch import build_runner
+
+GPU = Device(24.0)
+COLORS = dict(road=(128, 64, 128), sky=(70, 130, 180), ignore=(0, 0, 0))
+
+
+def noise(seed: int, channels: int = 3) -> np.ndarray:
+    shape = (70, 90, channels) if channels > 1 else (70, 90)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    return tmp_path / 'data'
+
+
+def write_images(folder: Path, names: list[str]) -> None:
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(seed)).save(folder / name)
+
+
+def flat(folder: Path) -> None:
+    write_images(
+        folder, [f'{i}.{"jpg png webp tif"[4 * (i % 4) :][:4].strip()}' for i in range(20)]
+    )
+
+
+def splits(folder: Path) -> None:
+    write_images(folder, [f'{split}/a/{i}.jpg' for split in ('train', 'val') for i in range(8)])
+
+
+def classes(folder: Path) -> None:
+    write_images(folder, [f'{name}/{i}.jpg' for name in ('cat', 'dog') for i in range(10)])
+
+
+def class_splits(folder: Path) -> None:
+    names = [f'{s}/{c}/{i}.png' for s in ('train', 'val') for c in ('cat', 'dog') for i in range(4)]
+    write_images(folder, names)
+
+
+def bands(folder: Path) -> None:
+    for i in range(16):
+        (folder / 'ab'[i % 2]).mkdir(exist_ok=True)
+        np.save(folder / 'ab'[i % 2] / f'{i}.npy', noise(i, 5))
+
+
+def table(folder: Path, header=('image', 'label')) -> None:
+    write_images(folder, [f'{i}.jpg' for i in range(10)])
+    rows = [(f'{i}.jpg', ('cat', 'cat;dog', 'dog|sun', '')[i % 4]) for i in range(10)]
+    if len(header) > 2:
+        rows = [
+            (name, *(str(int(label in labels)) for label in header[1:])) for name, labels in rows
+        ]
+    with open(folder / 'labels.csv', 'w', newline='') as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def scenes(folder: Path, values, masks='masks/{}.png', images='images/{}.jpg') -> None:
+    """Write 10 images, and masks whose halves have the given values or colors."""
+    write_images(folder, [images.format(i) for i in range(10)])
+    for i in range(10):
+        mask = np.zeros((70, 90, *np.shape(values[0])), np.uint8)
+        for part, value in zip(np.array_split(mask, len(values)), values, strict=True):
+            part[:] = value
+        (folder / masks.format(i)).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(folder / masks.format(i))
+
+
+def run(*arguments: object) -> int:
+    return new_config.main(list(map(str, arguments)))
+
+
+def train(name: str) -> None:
+    cfg = Config.fromfile(name)
+    cfg.work_dir = f'work_dirs/{Path(name).stem}'
+    cfg.train_cfg.max_iters = 2
+    cfg.train_cfg.val_interval = 2
+    cfg.default_hooks.checkpoint.interval = 2
+    cfg.param_scheduler, cfg.launcher = None, 'none'
+    cfg.env_cfg.dist_cfg.backend = 'gloo'
+    build_runner(cfg).train()
+
+
+def test_from_a_flat_folder_to_a_classifier(folder, capsys):
+    flat(folder)
+    assert run('tokenizer', 'data') == 0
+    assert 'python tools/train.py my_tokenizer.py' in capsys.readouterr().out
+    train('my_tokenizer.py')
+    held_out = set(Path('my_tokenizer_val.txt').read_text().split())
+    trained = set(Path('my_tokenizer_train.txt').read_text().split())
+    assert len(held_out) == 2 and len(trained) == 18 and not held_out & trained
+    assert run('pretrain', 'data', '--weights', 'work_dirs/my_tokenizer') == 0
+    train('my_pretrain.py')
+    shutil.rmtree(folder)
+    classes(folder)
+    assert run('classification', 'data', '--weights', 'work_dirs/my_pretrain') == 0
+    cfg = Config.fromfile('my_classification.py')
+    assert cfg.classes == ['cat', 'dog'] and cfg.model.head.num_classes == 2
+    train('my_classification.py')
+
+
+@pytest.mark.parametrize('write', [class_splits, bands, table])
+def test_a_classifier_trains_on(write, folder):
+    write(folder)
+    assert run('classification', 'data') == 0
+    train('my_classification.py')
+
+
+def test_a_column_per_class_is_the_table_of_names(folder):
+    table(folder)
+    run('classification', 'data')
+    names = [Path(f'my_classification_{split}.json').read_text() for split in ('train', 'val')]
+    shutil.rmtree(folder)
+    table(folder, ('image', 'cat', 'dog', 'sun'))
+    Path('my_classification.py').unlink()
+    run('classification', 'data')
+    again = [Path(f'my_classification_{split}.json').read_text() for split in ('train', 'val')]
+    assert again == names
+
+
+@pytest.mark.parametrize(
+    ('values', 'options', 'names', 'reduce_zero_label'),
+    [
+        ((0, 1), ['--zero', 'background'], ['background', 'class 1'], False),
+        ((0, 1, 2), ['--zero', 'ignore'], ['class 1', 'class 2'], True),
+        ((1, 2, 255), [], ['class 1', 'class 2'], True),
+        ((0, 255), ['--colors', 'table.txt'], ['back ground', 'object'], False),
+        (tuple(COLORS.values()), ['--colors', 'table.txt'], ['road', 'sky'], False),
+    ],
+)
+def test_a_segmentor_trains_on_masks(values, options, names, reduce_zero_label, folder):
+    scenes(folder, values)
+    lines = ['back ground 0', 'object 255']
+    if len(values) == 3 and np.ndim(values[0]):
+        lines = [f'{name} {" ".join(map(str, color))}' for name, color in COLORS.items()]
+    Path('table.txt').write_text('\n'.join(lines))
+    assert run('segmentation', 'data', *options) == 0
+    cfg = Config.fromfile('my_segmentation.py')
+    dataset = cfg.train_dataloader.dataset.dataset
+    assert dataset.metainfo.classes == names and dataset.reduce_zero_label == reduce_zero_label
+    train('my_segmentation.py')
+
+
+@pytest.mark.parametrize(
+    ('masks', 'images', 'options'),
+    [
+        ('labels/{}_mask.png', 'img/{}.webp', []),
+        ('train/masks/{0}.png', 'train/images/{0}.jpg', []),
+        ('elsewhere/{}.png', 'photos/{}.png', ['--masks', 'data/elsewhere']),
+    ],
+)
+def test_images_and_masks_are_matched_by_name(masks, images, options, folder):
+    scenes(folder, (0, 1), masks, images)
+    if 'train' in masks:
+        shutil.copytree(folder / 'train', folder / 'val')
+    (folder / 'classes.txt').write_text('wall\n')
+    data = 'data/photos' if options else 'data'
+    assert run('segmentation', data, '--zero', 'background', *options) == 0
+    if not options:
+        assert Config.fromfile('my_segmentation.py').classes == ['background', 'wall']
+
+
+@pytest.mark.parametrize(
+    ('task', 'write', 'options', 'message'),
+    [
+        (
+            'segmentation',
+            lambda f: scenes(f, (0, 255)),
+            [],
+            'only one class.*`object 255`.*--colors',
+        ),
+        ('segmentation', lambda f: scenes(f, (0, 1)), [], 'Is 0 a class.*--zero background'),
+        (
+            'segmentation',
+            lambda f: scenes(f, (0, 1)),
+            ['--zero', 'ignore'],
+            'only one class remains',
+        ),
+        ('segmentation', lambda f: scenes(f, ((1, 2, 3), (4, 5, 6))), [], 'has colors.*--colors'),
+        ('segmentation', lambda f: scenes(f, (1, 2), 'masks/x{}.png'), [], 'no mask in .* name'),
+        ('segmentation', flat, [], 'none of the folders images'),
+        ('classification', flat, [], '0 class folders: expected one folder per class'),
+        ('tokenizer', lambda f: None, [], 'no image'),
+        ('pretrain', flat, [], 'needs a tokenizer: pass --weights'),
+        ('tokenizer', flat, ['--weights', 'x'], 'trained from scratch'),
+    ],
+)
+def test_what_cannot_be_used_is_said(task, write, options, message, folder, capsys):
+    write(folder)
+    assert run(task, 'data', *options) == 1
+    assert re.search(message, capsys.readouterr().err.replace('\n', ' '))
+    assert not Path(f'my_{task}.py').exists()
+
+
+@pytest.mark.parametrize(
+    ('task', 'write', 'weights'),
+    [
+        ('tokenizer', splits, None),
+        ('classification', classes, None),
+        ('classification', classes, 'none'),
+        ('classification', classes, 'beit_large_patch16_224_pt22k'),
+        ('classification', classes, 'beit_base_patch16_224_pt1k_800ep'),
+        ('classification', table, None),
+        ('classification', bands, None),
+        ('segmentation', lambda f: scenes(f, (1, 2)), None),
+        ('segmentation', lambda f: scenes(f, (1, 2)), 'beit_base_patch16_224_pt1k_800ep'),
+        ('segmentation', lambda f: scenes(f, (1, 2)), 'beit_large_patch16_224_pt22k_ft22k'),
+    ],
+)
+def test_configs_for_a_gpu_pass_the_checks(task, write, weights, folder, monkeypatch):
+    monkeypatch.setattr(new_config, 'find_device', lambda: GPU)
+    write(folder)
+    assert run(task, 'data', *(['--weights', weights] if weights else [])) == 0
+    findings = preflight(Config.fromfile(f'my_{task}.py'))
+    assert findings == []
+
+
+def test_the_batch_follows_the_memory_and_the_learning_rate_follows_the_batch(folder, monkeypatch):
+    write_images(folder, [f'{c}/{i}.jpg' for c in 'ab' for i in range(150)])
+    found = []
+    for gib in (8.0, 24.0):
+        monkeypatch.setattr(new_config, 'find_device', lambda gib=gib: Device(gib))
+        run('classification', 'data', '--out', f'{gib}.py')
+        found.append(Config.fromfile(f'{gib}.py'))
+    small, large = found
+    assert small.batch_size < large.batch_size
+    assert small.lr / small.batch_size == pytest.approx(large.lr / large.batch_size, rel=0.01)
+    assert large.lr == pytest.approx(4e-3 * large.batch_size / 1024, rel=0.01)

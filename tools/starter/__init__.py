@@ -1,0 +1,1 @@
+"""Write a first config for a folder of images."""

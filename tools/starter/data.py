@@ -1,0 +1,114 @@
+"""What a folder of images holds for a task: splits, channels, classes, masks."""
+
+import colorsys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import labels, masks
+from .images import Split, measure, split_images, write_list
+
+GOLDEN_ANGLE = 137.5  # degrees between the hues of neighboring classes
+DOMINANT_SHARE, DOMINANT_WEIGHT = 0.5, 0.4  # of a class that covers most pixels
+
+
+@dataclass
+class Data:
+    """Images of a task.
+
+    Args:
+        channels: 3 for gray images and images with alpha too, which are read as RGB.
+        mean, std: per channel, of a sample of images with other channels.
+        several_labels: an image may have several classes.
+    """
+
+    train: Split | masks.Pairs
+    val: Split | masks.Pairs
+    height: int = 0
+    width: int = 0
+    channels: int = 3
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    classes_reason: str = ''
+    several_labels: bool = False
+    reduce_zero_label: bool = False
+    palette: list[list[int]] = field(default_factory=list)
+    class_weight: list[float] = field(default_factory=list)
+    class_weight_reason: str = ''
+
+
+def read_data(
+    task: str,
+    folder: Path,
+    out: Path,
+    mask_folder: Path | None,
+    ask_zero: Callable[[str], str],
+    colors: Path | None,
+) -> Data:
+    """Read a folder; write lists beside `out` where it has no splits, and masks with numbers."""
+    if task == 'segmentation':
+        splits = masks.find_pairs(folder, mask_folder, out)
+        names = masks.convert_colors(splits, colors, out) if colors else []
+        data = Data(**splits)
+        _name_classes(data, folder, names, ask_zero)
+        for split in splits.values():
+            write_list(split.list_file, split.stems)
+    elif task == 'classification':
+        found = labels.find_labels(folder, out)
+        labels.write_lists(found)
+        data = Data(**found.splits, classes=found.classes)
+        data.several_labels = bool(found.annotations)
+    else:
+        splits = split_images(folder, out)
+        data = Data(**splits)
+        for split in splits.values():
+            write_list(split.list_file, split.names)
+    measured = measure(data.train.folder, data.train.names)
+    data.channels, data.height, data.width = measured.channels, measured.height, measured.width
+    data.mean, data.std = measured.mean, measured.std
+    return data
+
+
+def _name_classes(
+    data: Data, folder: Path, names: list[str], ask_zero: Callable[[str], str]
+) -> None:
+    """Set classes, palette and weights of the classes from the values of the masks."""
+    values = masks.read_values(data.train, (lambda shown: 'background') if names else ask_zero)
+    first = 0 if values.zero_is_class else 1
+    file = folder / 'classes.txt'
+    if names:
+        data.classes_reason = 'from the table of colors'
+    elif file.is_file():
+        names = [line.strip() for line in file.read_text(encoding='utf-8').splitlines() if line]
+        data.classes_reason = f'from {file}'
+        if values.zero_is_class and len(names) == values.count - 1:
+            names = ['background', *names]
+        if len(names) < values.count:
+            raise ValueError(
+                f'{file} has {len(names)} classes, and the masks have the values {first} … '
+                f'{first + values.count - 1}: add the missing names'
+            )
+    else:
+        data.classes_reason = f'values of the masks: name them here, or line by line in {file}'
+        names = [f'class {number}' for number in range(first, first + values.count)]
+        names[0] = 'background' if values.zero_is_class else names[0]
+    data.classes = names
+    data.palette = [_color(number) for number in range(len(names))]
+    data.reduce_zero_label = not values.zero_is_class
+    data.class_weight, data.class_weight_reason = [1.0] * len(names), 'one number per class'
+    share = max(values.shares)
+    if share > DOMINANT_SHARE:
+        common = values.shares.index(share)
+        data.class_weight[common] = DOMINANT_WEIGHT
+        data.class_weight_reason = (
+            f'{names[common]} covers {100 * share:.0f} % of the pixels; with equal weights a short '
+            'run predicts it everywhere'
+        )
+
+
+def _color(number: int) -> list[int]:
+    """Return a color that differs from those of neighboring numbers."""
+    hue = number * GOLDEN_ANGLE / 360 % 1
+    rgb = colorsys.hsv_to_rgb(hue, 0.75 if number % 2 else 0.55, 0.85)
+    return [round(255 * value) for value in rgb]
