@@ -56,6 +56,7 @@ class ShortRuns:
             assert len(written) == 1 or (folder / f'{name}.pth').exists()
             for path in written:
                 path.rename(folder / f'{name}.pth')
+                (folder / 'last_checkpoint').write_text(str(folder / f'{name}.pth'))
 
     def logs(self) -> dict[str, str]:
         return {

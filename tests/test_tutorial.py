@@ -1,25 +1,18 @@
-"""docs/tutorial.md and docs/own_images.md run as they are, with few images and few steps."""
+"""docs/tutorial.md runs as it is, with few images and few steps."""
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pages
 import pytest
-import small
 from mmengine.config import Config
-from PIL import Image
 from shapes import draw as shapes
-
-from beit_mm.config_check import preflight
 
 pytestmark = pytest.mark.any_stack
 
-TUTORIAL, OWN_IMAGES = (
-    (pages.ROOT / f'docs/{p}.md').read_text() for p in ('tutorial', 'own_images')
-)
+TUTORIAL = (pages.ROOT / 'docs/tutorial.md').read_text()
 FEW = {'--train': 40, '--val': 20, '--segmentation-train': 16, '--segmentation-val': 4}
 
 
@@ -77,34 +70,3 @@ def test_the_tutorial_trains_all_stages_and_writes_its_files(place, monkeypatch)
     for folder in ('tokens', 'guesses', 'segmented/vis'):
         assert len(list((place / 'tutorial' / folder).iterdir())) == FEW['--segmentation-val']
     assert names['classes'].shape == (1, 112, 112)
-
-
-def test_own_images_are_trained_by_the_commands_of_their_page(place, monkeypatch):
-    """Three classes of images in folders, and masks of three classes."""
-    options = dict(size=64, segmentation_train=4, segmentation_val=2, jobs=1)
-    shapes.write(place / 'drawn', train=30, val=20, **options)
-    for split in ('train', 'val'):
-        for label, name in enumerate(('cat', 'dog', 'owl')):
-            source = place / f'drawn/imagenet/{split}/n{label:08d}'
-            shutil.copytree(source, place / f'my/images/{split}/{name}')
-    shutil.copytree(place / 'drawn/ade20k', place / 'my/scenes')
-    for mask in (place / 'my/scenes/annotations').rglob('*.png'):
-        Image.fromarray(np.minimum(np.array(Image.open(mask)), 3)).save(mask)
-    write_configs(place, OWN_IMAGES)
-
-    def shrink(cfg: Config) -> Config:
-        return small.shrink(cfg, None, Path(cfg.work_dir))
-
-    runs = pages.ShortRuns(monkeypatch, shrink, ('epoch_1', 'iter_2'))
-    # The configs have their real size, and the weights do not.
-    monkeypatch.setattr(preflight, 'preflight', lambda *_: [])
-    for block in pages.blocks(OWN_IMAGES, 'bash'):
-        for command in block.splitlines():
-            runs.call(command)
-    logs = runs.logs()
-    assert list(logs) == ['tokenizer', 'pretrain', 'classification', 'segmentation']
-    assert 'work_dirs/tokenizer/iter_50000.pth, written by beit_mm:' in logs['pretrain']
-    assert 'mim/log_p_tokens' in logs['pretrain'] and 'mim/log_p_pixels' in logs['pretrain']
-    for task, metric in dict(classification='accuracy/top1', segmentation='mIoU').items():
-        assert 'work_dirs/pretrain/epoch_300.pth, written by beit_mm:' in logs[task]
-        assert metric in logs[task]

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import new_config
 import numpy as np
+import pages
 import pytest
+import small
 from mmengine.config import Config
 from PIL import Image
+from starter import lengths
 from starter.models import Device
 
 from beit_mm.config_check.preflight import preflight
 from beit_mm.engine.launch import build_runner
 
 GPU = Device(24.0)
+PAGE = (pages.ROOT / 'docs/own_images.md').read_text()
 COLORS = dict(road=(128, 64, 128), sky=(70, 130, 180), ignore=(0, 0, 0))
 
 
@@ -225,18 +229,19 @@ def test_what_cannot_be_used_is_said(task, write, options, message, folder, caps
         ('segmentation', lambda f: scenes(f, (1, 2)), 'beit_large_patch16_224_pt22k_ft22k'),
     ],
 )
-def test_configs_for_a_gpu_pass_the_checks(task, write, weights, folder, monkeypatch):
+def test_configs_for_a_gpu_pass_the_checks_and_train(task, write, weights, folder, monkeypatch):
     monkeypatch.setattr(new_config, 'find_device', lambda: GPU)
     write(folder)
     assert run(task, 'data', *(['--weights', weights] if weights else [])) == 0
-    findings = preflight(Config.fromfile(f'my_{task}.py'))
-    assert findings == []
+    cfg = Config.fromfile(f'my_{task}.py')
+    assert preflight(cfg) == []
+    build_runner(small.shrink(cfg, None, Path('work'))).train()
 
 
 def test_the_batch_follows_the_memory_and_the_learning_rate_follows_the_batch(folder, monkeypatch):
     write_images(folder, [f'{c}/{i}.jpg' for c in 'ab' for i in range(150)])
     found = []
-    for gib in (8.0, 24.0):
+    for gib in (5.0, 24.0):
         monkeypatch.setattr(new_config, 'find_device', lambda gib=gib: Device(gib))
         run('classification', 'data', '--out', f'{gib}.py')
         found.append(Config.fromfile(f'{gib}.py'))
@@ -244,3 +249,39 @@ def test_the_batch_follows_the_memory_and_the_learning_rate_follows_the_batch(fo
     assert small.batch_size < large.batch_size
     assert small.lr / small.batch_size == pytest.approx(large.lr / large.batch_size, rel=0.01)
     assert large.lr == pytest.approx(4e-3 * large.batch_size / 1024, rel=0.01)
+
+
+def test_the_page_shows_what_is_written(folder, monkeypatch):
+    monkeypatch.setattr(new_config, 'find_device', lambda: GPU)
+    monkeypatch.setattr(lengths.os, 'sched_getaffinity', lambda process: range(8))
+    for i in range(400):
+        path = Path('my/classes', ('cat', 'dog')[i % 2], f'{i}.jpg')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (500, 375)).save(path)
+    assert run('classification', 'my/classes') == 0
+    shown = re.search('<!-- written config: begin -->\n```python\n(.*?)```', PAGE, re.S)[1]
+    written = Path('my_classification.py').read_text()
+    base = re.search("_base_ = '(.*)/configs/", written)[1]  # from a folder elsewhere
+    assert shown == written.replace(f'{base}/', '')
+
+
+def test_the_commands_of_the_page_train_all_tasks(folder, monkeypatch, unformatted):
+    write_images(Path('my/images'), [f'{i}.jpg' for i in range(12)])
+    classes(Path('my/classes'))
+    scenes(Path('my/scenes'), (0, 1, 2))
+
+    def shorten(cfg: Config) -> Config:
+        cfg.train_cfg.update(max_iters=2, val_interval=2)
+        cfg.default_hooks.checkpoint.interval = 2
+        cfg.param_scheduler = None
+        return cfg
+
+    runs = pages.ShortRuns(monkeypatch, shorten, ('iter_2',))
+    for block in pages.blocks(PAGE, 'bash'):
+        for command in block.splitlines():
+            runs.call(command)
+    logs = runs.logs()
+    assert list(logs) == ['my_tokenizer', 'my_pretrain', 'my_classification', 'my_segmentation']
+    assert 'mim/val_loss' in logs['my_pretrain']
+    for task, metric in dict(classification='accuracy/top1', segmentation='mIoU').items():
+        assert 'my_pretrain' in logs[f'my_{task}'] and metric in logs[f'my_{task}']

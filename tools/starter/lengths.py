@@ -11,11 +11,12 @@ GIB_PER_IMAGE = dict(
 )
 MAX_BATCH = dict(tokenizer=64, pretrain=256, classification=256, segmentation=16)
 SMALL_BATCH = dict(tokenizer=8, pretrain=32, classification=32, segmentation=16)
+UPDATES_PER_PASS, MIN_BATCH = 16, 8  # for small data sets
 FIXED_GIB = 4  # weights, optimizer and the libraries
 
 
 def choose_batch_size(task: str, size: str, device: Device, num_images: int) -> int:
-    """Return the largest power of two that fits, and that the training set fills."""
+    """Return the largest power of two that fits, with some updates per pass over few images."""
     if size == 'small':
         batch = SMALL_BATCH[task]
     elif device.gib is None:
@@ -23,7 +24,8 @@ def choose_batch_size(task: str, size: str, device: Device, num_images: int) -> 
     else:
         gib = GIB_PER_IMAGE[task][size == 'large']
         batch = min(max((device.gib - FIXED_GIB) / gib, 1), MAX_BATCH[task])
-    return 2 ** int(math.log2(max(min(batch, num_images), 1)))
+    batch = min(batch, max(num_images // UPDATES_PER_PASS, MIN_BATCH), num_images)
+    return 2 ** int(math.log2(max(batch, 1)))
 
 
 def choose_epochs(task: str, num_images: int) -> int:

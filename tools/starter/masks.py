@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from beit_mm.data.label_files import IGNORE
-from beit_mm.data.label_maps import group_messages, read_label_maps
+from beit_mm.data.label_maps import IGNORE, group_messages, read_label_maps
 from beit_mm.utils.arguments import join_names
 
 from .images import TRAIN, VAL, find_splits, hold_out, list_images
@@ -209,8 +208,10 @@ def read_values(split: Pairs, ask_zero: Callable[[str], str]) -> Values:
     if maps.faults:
         text = '\n'.join(group_messages(maps.faults))
         raise ValueError(f'{text}\nIf colors or values stand for classes: {HINT}')
-    values = [value for value in np.flatnonzero(maps.pixels).tolist() if value != IGNORE]
-    shown = join_names(list(map(str, np.flatnonzero(maps.pixels).tolist())))
+    counts = sum(maps.counts.values())
+    found = np.flatnonzero(counts).tolist()
+    values = [value for value in found if value != IGNORE]
+    shown = join_names(list(map(str, found)))
     shown = f'{maps} of {split.masks} have the values {shown}'
     only_one = f'{shown}, of which {IGNORE} means ignored, so there is only one class'
     if len(values) < 2:
@@ -220,9 +221,9 @@ def read_values(split: Pairs, ask_zero: Callable[[str], str]) -> Values:
         raise ValueError(f'{shown}. Without 0 only one class remains: pass --zero background')
     zero_is_class = zero == 'background'
     first = 0 if zero_is_class else 1
-    pixels = maps.pixels[first:IGNORE]
+    pixels = counts[first:IGNORE]
     count = max(values) + 1 - first
-    shares = (pixels[:count] / max(maps.pixels[:IGNORE].sum(), 1)).tolist()
+    shares = (pixels[:count] / counts[:IGNORE].sum()).tolist()
     return Values(count, zero_is_class, shares)
 
 
