@@ -47,7 +47,7 @@ class ShortRuns:
 
     def call(self, command: str) -> None:
         """Run `python tools/….py …`."""
-        python, script, *arguments = shlex.split(command)
+        python, script, *arguments = shlex.split(command, comments=True)
         assert python == 'python'
         self.monkeypatch.setattr(sys, 'argv', [script, *arguments])
         assert not runpy.run_path(str(ROOT / script))['main']()

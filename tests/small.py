@@ -125,7 +125,7 @@ def shrink_sizes(model: dict) -> None:
             node.out_indices = min(indices, 2) if is_single else (0, 1, 2, 3)[-len(indices) :]
         elif kind(node) == 'DiscreteVAE':
             node.update(TOKENIZER)
-        elif kind(node) == 'LinearClsHead':
+        elif kind(node) in ('LinearClsHead', 'MultiLabelLinearClsHead'):
             node.update(in_channels=32, init_cfg=None)
         elif kind(node) == 'MIMHead':
             tokens = node.out_channels in (8192, 512)

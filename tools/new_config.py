@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from command_line import errors_on_one_line, make_parser
 from mmengine.config import Config
 from starter.models import find_device
 from starter.write import TASKS, write_config
@@ -25,9 +26,7 @@ from beit_mm.config_check.report import format_list
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('task', choices=TASKS)
     parser.add_argument('data', type=Path, help='folder of the images')
     parser.add_argument(
@@ -65,21 +64,18 @@ def ask_zero(given: str | None) -> Callable[[str], str]:
     return ask
 
 
+@errors_on_one_line()
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    try:
-        if not args.data.is_dir():
-            raise ValueError(f'{args.data} is no folder: expected the folder of the images')
-        if args.out.exists():
-            raise ValueError(f'{args.out} exists: remove it, or pass --out with another name')
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_config(
-            args.task, args.data, args.out, args.weights, find_device(), args.masks,
-            ask_zero(args.zero), args.colors,
-        )  # fmt: skip
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    if not args.data.is_dir():
+        raise ValueError(f'{args.data} is no folder: expected the folder of the images')
+    if args.out.exists():
+        raise ValueError(f'{args.out} exists: remove it, or pass --out with another name')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_config(
+        args.task, args.data, args.out, args.weights, find_device(), args.masks,
+        ask_zero(args.zero), args.colors,
+    )  # fmt: skip
     cfg = Config.fromfile(args.out)
     findings = preflight(cfg)
     if findings:

@@ -207,10 +207,10 @@ def test_images_and_masks_are_matched_by_name(masks, images, options, folder):
         ('tokenizer', flat, ['--weights', 'x'], 'trained from scratch'),
     ],
 )
-def test_what_cannot_be_used_is_said(task, write, options, message, folder, capsys):
+def test_what_cannot_be_used_is_said(task, write, options, message, folder):
     write(folder)
-    assert run(task, 'data', *options) == 1
-    assert re.search(message, capsys.readouterr().err.replace('\n', ' '))
+    with pytest.raises(SystemExit, match=message):
+        run(task, 'data', *options)
     assert not Path(f'my_{task}.py').exists()
 
 
@@ -235,7 +235,10 @@ def test_configs_for_a_gpu_pass_the_checks_and_train(task, write, weights, folde
     assert run(task, 'data', *(['--weights', weights] if weights else [])) == 0
     cfg = Config.fromfile(f'my_{task}.py')
     assert preflight(cfg) == []
-    build_runner(small.shrink(cfg, None, Path('work'))).train()
+    cfg = small.shrink(cfg, None, Path('work'))
+    if task == 'segmentation':
+        cfg.param_scheduler = None  # its warm-up is longer than two iterations
+    build_runner(cfg).train()
 
 
 def test_the_batch_follows_the_memory_and_the_learning_rate_follows_the_batch(folder, monkeypatch):
@@ -265,7 +268,8 @@ def test_the_page_shows_what_is_written(folder, monkeypatch):
     assert shown == written.replace(f'{base}/', '')
 
 
-def test_the_commands_of_the_page_train_all_tasks(folder, monkeypatch, unformatted):
+@pytest.mark.parametrize('page', ['docs/own_images.md', 'README.md'])
+def test_the_commands_of_the_pages_train(page, folder, monkeypatch, unformatted):
     write_images(Path('my/images'), [f'{i}.jpg' for i in range(12)])
     classes(Path('my/classes'))
     scenes(Path('my/scenes'), (0, 1, 2))
@@ -277,11 +281,14 @@ def test_the_commands_of_the_page_train_all_tasks(folder, monkeypatch, unformatt
         return cfg
 
     runs = pages.ShortRuns(monkeypatch, shorten, ('iter_2',))
-    for block in pages.blocks(PAGE, 'bash'):
+    blocks = pages.blocks((pages.ROOT / page).read_text(), 'bash')
+    for block in (text for text in blocks if 'my_' in text):
         for command in block.splitlines():
             runs.call(command)
     logs = runs.logs()
-    assert list(logs) == ['my_tokenizer', 'my_pretrain', 'my_classification', 'my_segmentation']
-    assert 'mim/val_loss' in logs['my_pretrain']
     for task, metric in dict(classification='accuracy/top1', segmentation='mIoU').items():
-        assert 'my_pretrain' in logs[f'my_{task}'] and metric in logs[f'my_{task}']
+        assert metric in logs[f'my_{task}']
+    if page != 'README.md':
+        assert list(logs)[:2] == ['my_tokenizer', 'my_pretrain']
+        assert 'mim/val_loss' in logs['my_pretrain']
+        assert all('my_pretrain' in logs[f'my_{t}'] for t in ('classification', 'segmentation'))
