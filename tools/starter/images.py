@@ -127,8 +127,10 @@ def measure(folder: Path, names: list[str]) -> Statistics:
     if is_color:
         return Statistics(3, *map(int, sizes), [], [])
     mean, square = np.mean(sums[channels], axis=0)
-    std = np.sqrt(np.maximum(square - mean**2, 1))
-    return Statistics(channels, *map(int, sizes), mean.round(2).tolist(), std.round(2).tolist())
+    variance = square - mean**2
+    std = np.sqrt(np.where(variance > 1e-6 * square, variance, 1))  # a band may be constant
+    mean, std = ([float(f'{value:.4g}') for value in values] for values in (mean, std))
+    return Statistics(channels, *map(int, sizes), mean, std)
 
 
 def _is_alpha(names: list[str]) -> bool:
