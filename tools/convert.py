@@ -1,12 +1,12 @@
-"""Convert a BEiT checkpoint from any project to any other: `python tools/convert.py SRC DST --to PROJECT`.
+"""Convert a checkpoint of BEiT between projects: `python tools/convert.py SRC DST --to PROJECT`.
 
-SRC is a file, a folder, a URL or a name of the official code, Hugging Face, timm, mmpretrain, mmseg,
-DALL-E or this project. DST is a file, for Hugging Face a folder. See docs/checkpoints.md.
+SRC is a file, a folder, a URL or a name of the official code, Hugging Face, timm, mmpretrain,
+mmseg, DALL-E or this project. DST is a file, for Hugging Face a folder. See docs/checkpoints.md.
 
---verify runs the models of SRC and DST on one random image (and mask) in float32. The exit code is 1
-if an output differs by more than 1e-4 of the largest output. Each model comes from its own library:
-transformers (for folders), timm, mmpretrain, mmseg. Otherwise, and for SRC with --backbone, it is this
-project's model. The line "verified: …" states which.
+--verify runs the models of SRC and DST on one random image (and mask) in float32. The exit code is
+1 if an output differs by more than 1e-4 of the largest output. Each model comes from its own
+library: transformers (for folders), timm, mmpretrain, mmseg. Otherwise, and for SRC with
+--backbone, it is this project's model. The line "verified: …" states which.
 """
 
 import beit_mm.registry  # noqa: F401  names the packages that are missing
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def remove_unknown_parts(checkpoint: Checkpoint, backbone_only: bool) -> None:
-    """Reduce a checkpoint to its backbone with --backbone; otherwise raise ValueError for unknown parts."""
+    """Reduce a checkpoint to its backbone with --backbone; otherwise refuse unknown parts."""
     parts = {}  # key → its first name that BEiT does not have
     for key in checkpoint.state:
         first, second, *_ = *key.split('.'), ''
@@ -67,8 +67,8 @@ def remove_unknown_parts(checkpoint: Checkpoint, backbone_only: bool) -> None:
     names = sorted(set(parts.values()))
     if names and not backbone_only:
         raise ValueError(
-            f'{checkpoint.source}: BEiT has no {join_names(names)}, which an adapter may have added. To convert the backbone '
-            'alone, pass --backbone'
+            f'{checkpoint.source}: BEiT has no {join_names(names)}, which an adapter may have '
+            'added. To convert the backbone alone, pass --backbone'
         )
     if backbone_only:
         state = {f'backbone.{key}': value for key, value in checkpoint.part('backbone.').items()}

@@ -1,4 +1,4 @@
-"""Weights: read a checkpoint of any project safely, fit it to a model, write it for another project."""
+"""Checkpoints of all projects: read them safely, fit them to a model, write them for a project."""
 
 from .. import compat
 

@@ -41,8 +41,8 @@ def is_missing(source: str) -> bool:
 def local_path(source: str | os.PathLike) -> Path:
     """Return the file or folder of `source`. A URL is downloaded once, into torch's hub folder.
 
-    Raises FileNotFoundError if it cannot be downloaded, ValueError if the content is wrong,
-    ImportError for `hf://` without huggingface_hub.
+    Raises FileNotFoundError if it cannot be downloaded, ImportError for `hf://` without
+    huggingface_hub.
     """
     source = str(source).removesuffix(EMA)
     path = Path(source).expanduser()
@@ -67,16 +67,15 @@ def _from_url(url: str) -> Path:
                 if not path.exists():
                     _download(url, path)
     except (OSError, HTTPException) as error:
-        if isinstance(error, FileNotFoundError) and url in str(error):
-            raise
         raise FileNotFoundError(
-            f'{url} could not be downloaded ({error}). Check the address, or {_by_hand(path)}'
+            f'{url} could not be downloaded ({error}). Run again, check the address, or download '
+            f'it by hand and save it as {path} or pass the path of your copy'
         ) from error
     return path
 
 
 def _download(url: str, path: Path) -> None:
-    """Write a temporary file beside `path`, check its content, rename it."""
+    """Write a temporary file beside `path`, check its content, rename it. Raises OSError."""
     print_log(f'Downloading {url} to {path}', logger='current')
     temporary = path.with_name(f'.{socket.gethostname()}.tmp')
     headers = {'User-Agent': 'beit_mm', 'Accept-Encoding': 'identity'}
@@ -90,25 +89,15 @@ def _download(url: str, path: Path) -> None:
                 digest.update(chunk)
             expected, size = answer.headers.get('Content-Length'), file.tell()
         if not size or (expected is not None and size != int(expected)):
-            raise FileNotFoundError(
-                f'{url} was interrupted after {size} of {expected or "?"} bytes. Run again, or {_by_hand(path)}'
-            )
+            raise OSError(f'interrupted after {size} of {expected or "?"} bytes')
         if start.lstrip()[:1] == b'<':
-            raise ValueError(
-                f'{url} is a web page, not a file. Check the address, or {_by_hand(path)}'
-            )
+            raise OSError('it is a web page, not a file')
         named = _HASH.search(path.name)
         if named and not digest.hexdigest().startswith(named[1]):
-            raise ValueError(
-                f'{url}: its SHA-256 is {digest.hexdigest()}, its name says {named[1]}…. {_by_hand(path)}'
-            )
+            raise OSError(f'its SHA-256 is {digest.hexdigest()}, its name says {named[1]}…')
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _by_hand(path: Path) -> str:
-    return f'download it by hand and save it as {path}, or pass the path of your copy'
 
 
 @contextmanager
@@ -119,7 +108,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _from_hub(source: str) -> Path:
-    """Return the folder of a repository in Hugging Face's cache: weights and configs at its top."""
+    """Download weights and configs at the top of a repository; return its folder in the cache."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
@@ -137,8 +126,9 @@ def _from_hub(source: str) -> Path:
         except (HfHubHTTPError, OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FileNotFoundError(
-                f'{source} could not be downloaded ({reason}). Expected {HUB}ORG/NAME[@REVISION] of a public repository or of '
-                'one that your token may read. Offline, only the cache is used. Otherwise download the folder and pass its path'
+                f'{source} could not be downloaded ({reason}). Expected {HUB}ORG/NAME[@REVISION] '
+                'of a public repository or of one that your token may read. Offline, only the '
+                'cache is used. Otherwise download the folder and pass its path'
             ) from error
         if any(Path(folder).glob(weights)):
             return Path(folder)

@@ -116,7 +116,8 @@ def _write_hf(
     if spec.kind == 'segmentor':
         state, spec = _add_idle_layer(state, spec)
         notes.append(
-            "added: a layer that adds nothing, because Hugging Face's segmentation model cannot read the last layer"
+            "added: a layer that adds nothing, because Hugging Face's segmentation model cannot "
+            'read the last layer'
         )
     state_hf = {key: value.contiguous() for key, value in from_ours(state, 'hf').items()}
     if safetensors:
@@ -124,15 +125,14 @@ def _write_hf(
     else:
         torch.save(state_hf, folder / 'pytorch_model.bin')
     if 'normalization' not in meta:
-        notes.append(
-            'the file has no normalization: wrote mean = std = 0.5, the values of most published weights'
-        )
-    for name, content in (
-        ('config.json', hf_config(spec, state)),
-        ('preprocessor_config.json', _hf_processor(spec, meta)),
-    ):
-        (folder / name).write_text(json.dumps(content, indent=2) + '\n')
+        notes.append('the file has no normalization: wrote mean = std = 0.5, as most weights have')
+    _write_json(folder / 'config.json', hf_config(spec, state))
+    _write_json(folder / 'preprocessor_config.json', _hf_processor(spec, meta))
     return notes
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + '\n')
 
 
 def _add_idle_layer(

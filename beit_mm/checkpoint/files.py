@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from . import pickled_modules
 from .download import local_path
 from .folders import read_folder
-from .integrity import damaged_entry
+from .integrity import find_damage
 from .state_dicts import EMA, use_average
 
 
@@ -36,8 +36,9 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
         return read_folder(path, lambda file: read_file(file, map_location))
     if not path.is_file():
         raise FileNotFoundError(
-            f'no checkpoint at {source}. Expected the .pth file that an earlier stage wrote into its work_dir, a file of another '
-            'project, a Hugging Face folder, a URL, hf://ORG/NAME, or a name from `python tools/weights.py list`'
+            f'no checkpoint at {source}. Expected the .pth file that an earlier stage wrote into '
+            'its work_dir, a file of another project, a Hugging Face folder, a URL, hf://ORG/NAME, '
+            'or a name from `python tools/weights.py list`'
         )
     try:
         if _is_safetensors(path):
@@ -52,7 +53,7 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Return whether a file starts with a length in eight bytes and a JSON header of that length."""
+    """Return whether a file starts with a length in eight bytes and then a JSON header."""
     with path.open('rb') as file:
         start = file.read(9)
     length = int.from_bytes(start[:8], 'little')
@@ -68,7 +69,7 @@ def _read_safetensors(path: Path, map_location: Any) -> dict:
 
 
 def _read_torch(path: Path, map_location: Any) -> Any:
-    if zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path):  # torch's old format is none
         _check_archive(path)
     try:
         with torch.serialization.safe_globals([Namespace]):  # arguments in files of unilm
@@ -83,20 +84,15 @@ def _read_torch(path: Path, map_location: Any) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise ValueError for a damaged zip file, and for a TorchScript archive, which is a program."""
-    fix = 'Use another copy, or an earlier checkpoint'
-    try:
-        with zipfile.ZipFile(path) as archive:
-            script = any(name.endswith('/constants.pkl') for name in archive.namelist())
-            entry = None if script else damaged_entry(archive)
-    except Exception as error:  # zipfile, zlib and struct raise many types
-        raise ValueError(f'{path} is damaged: {error}. {fix}') from error
-    if entry:
-        raise ValueError(f'{path} is damaged: its entry {entry} does not match its checksum. {fix}')
-    if script:
+    """Raise ValueError if a zip file is damaged, or if it is a TorchScript archive."""
+    if problem := find_damage(path):
+        raise ValueError(f'{path}: {problem}. Use another copy, or an earlier checkpoint')
+    with zipfile.ZipFile(path) as archive:
+        is_script = any(name.endswith('/constants.pkl') for name in archive.namelist())
+    if is_script:
         raise ValueError(
-            f'{path} is a TorchScript archive, which is a program. It was not run. Ask its author for the plain weights, '
-            '`torch.save(torch.jit.load(…).state_dict(), …)`'
+            f'{path} is a TorchScript archive, which is a program. It was not run. Ask its author '
+            'for the plain weights, `torch.save(torch.jit.load(…).state_dict(), …)`'
         )
 
 
@@ -104,7 +100,8 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
     message = str(error.__context__ or error)  # the context names the refused type
     reason = message.split('WeightsUnpickler error: ')[-1].strip().split('\n')[0]
     return (
-        f'{path} was not loaded, because it holds more than weights: {reason.split(". Please")[0]}\n'
-        'Nothing in it was run. If you trust its source, and the name above is a type that you need, call '
-        'torch.serialization.add_safe_globals([TYPE]) before loading. Otherwise use a file of plain tensors.'
+        f'{path} was not loaded, because it holds more than weights: {reason.split(". Please")[0]}. '
+        'Nothing in it was run. If you trust its source, and it needs a type that is named here, '
+        'call torch.serialization.add_safe_globals([TYPE]) before loading. Otherwise use a file of '
+        'plain tensors'
     )

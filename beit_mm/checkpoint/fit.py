@@ -56,12 +56,12 @@ def fit_backbone(
 
 
 def adapt_patch_embed(weight: Tensor, channels: int, patch_size: int) -> Tensor:
-    """Return a patch embedding [D, C, p, p] for other channels and another patch size, as timm does.
+    """Adapt a patch embedding [D, C, p, p] to other channels and another patch size, as timm does.
 
-    For one channel, the weights are summed over the channels, so a gray image has the embedding that
-    it has as RGB. For other numbers, they are repeated and scaled by C / channels. For another patch
-    size, they are multiplied by the pseudo-inverse of bicubic resizing, so a resized patch has about
-    the same embedding (FlexiViT, https://arxiv.org/abs/2212.08013).
+    - One channel: the sum over the channels. A gray image has the same embedding as in RGB.
+    - Other numbers of channels: the weights are repeated and scaled by C / channels.
+    - Another patch size: the weights are multiplied by the pseudo-inverse of bicubic resizing. A
+      resized patch has about the same embedding (FlexiViT, https://arxiv.org/abs/2212.08013).
     """
     dtype, (_, given, *size) = weight.dtype, weight.shape
     weight = weight.float()
@@ -91,7 +91,7 @@ def check_fit(
     infinite = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if infinite:
         raise ValueError(
-            f'{source} holds NaN or infinity in {join_names(infinite)}. Use an earlier checkpoint of that run'
+            f'{source} holds NaN or infinity in {join_names(infinite)}. Use an earlier checkpoint'
         )
     missing = sorted(key for key in own if key not in state and not key.startswith(optional))
     unexpected = sorted(key for key in state if key not in own)
@@ -102,8 +102,9 @@ def check_fit(
     ]
     if missing or unexpected or mismatched:
         raise ValueError(
-            f'{source} does not fit this {type(model).__name__}. Missing: {join_names(missing)}; unexpected: '
-            f'{join_names(unexpected)}; of another shape: {join_names(mismatched)}. Give the model the settings of its training'
+            f'{source} does not fit this {type(model).__name__}. Missing: {join_names(missing)}; '
+            f'unexpected: {join_names(unexpected)}; of another shape: {join_names(mismatched)}. '
+            'Give the model the settings of its training'
             + _advice(model, source, unexpected, mismatched)
         )
 
@@ -147,13 +148,14 @@ def _advice(model: nn.Module, source: str, unexpected: list[str], mismatched: li
         advice += ', and init_cfg.grid=(h, w) for positions of a grid that is not square'
     if any(_PATCH_EMBED in entry for entry in mismatched):
         advice += (
-            ". To adapt the patch embedding to other channels or another patch size, load it by the backbone's init_cfg="
-            f"dict(type='Pretrained', checkpoint={source!r}, adapt_patch_embed=True)"
+            '. To adapt the patch embedding to other channels or another patch size, load it by '
+            "the backbone's init_cfg=dict(type='Pretrained', "
+            f'checkpoint={source!r}, adapt_patch_embed=True)'
         )
     parts = {key.removeprefix('backbone.').split('.')[0] for key in unexpected}
     if isinstance(model, BEiT) and (added := sorted(parts - set(PARTS))):
         advice += (
-            f'. An adapter adds {join_names(added)}. To extract the backbone alone, run `python tools/convert.py {source} '
-            'backbone.pth --to beit_mm --backbone`'
+            f'. An adapter adds {join_names(added)}. To extract the backbone alone, run '
+            f'`python tools/convert.py {source} backbone.pth --to beit_mm --backbone`'
         )
     return advice

@@ -29,16 +29,16 @@ def read_folder(folder: Path, read: Callable[[Path], Any]) -> Any:
     files = sorted(folder.glob('*.safetensors')) or sorted(folder.glob('pytorch_model*.bin'))
     if not files:
         raise FileNotFoundError(
-            f'{folder} is a folder without weights. Expected the work_dir of a run, which has last_checkpoint, a Hugging Face '
-            "folder with model.safetensors or pytorch_model.bin, or DALL-E's encoder.pkl and decoder.pkl"
+            f'{folder} is a folder without weights. Expected the work_dir of a run, which has '
+            'last_checkpoint, a Hugging Face folder with model.safetensors or pytorch_model.bin, '
+            "or DALL-E's encoder.pkl and decoder.pkl"
         )
     state, written = {}, {}
     for file in files:
         for key, value in read(file).items():
             if key in state:
-                raise ValueError(
-                    f'{folder}: {written[key]} and {file.name} both hold {key}. Pass the file to load'
-                )
+                files = f'{written[key]} and {file.name}'
+                raise ValueError(f'{folder}: {files} both hold {key}. Pass the file to load')
             state[key], written[key] = value, file.name
     return dict(state_dict=state, meta=_meta(folder, state))
 
@@ -57,12 +57,13 @@ def last_checkpoint(folder: Path) -> Path | None:
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f'{pointer} names {named}, which was not found, nor was {named.name} beside it. Pass a .pth file'
+        f'{pointer} names {named}, which was not found, nor was {named.name} beside it. '
+        'Pass a .pth file'
     )
 
 
 def _meta(folder: Path, state: dict) -> dict:
-    """Return mean and std (0 … 255), number of heads and out_indices, as far as the configs have them."""
+    """Return `Checkpoint.meta`: what the configs of the folder say."""
     meta = {}
     config = _read_json(folder / 'config.json')
     processor = _read_json(folder / 'preprocessor_config.json')

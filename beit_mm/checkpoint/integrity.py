@@ -10,25 +10,20 @@ _SAVED = b'beit_mm saved:'
 
 
 def find_damage(path: Path) -> str | None:
-    """Return what is wrong with a file that `torch.save` wrote, or None if it is intact."""
+    """Return what is wrong with a file that `torch.save` wrote, or None if it is intact.
+
+    An entry that is marked as a folder is damaged, too: torch would return uninitialized memory.
+    """
     try:
         if not zipfile.is_zipfile(path):
             size = path.stat().st_size
             return f'it is cut off or no checkpoint: {size} bytes without the end of a zip file'
         with zipfile.ZipFile(path) as archive:
-            entry = damaged_entry(archive)
+            folders = [entry.filename for entry in archive.infolist() if entry.external_attr & 0x10]
+            entry = folders[0] if folders else archive.testzip()
     except Exception as error:  # zipfile, zlib and struct raise many types for damaged bytes
         return f'it is damaged: {error}'
     return f'it is damaged: its entry {entry} does not match its checksum' if entry else None
-
-
-def damaged_entry(archive: zipfile.ZipFile) -> str | None:
-    """Return the name of the first entry whose bytes do not match its CRC-32.
-
-    An entry that is marked as a folder is damaged, too: torch would return uninitialized memory.
-    """
-    folders = [entry.filename for entry in archive.infolist() if entry.external_attr & 0x10]
-    return folders[0] if folders else archive.testzip()
 
 
 def find_newest(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:

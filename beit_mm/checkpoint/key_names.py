@@ -91,7 +91,7 @@ NAMES = dict(beit_mm=[], unilm=_UNILM, timm=_HEADS, hf=_HF, mmpretrain=_OPENMMLA
 
 
 def rename(key: str, names: Names) -> str:
-    """Replace the start of a key by the first pair that matches; other keys are returned as they are."""
+    """Replace the start of a key by the first pair that matches; return other keys unchanged."""
     for old, new in names:
         if match := re.match(re.escape(old).replace(r'\{\}', r'(\d+)'), key):
             return new.format(*match.groups()) + key[match.end() :]

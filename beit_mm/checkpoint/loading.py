@@ -93,8 +93,8 @@ def load_tokenizer(model: DiscreteVAE, source: str) -> None:
 def load_model(config: str | Path | Config, checkpoint: str | Path) -> nn.Module:
     """Build the model of a config with the weights of a checkpoint, in evaluation mode on the CPU.
 
-    Raises ValueError that names the keys that do not fit, ImportError if the library of the config's
-    scope is not installed.
+    Raises ValueError that names the keys that do not fit, ImportError if the library of the
+    config's scope is not installed.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(str(config))
     scope = cfg.get('default_scope', 'mmengine')
@@ -130,14 +130,15 @@ def convert_to(
 
 
 def check_lora(state: dict[str, Tensor], source: str) -> None:
-    """Raise ValueError if weights for a model in mmpretrain's LoRAModel are not those of a LoRAModel.
+    """Raise ValueError if weights for a model in mmpretrain's LoRAModel are not of a LoRAModel.
 
-    Its layers have other names than the layers that they replace, so nothing would be loaded.
+    LoRA layers have other names than the layers that they replace, so nothing would be loaded.
     """
     if not any('.lora_' in key for key in state):
         raise ValueError(
-            f'load_from={source} holds no LoRA weights, and the model is in a LoRAModel: none of its layers would be loaded. '
-            "Remove load_from, and set init_cfg=dict(type='Pretrained', checkpoint=…) of LoRAModel's module"
+            f'load_from={source} holds no LoRA weights, and the model is in a LoRAModel: none of '
+            'its layers would be loaded. Remove load_from, and set init_cfg=dict('
+            "type='Pretrained', checkpoint=…) of LoRAModel's module"
         )
 
 
@@ -162,8 +163,8 @@ def _fit_backbone(
     num_heads = checkpoint.meta.get('num_heads', model.num_heads)
     if num_heads != model.num_heads:
         raise ValueError(
-            f'{checkpoint.source} was trained with {num_heads} heads, this BEiT has {model.num_heads}. Set '
-            f'arch.num_heads={num_heads}'
+            f'{checkpoint.source} was trained with {num_heads} heads, this BEiT has '
+            f'{model.num_heads}. Set arch.num_heads={num_heads}'
         )
     state = fit_backbone(checkpoint.part('backbone.'), model, report, grid, adapt)
     check_fit(model, state, checkpoint.source, optional)

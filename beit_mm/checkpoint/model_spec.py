@@ -47,7 +47,7 @@ class ModelSpec:
 
     @property
     def out_indices(self) -> tuple[int, ...]:
-        """Blocks that a segmentor reads: those of the official code, or one per quarter of the depth."""
+        """Blocks that a segmentor reads: the official code's, or one per quarter of the depth."""
         depth = self.arch['num_layers']
         return _OUT_INDICES.get(depth, tuple(depth * i // 4 - 1 for i in (1, 2, 3, 4)))
 
@@ -85,15 +85,18 @@ def infer_spec(state: dict[str, Tensor], num_heads: int | None = None) -> ModelS
         return ModelSpec(kind, in_channels=in_channels, classes=classes)
     dims, in_channels, patch_size, _ = _get(state, 'backbone.patch_embed.proj.weight').shape
     hidden = len(_get(state, 'backbone.blocks.0.mlp.fc1.weight'))
-    numbers = [re.match(r'backbone\.blocks\.(\d+)\.', key) for key in state]
-    depth = 1 + max(int(number[1]) for number in numbers if number)
     table = state.get(SHARED_TABLE, state.get(f'backbone.blocks.0.attn.{TABLE}'))
     absolute = state.get('backbone.pos_embed')
     positions = absolute if table is None else table
     if table is not None:
         num_heads = table.shape[1]
     num_heads = num_heads or max(dims // 64, 1)
-    arch = dict(embed_dims=dims, num_layers=depth, num_heads=num_heads, feedforward_channels=hidden)
+    arch = dict(
+        embed_dims=dims,
+        num_layers=count_layers(state),
+        num_heads=num_heads,
+        feedforward_channels=hidden,
+    )
     relative = 'shared' if SHARED_TABLE in state else 'per_layer'
     return ModelSpec(
         kind=kind,
@@ -108,6 +111,11 @@ def infer_spec(state: dict[str, Tensor], num_heads: int | None = None) -> ModelS
         out_type=_out_type(state, kind),
         classes=classes,
     )
+
+
+def count_layers(state: dict[str, Tensor]) -> int:
+    matches = [re.match(r'backbone\.blocks\.(\d+)\.', key) for key in state]
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
 def square_grid(positions: Tensor) -> Grid:

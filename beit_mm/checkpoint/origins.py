@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..models.relative_position import relative_position_index
 from .key_names import HF_IN_MEMORY, NAMES, rename
-from .model_spec import SHARED_TABLE, TABLE, square_grid
+from .model_spec import SHARED_TABLE, TABLE, count_layers, square_grid
 from .state_dicts import rename_keys
 
-ORIGINS = ('beit_mm', 'unilm', 'hf', 'timm', 'mmpretrain', 'mmseg', 'dall-e')
+ORIGINS = (*NAMES, 'dall-e')
 
 _SKIPPED = [  # (pattern of keys, reason), for every project
     (
@@ -35,8 +35,8 @@ _SKIPPED = [  # (pattern of keys, reason), for every project
 def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
     """Return the project that wrote a checkpoint with these keys, one of ORIGINS.
 
-    `wrapper` is the key of the file that holds the weights. Raises ValueError if these are no keys of
-    a BEiT or a tokenizer.
+    `wrapper` is the key of the file that holds the weights. Raises ValueError if these are no keys
+    of a BEiT or a tokenizer.
     """
     keys = list(keys)
 
@@ -60,18 +60,20 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
         return 'timm' if has(r'head\.') else 'beit_mm'
     if has(r'quantize\.'):
         raise ValueError(
-            "this is VQ-KD, the tokenizer of BEiT v2, which is not supported. Use DALL-E's tokenizer, or train one"
+            'this is VQ-KD, the tokenizer of BEiT v2, which is not supported. '
+            "Use DALL-E's tokenizer, or train one"
         )
     raise ValueError(
-        f'these are not the weights of a known BEiT: the keys are {", ".join(sorted(keys)[:4])} …. Known projects: '
-        f'{", ".join(ORIGINS)}'
+        f'these are not the weights of a known BEiT: the keys are {", ".join(sorted(keys)[:4])} …. '
+        f'Known projects: {", ".join(ORIGINS)}'
     )
 
 
 def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return (the weights under our names, skipped keys with the reason).
 
-    Keys that are in no table keep their name. Raises ValueError that names two keys with one new name.
+    Keys that are in no table keep their name. Raises ValueError that names two keys with one new
+    name.
     """
     if origin == 'dall-e':
         return _from_dalle(state), {}
@@ -79,8 +81,9 @@ def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], d
     state = {key: value for key, value in state.items() if key not in skipped}
     if {'beit.layernorm.weight', 'layernorm.weight'} <= state.keys():
         raise ValueError(
-            'the keys are those of BeitForMaskedImageModeling with use_mean_pooling=False, which has two LayerNorms in a row, '
-            'beit.layernorm and layernorm; BEiT has one. Load the backbone alone: `model.beit.save_pretrained(FOLDER)` writes it'
+            'the keys are those of BeitForMaskedImageModeling with use_mean_pooling=False, which '
+            'has two LayerNorms in a row, beit.layernorm and layernorm; BEiT has one. Load the '
+            'backbone alone: `model.beit.save_pretrained(FOLDER)` writes it'
         )
     add_prefix = _prefix(state, origin)
 
@@ -180,11 +183,7 @@ def _split_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _idle_layer(state: dict[str, Tensor]) -> list[str]:
     """Return the keys of a last layer whose branches are scaled by zero, which `export` adds."""
-    pattern = re.compile(r'backbone\.blocks\.(\d+)\.gamma_[12]')
-    numbers = [int(match[1]) for key in state if (match := pattern.fullmatch(key))]
-    if not numbers:
-        return []
-    last = f'backbone.blocks.{max(numbers)}.'
+    last = f'backbone.blocks.{count_layers(state) - 1}.'
     scales = [state.get(f'{last}gamma_{i}') for i in (1, 2)]
     if any(scale is None or scale.any() for scale in scales):
         return []
@@ -192,7 +191,7 @@ def _idle_layer(state: dict[str, Tensor]) -> list[str]:
 
 
 def _index_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the buffers that those projects store: the row of the table for each pair of patches."""
+    """Return the buffers of those projects: the row of the table for each pair of patches."""
     return {
         key.replace('bias_table', 'index'): relative_position_index(square_grid(table)).clone()
         for key, table in state.items()
@@ -201,7 +200,7 @@ def _index_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_dalle(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`blocks.group_1.block_1.res_path.conv_1.w` → `encoder.group_1.block_1.res_path.conv_1.weight`."""
+    """Return a tokenizer under our names: `blocks.group_1.w` → `encoder.group_1.weight`."""
     if 'blocks.input.w' in state:  # one half: an encoder has a 7×7 kernel, a decoder 1×1
         half = 'encoder' if state['blocks.input.w'].shape[-1] > 1 else 'decoder'
         state = {f'{half}.{key}': value for key, value in state.items()}

@@ -43,7 +43,8 @@ class Checkpoint:
 def read_checkpoint(source: str) -> Checkpoint:
     """Read a file, a folder, a URL or a name.
 
-    Raises FileNotFoundError, or ValueError if there is no state dict, more than weights, or no BEiT.
+    Raises FileNotFoundError, or ValueError if it holds no state dict, more than weights, or no
+    BEiT.
     """
     return parse_checkpoint(read_file(source), str(source))
 

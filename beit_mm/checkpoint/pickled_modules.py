@@ -1,8 +1,8 @@
-"""Read the weights of a pickled module, such as DALL-E's published encoder, without running its code.
+"""Read the weights of a pickled module, such as DALL-E's encoder, without running its code.
 
-A pickle is a program that names functions and calls them. Here it may only call functions that build
-tensors. Classes of `dall_e` and `torch.nn` become inert stand-ins that keep their attributes. Every
-other name is refused.
+A pickle is a program that names functions and calls them. Here it may only call functions that
+build tensors. Classes of `dall_e` and `torch.nn` become inert stand-ins that keep their attributes.
+Every other name is refused.
 """
 
 import pickle

@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 
 @dataclass
 class KeyReport:
-    """Status of each key: loaded, new, skipped, resized, expanded or adapted; printed as a table."""
+    """Table of the status of each key: loaded, new, skipped, resized, expanded or adapted."""
 
     title: str
     rows: list[tuple[str, str, str]] = field(default_factory=list)  # status, key, note

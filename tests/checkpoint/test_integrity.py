@@ -49,7 +49,7 @@ def test_flipped_bits_of_weights_and_cut_files_are_found_and_the_one_before_is_t
         damaged[generator.randrange(first, first + 2400)] ^= 1 << generator.randrange(8)
         path.write_bytes(damaged)
         assert find_newest(tmp_path.glob('*'))[0] == before
-        with pytest.raises(ValueError, match=r'iter_2.pth is damaged: .*/data/0'):
+        with pytest.raises(ValueError, match=r'iter_2.pth: it is damaged: .*/data/0'):
             read_file(path)
     assert torch.load(path, weights_only=True)  # torch itself finds nothing
     for _ in range(60):
@@ -74,5 +74,7 @@ def test_a_tensor_that_a_flipped_bit_marks_as_a_folder_is_damage(tmp_path):
     content[name - 46 + 38] ^= 0x10
     (tmp_path / 'a.pth').write_bytes(content)
     assert torch.load(tmp_path / 'a.pth')['weight'].shape == (16,)
-    with pytest.raises(ValueError, match=r'a\.pth is damaged: its entry a/data/0 does not match'):
+    with pytest.raises(
+        ValueError, match=r'a\.pth: it is damaged: its entry a/data/0 does not match'
+    ):
         read_file(tmp_path / 'a.pth')

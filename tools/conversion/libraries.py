@@ -1,8 +1,9 @@
 """The models of the libraries that have a BEiT, and ours, as functions of one signature.
 
-A `Predictor` is a function (image [B, C, H, W], mask bool [B, h, w]) → output. The output depends on
-the kind of model: 'backbone' its sequence or pooled feature, 'mim' logits of all patches [B, N, |V|],
-'classifier' logits, 'segmentor' logits [B, classes, 4·h, 4·w], 'tokenizer' logits [B, K, H/8, W/8].
+A `Predictor` is a function (image [B, C, H, W], mask bool [B, h, w]) → output. The output depends
+on the kind of model: 'backbone' its sequence or pooled feature, 'mim' logits of all patches
+[B, N, |V|], 'classifier' logits, 'segmentor' logits [B, classes, 4·h, 4·w], 'tokenizer' logits
+[B, K, H/8, W/8].
 """
 
 import importlib

@@ -53,13 +53,13 @@ def verify(checkpoint: Checkpoint, target: str, path: Path, backbone_only: bool)
     print(f'max_abs_diff={difference:.3g}')
     if not difference <= TOLERANCE * largest:  # also for NaN
         raise ValueError(
-            f'the outputs of {checkpoint.source} and {path} differ by {difference:.3g}, more than {TOLERANCE:g} of the largest '
-            f'output ({largest:.3g}): do not use {path}'
+            f'the outputs of {checkpoint.source} and {path} differ by {difference:.3g}, more than '
+            f'{TOLERANCE:g} of the largest output ({largest:.3g}): do not use {path}'
         )
 
 
 def _library_path(checkpoint: Checkpoint) -> str | Path | None:
-    """Return the source as its library reads it: for Hugging Face a folder with config.json, or None."""
+    """Return what the library of the source reads; for Hugging Face a folder or None."""
     if checkpoint.origin != 'hf':
         return checkpoint.source
     path = local_path(checkpoint.source)
