@@ -122,16 +122,16 @@ def test_from_a_flat_folder_to_a_classifier(folder, capsys):
 
 
 def test_bands_are_normalized_by_their_own_mean_and_deviation(folder):
-    """Reflectances, and a band that is constant."""
-    values = np.random.default_rng(0).normal(0.2, 0.05, (20, 60, 60, 5)).astype(np.float32)
+    """Values 0, 1 and 2, and a band that is constant."""
+    values = np.random.default_rng(0).integers(0, 3, (20, 60, 60, 5), np.uint8)
     values[..., 4] = 3
     for i, image in enumerate(values):
         (folder / 'ab'[i % 2]).mkdir(exist_ok=True)
         np.save(folder / 'ab'[i % 2] / f'{i}.npy', image)
     assert run('classification', 'data') == 0
     shown = Config.fromfile('my_classification.py').model.data_preprocessor
-    assert shown.mean == pytest.approx([0.2] * 4 + [3], abs=1e-3)
-    assert shown.std == pytest.approx([0.05] * 4 + [1], abs=1e-3)
+    assert shown.mean == pytest.approx([1] * 4 + [3], abs=0.02)
+    assert shown.std == pytest.approx([(2 / 3) ** 0.5] * 4 + [1], abs=0.02)
 
 
 @pytest.mark.parametrize('write', [class_splits, bands, table])
