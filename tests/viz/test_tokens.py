@@ -33,6 +33,7 @@ def test_the_page_has_the_tokenizers_ids_reconstructions_and_counts(tmp_path, mo
     monkeypatch.setattr(tokens, 'write_page', record)
     tokens.write_tokens(tmp_path / 'a.html', tokenizer, inputs)
     palette, counts = tokens.code_colors(16), np.zeros(16, int)
+    assert len(np.unique(palette, axis=0)) == 16
     for image, shown in zip(inputs.values(), page['images'], strict=True):
         pixels = torch.from_numpy(image.transpose(2, 0, 1) / np.float32(255))[None]
         sample = tokenizer.predict(pixels)[0]
