@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from data.test_image_files import encode, noise
-from small import ROOT, load, nodes, shrink
+from small import ROOT, find_dataset, load, nodes, shrink
 
 from beit_mm.apis import deploy
 from beit_mm.engine.launch import build_runner
@@ -60,7 +60,7 @@ def trained(task: str, root: Path, channels: int, weights: str | None, hooks: li
         if 'checkpoint' in node:
             node.checkpoint = weights
     shrink(cfg, None, root / task)
-    data = next(node for node in nodes(cfg.train_dataloader) if 'pipeline' in node)
+    data = find_dataset(cfg.train_dataloader)
     data.pipeline[0].color_type = 'unchanged'
     if task == 'tokenizer':
         data.pipeline[1].backend = 'cv2'  # Pillow has no images of 13 bands

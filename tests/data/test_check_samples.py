@@ -12,7 +12,7 @@ from bad_files import IMAGES, MAPS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CustomDataset
-from small import load, nodes
+from small import find_dataset, load
 from trials import toy
 
 from beit_mm.data.check_samples import CheckSamples, check_samples
@@ -55,8 +55,7 @@ def dataset(task: str, split: str, root: Path) -> dict:
     """Return the pipeline of a task over the files in `root`: class folders, or image and map."""
     cfg = config(task)
     init_default_scope(cfg.default_scope)
-    nested = nodes(cfg[f'{split}_dataloader'].dataset)
-    pipeline = next(node for node in nested if 'pipeline' in node).pipeline
+    pipeline = find_dataset(cfg[f'{split}_dataloader']).pipeline
     if cfg.default_scope == 'mmseg':
         return segments(root, pipeline, reduce_zero_label=True)
     with_label = cfg.default_scope == 'mmpretrain'

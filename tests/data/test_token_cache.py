@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from shapes import draw as shapes
-from small import backbone, load, nodes, shrink
+from small import backbone, find_dataset, load, shrink
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.data import token_cache
@@ -51,16 +51,12 @@ def config(data: Path, folder: Path, **dataset: object) -> Config:
     target.checkpoint = str(tokenizer)
     backbone(cfg).drop_path_rate = 0.5
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        inner(loader).indices = IMAGES
+        find_dataset(loader).indices = IMAGES
     cfg.train_dataloader.dataset.update(dataset)
     cfg.train_cfg.update(max_iters=TOTAL, val_interval=TOTAL)
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
     cfg.default_hooks.checkpoint.interval = INTERRUPTED
     return cfg
-
-
-def inner(loader: dict) -> dict:
-    return next(node for node in nodes(loader.dataset) if 'pipeline' in node)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -253,7 +249,7 @@ CHANGES = [
 @pytest.mark.parametrize('settings, change, message', CHANGES)
 def test_another_seed_pipeline_or_list_is_refused(settings, change, message, data, cache, tmp_path):
     cfg = config(data, tmp_path, **dict(token_cache=str(cache)) | settings)
-    change(inner(cfg.train_dataloader))
+    change(find_dataset(cfg.train_dataloader))
     if message is None:
         assert dataset(cfg)[0, 0]['inputs']['mask'].sum() <= 20
         return
@@ -264,8 +260,8 @@ def test_another_seed_pipeline_or_list_is_refused(settings, change, message, dat
 def moved(data: Path, cache: Path, folder: Path) -> tuple[Config, Path]:
     """Return a config whose images were copied to another place, which is no other list."""
     cfg = config(data, folder / 'run', token_cache=str(cache))
-    root = Path(shutil.copytree(inner(cfg.train_dataloader).data_root, folder / 'imagenet'))
-    inner(cfg.train_dataloader).data_root = str(root)
+    root = Path(shutil.copytree(find_dataset(cfg.train_dataloader).data_root, folder / 'imagenet'))
+    find_dataset(cfg.train_dataloader).data_root = str(root)
     assert dataset(cfg)[0, 5]['inputs']['token_ids'].shape == (8, 8)
     return cfg, root
 

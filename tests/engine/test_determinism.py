@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from shapes import draw as shapes
-from small import backbone, load, nodes, shrink
+from small import backbone, find_dataset, load, shrink
 from trials import toy
 
 from beit_mm.checkpoint.files import read_file
@@ -76,9 +76,7 @@ def config(
     """Return a small quickstart config with every kind of randomness."""
     torch.manual_seed(0)  # for the tokenizer of pre-training
     cfg = shrink(load(f'quickstart/{task}'), data, folder)
-    next(
-        node for node in nodes(cfg.train_dataloader.dataset) if 'pipeline' in node
-    ).indices = IMAGES
+    find_dataset(cfg.train_dataloader).indices = IMAGES
     cfg.train_dataloader.update(
         batch_size=batch, num_workers=workers, persistent_workers=workers > 0
     )

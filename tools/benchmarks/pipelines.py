@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from shapes.draw import scene
 
 from beit_mm.data.blockwise_mask import BlockwiseMask
-from beit_mm.utils.config_tree import nodes
+from beit_mm.utils.config_tree import find_dataset
 
 from .timing import Settings, row, take_turns
 from .training import CONFIG
@@ -80,7 +80,7 @@ def draw_images(folder: Path, number: int) -> list[str]:
 def our_loader() -> Loader:
     cfg = Config.fromfile(CONFIG)
     init_default_scope(cfg.default_scope)
-    dataset = next(node for node in nodes(cfg.train_dataloader.dataset) if 'pipeline' in node)
+    dataset = find_dataset(cfg.train_dataloader)
     pipeline = Compose(dataset['pipeline'])
     return lambda path: pipeline(dict(img_path=path, sample_idx=0))
 
