@@ -9,8 +9,8 @@ from .utils import model_hub
 
 __version__ = '0.2.0'
 
-model_hub.register_models()  # to mmpretrain, of which nothing is imported here
+model_hub.register_models()  # for mmpretrain, which is not imported here
 
-# As stderr does: a terminal that lacks a character gets its escape, and no tool ends because of it.
+# Like stderr: print the escape of a character that the terminal lacks instead of raising an error.
 if hasattr(sys.stdout, 'reconfigure') and str(sys.stdout.encoding).lower() not in ('utf-8', 'utf8'):
     sys.stdout.reconfigure(errors='backslashreplace')

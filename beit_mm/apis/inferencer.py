@@ -5,7 +5,7 @@
     result = inferencer('photos', batch_size=8, img_out_dir='pictures', pred_out_dir='ids')
     result['predictions'][0]['ids']
 
-They apply the pipeline of `test_dataloader`. mmpretrain and mmseg have inferencers for
+Inferencers apply the pipeline of `test_dataloader`. mmpretrain and mmseg have inferencers for
 classification and segmentation.
 """
 

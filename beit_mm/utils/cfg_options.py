@@ -8,7 +8,7 @@ _BLANK = '\0'  # stands for a blank; no command-line argument can contain it
 
 
 class Options(DictAction):
-    """DictAction that keeps blanks inside values, which mmengine's drops."""
+    """Variant of mmengine's DictAction that keeps blanks inside values."""
 
     @staticmethod
     def _parse_iterable(val: str) -> object:

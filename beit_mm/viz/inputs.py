@@ -27,7 +27,7 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
 
 
 def check_file(path: str | Path) -> None:
-    """Raise FileNotFoundError if a path that is no URL has no file."""
+    """Raise FileNotFoundError if there is no file at a path, unless it is a URL."""
     if '://' not in str(path) and not Path(path).is_file():
         raise FileNotFoundError(f'{path} not found: expected an image file')
 
@@ -47,7 +47,10 @@ def to_rgb(image: np.ndarray, bands: list[int] | None = None) -> np.ndarray:
 
 
 def fit_size(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
-    """Return (height, width) near the shape of `size`: multiples, the shorter near `short_side`."""
+    """Return (height, width) in about the proportions of `size`, as multiples of `multiple`.
+
+    The shorter side is near `short_side`.
+    """
     scale = short_side / min(size)
     return tuple(max(round(side * scale / multiple), 1) * multiple for side in size)
 
