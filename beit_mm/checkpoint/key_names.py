@@ -44,8 +44,8 @@ _HF: Names = [
     ('decode_head.classifier.', 'decode_head.conv_seg.'),
     ('auxiliary_head.classifier.', 'auxiliary_head.conv_seg.'),
 ]
-# Since transformers 5, models in memory have other names than files.
-HF_IN_MEMORY: Names = [
+# Since transformers 5, models in memory have other names than files. See `rename_hf`.
+_HF_IN_MEMORY: Names = [
     ('beit.layers.{}.attention.q_proj.', 'beit.encoder.layer.{}.attention.attention.query.'),
     ('beit.layers.{}.attention.k_proj.', 'beit.encoder.layer.{}.attention.attention.key.'),
     ('beit.layers.{}.attention.v_proj.', 'beit.encoder.layer.{}.attention.attention.value.'),
@@ -62,18 +62,8 @@ HF_IN_MEMORY: Names = [
     ('fpn.fpn1.normalization.', 'fpn1.1.'),
     ('fpn.fpn1.conv_transpose2.', 'fpn1.3.'),
     ('fpn.fpn2.', 'fpn2.0.'),
-    ('decode_head.psp_bottleneck.convolution.', 'decode_head.bottleneck.conv.'),
-    ('decode_head.psp_bottleneck.normalization.', 'decode_head.bottleneck.bn.'),
-    ('decode_head.fpn_bottleneck.convolution.', 'decode_head.fpn_bottleneck.conv.'),
-    ('decode_head.fpn_bottleneck.normalization.', 'decode_head.fpn_bottleneck.bn.'),
-    ('decode_head.psp_modules.blocks.{}.conv.convolution.', 'decode_head.psp_modules.{}.1.conv.'),
-    ('decode_head.psp_modules.blocks.{}.conv.normalization.', 'decode_head.psp_modules.{}.1.bn.'),
-    ('decode_head.lateral_convs.{}.convolution.', 'decode_head.lateral_convs.{}.conv.'),
-    ('decode_head.lateral_convs.{}.normalization.', 'decode_head.lateral_convs.{}.bn.'),
-    ('decode_head.fpn_convs.{}.convolution.', 'decode_head.fpn_convs.{}.conv.'),
-    ('decode_head.fpn_convs.{}.normalization.', 'decode_head.fpn_convs.{}.bn.'),
-    ('auxiliary_head.convs.{}.convolution.', 'auxiliary_head.convs.{}.conv.'),
-    ('auxiliary_head.convs.{}.normalization.', 'auxiliary_head.convs.{}.bn.'),
+    ('decode_head.psp_bottleneck.', 'decode_head.bottleneck.'),
+    ('decode_head.psp_modules.blocks.{}.conv.', 'decode_head.psp_modules.{}.1.'),
 ]
 _OPENMMLAB: Names = [  # mmpretrain and mmseg
     ('backbone.patch_embed.projection.', 'backbone.patch_embed.proj.'),
@@ -96,3 +86,10 @@ def rename(key: str, names: Names) -> str:
         if match := re.match(re.escape(old).replace(r'\{\}', r'(\d+)'), key):
             return new.format(*match.groups()) + key[match.end() :]
     return key
+
+
+def rename_hf(key: str) -> str:
+    """Return our name of a key of transformers, from a file or from a model in memory."""
+    key = rename(key, _HF_IN_MEMORY)
+    key = key.replace('.convolution.', '.conv.').replace('.normalization.', '.bn.')
+    return rename(key, NAMES['hf'])

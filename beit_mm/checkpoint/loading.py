@@ -44,7 +44,10 @@ def fit_checkpoint(
     for key, reason in checkpoint.skipped.items():
         report.add('skipped', key, reason)
     if isinstance(model, DiscreteVAE):
-        state = _fit_tokenizer(checkpoint, model, report, every_key)
+        state = checkpoint.state
+        has_decoder = any(key.startswith('decoder.') for key in state)
+        optional = () if has_decoder or every_key else ('decoder.',)
+        check_fit(model, state, checkpoint.source, optional)
     elif isinstance(model, BEiT):
         for name in sorted({k.split('.')[0] for k in checkpoint.state} - {'backbone'}):
             report.add('skipped', f'{name}.*', 'no part of the backbone')
@@ -169,15 +172,6 @@ def _fit_backbone(
     state = fit_backbone(checkpoint.part('backbone.'), model, report, grid, adapt)
     check_fit(model, state, checkpoint.source, optional)
     return state
-
-
-def _fit_tokenizer(
-    checkpoint: Checkpoint, model: DiscreteVAE, report: KeyReport, every_key: bool
-) -> dict[str, Tensor]:
-    has_decoder = any(key.startswith('decoder.') for key in checkpoint.state)
-    optional = () if has_decoder or every_key else ('decoder.',)
-    check_fit(model, checkpoint.state, checkpoint.source, optional)
-    return checkpoint.state
 
 
 def _fit_whole(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..models.relative_position import relative_position_index
-from .key_names import HF_IN_MEMORY, NAMES, rename
+from .key_names import NAMES, rename, rename_hf
 from .model_spec import SHARED_TABLE, TABLE, count_layers, square_grid
 from .state_dicts import rename_keys
 
@@ -89,9 +89,7 @@ def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], d
 
     def our_name(key: str) -> str:
         key = add_prefix(key)
-        if origin == 'hf':
-            key = rename(key, HF_IN_MEMORY)
-        return rename(key, NAMES[origin])
+        return rename_hf(key) if origin == 'hf' else rename(key, NAMES[origin])
 
     state = rename_keys(state, our_name)
     tables = [k for k in state if k.startswith('backbone.blocks.') and k.endswith(TABLE)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small import same_tensors
 
-from beit_mm.checkpoint.origins import HF_IN_MEMORY, from_ours, identify, rename, to_dalle, to_ours
+from beit_mm.checkpoint.origins import from_ours, identify, to_dalle, to_ours
 
 pytestmark = pytest.mark.any_stack
 
@@ -19,15 +19,6 @@ def test_a_complete_pre_training_of_mmpretrain_is_read_without_its_tokenizer(mak
     assert same_tensors(back, state)
     assert skipped['target_generator.blocks.input.w'] == 'the tokenizer, which has its own file'
     assert skipped['data_preprocessor.mean'] == 'the config has the normalization'
-
-
-def test_names_of_transformers_5_in_memory_are_known(make_state):
-    state = make_state('segmentor')
-    to_memory = [(old, new) for new, old in HF_IN_MEMORY]
-    theirs = {rename(key, to_memory): value for key, value in from_ours(state, 'hf').items()}
-    expected = 'beit.layers.0.attention.q_proj.weight', 'fpn.fpn1.conv_transpose1.weight'
-    assert theirs.keys() >= set(expected)
-    assert identify(theirs) == 'hf' and same_tensors(to_ours(theirs, 'hf')[0], state)
 
 
 @pytest.mark.parametrize(

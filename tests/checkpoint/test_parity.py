@@ -9,13 +9,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conversion.libraries import library_model, our_model
+from small import same_tensors
 from torch import nn
 
 from beit_mm.checkpoint import load, read_checkpoint
 from beit_mm.checkpoint.export import export
 from beit_mm.checkpoint.fit import fit_backbone
 from beit_mm.checkpoint.model_spec import infer_spec
-from beit_mm.checkpoint.origins import to_ours
+from beit_mm.checkpoint.origins import identify, to_ours
 from beit_mm.checkpoint.report import KeyReport
 from beit_mm.models import BEiT
 
@@ -119,8 +120,9 @@ HF = {
 @pytest.mark.any_stack
 @pytest.mark.parametrize('case', HF)
 def test_hugging_face(case, randomize, tmp_path):
-    hugging_face(case, randomize, tmp_path)
+    in_memory = hugging_face(case, randomize, tmp_path).state_dict()
     found = read_checkpoint(str(tmp_path))
+    assert same_tensors(to_ours(in_memory, identify(in_memory))[0], found.state)
     indices = found.meta.get('out_indices')
     assert found.origin == 'hf'
     # The official code would read blocks 2, 3, 4 and 5 for these numbers.
