@@ -69,7 +69,9 @@ def _read_safetensors(path: Path, map_location: Any) -> dict:
 
 
 def _read_torch(path: Path, map_location: Any) -> Any:
-    if zipfile.is_zipfile(path):  # torch's old format is none
+    with path.open('rb') as file:
+        is_archive = file.read(4) == b'PK\x03\x04'  # torch's old format is a bare pickle
+    if is_archive:
         _check_archive(path)
     try:
         with torch.serialization.safe_globals([Namespace]):  # arguments in files of unilm
@@ -84,7 +86,7 @@ def _read_torch(path: Path, map_location: Any) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise ValueError if a zip file is damaged, or if it is a TorchScript archive."""
+    """Raise ValueError if a zip file is damaged or a TorchScript archive."""
     if problem := find_damage(path):
         raise ValueError(f'{path}: {problem}. Use another copy, or an earlier checkpoint')
     with zipfile.ZipFile(path) as archive:

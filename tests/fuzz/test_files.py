@@ -27,7 +27,7 @@ from trials import toy
 
 from beit_mm.checkpoint import load, load_backbone, load_tokenizer
 from beit_mm.checkpoint.files import read_file
-from beit_mm.checkpoint.integrity import find_newest
+from beit_mm.checkpoint.integrity import add_save_time, find_newest
 from beit_mm.engine import launch
 from beit_mm.models import BEiT, DiscreteVAE, TokenTarget
 
@@ -44,15 +44,17 @@ def make_file(kind: str) -> bytes:
     stream = BytesIO()
     content = dict(state_dict=state, meta=dict(epoch=3)) if kind == 'wrapped' else state
     torch.save(content, stream, _use_new_zipfile_serialization=kind != 'old torch')
-    return stream.getvalue()
+    archive = stream.getvalue()
+    return b''.join(add_save_time(archive)) if kind == 'dated' else archive
 
 
+ZIPS = 'torch', 'wrapped', 'dated'
 place = st.floats(0, 1, exclude_max=True)
 
 
 @examples(400)
 @given(
-    kind=st.sampled_from(['torch', 'wrapped', 'old torch', 'safetensors']),
+    kind=st.sampled_from([*ZIPS, 'old torch', 'safetensors']),
     cut=st.one_of(st.none(), place), edge=st.booleans(),
     flips=st.lists(st.tuples(place, st.integers(1, 255)), min_size=1, max_size=3),
 )  # fmt: skip
@@ -69,19 +71,20 @@ def test_damaged_bytes_are_an_error_or_change_nothing(tmp_path_factory, kind, cu
         content = content[: int(cut * len(content)) if edge else -1 - int(cut * 200)]
     for where, bits in flips if cut is None else ():
         where = int(where * (min(4096, len(content)) if edge else len(content)))
-        from_end = edge and kind in ('torch', 'wrapped')
+        from_end = edge and kind in ZIPS
         content[-1 - where if from_end else where] ^= bits
     path.write_bytes(content)
     newest, damaged = find_newest(folder.glob('iter_*.pth'))
-    if kind in ('torch', 'wrapped') and newest == good:
-        assert 'iter_2.pth' in damaged[0]
+    if kind in ZIPS and newest == good:
+        assert 'iter_2.pth: it is' in damaged[0]
     try:
         found = load(str(path))[0]
     except ValueError as error:
         assert str(path) in str(error)
         return 'refused'
-    assert cut is None and (kind in ('old torch', 'safetensors') or newest == path)
-    if kind in ('torch', 'wrapped'):
+    assert cut is None or kind == 'dated'  # cut inside the comment
+    assert kind not in ZIPS or newest == path
+    if kind in ZIPS:
         assert same_tensors(found, load(str(good))[0])
     return None
 
