@@ -37,6 +37,7 @@ OPENMMLAB = [
 
 BANDS = ['tifffile']  # TIFF images with other numbers of channels than 3
 HUB = ['huggingface_hub']  # checkpoints named hf://ORG/NAME
+PARQUET = ['pyarrow']  # tools/embed.py --out NAME.parquet
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']  # tools/export.py --format onnx
 DOCS = [
     'mkdocs-material',
@@ -103,6 +104,7 @@ setup(
         'export': EXPORT,
         'hub': HUB,
         'bands': BANDS,
+        'parquet': PARQUET,
         'docs': DOCS,
         'dev': [
             'pytest',
@@ -112,6 +114,7 @@ setup(
             'transformers',
             'timm',
             *BANDS,
+            *PARQUET,
             *EXPORT,
         ],
     },

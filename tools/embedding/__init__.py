@@ -1,0 +1,1 @@
+"""Features of images: computed, written to a file, and shown as a page."""
