@@ -38,7 +38,7 @@ def is_missing(source: str) -> bool:
     return not is_remote(source) and not Path(source.removesuffix(EMA)).expanduser().exists()
 
 
-def local_path(source: str | os.PathLike) -> Path:
+def get_local_path(source: str | os.PathLike) -> Path:
     """Return the file or folder of `source`. A URL is downloaded once, into torch's hub folder.
 
     Raises FileNotFoundError if it cannot be downloaded, ImportError for `hf://` without
@@ -50,13 +50,13 @@ def local_path(source: str | os.PathLike) -> Path:
         return path
     source = published().get(source, {}).get('address', source)
     if source.startswith(HUB):
-        return _from_hub(source)
+        return _download_from_hub(source)
     if urlparse(source).scheme in ('http', 'https'):
-        return _from_url(source)
+        return _download_from_url(source)
     return Path(source)
 
 
-def _from_url(url: str) -> Path:
+def _download_from_url(url: str) -> Path:
     name = Path(urlparse(url).path).name or 'checkpoint'
     key = hashlib.sha256(url.encode()).hexdigest()[:16]  # several URLs have the same file name
     path = Path(torch.hub.get_dir(), 'checkpoints', 'beit_mm', key, name)
@@ -107,7 +107,7 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _from_hub(source: str) -> Path:
+def _download_from_hub(source: str) -> Path:
     """Download weights and configs at the top of a repository; return its folder in the cache."""
     try:
         from huggingface_hub import snapshot_download

@@ -88,13 +88,15 @@ def fit_target(
         state |= {f'backbone.blocks.{i}.attn.{TABLE}': table.clone() for i in range(depth)}
         notes.append(f'expanded: {SHARED_TABLE} (copied into {depth} layers, as {target} has it)')
     for key in list(state):
-        if key.startswith('backbone.') and key.split('.')[1] in _parts_without(target, spec.kind):
+        if key.startswith('backbone.') and key.split('.')[1] in _list_missing_parts(
+            target, spec.kind
+        ):
             del state[key]
             notes.append(f'skipped: {key} ({target} has none)')
     return state, notes
 
 
-def _parts_without(target: str, kind: str) -> tuple[str, ...]:
+def _list_missing_parts(target: str, kind: str) -> tuple[str, ...]:
     """Return the parts of our backbone that a project does not have."""
     if target == 'mmseg':
         return ('mask_token', 'norm', 'fc_norm')
@@ -126,8 +128,8 @@ def _write_hf(
         torch.save(state_hf, folder / 'pytorch_model.bin')
     if 'normalization' not in meta:
         notes.append('the file has no normalization: wrote mean = std = 0.5, as most weights have')
-    _write_json(folder / 'config.json', hf_config(spec, state))
-    _write_json(folder / 'preprocessor_config.json', _hf_processor(spec, meta))
+    _write_json(folder / 'config.json', make_hf_config(spec, state))
+    _write_json(folder / 'preprocessor_config.json', _make_hf_processor(spec, meta))
     return notes
 
 
@@ -152,7 +154,7 @@ def _add_idle_layer(
     return state | copies, replace(spec, arch=dict(spec.arch, num_layers=depth + 1))
 
 
-def hf_config(spec: ModelSpec, state: dict[str, Tensor]) -> dict:
+def make_hf_config(spec: ModelSpec, state: dict[str, Tensor]) -> dict:
     """Return `config.json` of transformers' BeitConfig.
 
     Its segmentation model reads `hidden_states[i − 1]` for each i of `out_indices`, where
@@ -199,7 +201,7 @@ def hf_config(spec: ModelSpec, state: dict[str, Tensor]) -> dict:
     return config
 
 
-def _hf_processor(spec: ModelSpec, meta: dict) -> dict:
+def _make_hf_processor(spec: ModelSpec, meta: dict) -> dict:
     half = {name: values[:1] * spec.in_channels for name, values in NORMALIZATIONS['half'].items()}
     normalization = meta.get('normalization', half)
     return dict(

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from . import pickled_modules
-from .download import local_path
+from .download import get_local_path
 from .folders import read_folder
 from .integrity import find_damage
 from .state_dicts import EMA, use_average
@@ -31,7 +31,7 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
     """
     if str(source).endswith(EMA):
         return use_average(read_file(str(source).removesuffix(EMA), map_location), str(source))
-    path = local_path(source)
+    path = get_local_path(source)
     if path.is_dir():
         return read_folder(path, lambda file: read_file(file, map_location))
     if not path.is_file():
@@ -80,7 +80,7 @@ def _read_torch(path: Path, map_location: Any) -> Any:
         try:
             return pickled_modules.read(path)
         except Exception:
-            raise ValueError(_refusal(path, error)) from error
+            raise ValueError(_explain_refusal(path, error)) from error
     except Exception as error:  # damaged bytes raise many types
         raise ValueError(f'{path} is no checkpoint, or it is incomplete: {error}') from error
 
@@ -98,11 +98,12 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+def _explain_refusal(path: Path, error: pickle.UnpicklingError) -> str:
     message = str(error.__context__ or error)  # the context names the refused type
     reason = message.split('WeightsUnpickler error: ')[-1].strip().split('\n')[0]
+    reason = reason.split('. Please')[0]
     return (
-        f'{path} was not loaded, because it holds more than weights: {reason.split(". Please")[0]}. '
+        f'{path} was not loaded, because it holds more than weights: {reason}. '
         'Nothing in it was run. If you trust its source, and it needs a type that is named here, '
         'call torch.serialization.add_safe_globals([TYPE]) before loading. Otherwise use a file of '
         'plain tensors'

@@ -10,7 +10,7 @@ from ..models.beit import BEiT
 from ..models.embeddings import resize_pos_embed
 from ..models.relative_position import Grid, resize_bias_table
 from ..utils.arguments import join_names
-from .model_spec import TABLE, square_side
+from .model_spec import TABLE, infer_square_side
 from .report import KeyReport
 
 _SHARED = f'rel_pos_bias.{TABLE}'
@@ -105,7 +105,7 @@ def check_fit(
             f'{source} does not fit this {type(model).__name__}. Missing: {join_names(missing)}; '
             f'unexpected: {join_names(unexpected)}; of another shape: {join_names(mismatched)}. '
             'Give the model the settings of its training'
-            + _advice(model, source, unexpected, mismatched)
+            + _advise(model, source, unexpected, mismatched)
         )
 
 
@@ -129,7 +129,7 @@ def _resize_positions(
             continue
         if value.shape == own[key].shape and grid in (None, model.grid):
             continue
-        side = square_side(value)
+        side = infer_square_side(value)
         source = grid or (side and (side, side))
         if not source:
             continue  # an error of `check_fit`
@@ -139,7 +139,7 @@ def _resize_positions(
         report.add('resized', key, f'{sizes[0]} → {sizes[1]} patches')
 
 
-def _advice(model: nn.Module, source: str, unexpected: list[str], mismatched: list[str]) -> str:
+def _advise(model: nn.Module, source: str, unexpected: list[str], mismatched: list[str]) -> str:
     """Return which settings to change, after the words 'the settings of its training'."""
     if not hasattr(model, 'backbone') and not isinstance(model, BEiT):
         return ': vocab_size, width, groups, blocks'

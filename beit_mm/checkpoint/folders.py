@@ -17,7 +17,7 @@ def read_folder(folder: Path, read: Callable[[Path], Any]) -> Any:
 
     Raises FileNotFoundError for other folders, ValueError if two files hold the same key.
     """
-    if path := last_checkpoint(folder):
+    if path := find_last_checkpoint(folder):
         return read(path)
     halves = {half: folder / f'{half}.pkl' for half in ('encoder', 'decoder')}
     if all(path.is_file() for path in halves.values()):
@@ -40,10 +40,10 @@ def read_folder(folder: Path, read: Callable[[Path], Any]) -> Any:
                 files = f'{written[key]} and {file.name}'
                 raise ValueError(f'{folder}: {files} both hold {key}. Pass the file to load')
             state[key], written[key] = value, file.name
-    return dict(state_dict=state, meta=_meta(folder, state))
+    return dict(state_dict=state, meta=_read_meta(folder, state))
 
 
-def last_checkpoint(folder: Path) -> Path | None:
+def find_last_checkpoint(folder: Path) -> Path | None:
     """Return the file that `last_checkpoint` in a run's folder names; None without that pointer.
 
     If the folder was moved, the file of that name in the folder is returned. Raises
@@ -62,7 +62,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     )
 
 
-def _meta(folder: Path, state: dict) -> dict:
+def _read_meta(folder: Path, state: dict) -> dict:
     """Return `Checkpoint.meta`: what the configs of the folder say."""
     meta = {}
     config = _read_json(folder / 'config.json')
@@ -76,7 +76,7 @@ def _meta(folder: Path, state: dict) -> dict:
         scaled = ([255 * value for value in values] for values in mean_std)
         meta['normalization'] = dict(zip(('mean', 'std'), scaled, strict=True))
     if 'decode_head.classifier.weight' in state and config.get('out_indices'):
-        # Hugging Face counts from the input of the first block: see `export.hf_config`.
+        # Hugging Face counts from the input of the first block: see `export.make_hf_config`.
         meta['out_indices'] = [index - 2 for index in config['out_indices']]
     if 'num_attention_heads' in config:
         meta['num_heads'] = config['num_attention_heads']

@@ -29,7 +29,7 @@ def find_damage(path: Path) -> str | None:
 def find_newest(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:
     """Return the intact file that was saved last, or None, and one line per newer damaged file."""
     files, damaged = [path for path in paths if path.is_file()], []
-    for path in sorted(files, key=lambda path: (save_time(path), path.name), reverse=True):
+    for path in sorted(files, key=lambda path: (read_save_time(path), path.name), reverse=True):
         problem = find_damage(path)
         if problem is None:
             return path, damaged
@@ -47,7 +47,7 @@ def add_save_time(archive: bytes) -> list[bytes | memoryview]:
     return [memoryview(archive)[:-2], len(comment).to_bytes(2, 'little') + comment]
 
 
-def save_time(path: Path) -> int:
+def read_save_time(path: Path) -> int:
     """Return when a checkpoint was saved, in ns since 1970: by its comment or the file system."""
     try:
         with zipfile.ZipFile(path) as archive:

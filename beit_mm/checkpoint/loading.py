@@ -17,7 +17,7 @@ from .files import read_file
 from .fit import check_fit, fit_backbone
 from .parse import Checkpoint, parse_checkpoint, read_checkpoint
 from .report import KeyReport
-from .state_dicts import find_weights, unused_copies
+from .state_dicts import find_weights, list_unused_copies
 
 _NORMS = ('fc_norm.', 'norm.')  # fine-tuning may add them
 _BUFFERS = ('target_counts', 'target_fingerprint')  # of pre-training
@@ -122,9 +122,11 @@ def convert_to(
     """
     state, _ = find_weights(raw, source)
     own = model.state_dict()
-    if hasattr(model, 'backbone') and _shapes(state) == _shapes(own):
+    if hasattr(model, 'backbone') and _get_shapes(state) == _get_shapes(own):
         # `parse_checkpoint` would skip buffers such as `target_fingerprint`.
-        checkpoint = Checkpoint(source, state, 'beit_mm', unused_copies(raw), raw.get('meta') or {})
+        checkpoint = Checkpoint(
+            source, state, 'beit_mm', list_unused_copies(raw), raw.get('meta') or {}
+        )
     else:
         checkpoint = parse_checkpoint(raw, source)
     state, report = fit_checkpoint(checkpoint, model, every_key)
@@ -151,7 +153,7 @@ def count_channels(model: nn.Module) -> int:
     return convolutions[0].in_channels if convolutions else 3
 
 
-def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+def _get_shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in state.items()}
 
 

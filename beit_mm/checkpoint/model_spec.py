@@ -103,12 +103,12 @@ def infer_spec(state: dict[str, Tensor], num_heads: int | None = None) -> ModelS
         arch=arch,
         patch_size=patch_size,
         in_channels=in_channels,
-        grid=(14, 14) if positions is None else square_grid(positions),
+        grid=(14, 14) if positions is None else infer_square_grid(positions),
         abs_pos_embed=absolute is not None,
         rel_pos_bias=None if table is None else relative,
         layer_scale='backbone.blocks.0.gamma_1' in state,
         mask_token='backbone.mask_token' in state,
-        out_type=_out_type(state, kind),
+        out_type=_infer_out_type(state, kind),
         classes=classes,
     )
 
@@ -118,12 +118,12 @@ def count_layers(state: dict[str, Tensor]) -> int:
     return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
-def square_grid(positions: Tensor) -> Grid:
+def infer_square_grid(positions: Tensor) -> Grid:
     """Return the grid of a bias table [rows, heads] or of absolute positions [1, 1 + N, D].
 
     Raises ValueError if the grid is not square.
     """
-    side = square_side(positions)
+    side = infer_square_side(positions)
     if side is None:
         raise ValueError(
             f'positions of shape {tuple(positions.shape)} have no square grid. Pass grid=(h, w)'
@@ -131,7 +131,7 @@ def square_grid(positions: Tensor) -> Grid:
     return side, side
 
 
-def square_side(positions: Tensor) -> int | None:
+def infer_square_side(positions: Tensor) -> int | None:
     """Return the side of a square grid, or None if the grid is not square."""
     absolute = positions.ndim == 3
     count = positions.shape[1] - 1 if absolute else len(positions) - 3
@@ -143,7 +143,7 @@ def square_side(positions: Tensor) -> int | None:
     return (side + 1) // 2 if side % 2 else None
 
 
-def _out_type(state: dict[str, Tensor], kind: str) -> str:
+def _infer_out_type(state: dict[str, Tensor], kind: str) -> str:
     if 'backbone.fc_norm.weight' in state:
         return 'avg_featmap'
     if 'backbone.norm.weight' not in state:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models.relative_position import relative_position_index
 from .key_names import NAMES, rename, rename_hf
-from .model_spec import SHARED_TABLE, TABLE, count_layers, square_grid
+from .model_spec import SHARED_TABLE, TABLE, count_layers, infer_square_grid
 from .state_dicts import rename_keys
 
 ORIGINS = (*NAMES, 'dall-e')
@@ -99,7 +99,7 @@ def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], d
         skipped[SHARED_TABLE] = 'added to the table of each layer'
     if origin == 'hf':
         state = _merge_qkv(state)
-        idle = _idle_layer(state)
+        idle = _find_idle_layer(state)
         state = {key: value for key, value in state.items() if key not in idle}
         skipped |= dict.fromkeys(idle, 'of a layer that adds nothing')
     return state, skipped
@@ -124,7 +124,7 @@ def from_ours(state: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
             for key, value in state.items()
         }
     if origin in ('unilm', 'mmpretrain', 'mmseg'):
-        state |= _index_buffers(state)
+        state |= _make_index_buffers(state)
     return state
 
 
@@ -179,7 +179,7 @@ def _split_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def _idle_layer(state: dict[str, Tensor]) -> list[str]:
+def _find_idle_layer(state: dict[str, Tensor]) -> list[str]:
     """Return the keys of a last layer whose branches are scaled by zero, which `export` adds."""
     last = f'backbone.blocks.{count_layers(state) - 1}.'
     scales = [state.get(f'{last}gamma_{i}') for i in (1, 2)]
@@ -188,10 +188,12 @@ def _idle_layer(state: dict[str, Tensor]) -> list[str]:
     return [key for key in state if key.startswith(last)]
 
 
-def _index_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _make_index_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the buffers of those projects: the row of the table for each pair of patches."""
     return {
-        key.replace('bias_table', 'index'): relative_position_index(square_grid(table)).clone()
+        key.replace('bias_table', 'index'): relative_position_index(
+            infer_square_grid(table)
+        ).clone()
         for key, table in state.items()
         if key.endswith(TABLE)
     }

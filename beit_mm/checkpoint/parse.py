@@ -9,8 +9,8 @@ from torch import Tensor
 from ..utils.model_hub import SCHEME
 from .files import read_file
 from .origins import identify, to_ours
-from .published import published_normalization
-from .state_dicts import find_weights, unused_copies
+from .published import find_normalization
+from .state_dicts import find_weights, list_unused_copies
 
 
 @dataclass
@@ -59,9 +59,9 @@ def parse_checkpoint(raw: Any, source: str) -> Checkpoint:
         raise ValueError(f'{source}: {error}') from error
     meta = raw.get('meta') if wrapper else None
     meta = dict(meta) if isinstance(meta, dict) else {}
-    if origin != 'beit_mm' and (known := published_normalization(source)):
+    if origin != 'beit_mm' and (known := find_normalization(source)):
         meta.setdefault('normalization', known)
-    return Checkpoint(source, state, origin, unused_copies(raw) | skipped, meta)
+    return Checkpoint(source, state, origin, list_unused_copies(raw) | skipped, meta)
 
 
 def load(source: str) -> tuple[dict[str, Tensor], str]:

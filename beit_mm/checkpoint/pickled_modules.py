@@ -69,14 +69,14 @@ def read(path: Path) -> dict[str, Tensor]:
     module = torch.load(path, map_location='cpu', pickle_module=restricted, weights_only=False)
     if not isinstance(module, stand_in):
         raise pickle.UnpicklingError('the file holds no module')
-    return dict(_tensors(module, ''))
+    return dict(_list_tensors(module, ''))
 
 
-def _tensors(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _list_tensors(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
     for kind in ('_parameters', '_buffers'):
         for name, tensor in getattr(module, kind, {}).items():
             if isinstance(tensor, Tensor):
                 yield prefix + name, tensor.detach()
     for name, child in getattr(module, '_modules', {}).items():
         if child is not None:
-            yield from _tensors(child, f'{prefix}{name}.')
+            yield from _list_tensors(child, f'{prefix}{name}.')

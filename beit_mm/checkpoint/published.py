@@ -28,7 +28,7 @@ def published() -> dict[str, dict]:
     return models
 
 
-def published_normalization(source: str) -> dict[str, list[float]] | None:
+def find_normalization(source: str) -> dict[str, list[float]] | None:
     """Return mean and std of published weights, by their name, address or the name of the file."""
     name = source.removesuffix(EMA)
     for entry in published().values():

@@ -41,7 +41,7 @@ def find_weights(raw: Any, source: str) -> tuple[dict[str, Tensor], str | None]:
     return state, path.split('.')[0] or None
 
 
-def unused_copies(raw: Any) -> dict[str, str]:
+def list_unused_copies(raw: Any) -> dict[str, str]:
     """Return the state dicts of a file that `find_weights` does not use, with the reason."""
     reasons = {}
     for path, _ in list(_state_dicts(raw))[1:]:

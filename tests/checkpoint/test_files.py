@@ -18,11 +18,11 @@ from small import same_tensors
 from torch import nn
 
 from beit_mm.checkpoint import load, load_tokenizer, read_checkpoint
-from beit_mm.checkpoint.export import hf_config
+from beit_mm.checkpoint.export import make_hf_config
 from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.model_spec import infer_spec
 from beit_mm.checkpoint.origins import from_ours, to_dalle
-from beit_mm.checkpoint.state_dicts import unused_copies
+from beit_mm.checkpoint.state_dicts import list_unused_copies
 from beit_mm.models import DiscreteVAE
 
 pytestmark = pytest.mark.any_stack
@@ -88,7 +88,7 @@ def test_mmengines_average_is_loaded_with_and_without_ema(tmp_path):
     for source in (f'{tmp_path}/a.pth', f'{tmp_path}/a.pth#ema'):
         load_checkpoint(model, source)
         assert model.weight.item() == 0.5
-    assert unused_copies(checkpoint) == {'ema_state_dict.*': 'the weights without averaging'}
+    assert list_unused_copies(checkpoint) == {'ema_state_dict.*': 'the weights without averaging'}
 
 
 @pytest.mark.parametrize('kind', ['torch', 'old torch', 'safetensors'])
@@ -113,7 +113,7 @@ def test_a_hugging_face_folder_has_shards_and_normalization(tmp_path, make_state
         part = {key: written[key] for key in sorted(written)[i::shards]}
         path = tmp_path / f'{stem}-{i + 1:05d}-of-{shards:05d}.{suffix}'
         save_file(part, path) if suffix == 'safetensors' else torch.save(part, path)
-    (tmp_path / 'config.json').write_text(json.dumps(hf_config(infer_spec(state), state)))
+    (tmp_path / 'config.json').write_text(json.dumps(make_hf_config(infer_spec(state), state)))
     settings = dict(do_normalize=True, image_mean=[0.5, 0.4, 0.3], image_std=[0.2] * 3)
     (tmp_path / 'preprocessor_config.json').write_text(json.dumps(settings))
     found = read_checkpoint(str(tmp_path))

@@ -11,7 +11,7 @@ from beit_mm.checkpoint import load_backbone
 from beit_mm.checkpoint.fit import check_fit, fit_backbone
 from beit_mm.checkpoint.origins import from_ours
 from beit_mm.checkpoint.parse import parse_checkpoint
-from beit_mm.checkpoint.published import published_normalization
+from beit_mm.checkpoint.published import find_normalization
 from beit_mm.checkpoint.report import KeyReport
 from beit_mm.models import BEiT
 
@@ -122,4 +122,4 @@ def test_every_key_of_a_full_size_file_is_loaded_or_skipped_for_a_reason(name, t
     ],
 )
 def test_published_names_state_the_normalization(name, mean):
-    assert (published_normalization(name) or dict(mean=[None]))['mean'][0] == mean
+    assert (find_normalization(name) or dict(mean=[None]))['mean'][0] == mean

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from beit_mm.checkpoint.download import local_path
+from beit_mm.checkpoint.download import get_local_path
 from beit_mm.checkpoint.export import fit_target
 from beit_mm.checkpoint.model_spec import infer_spec
 from beit_mm.checkpoint.parse import Checkpoint, read_checkpoint
@@ -62,6 +62,6 @@ def _library_path(checkpoint: Checkpoint) -> str | Path | None:
     """Return what the library of the source reads; for Hugging Face a folder or None."""
     if checkpoint.origin != 'hf':
         return checkpoint.source
-    path = local_path(checkpoint.source)
+    path = get_local_path(checkpoint.source)
     folder = path.parent if path.is_file() else path
     return folder if (folder / 'config.json').is_file() else None

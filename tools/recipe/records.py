@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from beit_mm.checkpoint.folders import last_checkpoint
+from beit_mm.checkpoint.folders import find_last_checkpoint
 
 from .chain import Stage
 
@@ -41,7 +41,7 @@ def digest(content: object) -> str:
 
 def find_checkpoint(stage_dir: Path) -> Path:
     """Return a stage's last checkpoint, also if the folder was moved. Raises FileNotFoundError."""
-    if path := last_checkpoint(stage_dir):
+    if path := find_last_checkpoint(stage_dir):
         return path
     raise FileNotFoundError(f'no checkpoint in {stage_dir}: run this stage first')
 
