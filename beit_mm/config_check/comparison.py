@@ -16,14 +16,15 @@ from .paper import SETTINGS, PaperRecipe, agrees, is_close
 from .summary import ConfigSummary
 
 DECAYED = ('relative position tables', 'mask_token')  # officially, of all that `decayed` names
+HEAD = 'the target has {} values: set model.head.out_channels to it'
+MASKED = 'the mask hides {}: set both to the same number'
 GRID = 'the image has {} patches per side, and each needs one entry: change the view or the grid'
-# What is called so in the table, its setting, the setting that has to be equal, and the effect.
-EQUAL_SETTINGS = [
-    ('channels of the head', 'predicted', 'vocabulary', 'the target has {} values: set model.head.out_channels to it'),
-    ('num_masked', 'model_num_masked', 'num_masked', 'the mask hides {}: set both to the same number'),
+EQUAL_SETTINGS = [  # name in the table, setting, the setting that has to be equal, effect
+    ('channels of the head', 'predicted', 'vocabulary', HEAD),
+    ('num_masked', 'model_num_masked', 'num_masked', MASKED),
     ('grid of tokens', 'token_grid', 'patch_grid', GRID),
     ('grid of the mask', 'mask_grid', 'patch_grid', GRID),
-]  # fmt: skip
+]
 
 
 def compare(summary: ConfigSummary, recipe: PaperRecipe) -> list[Finding]:
@@ -78,11 +79,8 @@ def settings_are_equal(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[
 
 
 def normalization(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
-    here, before, paper = (
-        summary['mean_std'],
-        summary['start_mean_std'],
-        recipe.values.get('mean_std'),
-    )
+    here, before = summary['mean_std'], summary['start_mean_std']
+    paper = recipe.values.get('mean_std')
     if here and len(here[0]) != 3:
         return  # images with other channels have their own mean and std
     if here and before and not is_close(here, before):

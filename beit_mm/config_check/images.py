@@ -23,7 +23,8 @@ RESIZING = (
 )  # fmt: skip
 CHANNELS = dict(color=3, grayscale=1)  # by LoadImageFromFile.color_type
 RGB_TRANSFORMS = (
-    'ColorJitter', 'PhotoMetricDistortion', 'RandAugment', 'AutoAugment', 'RandomGrayscale', 'Lighting',
+    'ColorJitter', 'PhotoMetricDistortion', 'RandAugment', 'AutoAugment', 'RandomGrayscale',
+    'Lighting',
 )  # fmt: skip
 SAMPLED_IMAGES = 50
 Size = tuple[int, int]
@@ -78,8 +79,9 @@ def check_test_sizes(cfg: dict) -> Iterator[Finding]:
         for place, pipeline in find_pipelines(cfg, 'val'):
             if any(kind(step) == 'Resize' and step.get('keep_ratio') for step in pipeline):
                 effect = (
-                    f'sides may be no multiples of patch_size={patch}. Set data_preprocessor.'
-                    f'test_cfg=dict(size_divisor={patch}); size_divisor itself is for training alone'
+                    f'sides may be no multiples of patch_size={patch}. '
+                    f'Set data_preprocessor.test_cfg=dict(size_divisor={patch}); '
+                    'size_divisor itself is for training alone'
                 )
                 yield Finding(f'{place} resizes with keep_ratio=True', effect, stops=False)
 
@@ -116,10 +118,8 @@ def check_channels(cfg: dict) -> Iterator[Finding]:
             first = next(iter(pipeline), {})
             given = CHANNELS.get(get(first, 'color_type') or 'color')
             if kind(first) == 'LoadImageFromFile' and given and given != channels:
-                effect = (
-                    f'{place}.0 gives {given} channel(s): set in_channels={given} or color_type'
-                )
-                yield Finding(what, effect)
+                fix = f'set in_channels={given} or color_type'
+                yield Finding(what, f'{place}.0 gives {given} channel(s): {fix}')
         if isinstance(mean, list | tuple) and len(mean) not in (1, channels):
             effect = f'data_preprocessor.mean has {len(mean)} values: expected {channels}'
             yield Finding(what, effect)

@@ -10,7 +10,6 @@ from importlib import import_module
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from mmengine.runner import Runner
-from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
 from ..compat import is_installed
@@ -125,23 +124,14 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 
 @cache
 def find_classes(name: str | type, scope: str) -> list[type]:
-    """Return what a type may mean in a scope: a transform, a hook and a model may share a name.
-
-    The result is that of `Registry.get` of all registries. `Registry.get` is not called, because it
-    searches all modules for a name that a registry does not have.
-    """
+    """Return what a type may mean in a scope: a transform, a hook and a model may share a name."""
     if not isinstance(name, str):
         return [name]
-    home, _, bare = name.rpartition('.')
-    found = []
+    found, home = [], name.rpartition('.')[0]
     for registry in _registries(home or scope):
-        if not home or home == registry.scope or home in registry.children:
-            with suppress(ImportError):
-                found += _look_up(registry.children.get(home or scope, registry), bare)
-    if home and not found:
         with suppress(Exception):  # importing a module of the user may raise anything
-            found = [get_object_from_string(name)]
-    return [each for each in found if each is not None]
+            found.append(registry.children.get(scope, registry).get(name))
+    return [each for each in dict.fromkeys(found) if each is not None]
 
 
 def _registries(scope: str) -> list[Registry]:
@@ -155,15 +145,6 @@ def _registries(scope: str) -> list[Registry]:
     found = [each for module in modules for each in vars(module).values()]
     found = [each for each in found if isinstance(each, Registry) and each.parent is None]
     return list(dict.fromkeys(found))
-
-
-def _look_up(registry: Registry | None, name: str) -> list[type]:
-    while registry is not None:
-        registry.import_from_location()
-        if name in registry.module_dict:
-            return [registry.module_dict[name]]
-        registry = registry.parent
-    return []
 
 
 def _all_names(registry: Registry) -> set[str]:

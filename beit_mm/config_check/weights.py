@@ -34,7 +34,7 @@ class _EmptyOnMeta(TorchFunctionMode):
 def check_weights(cfg: dict) -> Iterator[Finding]:
     """Yield the keys of each checkpoint of a config that do not fit the model.
 
-    Skips checkpoints that are missing or not on this machine. Raises what building the model raises.
+    Skips checkpoints that are missing or remote. Raises what building the model raises.
     """
     load_from = None if cfg.get('resume') else cfg.get('load_from')
     parts = [node for node in nodes(cfg.get('model')) if node.get('checkpoint')]

@@ -31,7 +31,6 @@ INTENDED = {
     'pixels': {'target'},
 }
 PRETRAIN = 'pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k'
-FINETUNE_384 = 'classification/vit-base-p16_8xb64-amp-coslr-10e_in1k-384px'
 FINETUNE = 'classification/beit-base-p16_8xb128-amp-coslr-100e_in1k'
 SETR = 'segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512'
 UPERNET = 'segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512'
@@ -76,22 +75,6 @@ def test_a_config_of_ours_differs_from_its_recipe_only_where_intended(path):
 def test_every_recipe_of_the_paper_has_a_config():
     reached = {find_nearest(read_summary(str(path)))[0].title for path in OURS}
     assert len(RECIPES) == 25 and {recipe.title for recipe in RECIPES} <= reached
-
-
-@pytest.mark.parametrize(
-    ('name', 'options', 'expected'),
-    [
-        (FINETUNE, {'model.backbone.layer_scale': None}, dict(variant='mixed')),
-        (PRETRAIN, {}, dict(variant='vanilla')),
-        (PRETRAIN, {'model.backbone.layer_scale': 0.1}, dict(variant='LayerScale')),
-        # The paper does not state these.
-        (FINETUNE_384, {}, dict(drop_path=0.1, mixup=0.8, cutmix=1.0)),
-        (SETR, {}, dict(stride=341, out_indices=(3, 5, 7, 11))),
-    ],
-)  # fmt: skip
-def test_a_summary_has_the_settings_of_the_config(name, options, expected):
-    summary = summarize(name, options)
-    assert {key: summary[key] for key in expected} == expected
 
 
 def test_a_frozen_backbone_is_a_linear_probe():
