@@ -43,37 +43,29 @@ def randomize() -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope='session')
 def make_state(randomize) -> Callable[..., dict[str, Tensor]]:
-    """`make_state(kind, arch=…, img_size=…)` → a state dict in our names; 'tokenizer' and 'backbone' as well."""
+    """`make_state(kind)` → a state dict in our names, also for 'tokenizer' and 'backbone'."""
 
     def make(kind: str, arch: dict = ARCH, img_size: int = 64, seed: int = 0) -> dict[str, Tensor]:
         if kind == 'tokenizer':
-            return dict(
-                randomize(DiscreteVAE(vocab_size=16, width=8, width_in=8), seed).state_dict()
-            )
+            tokenizer = randomize(DiscreteVAE(vocab_size=16, width=8, width_in=8), seed)
+            return dict(tokenizer.state_dict())
         settings = KINDS['mim' if kind == 'backbone' else kind]
-        parts = {'backbone.': BEiT(arch=arch, img_size=img_size, **settings)}
-        dims = arch['embed_dims']
+        parts = dict(backbone=BEiT(arch=arch, img_size=img_size, **settings))
+        dims, norm_cfg = arch['embed_dims'], dict(type='BN')
         if kind.endswith('mim'):
-            parts['head.proj.'] = nn.Linear(dims, 20)
+            parts['head'] = nn.ModuleDict(dict(proj=nn.Linear(dims, 20)))
         elif kind.endswith('classifier'):
-            parts['head.fc.'] = nn.Linear(dims, 7)
+            parts['head'] = nn.ModuleDict(dict(fc=nn.Linear(dims, 7)))
         elif kind == 'segmentor':
-            shared = dict(num_classes=5, norm_cfg=dict(type='BN'), align_corners=False)
-            parts['neck.'] = Feature2Pyramid(dims, norm_cfg=dict(type='BN'))
+            shared = dict(num_classes=5, norm_cfg=norm_cfg, align_corners=False)
+            parts['neck'] = Feature2Pyramid(dims, norm_cfg=norm_cfg)
             # Hugging Face's decoder is as wide as the backbone.
-            parts['decode_head.'] = UPerHead(
+            parts['decode_head'] = UPerHead(
                 in_channels=[dims] * 4, in_index=[0, 1, 2, 3], channels=dims, **shared
             )
-            parts['auxiliary_head.'] = FCNHead(
+            parts['auxiliary_head'] = FCNHead(
                 in_channels=dims, in_index=2, channels=16, num_convs=1, concat_input=False, **shared
             )
-        modules = {
-            prefix: randomize(module, seed + i) for i, (prefix, module) in enumerate(parts.items())
-        }
-        return {
-            prefix + k: v
-            for prefix, module in modules.items()
-            for k, v in module.state_dict().items()
-        }
+        return dict(randomize(nn.ModuleDict(parts), seed).state_dict())
 
     return make

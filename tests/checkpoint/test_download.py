@@ -144,24 +144,23 @@ def hub(tmp_path, monkeypatch):
     return use
 
 
-@pytest.mark.parametrize('revision', ['main', 'v2'])
-def test_a_repository_of_hugging_face_is_read_and_cached(hub, monkeypatch, revision):
-    content = {'model.safetensors': weights(7), 'config.json': b'{}', 'pytorch_model.bin': b''}
+@pytest.mark.parametrize(
+    ('revision', 'files'),
+    [
+        ('main', ['model.safetensors', 'config.json', 'pytorch_model.bin']),
+        ('v2', ['pytorch_model.bin']),
+    ],
+)
+def test_a_repository_of_hugging_face_is_read_and_cached(hub, monkeypatch, revision, files):
+    """The content of a file decides how it is read, not its name."""
+    content = {name: weights(7) if name == files[0] else b'{}' for name in files}
     source = f'hf://{REPOSITORY}' + ('' if revision == 'main' else f'@{revision}')
     with served(repository(content, revision)) as (address, fetched):
         hub(address)
         assert value(source) == 7
-        assert not any('pytorch_model' in path for path in fetched)
+        assert any('pytorch_model' in path for path in fetched) is (files[0] == 'pytorch_model.bin')
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     assert value(source) == 7
-
-
-def test_a_repository_with_pickled_weights_alone_is_read(hub, tmp_path):
-    torch.save(dict(weight=torch.ones(2)), tmp_path / 'a.bin')
-    content = {'pytorch_model.bin': (tmp_path / 'a.bin').read_bytes()}
-    with served(repository(content)) as (address, _):
-        hub(address)
-        assert value(f'hf://{REPOSITORY}') == 1
 
 
 @pytest.mark.parametrize(
