@@ -81,6 +81,8 @@ def test_damaged_bytes_are_an_error_or_change_nothing(tmp_path_factory, kind, cu
         found = load(str(path))[0]
     except ValueError as error:
         assert str(path) in str(error)
+        # Damage of the zip file's index may be found by torch alone.
+        assert newest == good or f'{path}: it is' not in str(error)
         return 'refused'
     assert cut is None or kind == 'dated'  # cut inside the comment
     assert kind not in ZIPS or newest == path
