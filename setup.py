@@ -113,6 +113,7 @@ setup(
             'codespell',
             'transformers',
             'timm',
+            'scikit-learn',  # mmpretrain's vis_tsne.py
             *BANDS,
             *PARQUET,
             *EXPORT,
