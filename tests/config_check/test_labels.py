@@ -86,13 +86,6 @@ def test_classes_that_differ_between_splits_are_found(write, files, splits, said
     assert all(said in each.effect and each.stops == stops for each in found), found
 
 
-def test_a_model_without_classes_is_not_checked(tmp_path):
-    folders(tmp_path, train='cat dog', val='cat Dog')
-    cfg = config(tmp_path, train={}, val={})
-    assert len(list(check_labels(cfg))) == 1
-    assert list(check_labels(cfg | dict(model=dict(head=dict(type='MIMHead'))))) == []
-
-
 # -- label maps --------------------------------------------------------------------------------------
 
 
@@ -130,6 +123,7 @@ SCENES = [
     (GOOD, [[0, 1], [0, 7]], {}, f'{VAL}: values 7 in 1 of 2 label maps, e.g. ', True),
     (GOOD, GOOD, dict(load=True),
      f'{TRAIN}: reduce_zero_label is False in the data set and True in LoadAnnotations. Make them equal', True),
+    (GOOD, GOOD, dict(val=dict(metainfo={})), 'no classes are named: set metainfo=', True),
     (GOOD, [[1, 2]], dict(val=TRUE), f'reduce_zero_label is False in {TRAIN} and True in {VAL}: make them equal', True),
 ]  # fmt: skip
 
@@ -158,13 +152,6 @@ def test_an_ignored_class_is_found(head, metric, classes, said, stops):
     found = list(check_ignored_class(cfg))
     assert len(found) == bool(said)
     assert all(said in str(each) and each.stops == stops for each in found)
-
-
-def test_a_validation_set_without_classes_is_found(tmp_path):
-    scenes(tmp_path, GOOD, GOOD)
-    assert not list(check_labels(segmentation(tmp_path)))
-    found, *_ = check_labels(segmentation(tmp_path, val=dict(metainfo={})))
-    assert found.stops and found.what == VAL and 'no classes are named' in found.effect
 
 
 def test_a_bad_label_map_is_a_remark_if_bad_samples_are_skipped(tmp_path):
