@@ -12,6 +12,7 @@ import argparse
 import importlib
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -31,10 +32,15 @@ def main() -> int:
     trial = importlib.import_module(f'trials.{args.trial}')
     options = dict(ranks=args.ranks) if args.ranks else {}
     with tempfile.TemporaryDirectory(prefix='stress_') as folder:
-        passed = trial.main(args.n, args.seed, Path(folder), **options)
-        if not passed:
+        start = time.monotonic()
+        faults, note = trial.main(args.n, args.seed, Path(folder), **options)
+        counts = ', '.join(f'{number} {kind}' for kind, number in faults.items())
+        seconds = time.monotonic() - start
+        print(f'{args.n} tried, {counts}; {note}; {seconds:.0f} s', flush=True)
+        failed = any(faults.values())
+        if failed:
             print((Path(folder) / 'log').read_text()[-4000:], file=sys.stderr)
-    return not passed
+    return failed
 
 
 if __name__ == '__main__':

@@ -43,13 +43,6 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, epochs
     assert count.pop('ends') > 0 and not any(count.values()), (count, log(tmp_path)[-3000:])
 
 
-def test_only_the_kept_and_the_best_checkpoint_remain(tmp_path):
-    assert run(tmp_path / 'a') == 0
-    assert names(tmp_path / 'a') == ['best_loss_iter_8.pth', 'iter_8.pth']
-    assert (tmp_path / 'a/last_checkpoint').read_text() == str(tmp_path / 'a/iter_8.pth')
-    assert 'no checkpoint to resume from: this is a new run' in log(tmp_path)
-
-
 def test_a_moved_folder_with_a_damaged_newest_file_and_a_wrong_pointer_is_resumed(tmp_path):
     old, new = tmp_path / 'old', tmp_path / 'new'
 
@@ -74,18 +67,8 @@ def test_a_moved_folder_with_a_damaged_newest_file_and_a_wrong_pointer_is_resume
     assert re.search(r'skipped: .*new/iter_6.pth: it is damaged', log(tmp_path))
     assert f'resuming from {new}/iter_5.pth' in log(tmp_path)
     assert '.iter_7.pth.tmp, the partial file' in log(tmp_path)
-    assert kill.same(kill.result(new), kill.result(tmp_path / 'uninterrupted'))
+    assert kill.differences(kill.result(new), kill.result(tmp_path / 'uninterrupted')) == []
     assert not list(new.glob('.*')) and names(old) == before
-
-
-def test_a_run_without_an_intact_checkpoint_ends_and_names_all_of_them(tmp_path):
-    (tmp_path / 'a').mkdir()
-    for step in (1, 2):
-        (tmp_path / f'a/iter_{step}.pth').write_bytes(b'half')
-    assert run(tmp_path / 'a') == 1
-    error = log(tmp_path).rpartition('ValueError')[2]
-    assert 'none of the 2 checkpoints' in error
-    assert 'iter_1.pth: it is cut off' in error and 'iter_2.pth' in error
 
 
 # -- which checkpoint is resumed
@@ -115,24 +98,18 @@ def test_resume_finds_the_checkpoints_of_any_template(tmp_path, name, template):
     assert find_resume_checkpoint(tmp_path, tmp_path, template)[0] == previous
 
 
-def test_resume_takes_what_last_checkpoint_names_in_another_folder(tmp_path):
-    last, work_dir = save(tmp_path / 'large disk/run/iter_5.pth'), tmp_path / 'run'
-    work_dir.mkdir()
+def test_the_newest_intact_file_is_taken_from_the_folder_and_where_last_checkpoint_points(tmp_path):
+    work_dir = tmp_path / 'run'
+    older, last = save(work_dir / 'iter_2.pth'), save(tmp_path / 'large disk/run/iter_4.pth')
     (work_dir / 'last_checkpoint').write_text(str(last))
     assert find_resume_checkpoint(work_dir, work_dir, 'iter_{}.pth') == (last, [])
-    last.write_bytes(b'half')
-    with pytest.raises(ValueError, match=r'none of the 1 checkpoints .*\n.*iter_5.pth: it is cut'):
-        find_resume_checkpoint(work_dir, work_dir, 'iter_{}.pth')
-
-
-def test_the_newest_is_taken_from_the_folder_and_from_where_last_checkpoint_points(tmp_path):
-    work_dir = tmp_path / 'run'
-    save(work_dir / 'iter_2.pth')
-    last = save(tmp_path / 'large disk/run/iter_4.pth')
-    (work_dir / 'last_checkpoint').write_text(str(last))
-    assert find_resume_checkpoint(work_dir, work_dir, None)[0] == last
     newer = save(work_dir / 'iter_3.pth')
     assert find_resume_checkpoint(work_dir, work_dir, None)[0] == newer
+    for path in (older, last, newer):
+        path.write_bytes(b'half')
+    words = r'none of the 3 checkpoints .*(\n.*: it is cut off.*){3}'
+    with pytest.raises(ValueError, match=words):
+        find_resume_checkpoint(work_dir, work_dir, 'iter_{}.pth')
 
 
 def test_a_template_with_a_folder_is_found(tmp_path):
@@ -238,18 +215,20 @@ def test_a_full_disk_ends_the_run_with_path_and_size_and_keeps_the_last_checkpoi
     assert 'iter_3.pth' in names(tmp_path / 'a') and not list((tmp_path / 'a').glob('.*'))
     assert run(tmp_path / 'a') == 0
     assert run(tmp_path / 'uninterrupted') == 0
-    assert kill.same(kill.result(tmp_path / 'a'), kill.result(tmp_path / 'uninterrupted'))
+    results = [kill.result(tmp_path / name) for name in ('a', 'uninterrupted')]
+    assert kill.differences(*results) == []
 
 
-def test_an_interrupted_validation_is_repeated_by_the_resumed_run(tmp_path):
-    assert run(tmp_path / 'a', val=8) == 0
-    (tmp_path / 'a/best_loss_iter_8.pth').unlink()
-    saved = torch.load(tmp_path / 'a/iter_8.pth', weights_only=True)
-    for key in ('iter_validated', 'best_score', 'best_ckpt'):
-        del saved['message_hub']['runtime_info'][key]
-    torch.save(saved, tmp_path / 'a/iter_8.pth')
-    assert run(tmp_path / 'a', val=8) == 0
-    assert names(tmp_path / 'a') == ['best_loss_iter_8.pth', 'iter_8.pth']
+def test_the_last_and_the_best_are_kept_and_an_interrupted_validation_is_repeated(tmp_path):
+    for _ in range(2):
+        assert run(tmp_path / 'a') == 0
+        assert names(tmp_path / 'a') == ['best_loss_iter_8.pth', 'iter_8.pth']
+        assert (tmp_path / 'a/last_checkpoint').read_text() == str(tmp_path / 'a/iter_8.pth')
+        (tmp_path / 'a/best_loss_iter_8.pth').unlink()
+        saved = torch.load(tmp_path / 'a/iter_8.pth', weights_only=True)
+        for key in ('iter_validated', 'best_score', 'best_ckpt'):
+            del saved['message_hub']['runtime_info'][key]
+        torch.save(saved, tmp_path / 'a/iter_8.pth')
 
 
 def test_a_file_that_cannot_be_removed_is_logged_and_tried_again(tmp_path, monkeypatch, caplog):

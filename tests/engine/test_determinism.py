@@ -1,9 +1,7 @@
 """A run that was interrupted and resumed is, bit for bit, the run that was not interrupted."""
 
 import json
-import os
 import random
-import signal
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +15,7 @@ from mmengine.hooks import Hook
 from shapes import draw as shapes
 from small import backbone, find_dataset, load, shrink
 from trials import toy
+from trials.kill import differences
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.data.seeded import seeded
@@ -33,15 +32,13 @@ ITERATIONS, SAVED_AT = 12, 7  # two epochs of six batches; saved after one batch
 
 @HOOKS.register_module()
 class Witness(Hook):
-    """Write the seed and batch of each iteration to `seen_RANK.pth`, or kill the process."""
+    """Write the seed and batch of each iteration to `seen_RANK.pth`."""
 
-    def __init__(self, kill_at: int | None = None):
-        self.kill_at, self.seen = kill_at, []
+    def __init__(self):
+        self.seen = []
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self.seen.append((torch.initial_seed(), data_batch['inputs']))
-        if runner.iter == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
 
     def after_train(self, runner):
         torch.save(self.seen, Path(runner.work_dir, f'seen_{get_rank()}.pth'))
@@ -107,8 +104,8 @@ def config(
     return cfg
 
 
-def outcome(folder: Path) -> dict:
-    """Return the last checkpoint of a run and what it logged per iteration."""
+def outcome(folder: Path, after: int = 0) -> dict:
+    """Return the last checkpoint of a run and what it logged `after` an iteration."""
     last = read_file(folder / f'iter_{ITERATIONS}.pth')
     kept = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'gradients')
     lines = [
@@ -120,24 +117,9 @@ def outcome(folder: Path) -> dict:
     logged = {
         line['step']: {k: v for k, v in line.items() if k not in clocks}
         for line in lines
-        if 'loss' in line
+        if 'loss' in line and line['step'] > after
     }
     return {key: last[key] for key in kept if key in last} | dict(logged=logged)
-
-
-def differences(one: object, other: object, place: str = '') -> list[str]:
-    """Return the places where two nested outcomes differ in any bit."""
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        one, other = dict(enumerate(one)), dict(enumerate(other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        found = []
-        for key in {**one, **other}:
-            if place != '/logged' or key > SAVED_AT:
-                found += differences(one.get(key), other.get(key), f'{place}/{key}')
-        return found
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return [] if one.dtype == other.dtype and torch.equal(one, other) else [place]
-    return [] if one == other else [place]
 
 
 def train(cfg: Config) -> Path:
@@ -181,24 +163,11 @@ def name(setup: object) -> str:
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(task, setup, data, tmp_path):
     plain = train(config(task, data, tmp_path / 'plain', **setup))
     again = resumed(config(task, data, tmp_path / 'again', **setup), plain)
-    assert outcome(plain)['logged'].keys() == set(range(1, ITERATIONS + 1))
-    assert outcome(again)['logged'].keys() == set(range(SAVED_AT + 1, ITERATIONS + 1))
-    assert differences(outcome(plain), outcome(again)) == []
+    expected = outcome(plain, after=SAVED_AT)
+    assert expected['logged'].keys() == set(range(SAVED_AT + 1, ITERATIONS + 1))
+    assert differences(expected, outcome(again)) == []
     broken = read_file(plain / f'iter_{SAVED_AT}.pth')
     assert ('gradients' in broken) is (setup.get('accumulate', 1) > 1)
-
-
-@pytest.mark.long
-def test_without_keyed_randomness_a_resumed_run_differs(data, tmp_path):
-    plain = train(config('classification', data, tmp_path / 'plain'))
-    cfg = config('classification', data, tmp_path / 'again')
-    cfg.resume, cfg.load_from = True, str(plain / f'iter_{SAVED_AT}.pth')
-    runner = build_runner(cfg)
-    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, KeyedRandomness)]
-    runner.train()
-    assert any(
-        '/logged' in place for place in differences(outcome(plain), outcome(tmp_path / 'again'))
-    )
 
 
 def test_another_tokenizer_is_an_error_when_resuming_but_not_when_starting_from_weights(
@@ -237,38 +206,18 @@ def test_one_seed_determines_weights_order_and_crops_and_is_kept_when_resuming(d
 # -- several processes
 
 
-def in_processes(cfg: Config, ranks: int, kill_at: int | None = None) -> Path:
-    """Run to the end, or until each process is killed."""
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='beit_mm.Witness', kill_at=kill_at)]
-    log, places = Path(cfg.work_dir).with_suffix('.log'), [{}]
-    if ranks > 1:
-        cfg.launcher, port = 'pytorch', toy.free_port()
-        places = [dict(rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
-    processes = [toy.start(train, cfg, log=log, **place) for place in places]
-    for process in processes:
-        process.join()
-    codes = {process.exitcode for process in processes}
-    assert codes == {0 if kill_at is None else -signal.SIGKILL}, log.read_text()[-4000:]
-    return Path(cfg.work_dir)
+def on_two_ranks(cfg: Config) -> Path:
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='beit_mm.Witness')]
+    cfg.launcher, folder = 'pytorch', Path(cfg.work_dir)
+    folder.mkdir(exist_ok=True)
+    toy.run_ranks(lambda rank: train(cfg), 2, folder)
+    return folder
 
 
 def seen(folder: Path, ranks: int) -> list[list[tuple]]:
     """Return the seeds and batches of all ranks per iteration."""
-    return list(
-        zip(*(torch.load(folder / f'seen_{rank}.pth') for rank in range(ranks)), strict=True)
-    )
-
-
-def test_a_killed_and_resumed_run_has_the_bits_of_an_uninterrupted_one(data, tmp_path):
-    setup = dict(loop='epoch', accumulate=4)
-    plain = train(config('pretrain', data, tmp_path / 'plain', **setup))
-    folder = in_processes(
-        config('pretrain', data, tmp_path / 'again', **setup), 1, kill_at=SAVED_AT + 2
-    )
-    assert not (folder / f'iter_{ITERATIONS}.pth').exists()
-    cfg = config('pretrain', data, folder, **setup)
-    cfg.resume = True
-    assert differences(outcome(plain), outcome(train(cfg))) == []
+    files = [torch.load(folder / f'seen_{rank}.pth') for rank in range(ranks)]
+    return list(zip(*files, strict=True))
 
 
 RANKS = [
@@ -284,11 +233,11 @@ RANKS = [
 
 @pytest.mark.parametrize(('task', 'setup'), RANKS, ids=name)
 def test_two_ranks_see_what_one_sees_and_resume_exactly(task, setup, data, tmp_path):
-    plain = in_processes(config(task, data, tmp_path / 'plain', batch=BATCH // 2, **setup), 2)
+    plain = on_two_ranks(config(task, data, tmp_path / 'plain', batch=BATCH // 2, **setup))
     cfg = config(task, data, tmp_path / 'again', batch=BATCH // 2, **setup)
     cfg.resume, cfg.load_from = True, str(plain / f'iter_{SAVED_AT}.pth')
-    again = in_processes(cfg, 2)
-    assert differences(outcome(plain), outcome(again)) == []
+    again = on_two_ranks(cfg)
+    assert differences(outcome(plain, after=SAVED_AT), outcome(again)) == []
 
     cfg = config(task, data, tmp_path / 'alone', **setup)
     cfg.custom_hooks.append(dict(type='beit_mm.Witness'))
@@ -316,18 +265,15 @@ def draws(seed: int, iteration: int) -> tuple[float, float, float]:
     return random.random(), float(np.random.rand()), torch.rand(()).item()
 
 
-def test_the_draws_of_an_iteration_depend_on_seed_and_iteration_only_and_all_differ():
+def test_draws_depend_on_seed_and_iteration_only_and_differ_between_iterations_and_from_samples():
     first = {key: draws(*key) for key in np.ndindex(3, 50)}
     torch.manual_seed(5)
     assert {key: draws(*key) for key in reversed(first)} == first
-    assert len({value for values in first.values() for value in values}) == 3 * 50 * 3
-
-
-def test_no_sample_shares_the_draws_of_an_iteration():
-    model = {draws(0, i)[2] for i in range(50)}
-    for epoch, index in np.ndindex(3, 50):
-        with seeded(0, epoch, index):
-            assert torch.rand(()).item() not in model
+    drawn = {value for values in first.values() for value in values}
+    assert len(drawn) == 3 * 50 * 3
+    for key in np.ndindex(3, 3, 50):
+        with seeded(*key):
+            assert torch.rand(()).item() not in drawn
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

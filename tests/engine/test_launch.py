@@ -1,99 +1,48 @@
 """Several processes without a GPU, started by the scripts that a user calls."""
 
 import os
+import re
 import subprocess
 import sys
-from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
-from mmengine.config import Config, DictAction
-from trials.toy import config as toy_config
-from trials.toy import free_port
+from mmengine.config import Config
+from trials import toy
 
-from beit_mm import compat
 from beit_mm.checkpoint.files import read_file
 from beit_mm.engine import cpu, launch, process_group
 
-ROOT = Path(__file__).parents[2]
-CONFIG = """
-default_scope = 'mmpretrain'
-model = dict(
-    type='ImageClassifier',
-    data_preprocessor=dict(mean=[127.] * 3, std=[50.] * 3),
-    backbone=dict(
-        type='ResNet', depth=18, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,), stem_channels=8,
-        base_channels=8, norm_cfg=dict(type='SyncBN'), norm_eval=True),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=8))
-pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-data = dict(type='CustomDataset', data_root='{root}', pipeline=pipeline)
-train_dataloader = dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=data)
-test_dataloader, test_evaluator, test_cfg = train_dataloader, dict(type='Accuracy', topk=1), dict()
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
-train_cfg = dict(by_epoch=False, max_iters=4)
-default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2))
-randomness = dict(seed=0)
-auto_scale_lr = dict(base_batch_size=8)
-"""
 
+@pytest.mark.long
+def test_two_gloo_processes_resume_a_run_of_one_process_and_end_with_its_weights(tmp_path):
+    one, two, path = tmp_path / 'one', tmp_path / 'two', tmp_path / 'toy.py'
+    cfg = toy.config(one, iters=4, interval=2, resume=False)
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 2
+    for key in ('dataloader', 'evaluator', 'cfg'):
+        cfg[f'test_{key}'] = cfg[f'val_{key}']
+    env = toy.write_config(cfg, path)
 
-@pytest.fixture(scope='module')
-def config(tmp_path_factory) -> Path:
-    """Write a classification config for eight noise images, with batches of 2 per process."""
-    folder = tmp_path_factory.mktemp('launch')
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        image = folder / 'data' / 'ab'[i % 2] / f'{i}.png'
-        image.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(image), rng.integers(0, 256, (32, 32, 3), np.uint8))
-    (folder / 'toy.py').write_text(CONFIG.replace('{root}', str(folder / 'data')))
-    return folder / 'toy.py'
+    def call(script: str, *words: object) -> str:
+        command = ['bash', f'tools/{script}.sh', path, *words, '--work-dir', two]
+        env['PORT'] = str(toy.free_port())
+        done = subprocess.run(
+            list(map(str, command)), env=env, cwd=toy.ROOT, text=True, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout + done.stderr
 
-
-def call(command: str) -> str:
-    """Run a command as a user does; return its output, or fail with it."""
-    port = str(free_port())
-    path = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)]))
-    env = os.environ | dict(PYTHON=sys.executable, PORT=port, MASTER_PORT=port, PYTHONPATH=path)
-    env |= dict(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1')
-    done = subprocess.run(
-        command.split(),
-        env=env,
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
-
-
-@pytest.mark.skipif(not compat.is_installed('mmpretrain'), reason='the toy is a classifier')
-@pytest.mark.long  # tests/recipe and test_determinism have two processes as well
-def test_two_gloo_processes_resume_a_run_of_one_process_and_end_with_its_weights(config):
-    one, two = config.parent / 'one', config.parent / 'two'
-    words = [str(config), '--work-dir', str(one), '--cfg-options', 'train_dataloader.batch_size=4']
-    launch.build_runner(launch.read_config(launch.make_parser('').parse_args(words))).train()
-    process_group.leave()
-    trained = call(
-        f'bash tools/dist_train.sh {config} 2 --resume {one}/iter_2.pth --work-dir {two} --force'
-    )
-    tested = call(
-        f'bash tools/dist_test.sh {config} {two}/iter_4.pth 1 --work-dir {two} --out {two}/out.pkl'
-    )
-    assert 'SyncBN became BN' in trained and '2 processes communicate through gloo' in trained
-    for warning in ('MultiScaleDeformableAttention', 'FutureWarning'):  # only of rank 0
-        assert sum(warning in line and 'warn(' not in line for line in trained.splitlines()) <= 1
-    assert 'iter: 2' in trained and not (two / 'iter_2.pth').exists()
-    assert 'accuracy/top1' in tested and (two / 'out.pkl').exists()
+    alone = toy.start(toy.train, cfg, log=tmp_path / 'log')
+    alone.join()
+    assert alone.exitcode == 0, (tmp_path / 'log').read_text()
+    half = ['--cfg-options', 'train_dataloader.batch_size=1']
+    trained = call('dist_train', 2, '--resume', one / 'iter_2.pth', '--force', *half)
+    tested = call('dist_test', two / 'iter_4.pth', 1, '--out', two / 'out.pkl')
+    assert '2 processes communicate through gloo' in trained and 'iter: 2' in trained
+    assert not (two / 'iter_2.pth').exists()
+    assert re.search(r'\(test\).* loss: ', tested) and (two / 'out.pkl').exists()
     expected, found = (read_file(folder / 'iter_4.pth')['state_dict'] for folder in (one, two))
-    assert expected.keys() == found.keys()
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, atol=1e-5, rtol=1e-4, msg=key)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 # -- process group
@@ -117,24 +66,23 @@ def test_the_variables_of_other_launchers_make_a_process_group(launcher, monkeyp
 
 
 def test_every_slurm_step_has_its_own_port(monkeypatch):
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_PORT'):
+        monkeypatch.setenv(name, '0')  # to restore what set_ranks changes
+    for name in ('SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS'):
+        monkeypatch.setenv(name, '0')
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
     ports = set()
     for job, step in ((7, 0), (7, 1), (8, 0)):
-        for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_PORT'):
-            monkeypatch.setenv(name, '0')
-            monkeypatch.delenv(name)
-        for name in ('PROCID', 'LOCALID', 'NTASKS'):
-            monkeypatch.setenv(f'SLURM_{name}', '0')
+        monkeypatch.delenv('MASTER_PORT')
         monkeypatch.setenv('SLURM_JOB_ID', str(job))
         monkeypatch.setenv('SLURM_STEP_ID', str(step))
-        monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
         process_group.set_ranks('slurm')
         ports.add(int(os.environ['MASTER_PORT']))
     assert len(ports) == 3 and all(20_000 < port < 32_768 for port in ports)
 
 
-@pytest.mark.parametrize('rank', [0, 1])
-@pytest.mark.parametrize('variable', ['RANK', 'SLURM_PROCID'])
-def test_only_rank_0_prints_the_warnings_of_imports(rank, variable):
+@pytest.mark.parametrize(('variable', 'rank'), [('RANK', 0), ('RANK', 1), ('SLURM_PROCID', 1)])
+def test_only_rank_0_prints_the_warnings_of_imports(variable, rank):
     code = """if True:
         import runpy, sys, warnings
         sys.argv = ['train.py', '--help']
@@ -147,7 +95,7 @@ def test_only_rank_0_prints_the_warnings_of_imports(rank, variable):
     done = subprocess.run(
         [sys.executable, '-c', code],
         env=env | {variable: str(rank)},
-        cwd=ROOT,
+        cwd=toy.ROOT,
         text=True,
         capture_output=True,
     )
@@ -208,7 +156,7 @@ def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
 @pytest.mark.usefixtures('unformatted')
 def test_every_run_keeps_the_log_that_reports_are_made_from(visualizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cfg = toy_config(tmp_path / 'run', iters=1)
+    cfg = toy.config(tmp_path / 'run', iters=1)
     name = f'log_{tmp_path.name}'
     cfg.update(visualizer=visualizer, experiment_name=name, log_processor=dict(by_epoch=False))
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
@@ -219,7 +167,7 @@ def test_every_run_keeps_the_log_that_reports_are_made_from(visualizer, tmp_path
 
 @pytest.mark.usefixtures('unformatted')
 def test_settings_of_none_are_mmengines_defaults(tmp_path):
-    cfg = toy_config(tmp_path, iters=1, env_cfg=None, log_processor=None)
+    cfg = toy.config(tmp_path, iters=1, env_cfg=None, log_processor=None)
     cfg.update(randomness=None, experiment_name='none')
     runner = launch.build_runner(cfg)
     runner.train()
@@ -283,7 +231,3 @@ def test_every_sync_bn_becomes_bn_and_the_users_settings_of_ddp_stay():
 def test_blanks_inside_the_values_of_options_are_kept(given, expected):
     args = launch.make_parser('').parse_args(['config.py', '--cfg-options', f'key={given}'])
     assert args.cfg_options == dict(key=expected)
-
-
-def test_the_stock_stack_still_drops_blanks_of_options():
-    assert DictAction._parse_iterable('data/quick start') == 'data/quickstart'

@@ -5,14 +5,13 @@ import multiprocessing
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from torch.utils.data import Dataset
+from trials import toy
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.engine.launch import build_runner
-from beit_mm.registry import DATASETS, HOOKS, MODELS
+from beit_mm.registry import DATASETS, HOOKS
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 SIZE, BATCH = 1_000_000, 4
@@ -30,16 +29,6 @@ class Million(Dataset):
         return dict(inputs=torch.tensor([float(index)]))
 
 
-@MODELS.register_module()
-class Slope(BaseModel):
-    def __init__(self):
-        super().__init__()
-        self.linear = torch.nn.Linear(1, 1)
-
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return dict(loss=self.linear(torch.stack(inputs) / SIZE).square().mean())
-
-
 class Stop(Exception):
     pass
 
@@ -50,7 +39,7 @@ class FirstBatch(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self.number = batch_idx
-        self.indices = torch.stack(data_batch['inputs']).flatten().int().tolist()
+        self.indices = data_batch['inputs'].flatten().int().tolist()
 
     def after_train_iter(self, runner, **_):
         runner.save_checkpoint(runner.work_dir, 'first.pth', by_epoch=False)
@@ -58,27 +47,15 @@ class FirstBatch(Hook):
 
 
 def run(folder, loop: str, workers: int, **settings) -> FirstBatch:
-    by_epoch = loop == 'epoch'
-    cfg = dict(
-        default_scope='beit_mm',
-        work_dir=str(folder),
-        experiment_name=f'{folder.name}_{len(settings)}',
-        model=dict(type='Slope'),
-        train_dataloader=dict(
-            batch_size=BATCH,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            sampler=dict(type='KeyedSampler', infinite=not by_epoch),
-            dataset=dict(type='SeededDataset', dataset=dict(type='Million')),
-        ),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=9)
-        if by_epoch
-        else dict(type='IterBasedTrainLoop', max_iters=SIZE),
-        custom_hooks=[dict(type='FirstBatch')],
-        randomness=dict(seed=3),
-    )
-    runner = build_runner(Config(cfg | settings))
+    cfg = toy.config(folder, epochs=loop == 'epoch', iters=9 * SIZE, workers=workers, resume=False)
+    cfg.train_dataloader.update(batch_size=BATCH, persistent_workers=workers > 0)
+    cfg.train_dataloader.dataset = dict(type='SeededDataset', dataset=dict(type='Million'))
+    del cfg.train_dataloader.sampler.seed
+    cfg.update(custom_hooks=[dict(type='FirstBatch')], randomness=dict(seed=3))
+    cfg.update(val_dataloader=None, val_evaluator=None, val_cfg=None)
+    cfg.update(settings, experiment_name=f'{folder.name}_{len(settings)}')
+    cfg.model.width = 1
+    runner = build_runner(cfg)
     READ.value = 0
     with pytest.raises(Stop):
         runner.train()

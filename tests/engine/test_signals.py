@@ -3,9 +3,7 @@
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +15,6 @@ from trials.toy import run
 from beit_mm.checkpoint.files import read_file
 from beit_mm.engine import signals as engine_signals
 from beit_mm.registry import HOOKS
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize('ranks', [1, 2])
@@ -83,8 +79,9 @@ def test_a_signal_while_an_average_is_validated_saves_the_model_itself(tmp_path)
     for name, hook, code in plan:
         assert run(tmp_path / name, custom_hooks=[dict(type=hook)]) == code
     last = [read_file(tmp_path / name / 'iter_8.pth') for name in ('signaled', 'plain')]
-    assert kill.same(*(each['ema_state_dict'] for each in last))
-    assert kill.same(kill.result(tmp_path / 'signaled'), kill.result(tmp_path / 'plain'))
+    assert kill.differences(*(each['ema_state_dict'] for each in last)) == []
+    results = [kill.result(tmp_path / name) for name in ('signaled', 'plain')]
+    assert kill.differences(*results) == []
 
 
 def test_a_signal_to_one_of_two_ranks_while_they_validate_stops_both(tmp_path):
@@ -100,7 +97,8 @@ def test_a_signal_to_one_of_two_ranks_while_they_validate_stops_both(tmp_path):
         assert both.end()[0] == [code, code], (tmp_path / 'log').read_text()[-3000:]
         if code:
             assert kill.last_iteration(tmp_path / name) == 10
-    assert kill.same(kill.result(tmp_path / 'signaled'), kill.result(tmp_path / 'plain'))
+    results = [kill.result(tmp_path / name) for name in ('signaled', 'plain')]
+    assert kill.differences(*results) == []
 
 
 def test_a_checkpoint_inside_an_epoch_is_named_by_its_iteration(tmp_path):
@@ -124,12 +122,15 @@ def test_a_checkpoint_inside_an_epoch_is_named_by_its_iteration(tmp_path):
 def test_torchrun_passes_a_signal_on_and_waits_for_the_checkpoint(tmp_path, number):
     work, config, log = tmp_path / 'work', tmp_path / 'toy.py', tmp_path / 'log'
     cfg = toy.config(work, iters=100_000, interval=100_000, val=100_000, resume=False)
-    cfg.custom_imports = dict(imports=['trials.toy'])
-    config.write_text('\n'.join(f'{key} = {value!r}' for key, value in cfg.to_dict().items()))
-    path = os.pathsep.join([str(ROOT / 'tests'), os.environ.get('PYTHONPATH', ''), str(ROOT)])
-    env = os.environ | dict(PYTHON=sys.executable, PORT=str(toy.free_port()), PYTHONPATH=path)
-    env |= dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
-    command = ['bash', str(ROOT / 'tools/dist_train.sh'), str(config), '2', '--work-dir', str(work)]
+    env = toy.write_config(cfg, config)
+    command = [
+        'bash',
+        str(toy.ROOT / 'tools/dist_train.sh'),
+        str(config),
+        '2',
+        '--work-dir',
+        str(work),
+    ]
     with log.open('w') as out:
         torchrun = subprocess.Popen(
             command, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True

@@ -42,12 +42,8 @@ def fuzz(n: int, seed: int, log: Path) -> Counter:
     toy.light()
     for module in SLOW_IMPORTS:  # once, for all processes
         importlib.import_module(module)
-    collected, notes, count, left = (
-        log.with_name('properties'),
-        log.with_name('notes'),
-        Counter(),
-        n,
-    )
+    collected, notes = log.with_name('properties'), log.with_name('notes')
+    count, left = Counter(), n
     toy.start(_collect, collected, log=log).join()
     lines = [line.rsplit(' ', 1) for line in collected.read_text().splitlines()]
     weights = sum(int(cases) for _, cases in lines)
@@ -101,12 +97,9 @@ def _pytest(arguments: list[str], plugins: list) -> int:
     return pytest.main([*fixed, *arguments], plugins)
 
 
-def main(n: int, seed: int, folder: Path) -> bool:
-    """Print the counts in one line; return whether nothing went wrong."""
-    start, count = time.monotonic(), fuzz(n, seed, folder / 'log')
+def main(n: int, seed: int, folder: Path) -> tuple[dict[str, int], str]:
+    """Return the numbers of faults by their kind, and a note."""
+    count = fuzz(n, seed, folder / 'log')
     tried = sum(count[word] for word in ('right', 'refused', 'executed', 'wrong', 'lost'))
-    words = ', '.join(f'{count[word]} {word}' for word in WRONG)
-    seconds = time.monotonic() - start
-    good = f'{count["right"]} right, {count["refused"]} refused'
-    print(f'{tried} tried, {words}; {good}, {seconds:.0f} s', flush=True)
-    return tried >= n and not any(count[word] for word in WRONG)
+    faults = {word: count[word] for word in WRONG} | {'not tried': max(0, n - tried)}
+    return faults, f'{count["right"]} right, {count["refused"]} refused'

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .kill import last_iteration
-from .toy import free_port
+from .toy import ROOT, free_port
 
-ROOT = Path(__file__).parents[2]
 ITERATIONS = 12
 TIMEOUT_SECONDS = 15  # of a collective
 LATE_SECONDS = 10  # a run that ends later than that, and its timeout, counts as late
@@ -38,12 +37,11 @@ class Run:
         agents: int = 1,
         faulty: int = 1,
         iteration: int = 5,
-        iterations: int = 8,
         timeout: int = 2 * MAX_SECONDS,
     ):
         self.work, self.log = folder / 'work', folder / 'log'
         self.work.mkdir(parents=True)
-        path = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)]))
+        path = os.pathsep.join([str(ROOT / 'tests'), os.environ.get('PYTHONPATH', ''), str(ROOT)])
         env = os.environ | dict(PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1')
         command = [sys.executable, '-m', 'torch.distributed.run', '--master-addr=127.0.0.1']
         command += [f'--nproc-per-node={ranks // agents}', f'--nnodes={agents}']
@@ -51,7 +49,7 @@ class Run:
         command += ['--max-restarts=1'] if fault == 'restart' else []
         does = dict(restart='kill', signaled='forward').get(fault.removesuffix(' twice'), fault)
         script = [Path(__file__).with_name('one_rank.py'), does, faulty, iteration]
-        script = list(map(str, [*script, iterations, timeout, self.work]))
+        script = list(map(str, [*script, ITERATIONS, timeout, self.work]))
         with self.log.open('a') as log:
             self.agents = [
                 subprocess.Popen(
@@ -117,8 +115,8 @@ def expected_words(fault: str, rank: int) -> str:
         'forward': rf'{behind}: rank {rank} at iteration \d+, forward',
         'stop': behind,
         'signaled': behind,
-        'diverge': 'differ between ranks: body.bias',
-        'nan': f'rank {rank}: losses loss; samples: ',
+        'diverge': 'differ between ranks: linear.bias',
+        'nan': f'rank {rank}: losses loss',
     }.get(fault, '')
 
 
@@ -136,11 +134,8 @@ def ranks(n: int, seed: int, folder: Path) -> dict[str, float]:
         faulty, iteration = chance.randrange(size), chance.randrange(3, ITERATIONS - 3)
         what = f'{i}: {fault}, rank {faulty} of {size} in {agents} agents, iteration {iteration}'
         place = folder / 'trial'
-        run = Run(place, fault, size, agents, faulty, iteration, ITERATIONS, TIMEOUT_SECONDS)
-        try:
-            found, seconds = _observe(run, fault, faulty)
-        finally:
-            run.kill_all()
+        run = Run(place, fault, size, agents, faulty, iteration, TIMEOUT_SECONDS)
+        found, seconds = observe(run, fault, faulty)
         for name in found:
             count[name] += 1
         count['slowest, s'] = max(count['slowest, s'], round(seconds, 1))
@@ -150,6 +145,14 @@ def ranks(n: int, seed: int, folder: Path) -> dict[str, float]:
                 log.write(f'{what}: {found}\n{run.output()[-8000:]}')
         shutil.rmtree(place)
     return count
+
+
+def observe(run: Run, fault: str, faulty: int) -> tuple[list[str], float]:
+    """Return what is wrong, and the seconds from the fault to the end of all agents."""
+    try:
+        return _observe(run, fault, faulty)
+    finally:
+        run.kill_all()
 
 
 def _observe(run: Run, fault: str, faulty: int) -> tuple[list[str], float]:
@@ -180,9 +183,7 @@ def _observe(run: Run, fault: str, faulty: int) -> tuple[list[str], float]:
     return [name for name, is_wrong in wrong.items() if is_wrong], seconds
 
 
-def main(n: int, seed: int, folder: Path) -> bool:
-    """Print the counts in one line; return whether nothing went wrong."""
+def main(n: int, seed: int, folder: Path) -> tuple[dict[str, float], str]:
+    """Return the numbers of faults by their kind, and a note."""
     count = ranks(n, seed, folder)
-    words = ', '.join(f'{count[name]} {name}' for name in WRONG)
-    print(f'{n} tried, {words}; the slowest ended after {count["slowest, s"]} s', flush=True)
-    return not any(count[name] for name in WRONG)
+    return count, f'the slowest ended after {count.pop("slowest, s")} s'

@@ -24,6 +24,7 @@ from beit_mm.engine import StopOnSignal, launch, process_group
 from beit_mm.engine.signals import SIGNALS
 from beit_mm.registry import DATASETS, METRICS, MODELS
 
+ROOT = Path(__file__).parents[2]
 WIDTH = 256  # a checkpoint has 3 × 4 × width² bytes
 runners: list[Runner] = []  # of `train`; the last one is running
 
@@ -99,6 +100,16 @@ def config(
     checkpoint = dict(type='CheckpointHook', interval=interval, by_epoch=epochs, max_keep_ckpts=1)
     checkpoint.update(save_best='loss', rule='less')
     return Config(cfg | dict(default_hooks=dict(checkpoint=checkpoint)) | settings)
+
+
+def write_config(cfg: Config, path: Path) -> dict[str, str]:
+    """Write a config file; return the environment in which the tools train it without a GPU."""
+    cfg.custom_imports = dict(imports=['trials.toy'])
+    path.write_text('\n'.join(f'{key} = {value!r}' for key, value in cfg.to_dict().items()))
+    folders = [str(ROOT / 'tests'), os.environ.get('PYTHONPATH', ''), str(ROOT)]
+    env = os.environ | dict(PYTHON=sys.executable, PORT=str(free_port()))
+    env |= dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
+    return env | dict(PYTHONPATH=os.pathsep.join(filter(None, folders)))
 
 
 def train(cfg: Config, each: Callable | None = None) -> None:
