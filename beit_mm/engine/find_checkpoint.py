@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from ..checkpoint.integrity import find_newest
 from ..utils.arguments import join_names
+from ..utils.config_tree import get
 
 MID_EPOCH_NAME = 'iter_{}.pth'  # of a checkpoint that is saved inside an epoch
 _DEFAULT_NAMES = (MID_EPOCH_NAME, 'epoch_{}.pth')
@@ -21,7 +22,7 @@ def list_checkpoints(cfg: Config) -> list[Path]:
     If there are none with an expected name, returns the training checkpoints with other names, such
     as best_*.pth.
     """
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    hook = get(cfg.get('default_hooks'), 'checkpoint') or {}
     work_dir = Path(cfg.work_dir)
     folder = checkpoint_folder(work_dir, hook.get('out_dir'))
     template = hook.get('filename_tmpl')

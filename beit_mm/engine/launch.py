@@ -13,7 +13,7 @@ from ..data.check_samples import CheckSamples
 from ..data.image_folders import list_readable
 from ..utils.arguments import join_names
 from ..utils.cfg_options import Options
-from ..utils.config_tree import kind, nodes
+from ..utils.config_tree import get, kind, nodes
 from .cpu import adapt_to_cpu
 from .determinism import ExactResume, KeyedRandomness
 from .find_checkpoint import list_checkpoints
@@ -130,7 +130,7 @@ def _resumes_from(cfg: Config, folders: set[Path]) -> bool:
         return False
     if cfg.get('load_from'):
         return Path(cfg.load_from).resolve().parent in folders
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    hook = get(cfg.get('default_hooks'), 'checkpoint') or {}
     # mmengine's own hook resumes from the file that last_checkpoint names, or else starts again.
     stock = hook.get('type', 'CheckpointHook') == 'mmengine.CheckpointHook'
     return not stock or Path(cfg.work_dir, 'last_checkpoint').is_file()
@@ -162,15 +162,15 @@ def log_locally(cfg: Config) -> None:
     for backend in backends:
         if folder and isinstance(backend, dict):
             backend.setdefault('save_dir', str(Path(folder, 'vis_data')))
-    local = [backend for backend in backends if kind(backend) == 'LocalVisBackend']
-    if not any(_has_default_files(backend) for backend in local):
-        backends.insert(0, dict(type='LocalVisBackend', **(dict(name='report') if local else {})))
+    if not any(map(_writes_default_file, backends)):
+        backends.insert(0, dict(type='LocalVisBackend', name='report'))
     visualizer['vis_backends'] = backends
 
 
-def _has_default_files(backend: dict) -> bool:
-    default_file = backend.get('scalar_save_file', 'scalars.json') == 'scalars.json'
-    return default_file and backend.get('save_dir') is None
+def _writes_default_file(backend: object) -> bool:
+    if kind(backend) != 'LocalVisBackend' or backend.get('save_dir') is not None:
+        return False
+    return backend.get('scalar_save_file', 'scalars.json') == 'scalars.json'
 
 
 def seed_data(cfg: Config) -> None:
@@ -178,7 +178,7 @@ def seed_data(cfg: Config) -> None:
 
     Validation keeps seed 0, so its crops and masks are the same for all runs.
     """
-    seed = (cfg.get('randomness') or {}).get('seed')
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
+    seed = get(cfg.get('randomness'), 'seed')
+    dataset = get(cfg.get('train_dataloader'), 'dataset')
     if seed is not None and kind(dataset) == 'SeededDataset':
         dataset.setdefault('seed', seed)

@@ -74,7 +74,7 @@ class RankMonitor(threading.Thread):
             self.join()
 
     def run(self) -> None:
-        with suppress(RuntimeError):  # the store is gone: its process ended, and so will this one
+        with suppress(RuntimeError):  # the store's process has ended, and so will this one
             while not self.stopped.wait(_BEAT_SECONDS):
                 self._write_heartbeat()
                 if self.rank == 0:

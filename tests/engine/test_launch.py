@@ -155,23 +155,16 @@ def test_a_launcher_without_its_variables_says_how_to_start(monkeypatch):
 )
 @pytest.mark.usefixtures('unformatted')
 def test_every_run_keeps_the_log_that_reports_are_made_from(visualizer, tmp_path, monkeypatch):
+    """Also with settings of None, for which mmengine has defaults."""
     monkeypatch.chdir(tmp_path)
     cfg = toy.config(tmp_path / 'run', iters=1)
     name = f'log_{tmp_path.name}'
-    cfg.update(visualizer=visualizer, experiment_name=name, log_processor=dict(by_epoch=False))
+    cfg.update(visualizer=visualizer, experiment_name=name)
+    cfg.update(env_cfg=None, randomness=None, log_processor=None)
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
     launch.build_runner(cfg).train()
     (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
     assert '"loss"' in log.read_text()
-
-
-@pytest.mark.usefixtures('unformatted')
-def test_settings_of_none_are_mmengines_defaults(tmp_path):
-    cfg = toy.config(tmp_path, iters=1, env_cfg=None, log_processor=None)
-    cfg.update(randomness=None, experiment_name='none')
-    runner = launch.build_runner(cfg)
-    runner.train()
-    assert runner.iter == 1
 
 
 # -- without a GPU

@@ -27,12 +27,13 @@ TIMEOUT_SECONDS = 40  # of a collective that waits for a rank that hangs, also a
 @pytest.mark.parametrize(
     ('fault', 'layout'),
     [
-        *product(('kill', 'orphan'), ranks.LAYOUTS[:1]),
+        *product(('kill', 'orphan', 'signaled twice'), ranks.LAYOUTS[:1]),
         *(
             pytest.param(*each, marks=pytest.mark.long)
             for each in product(ranks.FAULTS, ranks.LAYOUTS)
         ),
     ],
+    ids=str,
 )
 def test_after_a_fault_of_rank_1_all_ranks_end_and_it_is_named_or_skipped(fault, layout, tmp_path):
     settings = dict(timeout=TIMEOUT_SECONDS) if fault in ranks.HANGS else {}

@@ -42,32 +42,6 @@ def test_a_second_signal_exits_at_once_unless_it_is_the_same_one(
     assert (tmp_path / 'a/iter_3.pth').exists() is saved, (tmp_path / 'log').read_text()
 
 
-def test_a_second_signal_ends_a_rank_that_waits_in_a_collective(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_signals, '_SAME_SIGNAL_SECONDS', -1)
-    port, log, here = toy.free_port(), tmp_path / 'log', tmp_path / 'here'
-
-    def hang(done: int) -> None:
-        if done == 3 and os.environ['RANK'] == '1':
-            here.touch()
-            time.sleep(3600)
-
-    cfg = toy.config(tmp_path / 'a', launcher='pytorch')
-    both = [
-        toy.start(toy.train, cfg, hang, log=log, rank=rank, ranks=2, port=port) for rank in range(2)
-    ]
-    try:
-        assert until(here.exists), log.read_text()
-        time.sleep(1)  # until rank 0 waits in its collective, whose timeout is half an hour
-        os.kill(both[0].pid, signal.SIGTERM)
-        assert until(lambda: 'stopping after' in log.read_text()), log.read_text()
-        os.kill(both[0].pid, signal.SIGTERM)
-        both[0].join(signals.MAX_SECONDS)
-        assert both[0].exitcode == 143, log.read_text()
-    finally:
-        for process in both:
-            process.kill()
-
-
 def test_a_signal_while_an_average_is_validated_saves_the_model_itself(tmp_path):
     class Signaled(EMAHook):
         def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:

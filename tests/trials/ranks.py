@@ -115,6 +115,7 @@ def expected_words(fault: str, rank: int) -> str:
         'forward': rf'{behind}: rank {rank} at iteration \d+, forward',
         'stop': behind,
         'signaled': behind,
+        'signaled twice': r'exitcode +: 143',
         'diverge': 'differ between ranks: linear.bias',
         'nan': f'rank {rank}: losses loss',
     }.get(fault, '')
