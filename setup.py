@@ -78,13 +78,17 @@ setup(
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
     ],
     project_urls={'Paper': 'https://arxiv.org/abs/2106.08254'},
     python_requires='>=3.10',
     packages=find_packages(include=['beit_mm', 'beit_mm.*']),
+    entry_points={'console_scripts': ['beit-mm=beit_mm.command:main']},
     package_data={
+        'beit_mm': ['py.typed'],
         'beit_mm.checkpoint': ['published.yml'],
         'beit_mm.config_check': ['paper_recipes.yml'],
         'beit_mm.viz': ['templates/*'],

@@ -12,7 +12,7 @@ FLOORS = [  # a room imports from its own floor's own files and from lower floor
     {'config_check'},
     {'engine'},
     {'viz'},
-    {'apis'},
+    {'apis', 'command'},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(PACKAGE.rglob('*.py'))

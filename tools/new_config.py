@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from command_line import errors_on_one_line, make_parser
+from command_line import command, errors_on_one_line, make_parser
 from mmengine.config import Config
 from starter.models import find_device
 from starter.write import TASKS, write_config
@@ -81,20 +81,20 @@ def main(arguments: list[str] | None = None) -> int:
     if findings:
         print(format_list(cfg, findings))
     print(f'wrote {args.out}. Next:')
-    for command in next_commands(args.task, args.out):
-        print(f'  {command}')
+    for line in next_commands(args.task, args.out):
+        print(f'  {line}')
     return int(any(finding.stops for finding in findings))
 
 
 def next_commands(task: str, out: Path) -> list[str]:
-    run = f'work_dirs/{out.stem}'
+    run, new_config = f'work_dirs/{out.stem}', command('new_config')
     follow = dict(
-        tokenizer=f'python tools/new_config.py pretrain DATA --weights {run}',
-        pretrain=f'python tools/new_config.py classification DATA --weights {run}',
-        classification=f'python tools/test.py {out} {run}',
-        segmentation=f'python tools/test.py {out} {run}',
+        tokenizer=f'{new_config} pretrain DATA --weights {run}',
+        pretrain=f'{new_config} classification DATA --weights {run}',
+        classification=f'{command("test")} {out} {run}',
+        segmentation=f'{command("test")} {out} {run}',
     )
-    return [f'python tools/train.py {out}', follow[task]]
+    return [f'{command("train")} {out}', follow[task]]
 
 
 if __name__ == '__main__':

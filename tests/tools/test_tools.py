@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.any_stack
 
@@ -81,6 +82,28 @@ print(ModelHub.get('beit_base_patch16_224_pt22k_ft1k').config.filename)
     assert 'Nothing contradicts' in (tmp_path / 'out/results.md').read_text()
     config = Path(output.strip().splitlines()[-1])
     assert config.is_file() and mim in config.parents, output
+
+
+def test_the_command_of_an_installed_package_trains_in_an_empty_folder(wheel, tmp_path):
+    wheel.extractall(tmp_path / 'site')
+    entry = next(name for name in wheel.namelist() if name.endswith('entry_points.txt'))
+    assert 'beit-mm = beit_mm.command:main' in wheel.read(entry).decode()
+    for i in range(8):
+        path = tmp_path / 'here/pets' / ('cat', 'dog')[i % 2] / f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (64, 48), (30 * i, 0, 0)).save(path)
+    path = os.pathsep.join([str(tmp_path / 'site'), *filter(None, [os.environ.get('PYTHONPATH')])])
+
+    def run(command: str) -> str:
+        words = [sys.executable, '-m', *command.replace('beit-mm', 'beit_mm.command').split()]
+        return call(*words, cwd=tmp_path / 'here', env=os.environ | dict(PYTHONPATH=path))
+
+    written = run('beit-mm new-config classification pets --weights none')
+    train = written.strip().splitlines()[-2]
+    assert train.strip() == 'beit-mm train my_classification.py'
+    short = ' --cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 param_scheduler=None'
+    assert 'accuracy/top1' in run(train.strip() + short)
+    assert 'tools/train.py' in run('beit-mm recipe run configs/quickstart/recipe.py --dry-run')
 
 
 def test_an_installation_adds_no_other_package(source):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from command_line import command
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mmengine.config import Config
 
@@ -61,6 +62,7 @@ def write_config(
     values = dict(
         title=f'{TASKS[task]} for the images in {folder.as_posix()} ({labels}).',
         out=out.as_posix(),
+        train=command('train'),
         base=Path(os.path.relpath(path, out.parent.resolve())).as_posix(),
         device=device,
         data=data,
