@@ -19,12 +19,12 @@ def read_folder(folder: Path, read: Callable[[Path], Any]) -> Any:
     """
     if path := find_last_checkpoint(folder):
         return read(path)
-    halves = {half: folder / f'{half}.pkl' for half in ('encoder', 'decoder')}
-    if all(path.is_file() for path in halves.values()):
+    parts = {part: folder / f'{part}.pkl' for part in ('encoder', 'decoder')}
+    if all(path.is_file() for path in parts.values()):
         state = {}
-        for half, path in halves.items():
+        for part, path in parts.items():
             weights, _ = find_weights(read(path), str(path))
-            state |= {f'{half}.{key}': value for key, value in weights.items()}
+            state |= {f'{part}.{key}': value for key, value in weights.items()}
         return state
     files = sorted(folder.glob('*.safetensors')) or sorted(folder.glob('pytorch_model*.bin'))
     if not files:

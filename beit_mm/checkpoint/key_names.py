@@ -90,6 +90,7 @@ def rename(key: str, names: Names) -> str:
 
 def rename_hf(key: str) -> str:
     """Return our name of a key of transformers, from a file or from a model in memory."""
+    key = rename(key, [('data2vec_vision.', 'beit.')])
     key = rename(key, _HF_IN_MEMORY)
     key = key.replace('.convolution.', '.conv.').replace('.normalization.', '.bn.')
     return rename(key, NAMES['hf'])

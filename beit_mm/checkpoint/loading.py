@@ -53,7 +53,7 @@ def fit_checkpoint(
             report.add('skipped', f'{name}.*', 'no part of the backbone')
         state = _fit_backbone(checkpoint, model, report, _NORMS, grid, adapt_patch_embed)
     else:
-        state = _fit_whole(checkpoint, model, report, every_key)
+        state = _fit_model(checkpoint, model, report, every_key)
     for key in model.state_dict():
         if key in state:
             report.add('loaded', key)
@@ -176,7 +176,7 @@ def _fit_backbone(
     return state
 
 
-def _fit_whole(
+def _fit_model(
     checkpoint: Checkpoint, model: nn.Module, report: KeyReport, every_key: bool
 ) -> dict[str, Tensor]:
     backbone = _fit_backbone(checkpoint, model.backbone, report, () if every_key else _NORMS)

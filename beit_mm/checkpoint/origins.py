@@ -85,10 +85,11 @@ def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], d
             'has two LayerNorms in a row, beit.layernorm and layernorm; BEiT has one. Load the '
             'backbone alone: `model.beit.save_pretrained(FOLDER)` writes it'
         )
-    add_prefix = _prefix(state, origin)
+    prefix = _find_missing_prefix(state, origin)
 
     def our_name(key: str) -> str:
-        key = add_prefix(key)
+        if not key.startswith(('head.', 'lm_head.')):
+            key = prefix + key
         return rename_hf(key) if origin == 'hf' else rename(key, NAMES[origin])
 
     state = rename_keys(state, our_name)
@@ -139,21 +140,14 @@ def to_dalle(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return encoder
 
 
-def _prefix(state: dict, origin: str):
-    """Return a function that adds the prefix of the backbone to the keys that lack it.
+def _find_missing_prefix(state: dict[str, Tensor], origin: str) -> str:
+    """Return the prefix of the backbone's keys that they lack, '' if they have it.
 
-    A backbone alone has no prefix, nor has a whole model of the official code or timm.
+    A backbone alone and complete models of the official code and timm lack it.
     """
     prefix = 'beit.' if origin == 'hf' else 'backbone.'
-    has_prefix = any(key.startswith((prefix, 'data2vec_vision.')) for key in state)
-    is_complete = has_prefix or 'encoder.input.weight' in state
-
-    def add_prefix(key: str) -> str:
-        if key.startswith('data2vec_vision.'):
-            return key.replace('data2vec_vision.', prefix)
-        return key if is_complete or key.startswith(('head.', 'lm_head.')) else prefix + key
-
-    return add_prefix
+    known = prefix, 'data2vec_vision.', 'encoder.input.weight'
+    return '' if any(key.startswith(known) for key in state) else prefix
 
 
 def _merge_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -201,9 +195,9 @@ def _make_index_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _from_dalle(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a tokenizer under our names: `blocks.group_1.w` → `encoder.group_1.weight`."""
-    if 'blocks.input.w' in state:  # one half: an encoder has a 7×7 kernel, a decoder 1×1
-        half = 'encoder' if state['blocks.input.w'].shape[-1] > 1 else 'decoder'
-        state = {f'{half}.{key}': value for key, value in state.items()}
+    if 'blocks.input.w' in state:  # one file: the encoder has a 7×7 kernel, the decoder 1×1
+        part = 'encoder' if state['blocks.input.w'].shape[-1] > 1 else 'decoder'
+        state = {f'{part}.{key}': value for key, value in state.items()}
     kinds = dict(w='weight', b='bias')
 
     def our_name(key: str) -> str:

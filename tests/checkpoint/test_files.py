@@ -166,7 +166,7 @@ def dalle(tmp_path, make_state, monkeypatch) -> tuple[Path, dict]:
 
 
 def test_dalles_modules_are_read_without_their_code(dalle):
-    """Both halves reconstruct an image, the encoder alone gives its ids."""
+    """Encoder and decoder reconstruct an image, the encoder alone gives its ids."""
     folder, state = dalle
     with pytest.raises((ModuleNotFoundError, pickle.UnpicklingError)):
         torch.load(folder / 'encoder.pkl', weights_only=False)

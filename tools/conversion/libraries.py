@@ -77,8 +77,8 @@ def _hf(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
     model, info = kind.from_pretrained(
         path, local_files_only=True, dtype=dtype, output_loading_info=True
     )
-    if odd := sorted(info['missing_keys']) + sorted(info['unexpected_keys']):
-        raise ValueError(f'{path} is no complete {kind.__name__}: {", ".join(map(str, odd[:8]))}')
+    if wrong := sorted(info['missing_keys']) + sorted(info['unexpected_keys']):
+        raise ValueError(f'{path} is no complete {kind.__name__}: {", ".join(map(str, wrong[:8]))}')
     model.eval()
     if spec.kind == 'mim':
         return lambda image, mask: model(image, bool_masked_pos=mask.flatten(1)).logits
