@@ -35,7 +35,6 @@ OPENMMLAB = [
     'regex',
 ]
 
-BANDS = ['tifffile']  # TIFF images with other numbers of channels than 3
 HUB = ['huggingface_hub']  # checkpoints named hf://ORG/NAME
 PARQUET = ['pyarrow']  # tools/embed.py --out NAME.parquet
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']  # tools/export.py --format onnx
@@ -101,13 +100,13 @@ setup(
         'pillow',
         'matplotlib>=3.8',
         'jinja2>=3',
+        'tifffile',  # TIFF images with any number of channels
     ],
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
         'export': EXPORT,
         'hub': HUB,
-        'bands': BANDS,
         'parquet': PARQUET,
         'docs': DOCS,
         'dev': [
@@ -118,7 +117,6 @@ setup(
             'transformers',
             'timm',
             'scikit-learn',  # mmpretrain's vis_tsne.py
-            *BANDS,
             *PARQUET,
             *EXPORT,
         ],

@@ -6,6 +6,7 @@ import bad_files
 import mmcv
 import numpy as np
 import pytest
+import tifffile
 from bad_files import IMAGES, READABLE
 from PIL import Image, ImageOps
 
@@ -100,7 +101,6 @@ def encode(array: np.ndarray, suffix: str) -> bytes:
         return npy(array)
     file = io.BytesIO()
     if suffix == '.tif':
-        tifffile = pytest.importorskip('tifffile')
         tifffile.imwrite(file, array, photometric='minisblack', planarconfig='contig')
     else:
         Image.fromarray(array.squeeze(-1) if array.shape[2] == 1 else array).save(file, suffix[1:])
