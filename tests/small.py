@@ -18,9 +18,6 @@ CONFIGS = {
     if not {'_base_', 'detection', 'reproduce'} & set(path.parts)
     and path.stem != 'recipe'  # these have tests of their own
 }
-FINETUNE = [name for name in CONFIGS if name.startswith(('classification/', 'segmentation/'))]
-CLASSIFICATION = [name for name in FINETUNE if name.startswith('class')]
-TRAINED = [name for name in FINETUNE if not name.endswith('_ms')]
 ARCH = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
 TOKENIZER = dict(vocab_size=32, width=8, blocks=1, width_in=8)
 _runs = count()

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, Registry, init_default_scope
+from mmengine.utils import get_object_from_string
 from small import CONFIGS, load
 
 import beit_mm.registry
@@ -66,11 +67,7 @@ def test_every_name_in_the_reference_exists():
     assert len(blocks) > 40
     for block in blocks:
         path = block.split()[0]
-        try:
-            owner = importlib.import_module(path)
-        except ModuleNotFoundError:
-            module, _, name = path.rpartition('.')
-            owner = getattr(importlib.import_module(module), name)
+        owner = get_object_from_string(path)
         members = re.search(r'members: \[(.+)\]', block)
         for name in members[1].split(', ') if members else ():
             assert hasattr(owner, name), (path, name)
