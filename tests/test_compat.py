@@ -1,14 +1,11 @@
 """Each fix of compat.py works, and the unpatched stack, in a process without beit_mm, has its fault."""
 
-import http.server
 import importlib
 import importlib.metadata
 import os
 import re
 import subprocess
 import sys
-import threading
-from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -17,6 +14,7 @@ import mmengine
 import numpy as np
 import pytest
 import torch
+from local_server import served
 from mmengine.logging import HistoryBuffer
 from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import checkpoint, load_checkpoint
@@ -95,15 +93,11 @@ def test_a_checkpoint_of_mmengine_loads_with_everything_in_it(legitimate):
 def test_a_pickle_that_would_run_code_is_refused(load, hostile, tmp_path, monkeypatch):
     """By our reader of files, and by mmengine's own, which `open-mmlab://…` uses."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f'http://127.0.0.1:{server.server_port}/hostile.pth'
-        path = url if load == 'load_from_http' else str(hostile[0])
+    with served({'/hostile.pth': hostile[0].read_bytes()}) as (url, _):
+        path = f'{url}/hostile.pth' if load == 'load_from_http' else str(hostile[0])
         arguments = [torch.nn.Linear(1, 1), path] if load == 'load_checkpoint' else [path, 'cpu']
         with pytest.raises((ValueError, UnpicklingError), match=r'GLOBAL pathlib\.Path was not'):
             getattr(checkpoint, load)(*arguments)
-        server.shutdown()
     assert not hostile[1].exists()
 
 
