@@ -87,7 +87,10 @@ def check_fit(
 
     Keys of data preprocessing are ignored. Keys that start with one of `optional` may be missing.
     """
-    own = {k: v for k, v in model.state_dict().items() if not k.startswith('data_preprocessor.')}
+    own, state = (
+        {key: value for key, value in each.items() if not key.startswith('data_preprocessor.')}
+        for each in (model.state_dict(), state)
+    )
     infinite = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if infinite:
         raise ValueError(

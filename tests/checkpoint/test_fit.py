@@ -6,7 +6,7 @@ from mmengine.logging import MMLogger
 from small import same_tensors
 
 from beit_mm.checkpoint import load_backbone
-from beit_mm.checkpoint.fit import adapt_patch_embed
+from beit_mm.checkpoint.fit import adapt_patch_embed, check_fit
 from beit_mm.models import BEiT
 from beit_mm.models.embeddings import resize_pos_embed
 from beit_mm.models.relative_position import resize_bias_table
@@ -138,6 +138,12 @@ def test_resizing_when_loading_is_resizing_at_run_time(tmp_path):
     torch.testing.assert_close(
         last_block(target, image(48)), last_block(source, image(48)), rtol=1e-9, atol=1e-9
     )
+
+
+def test_stored_values_of_a_data_preprocessor_are_not_compared():
+    model = torch.nn.ModuleDict(dict(data_preprocessor=torch.nn.BatchNorm2d(3)))
+    check_fit(model, model.state_dict(), 'a.pth')
+    check_fit(model, {}, 'a.pth')
 
 
 # -- other channels, another patch size
