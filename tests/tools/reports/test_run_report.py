@@ -15,18 +15,13 @@ LINES = [
 LOG = """2026/11/24 18:04:11 - mmengine - INFO -
 ------------------------------------------------------------
 System environment:
-    Python: 3.11
-    PyTorch: 2.14
     PyTorch compiling details: PyTorch built with:
   - GCC 13.3
 
     TorchVision: 0.29
-
-Runtime environment:
     seed: 1 <b>
     GPU number: 4
 ------------------------------------------------------------
-
 2026/11/24 18:04:11 - mmengine - INFO - Config:
 """
 
