@@ -13,11 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from command_line import make_parser, positive
-from recipe import chain, paper_check, runner
+from recipe import chain, runner
 from recipe.commands import add_launch_arguments, launch_of, tool_path
 from recipe.plan import PREPARE, Settings, shell_script
 from recipe.process import StageFailed, Stopped
 from reports.recipe_report import write_reports
+
+from beit_mm.config_check.comparison import compare
+from beit_mm.config_check.paper import find_nearest
+from beit_mm.config_check.report import format_comparison
+from beit_mm.config_check.summary import read_summary
+from beit_mm.utils.cfg_options import Options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,11 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
     run.add_argument('--seeds', type=positive, default=1, metavar='N', help=help_text)
     run.add_argument('--long', action='store_true', help='also run the stages marked long')
     add_launch_arguments(run)
-    help_text = 'list differences from the paper and contradictions'
-    paper_check.add_arguments(verbs.add_parser('check', help=help_text))
+    check = verbs.add_parser('check', help='list differences from the paper and contradictions')
+    check.add_argument('config', help='a BEiT config of this project, mmpretrain or mmseg')
+    check.add_argument('--gpus', type=int, metavar='N', help='default: from the file name, or 1')
+    check.add_argument('--auto-scale-lr', action='store_true', help='as for tools/train.py')
+    check.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE')
     args = parser.parse_args(arguments)
     if args.verb == 'check':
-        sys.exit(paper_check.check(args))
+        sys.exit(_check(args))
     try:
         _run(args)
     except (FileNotFoundError, ValueError, StageFailed) as error:
@@ -81,6 +90,21 @@ def _job_command(args: Namespace, work_dir: Path) -> list[str]:
     command += ['--gpus', str(args.gpus), '--partition', str(args.partition)]
     command += ['--long'] if args.long else []
     return [*command, '--cfg-options', *args.cfg_options] if args.cfg_options else command
+
+
+def _check(args: Namespace) -> int:
+    """Return the exit code: 0, 1 for contradictions, 2 if the config cannot be checked."""
+    try:
+        if args.gpus is not None and args.gpus < 1:
+            raise ValueError(f'--gpus {args.gpus}: expected at least 1')
+        summary = read_summary(args.config, args.cfg_options, args.gpus, args.auto_scale_lr)
+    except (FileNotFoundError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    recipe, mismatches = find_nearest(summary)
+    findings = compare(summary, recipe)
+    print(f'{args.config}\n{format_comparison(summary, recipe, mismatches, findings)}')
+    return int(any(finding.stops for finding in findings))
 
 
 if __name__ == '__main__':

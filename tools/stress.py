@@ -8,21 +8,20 @@ fuzz      random settings, sizes, weights, files, pickles, configs and names
 The last line counts the faults. The exit code is 1 if anything went wrong.
 """
 
-import argparse
 import importlib
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from command_line import make_parser
+
 ROOT = Path(__file__).parents[1]
 TRIALS = ('kill', 'signals', 'ranks', 'fuzz')
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('trial', choices=TRIALS)
     parser.add_argument('--n', type=int, default=20, help='number of faults or cases')
     parser.add_argument('--seed', type=int, default=0, help='seed of the moments and faults')

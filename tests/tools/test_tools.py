@@ -1,5 +1,6 @@
 """The wheel and its installation, and the shell scripts."""
 
+import io
 import os
 import runpy
 import shutil
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import weights
 from PIL import Image
 
 pytestmark = pytest.mark.any_stack
@@ -151,6 +153,20 @@ def test_each_run_on_one_machine_gets_a_free_port(tmp_path, script):
 
     assert port().isdigit() and port() != '29500'
     assert port(NNODES='2') == '29500' and port(PORT='1234') == '1234'
+
+
+def test_the_hub_is_asked_at_its_endpoint(monkeypatch):
+    asked = []
+
+    def answer(request, timeout):
+        asked.append(request.full_url)
+        return io.BytesIO()
+
+    monkeypatch.setattr(weights, 'urlopen', answer)
+    monkeypatch.setenv('HF_ENDPOINT', 'http://mirror/')
+    monkeypatch.setattr(weights, 'published', lambda: dict(a=dict(address='hf://org/name')))
+    assert weights.main(['check']) == 0
+    assert asked == ['http://mirror/api/models/org/name']
 
 
 def test_scaling_the_rate_needs_the_batch_that_it_is_meant_for(tmp_path, monkeypatch, capsys):

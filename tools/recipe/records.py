@@ -5,13 +5,13 @@
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
 from mmengine.config import Config
 
 from beit_mm.checkpoint.folders import find_last_checkpoint
+from beit_mm.engine.atomic_file import write_file
 
 from .chain import Stage
 
@@ -20,10 +20,7 @@ FINISHED, BEGUN, PREPARED = 'stage.json', 'begun.json', 'prepare.json'
 
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix('.tmp')
-    unfinished.write_text(json.dumps(content, indent=2) + '\n')
-    os.replace(unfinished, path)
+    write_file(path, [f'{json.dumps(content, indent=2)}\n'.encode()])
 
 
 def read_json(path: Path) -> dict | None:
@@ -80,7 +77,7 @@ def describe_inputs(
 
 
 def stage_status(stage_dir: Path, inputs: dict) -> tuple[str, str]:
-    """Return 'finished', 'interrupted' or 'new', and a sentence for the log ('' for a new stage)."""
+    """Return 'finished', 'interrupted' or 'new', and a sentence for the log, or ''."""
     finished = read_record(stage_dir)
     record = finished or read_json(stage_dir / BEGUN)
     if not record:
