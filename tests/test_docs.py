@@ -47,6 +47,11 @@ def test_links_exist_in_the_repository(page):
         assert '://' in link or (page.parent / link).exists(), link
 
 
+def test_files_that_the_readme_names_exist():
+    named = re.findall(r'\b((?:configs|tools|docs|requirements)/[\w./+-]*\w)', README)
+    assert len(named) > 20 and [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_every_registered_class_is_in_the_reference():
     page = (ROOT / 'docs/api.md').read_text()
     names = set()

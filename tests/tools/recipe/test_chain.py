@@ -51,7 +51,6 @@ OURS = dict(name='a', config='ours.py')
 @pytest.mark.parametrize('stages, message', [
     ([], 'has no stages'),
     ([dict(OURS, weihgts={})], "unexpected keyword argument 'weihgts'"),
-    ([dict(config='ours.py')], "missing 1 required positional argument: 'name'"),
     ([OURS, dict(OURS, name='a/b')], "stage 'a/b' would share a folder with 'a'"),
     ([dict(OURS, name='prepare')], "'prepare' would share a folder with"),
     ([dict(OURS, config='none.py')], "config none.py of stage 'a' not found"),
