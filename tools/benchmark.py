@@ -1,4 +1,4 @@
-"""Compare the speed and memory of BEiT here and in other libraries, which take turns in one process.
+"""Compare the speed and memory of BEiT here and in other libraries, in turns in one process.
 
     python tools/benchmark.py step                # pre-training steps of BEiT-B, bf16 and f32
     python tools/benchmark.py step --compile      # with compiled blocks (needs a C++ compiler)
@@ -6,7 +6,7 @@
     python tools/benchmark.py step --quick        # a toy model: shows that it works, not how fast
 
 A ratio above 1 means that ours is faster: median over rounds (lowest … highest). The share of the
-peak is that of a large matrix product in the same precision. docs/performance.md explains the cases.
+peak is that of a large matrix product in the same precision. docs/performance.md explains the rows.
 """
 
 import json

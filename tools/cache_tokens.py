@@ -1,4 +1,4 @@
-"""Compute the visual tokens of a config's crops once: `python tools/cache_tokens.py CONFIG --out FOLDER`."""
+"""Compute the tokens of all crops once: `python tools/cache_tokens.py CONFIG --out FOLDER`."""
 
 from beit_mm.engine.cache_tokens import main
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build the site of docs/ in build/site; a warning is an error: bash tools/docs.sh [arguments of mkdocs build]
+# Build the site of docs/ in build/site; a warning is an error:
+#   bash tools/docs.sh [arguments of mkdocs build]
 # It needs only Python: the API reference is read from the source files, which are not imported.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""Draw the data set Shapes: `python tools/draw_shapes.py OUT --train 12000 --val 2000` (see `tools/shapes/draw.py`)."""
+"""Draw the data set Shapes: `python tools/draw_shapes.py OUT --train 12000 --val 2000`."""
 
 import sys
 

@@ -1,9 +1,10 @@
 # Sourced by quickstart.sh, test.sh and docs.sh in the root of the project.
 #   install STACK
-# installs what requirements/STACK.txt pins: into .venv (onedl), .venv and .overlay/STACK (openmmlab, detection) or .docs (docs).
-# It returns at once if the same files were installed before. PYTHON names the Python for .venv and .docs (3.10 or newer).
+# installs what requirements/STACK.txt pins: into .venv (onedl), .venv and .overlay/STACK
+# (openmmlab, detection) or .docs (docs). It returns at once if the same files were installed
+# before. PYTHON names the Python for .venv and .docs (3.10 or newer).
 
-export PYTHONDONTWRITEBYTECODE=  # modules are compiled at their first import, which most of the 20 000 never see
+export PYTHONDONTWRITEBYTECODE=  # compile modules at their first import; most are never imported
 
 install() {
     local wanted venv=.venv stamp=.venv/installed
@@ -18,11 +19,15 @@ install() {
     wanted=$(cat setup.py pyproject.toml "requirements/$1.txt" tools/install.sh; pwd)
     [[ ! -e $stamp || $(<"$stamp") != "$wanted" ]] || return 0
     if [[ ! -x $venv/bin/python ]]; then
-        "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"beit_mm needs Python 3.10 or newer, this is {sys.version}: name another with PYTHON=…")'
+        local check='import sys
+if sys.version_info < (3, 10):
+    sys.exit(f"beit_mm needs Python 3.10 or newer, this is {sys.version}: name another with PYTHON=…")'
+        "${PYTHON:-python3}" -c "$check"
         "${PYTHON:-python3}" -m venv $venv
     fi
     echo "Installing the $1 stack (once; it may take minutes) …" >&2
-    local pip=($venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint "requirements/$1.txt")
+    local pip=($venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile)
+    pip+=(--constraint "requirements/$1.txt")
     if [[ $1 == onedl ]]; then
         "${pip[@]}" --editable '.[onedl,dev]'
     elif [[ $1 == docs ]]; then

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install what the tests need, then run them:
 #   bash tools/test.sh [--stack onedl|openmmlab|detection] [--install-only] [arguments of pytest]
-# The stack detection adds MMDetection to onedl. It is a stack of its own, since mmseg imports MMDetection wherever it is installed.
+# The stack detection adds MMDetection to onedl. It is a stack of its own, since mmseg imports
+# MMDetection wherever it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stack=onedl install_only=false arguments=()
@@ -13,7 +14,10 @@ while (($#)); do
     esac
     shift
 done
-[[ -e requirements/$stack.txt ]] || { echo "--stack $stack is unknown: expected onedl, openmmlab or detection" >&2; exit 2; }
+if [[ ! -e requirements/$stack.txt ]]; then
+    echo "--stack $stack is unknown: expected onedl, openmmlab or detection" >&2
+    exit 2
+fi
 
 source tools/install.sh
 install "$stack"

@@ -1,4 +1,4 @@
-"""Classification of images per second, and segmentation by sliding windows with mmseg's own loop."""
+"""Images per second of classification, and of segmentation by sliding windows."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -74,7 +74,7 @@ def inference(settings: Settings) -> Iterator[dict]:
 
 
 def build_segmentor(library: str, quick: bool) -> nn.Module:
-    """Build our config's model; for mmseg its own segmentor and BEiT with the same neck and head."""
+    """Build our config's model, or mmseg's segmentor and BEiT with the same neck and head."""
     import mmseg.models  # noqa: F401 (registers)
 
     init_default_scope('mmseg')

@@ -68,7 +68,7 @@ def _load_batch(load: Loader, paths: list[str]) -> object:
 
 
 def draw_images(folder: Path, number: int) -> list[str]:
-    """Write images like ImageNet's average: 500×375 pixels and 110 kB, Shapes with a camera's noise."""
+    """Write Shapes with noise, of the average size in ImageNet: 500×375 pixels and 110 kB."""
     rng, paths = np.random.default_rng(0), []
     for i in range(number):
         image = scene(0, i, 500)[0][:375, :, ::-1] + rng.normal(0, 8, (375, 500, 1))

@@ -1,4 +1,4 @@
-"""Time libraries in turns (A B C, B C A, …), so that other load on the machine affects all of them equally."""
+"""Time libraries in turns (A B C, B C A, …), so that other load on the machine affects all."""
 
 import platform
 import statistics
@@ -58,7 +58,7 @@ def autocast(dtype: torch.dtype) -> torch.autocast:
 
 
 def take_turns(turns: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int = 1) -> Times:
-    """Return the seconds per call for each round after the warm-up; a GPU is waited for once a turn."""
+    """Return the seconds per call and round after the warm-up; waits for a GPU once per turn."""
     times, order = {name: [] for name in turns}, list(turns)
     for round_ in range(-warm_up, rounds):
         order.append(order.pop(0))  # the first one of a round finds another state of the caches
@@ -83,9 +83,9 @@ def row(
     gflop: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict:
-    """Return one row of the report: rates in `unit` if a turn does `work` units, and ratios to `ours`.
+    """Return one row of the report: rates in `unit` if a turn does `work` units; ratios to `ours`.
 
-    `gflop` per turn of the full model gives the share of the peak, that of a matrix product of `dtype`.
+    `gflop` per turn of the full model gives the share of the peak of a matrix product of `dtype`.
     """
     median = {name: statistics.median(seconds) for name, seconds in times.items()}
     ratios = {}
@@ -128,9 +128,9 @@ def machine() -> str:
 
 
 def peak_memory(function: Callable, *args: object) -> float:
-    """Return the peak memory (GiB, on a GPU: allocated) of `function(*args)` in a process of its own.
+    """Return the peak memory (GiB, on a GPU: allocated) of `function(*args)` in its own process.
 
-    The process is forked from a small server: one that is spawned inherits the peak of this process.
+    The process is forked from a small server: a spawned one inherits the peak of this process.
     """
     with ProcessPoolExecutor(1, get_context('forkserver')) as pool:
         return pool.submit(_measure_peak, torch.get_num_threads(), function, *args).result()

@@ -1,4 +1,4 @@
-"""Recipe files: a list of training stages, in which a stage can start from an earlier stage's checkpoint.
+"""Recipe files: training stages, each of which can start from an earlier stage's checkpoint.
 
 A recipe is a Python config:
 
@@ -78,7 +78,7 @@ def read_recipe(path: str | Path, long: bool = False) -> Recipe:
 
 
 def _read_stage(entry: dict, earlier: list[str], path: Path) -> Stage:
-    """Return a stage; its config is relative to the current folder, the recipe's folder or one above."""
+    """Return a stage; its config is found from the current folder or those above the recipe."""
     try:
         stage = Stage(**entry)
     except TypeError as error:  # names the unknown or the missing key
@@ -86,7 +86,8 @@ def _read_stage(entry: dict, earlier: list[str], path: Path) -> Stage:
     for other in [*earlier, 'prepare']:
         if f'{stage.name}/'.startswith(f'{other}/') or f'{other}/'.startswith(f'{stage.name}/'):
             raise ValueError(
-                f'{path}: stage {stage.name!r} would share a folder with {other!r}: choose another name'
+                f'{path}: stage {stage.name!r} would share a folder with {other!r}: choose another '
+                'name'
             )
     for source in stage.weights.values():
         if source not in earlier:
@@ -125,7 +126,7 @@ def parse_options(options: list[str]) -> dict:
 
 
 def expected_checkpoint(stage: Stage, stage_dir: Path, options: list[str]) -> str:
-    """Return the path that a stage's last checkpoint will have, '<…>' if the config does not tell."""
+    """Return the path of a stage's future last checkpoint, '<…>' if the config does not tell."""
     cfg = Config.fromfile(stage.config)
     cfg.merge_from_dict(parse_options(options))
     hook = cfg.get('default_hooks', {}).get('checkpoint', {})

@@ -15,7 +15,7 @@ LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 @dataclass(frozen=True)
 class Launch:
-    """Launcher of a stage, 'none' (one process), 'pytorch' (torchrun) or 'slurm', for `gpus` processes.
+    """Launcher of a stage for `gpus` processes: 'none' (one process), 'pytorch' or 'slurm'.
 
     Raises ValueError for several processes without a launcher, or for Slurm without a partition.
     """

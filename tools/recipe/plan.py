@@ -16,8 +16,8 @@ PREPARE = 'prepare'  # `--stage prepare` runs the recipe's `prepare` alone
 class Settings:
     """Settings that all stages of a run share.
 
-    `overrides` ('key=value') apply to every config, `seed` None leaves the seeds of the configs, and
-    `only` names the stages to run (all if empty).
+    `overrides` ('key=value') apply to every config, `seed` None leaves the seeds of the configs,
+    and `only` names the stages to run (all if empty).
     """
 
     work_dir: Path
@@ -29,7 +29,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage with its title for the log, its status (see `stage_status`) and its `--cfg-options`."""
+    """A stage with its title for the log, its `stage_status` and its `--cfg-options`."""
 
     title: str
     stage: Stage
@@ -72,7 +72,7 @@ def selected_stages(recipe: Recipe, settings: Settings) -> Iterator[tuple[str, S
 def plan_stage(
     title: str, stage: Stage, recipe: Recipe, settings: Settings, pending: dict[str, str]
 ) -> PlannedStage:
-    """Return a stage's status and options; `pending` maps unfinished stages to their future checkpoints.
+    """Return a stage's plan; `pending` maps unfinished stages to their future checkpoints.
 
     Raises FileNotFoundError if a stage that it starts from has no checkpoint and is not pending.
     """

@@ -18,7 +18,7 @@ JUDGED = dict(top1='top-1, %', mIoU='mIoU, %')
 
 
 def scalars(stage_dir: Path, of_probe: bool = False) -> list[dict]:
-    """Return the lines of a stage's log: those of `Probe`, or the others, where `lr` marks training."""
+    """Return the lines of `Probe` in a stage's log, or the others, where `lr` marks training."""
     lines = _lines(stage_dir)
     return [line for line in lines if any(key.startswith('probe/') for key in line) == of_probe]
 

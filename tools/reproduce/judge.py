@@ -28,8 +28,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def sign_flip(differences: Sequence[float]) -> float:
     """Return the exact two-sided p of paired differences.
 
-    p is the share of all 2ⁿ choices of signs whose sum is at least as far from zero. The test assumes
-    no distribution: without an effect both signs are equally likely. Its smallest p is 2 / 2ⁿ.
+    p is the share of all 2ⁿ choices of signs whose sum is at least as far from zero. The test
+    assumes no distribution: without an effect both signs are equally likely. Its smallest p is
+    2 / 2ⁿ.
 
     Raises ValueError for no differences or more than 20.
     """
@@ -63,7 +64,10 @@ def differences(better: dict[str, float], worse: dict[str, float]) -> list[float
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """A claim for one metric: its gap in the paper (NaN: none) and here, half an interval, p, verdict."""
+    """A claim for one metric, with its gap in the paper (NaN: none) and here.
+
+    `half` is half the width of the 95 % interval of `here`.
+    """
 
     claim: Claim
     metric: str
@@ -100,7 +104,7 @@ def curve_values(figures: Figures, stage: str, metric: str) -> dict[float, dict[
 
 
 def curve(figures: Figures, stage: str, metric: str) -> list[tuple[float, float, float]]:
-    """Return (step, mean, half the 95 % interval) for the steps that all seeds of the stage have."""
+    """Return (step, mean, half the 95 % interval) for the steps that all its seeds have."""
     by_step = curve_values(figures, stage, metric)
     seeds = max(map(len, by_step.values()), default=0)
     return [(x, *interval(list(y.values()))) for x, y in by_step.items() if len(y) == seeds]
@@ -109,7 +113,7 @@ def curve(figures: Figures, stage: str, metric: str) -> list[tuple[float, float,
 def gains(
     figures: Figures, better: str, worse: str, metric: str
 ) -> list[tuple[float, float, bool]]:
-    """Return (step, mean gain, whether it is significantly positive) for two stages of equal length."""
+    """Return (step, mean gain, whether it is significantly positive) for two stages."""
     other = curve_values(figures, worse, metric)
     found = []
     for step, own in curve_values(figures, better, metric).items():

@@ -21,7 +21,7 @@ def _load(path: str) -> dict:
 
 
 def choose_ablations(scale: Scale, names: list[str] | None) -> list[str]:
-    """Return the chosen ablations or the scale's, and those that they start from. Raises ValueError."""
+    """Return the chosen ablations (default: the scale's) and those that they start from."""
     names = names or scale.cfg['ablations']
     if unknown := [name for name in names if name not in ABLATIONS]:
         raise ValueError(
@@ -103,7 +103,7 @@ def _predicts_tokens(name: str) -> bool:
 
 
 def _backbone_options(name: str) -> dict[str, object]:
-    """Return options that give a fine-tuned backbone the parts of the pre-trained one (or of BEiT)."""
+    """Return options that give a fine-tuned backbone the parts of its pre-trained one or BEiT."""
     backbone = _load(ABLATIONS[name].config or BEIT)['model']['backbone']
     return {
         'model.backbone.abs_pos_embed': backbone.get('abs_pos_embed', False),
@@ -117,7 +117,7 @@ def _with_data(scale: Scale, config: str, options: dict) -> dict:
 
 
 def stage_digests(recipe: Recipe, overrides: list[str]) -> dict[str, str]:
-    """Return for each stage the digest of what determines its result: config, options, data, sources.
+    """Return per stage the digest of what determines its result: config, options, data, sources.
 
     How the log is shown (`visualizer`) does not count.
     """

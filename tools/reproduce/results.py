@@ -63,7 +63,7 @@ def _read_stage(stage_dir: Path) -> dict:
 
 
 def select_current(results: dict, digests: dict[int, dict[str, str]]) -> dict[str, dict]:
-    """Return seed → stage → results for the stages whose digest (seed → stage → digest) is the same."""
+    """Return seed → stage → results of the stages whose digest is that in `digests`."""
     selected = {}
     for seed, expected in digests.items():
         stages = results['seeds'].get(str(seed), {})

@@ -21,7 +21,7 @@ MAX_TILT = 0.2  # radians
 
 
 def texture_of(species: int) -> int:
-    """Return the texture, which the species shares with one neighbor, the palette with the other."""
+    """Return the texture. One neighbor has the same texture, the other the same palette."""
     return species // 2
 
 

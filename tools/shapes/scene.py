@@ -66,7 +66,7 @@ def render(plan: Layout, size: int, noise: np.random.Generator) -> tuple[np.ndar
 
 
 def _sprite(thing: Thing, width: int) -> np.ndarray:
-    """Draw a thing upright for a canvas of `width` pixels: f32 [n, n, 4], colors and alpha 0 … 1."""
+    """Draw a thing upright for a canvas of `width` pixels: RGBA f32 [n, n, 4], alpha 0 … 1."""
     unit, shape, skin = thing.radius * width, DISC if thing.wrapped else thing.species, thing.skin
     side = 2 * math.ceil(REACH[shape] * unit) + 1
     axis = ((np.arange(side) - (side - 1) / 2) / unit).astype(np.float32)  # in radii
