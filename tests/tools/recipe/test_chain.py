@@ -8,10 +8,9 @@ import pytest
 from mmengine.config import Config
 from recipe import chain
 from recipe.chain import Stage
+from small import ROOT
 
 pytestmark = pytest.mark.any_stack
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -16,10 +16,9 @@ from recipe.commands import Launch
 from recipe.plan import PlannedStage, Settings, shell_script
 from reports import summary
 from shapes import draw as shapes
+from small import ROOT
 
 pytestmark = pytest.mark.any_stack
-
-ROOT = Path(__file__).parents[3]
 PAPER = 'configs/paper/recipe.py'
 
 

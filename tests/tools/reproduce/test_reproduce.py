@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 from reproduce import page, results
 from reproduce.scale import Scale
+from small import ROOT
 from trials.ranks import until
 
 pytestmark = pytest.mark.any_stack
-
-ROOT = Path(__file__).parents[3]
 TINY = """
 _base_ = '{root}/configs/reproduce/shapes.py'
 data = 'data/tiny'
