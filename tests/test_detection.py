@@ -78,16 +78,6 @@ def toy(coco: Path, work_dir: Path) -> Config:
     return cfg
 
 
-def test_a_detector_trains_on_boxes_and_reports_average_precision(coco, tmp_path):
-    runner = build_runner(toy(coco, tmp_path))
-    runner.train()
-    assert runner.iter == 2
-    trained = runner.optim_wrapper.optimizer.state
-    assert all(parameter in trained for parameter in runner.model.parameters())
-    assert all(p.isfinite().all() for p in runner.model.parameters())
-    assert 'coco/bbox_mAP' in next(tmp_path.rglob('scalars.json')).read_text().splitlines()[-1]
-
-
 def test_a_detector_learns_four_scenes(coco, tmp_path):
     cfg = toy(coco, tmp_path)
     cfg.model.backbone.patch_embed_std = 0.2  # a short run
@@ -97,17 +87,12 @@ def test_a_detector_learns_four_scenes(coco, tmp_path):
     cfg.default_hooks.checkpoint.interval = 80
     runner = build_runner(cfg)
     runner.train()
+    trained = runner.optim_wrapper.optimizer.state
+    assert all(parameter in trained for parameter in runner.model.parameters())
     assert runner.message_hub.get_scalar('val/coco/bbox_mAP').current() > 0.6
 
 
-def test_every_level_of_the_pyramid_is_half_as_large_as_the_one_before(coco, tmp_path):
-    model = build_runner(toy(coco, tmp_path)).model.eval()
-    with torch.no_grad():
-        features = model.extract_feat(torch.zeros(1, 3, SIDE, SIDE))
-    assert [SIDE // feature.shape[-1] for feature in features] == [8, 16, 32, 64, 128]
-
-
-def test_the_config_builds_at_full_size():
+def test_the_pyramid_of_the_config_at_full_size():
     from mmengine.registry import MODELS, init_default_scope
 
     cfg = Config.fromfile(CONFIG)
@@ -115,4 +100,5 @@ def test_the_config_builds_at_full_size():
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
         features = model.extract_feat(torch.zeros(1, 3, 640, 640))
-    assert [feature.shape[1] for feature in features] == [256] * 5
+    sides = [640 // stride for stride in (8, 16, 32, 64, 128)]
+    assert [feature.shape for feature in features] == [(1, 256, side, side) for side in sides]

@@ -1,7 +1,6 @@
 """Attention maps: how much each patch attends to every other one (paper, Figure 2).
 
-Shapes: B images, H heads, N = h·w patches of a grid (h, w), M rows of the sequence of 1 + N tokens,
-whose first one is [CLS].
+Shapes: B images, H heads, N = h·w patches of a grid (h, w). The first of 1 + N tokens is [CLS].
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +16,9 @@ from .relative_position import Grid
 T = TypeVar('T')
 
 
-def attention_weights(
-    module: Attention,
-    x: Tensor,
-    grid: Grid,
-    bias: Tensor | None = None,
-    rows: Tensor | None = None,
-) -> Tensor:
-    """Return the softmax [B, H, M, 1 + N] of `Attention.forward` for the same arguments."""
-    q, k, _, bias = module.project_qkv(x, grid, bias, rows)
+def attention_weights(module: Attention, x: Tensor, grid: Grid, bias: Tensor | None) -> Tensor:
+    """Return the softmax [B, H, 1 + N, 1 + N] of `Attention.forward` without `rows`."""
+    q, k, _, bias = module.project_qkv(x, grid, bias)
     scores = q @ k.transpose(-2, -1) / q.size(-1) ** 0.5
     return (scores if bias is None else scores + bias).softmax(-1)
 
@@ -42,7 +35,8 @@ def attention_of_blocks(
     results: list[T] = []
 
     def record(module: Attention, inputs: tuple) -> None:
-        results.append(reduce(attention_weights(module, *inputs)))
+        x, grid, bias, _ = inputs
+        results.append(reduce(attention_weights(module, x, grid, bias)))
 
     hooks = [block.attn.register_forward_pre_hook(record) for block in backbone.blocks]
     try:

@@ -51,7 +51,7 @@ class BEiT(BaseModule):
             or None.
         layer_scale: initial LayerScale (0.1 for base, 1e-5 for large), or None.
         out_indices: blocks whose outputs are returned, in rising order; −1 is the last.
-        out_type: 'raw' returns the normalized sequence [B, 1 + N, D], 'cls_token' its class token [B, D],
+        out_type: 'raw' returns the normalized sequence [B, 1 + N, D], 'cls_token' its [CLS] [B, D],
             'featmap' the patches [B, D, h, w] without a norm, 'avg_featmap' the mean of the patches
             with a LayerNorm of its own [B, D].
         mask_token: learn the embedding that replaces masked patches (pre-training).
@@ -240,10 +240,9 @@ class BEiT(BaseModule):
         return num_layers - 1, num_layers
 
     def _freeze(self) -> None:
-        last_frozen_layer = min(self.frozen_stages, len(self.blocks))
         for name, parameter in self.named_parameters():
             is_shared_table = name.startswith('rel_pos_bias') and self.frozen_stages > 0
-            if is_shared_table or self.get_layer_depth(name)[0] <= last_frozen_layer:
+            if is_shared_table or self.get_layer_depth(name)[0] <= self.frozen_stages:
                 parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'BEiT':

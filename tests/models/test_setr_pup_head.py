@@ -21,15 +21,14 @@ def make_head(**kwargs) -> SETRPUPHead:
     return SETRPUPHead(**dict(in_channels=8, channels=16, num_classes=5, norm_cfg=BN) | kwargs)
 
 
-def make_segmentor(decode_head: dict, **parts):
+def make_segmentor(decode_head: dict, auxiliary_head: list[dict]):
     torch.manual_seed(0)
     backbone = dict(
         type='beit_mm.BEiT', arch=ARCH, img_size=32, patch_size=8, layer_scale=0.1, rel_pos_bias='per_layer',
         out_type='featmap', out_indices=(0, 1, 2, 3),
     )  # fmt: skip
-    model = MODELS.build(
-        dict(type='EncoderDecoder', backbone=backbone, decode_head=decode_head, **parts)
-    )
+    heads = dict(decode_head=decode_head, auxiliary_head=auxiliary_head)
+    model = MODELS.build(dict(type='EncoderDecoder', backbone=backbone, **heads))
     model.init_weights()
     return model
 
@@ -43,10 +42,10 @@ def make_batch() -> tuple[torch.Tensor, list[SegDataSample]]:
     return images, samples
 
 
-def train(model, steps: int, lr: float) -> tuple[list[float], dict]:
-    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=lr), []
+def train(model) -> tuple[list[float], dict]:
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2), []
     images, samples = make_batch()
-    for _ in range(steps):
+    for _ in range(20):
         loss, logged = model.parse_losses(model.loss(images, samples))
         optimizer.zero_grad()
         loss.backward()
@@ -54,13 +53,6 @@ def train(model, steps: int, lr: float) -> tuple[list[float], dict]:
         losses.append(loss.item())
     assert all(p.grad is not None for p in model.parameters())
     return losses, logged
-
-
-@pytest.mark.parametrize('upsample, kernel', [('bilinear', 3), ('deconv', 4)])
-def test_parameter_count(upsample, kernel):
-    head = make_head(in_channels=768, channels=256, num_classes=150, upsample=upsample)
-    convs = kernel**2 * 256 * (768 + 3 * 256) + 4 * 2 * 256
-    assert sum(p.numel() for p in head.parameters()) == 2 * 768 + convs + 256 * 150 + 150
 
 
 def test_bilinear_logits_are_mmsegs():
@@ -90,19 +82,7 @@ def test_with_two_auxiliary_heads_every_parameter_learns_and_the_model_overfits(
     loss = dict(type='CrossEntropyLoss', loss_weight=0.4)
     auxiliary = [dict(pup, num_stages=1, in_index=i, loss_decode=loss) for i in (1, 2)]
     main = dict(pup, num_stages=3, in_index=3, upsample=upsample)
-    losses, logged = train(make_segmentor(main, auxiliary_head=auxiliary), steps=20, lr=1e-2)
+    losses, logged = train(make_segmentor(main, auxiliary))
     assert {'decode.loss_ce', 'aux_0.loss_ce', 'aux_1.loss_ce'} <= set(logged)
     chance = 1.98  # (1 + 2·0.4)·ln 3
     assert losses[0] > 0.8 * chance and losses[-1] < 0.25 * losses[0]
-
-
-def test_upernet_on_the_pyramid_of_mmseg_trains():
-    head = dict(
-        type='UPerHead', in_channels=[32] * 4, in_index=[0, 1, 2, 3], pool_scales=(1, 2), channels=16,
-        num_classes=3, norm_cfg=BN,
-    )  # fmt: skip
-    neck = dict(type='Feature2Pyramid', embed_dim=32, rescales=[4, 2, 1, 0.5], norm_cfg=BN)
-    model = make_segmentor(head, neck=neck)
-    assert [f.shape[-1] for f in model.extract_feat(make_batch()[0])] == [16, 8, 4, 2]
-    losses, _ = train(model, steps=2, lr=3e-3)
-    assert losses[1] < losses[0]

@@ -57,16 +57,8 @@ def test_half_precision_excludes_the_last_convolution(trained, dtype):
     assert 0 < (tokens != exact).float().mean() < 0.5 * (all_half != exact).float().mean()
 
 
-def test_cached_ids_are_used_unchanged_and_need_no_tokenizer():
-    ids = torch.randint(32, (2, 4, 6))
-    assert TokenTarget(CONFIG)(dict(token_ids=ids, token_view=make_views())) is ids
-
-
-@pytest.mark.parametrize(
-    'other', [dict(vocab_size=16), dict(width=4), dict(groups=2), dict(blocks=2)]
-)
-def test_a_tokenizer_of_another_shape_is_refused_and_never_partly_loaded(trained, other):
-    target = TokenTarget(CONFIG | other, trained[1])
+def test_a_tokenizer_of_another_shape_is_refused_and_never_partly_loaded(trained):
+    target = TokenTarget(CONFIG | dict(blocks=2), trained[1])
     before = {k: v.clone() for k, v in target.tokenizer_module.state_dict().items()}
     for _ in range(2):
         with pytest.raises(ValueError, match=r'does not fit this DiscreteVAE'):
