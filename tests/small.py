@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from beit_mm.models import BEiTPretrainer
 from beit_mm.registry import MODELS
 from beit_mm.utils.config_tree import find_dataset, kind, nodes
 
@@ -143,6 +144,13 @@ def shrink_crops(cfg: Config) -> None:
                 node[key] //= 8
             elif isinstance(node.get(key), (list, tuple)):
                 node[key] = tuple(side // 8 for side in node[key])
+
+
+def make_pretrainer(target: dict, channels: int, num_masked: int, **backbone) -> BEiTPretrainer:
+    """Return masked image modeling of images of 32 pixels, which have a grid of 4×4 patches."""
+    own = dict(type='BEiT', arch=ARCH, img_size=32, patch_size=8, mask_token=True)
+    head = dict(type='MIMHead', in_channels=ARCH['embed_dims'], out_channels=channels)
+    return BEiTPretrainer(own | backbone, target, head, num_masked)
 
 
 def same_tensors(one: dict, other: dict) -> bool:

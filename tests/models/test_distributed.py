@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from small import make_pretrainer
 from torch.nn.parallel import DistributedDataParallel
 
 from beit_mm.models import BEiTPretrainer, DiscreteVAE
@@ -15,7 +16,6 @@ from beit_mm.models.dvae_losses import kl_to_uniform
 
 pytestmark = pytest.mark.any_stack
 
-ROOT = Path(__file__).parents[2]
 RANKS = 2
 NUM_MASKED = dict(different=(5, 3, 1, 2), none_on_one_rank=(5, 3, 0, 0))  # two images per rank
 CASES = [
@@ -29,21 +29,13 @@ VAE = dict(
 )
 
 
-def make_pretrainer(target: str, recover: str) -> BEiTPretrainer:
+def make_model(name: str, recover: str) -> BEiTPretrainer:
     torch.manual_seed(0)
     channels, settings = 192, dict(patch_size=8)
-    if target == 'TokenTarget':
+    if name == 'TokenTarget':
         channels, settings = 16, dict(tokenizer=dict(type='DiscreteVAE', **VAE))
-    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
-    model = BEiTPretrainer(
-        backbone=dict(
-            type='BEiT', arch=arch, img_size=32, patch_size=8, mask_token=True,
-            rel_pos_bias='shared', layer_scale=0.1,
-        ),
-        target=dict(type=target, recover=recover, **settings),
-        head=dict(type='MIMHead', in_channels=16, out_channels=channels),
-        num_masked=6,
-    )  # fmt: skip
+    target = dict(type=name, recover=recover, **settings)
+    model = make_pretrainer(target, channels, 6, rel_pos_bias='shared', layer_scale=0.1)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return model.double()
@@ -95,7 +87,7 @@ def run_rank(rank: int, port: int, folder: Path) -> None:
     dist.init_process_group('gloo', store=store, rank=rank, world_size=RANKS)
     saved = {}
     for target, recover, name in CASES:
-        model = DistributedDataParallel(make_pretrainer(target, recover))
+        model = DistributedDataParallel(make_model(target, recover))
         saved[target, recover, name] = step(model, part_of(make_batch(NUM_MASKED[name]), rank))
     model = DistributedDataParallel(make_tokenizer())
     torch.manual_seed(10 + rank)  # of the Gumbel noise
@@ -112,7 +104,7 @@ def run_rank(rank: int, port: int, folder: Path) -> None:
 def ranks(tmp_path_factory) -> list[dict]:
     """Return what each rank saved."""
     folder = tmp_path_factory.mktemp('ranks')
-    path = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(ROOT)]))
+    path = os.pathsep.join(sys.path)  # has the folder tests
     env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=path)
     store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     processes = []
@@ -139,7 +131,7 @@ def assert_equal_gradients(found: dict, expected: dict) -> None:
 def test_pre_training_on_two_ranks_has_the_gradient_of_the_joined_batch(ranks, case):
     """Also if ranks have different numbers of masked patches, or none."""
     target, recover, name = case
-    expected, gradients = step(make_pretrainer(target, recover), make_batch(NUM_MASKED[name]))
+    expected, gradients = step(make_model(target, recover), make_batch(NUM_MASKED[name]))
     for saved in ranks:
         logged, found = saved[case]
         assert logged.keys() == expected.keys()

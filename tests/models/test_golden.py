@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
+from small import make_pretrainer
 from torch import nn
-
-from beit_mm.models import BEiTPretrainer
 
 pytestmark = pytest.mark.any_stack
 
@@ -40,23 +40,12 @@ def fill(model: nn.Module, rng: np.random.Generator) -> None:
         )
 
 
-def run(backbone: dict, **target: object) -> list[float]:
+def run(backbone: dict) -> list[float]:
     rng = np.random.default_rng(0)
-    model = BEiTPretrainer(
-        backbone=dict(
-            type='BEiT',
-            arch=ARCH,
-            img_size=32,
-            patch_size=8,
-            mask_token=True,
-            drop_path_rate=0.2,
-            **backbone,
-        ),
-        target=dict(type='TokenTarget', tokenizer=VAE, **target),
-        head=dict(type='MIMHead', in_channels=32, out_channels=K),
-        num_masked=NUM_MASKED,
-        data_preprocessor=dict(type='BaseDataPreprocessor'),
-    ).double()
+    target = dict(type='TokenTarget', tokenizer=VAE)
+    settings = dict(arch=ARCH, drop_path_rate=0.2, **backbone)
+    model = make_pretrainer(target, K, NUM_MASKED, **settings).double()
+    model.data_preprocessor = BaseDataPreprocessor()
     fill(model, rng)
     fill(model.target.tokenizer_module.double(), rng)
     model.target.has_weights = True

@@ -28,15 +28,6 @@ def loss_of(model: MIMHead, x: torch.Tensor, target: torch.Tensor, valid=VALID) 
     return model.loss(x, target, valid, dict(masked_accuracy=valid))
 
 
-@pytest.mark.parametrize('target', [IDS, PIXELS], ids=['ids', 'pixels'])
-def test_without_valid_positions_loss_and_gradient_are_zero(target):
-    model, x = make(), features()
-    logged = loss_of(model, x, target, torch.zeros(B, M, dtype=torch.bool))
-    logged['loss'].backward()
-    assert all(v == 0 for v in logged.values())
-    assert not x.grad.any() and not model.proj.weight.grad.any()
-
-
 def test_token_entropy_is_the_loss_of_a_model_that_ignores_the_image():
     model = make()
     target = torch.tensor([[1, 1, 2, 3, 0], [3, 3, 9, 9, 9], [4, 4, 4, 4, 4]])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small import make_pretrainer
 
 from beit_mm.engine import MIMMetric
 from beit_mm.models import BEiTPretrainer, DiscreteVAE, MIMDataPreprocessor
@@ -10,7 +11,6 @@ from beit_mm.models.pretrainer import select_masked_patches
 
 K, NUM_MASKED = 16, 6
 VAE = dict(vocab_size=K, width=8, groups=2, blocks=1, width_in=4)  # stride 2
-ARCH = dict(embed_dims=32, num_layers=2, num_heads=4, feedforward_channels=64)
 PIXELS = dict(type='PixelTarget', patch_size=8)
 
 
@@ -33,15 +33,8 @@ def make(
     if target is None:
         vae = dict(type='DiscreteVAE', **VAE)
         target = dict(type='TokenTarget', tokenizer=vae, checkpoint=checkpoint)
-    model = BEiTPretrainer(
-        backbone=dict(
-            type='BEiT', arch=ARCH, img_size=32, patch_size=8, mask_token=True,
-            rel_pos_bias='shared',
-        ),
-        target=target | dict(recover=recover),
-        head=dict(type='MIMHead', in_channels=32, out_channels=channels),
-        num_masked=NUM_MASKED,
-    )  # fmt: skip
+    target = target | dict(recover=recover)
+    model = make_pretrainer(target, channels, NUM_MASKED, rel_pos_bias='shared')
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return model.double()
