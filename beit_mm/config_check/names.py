@@ -131,7 +131,7 @@ def find_classes(name: str | type, scope: str) -> list[type]:
     for registry in _registries(home or scope):
         with suppress(Exception):  # importing a module of the user may raise anything
             found.append(registry.children.get(scope, registry).get(name))
-    return [each for each in dict.fromkeys(found) if each is not None]
+    return list(dict.fromkeys(filter(callable, found)))  # a bare name may be that of a module
 
 
 def _registries(scope: str) -> list[Registry]:

@@ -93,6 +93,7 @@ MISTAKES = [
     (CLASSIFY, {'model.backbone.drop_path': 0.1},
      "model.backbone.drop_path: beit_mm.BEiT has no such argument: did you mean 'drop_path_rate'?"),
     (PRETRAIN, {f'{DATA}.pipeline.3.budget': 9}, "budget: this argument was renamed: write 'num_masked'"),  # codespell:ignore
+    (PRETRAIN, dict(custom_hooks=[dict(type='json')]), "custom_hooks.0.type='json': no such class is registered"),
     (PRETRAIN, dict(custom_hooks=[dict(type='GuardData')]), "this class was renamed: write 'CheckSamples'"),
     (TOKENIZER, {SAVE_BEST: 'tokenizer/codes'}, "this key was renamed: write 'tokenizer/vocab_size'"),
     (SEGMENT, {'optim_wrapper.optimizer.weight_decy': 0.1}, "AdamW has no such argument: did you mean 'weight_decay'?"),
