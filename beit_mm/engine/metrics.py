@@ -34,13 +34,10 @@ class TokenizerMetric(BaseMetric):
         self.vocab_size = vocab_size
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the sum of all images but the last one, and the last one: memory does not grow."""
+        """Add to the sum over images, the only result, and keep the last image."""
         for sample in data_samples:
-            if self.results:
-                total, last = self.results
-                self.results = [total.add_(last), self._count(sample)]
-            else:
-                self.results = [self._sum([]), self._count(sample)]
+            self.last = self._count(sample)
+            self.results = [sum(self.results, self.last)]
 
     def _count(self, sample: dict) -> Tensor:
         """Return float64 [1 + 5 + vocab_size]: 1 image, the terms of `MEANS`, the code counts."""
@@ -56,32 +53,24 @@ class TokenizerMetric(BaseMetric):
         counts = histogram(sample['ids'], self.vocab_size).cpu().double()
         return torch.cat([torch.tensor([1, *terms], dtype=torch.double), counts])
 
-    def _sum(self, results: list[Tensor]) -> Tensor:
-        size = 1 + len(self.MEANS) + self.vocab_size
-        return sum(results, torch.zeros(size, dtype=torch.double))
-
     def evaluate(self, size: int) -> dict[str, float]:
         """Return the metrics over the `size` images of all ranks."""
+        total = torch.zeros(1 + len(self.MEANS) + self.vocab_size, dtype=torch.double)
+        total, self.results = sum(self.results, total), []
         rank, num_ranks = get_dist_info()
         # Samplers give all ranks equally many images: the last one of a rank may be a repetition.
-        num_images, num_own = self._sum(self.results)[0], len(range(rank, size, num_ranks))
-        total = self._sum(self.results[:-1] if num_images > num_own else self.results)
-        self.results = []
+        if total[0] > len(range(rank, size, num_ranks)):
+            total = total - self.last
         all_reduce(total)
         metrics = self.compute_metrics([total])
         return {f'{self.prefix}/{name}': value for name, value in metrics.items()}
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
-        total = self._sum(results)
-        num_images, terms, counts = total.split([1, len(self.MEANS), self.vocab_size])
+        num_images, terms, counts = results[0].split([1, len(self.MEANS), self.vocab_size])
         metrics = dict(zip(self.MEANS, (terms / num_images).tolist(), strict=True))
         metrics['vocab_size'] = self.vocab_size
         metrics['codes_used'] = int((counts > 0).sum())
         metrics['perplexity'] = perplexity(counts.float()).item()
-        self._warn(metrics)
-        return metrics
-
-    def _warn(self, metrics: dict[str, float]) -> None:
         logger = MMLogger.get_current_instance()
         if metrics['codes_used'] < 0.1 * self.vocab_size:
             logger.warning(
@@ -96,6 +85,7 @@ class TokenizerMetric(BaseMetric):
                 f'{metrics["psnr_mean_color"]:.1f} dB. Train longer, check that the Anneal hooks '
                 'end before the run, or change the learning rate'
             )
+        return metrics
 
 
 @METRICS.register_module()
@@ -138,21 +128,21 @@ class MIMMetric(BaseMetric):
         names = [name for name in results[0] if name != 'log_likelihood']
         patches = {name: torch.cat([result[name] for result in results]) for name in names}
         hidden = patches.pop('hidden')
-        masked = {name: values[hidden] for name, values in patches.items()}
-
         metrics = {}
         if hidden.any():
+            masked = {name: values[hidden] for name, values in patches.items()}
             metrics |= _average(masked, 'masked_accuracy')
+            if 'log_p_tokens' in masked:
+                total = masked['log_p_tokens'].double().sum().item()
+                metrics['log_p_tokens'] = total / len(results)
         if not hidden.all():
             all_patches = _average(patches, 'accuracy')
             metrics |= {f'{name}_all': value for name, value in all_patches.items()}
-        if hidden.any() and 'log_p_tokens' in masked:
-            metrics['log_p_tokens'] = masked['log_p_tokens'].double().sum().item() / len(results)
         if 'log_likelihood' in results[0]:
             total = sum(result['log_likelihood'] for result in results)
             metrics['log_p_pixels'] = total / len(results)
-        if {'log_p_tokens', 'log_p_pixels'} <= metrics.keys():
-            metrics['eq3'] = metrics['log_p_pixels'] + metrics['log_p_tokens']
+            if 'log_p_tokens' in metrics:
+                metrics['eq3'] = metrics['log_p_pixels'] + metrics['log_p_tokens']
         return metrics
 
 

@@ -70,9 +70,9 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         return self.paramwise_cfg['layer_decay_rate'] ** (num_layers - 1 - layer)
 
     def _weight_decay(self, name: str, parameter: nn.Parameter) -> float:
-        excluded = {'bias', 'pos_embed', 'cls_token'}
-        if self.paramwise_cfg['decay_cls_token']:
-            excluded.remove('cls_token')
+        excluded = ['bias', 'pos_embed']
+        if not self.paramwise_cfg['decay_cls_token']:
+            excluded.append('cls_token')
         is_excluded = parameter.ndim <= 1 or name.rpartition('.')[2] in excluded
         return 0.0 if is_excluded else self.base_wd
 

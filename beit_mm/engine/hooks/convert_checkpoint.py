@@ -1,5 +1,6 @@
 """`load_from` with a checkpoint of any project, and the normalization that its weights expect."""
 
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -87,24 +88,22 @@ def _find_normalization(model: nn.Module) -> dict[str, list[float] | str]:
             values = [round(value, 4) for value in values.flatten().tolist()]
             found[name] = values * channels if len(values) == 1 else values
     settings = [getattr(preprocessor, name) for name in _TO_RGB if hasattr(preprocessor, name)]
-    if channels == 3 and (
-        settings or found
-    ):  # MIMDataPreprocessor has no setting: its views are RGB
+    # MIMDataPreprocessor has no setting: its views are RGB.
+    if channels == 3 and (settings or found):
         found['channel_order'] = 'rgb' if not settings or settings[0] else 'bgr'
     return found
 
 
 def _compare(expected: dict, own: dict, preprocessor: nn.Module) -> list[str]:
     """Return a warning for each difference to the normalization that weights were trained with."""
-    warnings = []
+    warnings, order = [], expected.get('channel_order', 'rgb')
     pairs = [(own.get(name), expected[name]) for name in ('mean', 'std')]
-    if any(not ours or _differ(ours, theirs) for ours, theirs in pairs):
+    if not all(ours and np.allclose(ours, theirs, rtol=0, atol=0.5) for ours, theirs in pairs):
         given = _format(own) if 'mean' in own else 'no mean and std'
         warnings.append(
             f'the weights were trained on images normalized with {_format(expected)}, this run '
             f'normalizes with {given}: set data_preprocessor.mean and .std to those of the weights'
         )
-    order = expected.get('channel_order', 'rgb')
     if own.get('channel_order', order) != order:
         setting = 'to_rgb' if hasattr(preprocessor, 'to_rgb') else 'bgr_to_rgb'
         warnings.append(
@@ -112,10 +111,6 @@ def _compare(expected: dict, own: dict, preprocessor: nn.Module) -> list[str]:
             f'{own["channel_order"].upper()}: set data_preprocessor.{setting}={order == "rgb"}'
         )
     return warnings
-
-
-def _differ(values: list[float], others: list[float]) -> bool:
-    return any(abs(a - b) > 0.5 for a, b in zip(values, others, strict=True))
 
 
 def _format(normalization: dict[str, list[float]]) -> str:

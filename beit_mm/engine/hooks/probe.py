@@ -1,7 +1,7 @@
 """Measurements of a model while it trains, on a few held-out images."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,13 +14,15 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import DATASETS, FUNCTIONS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 
 from ...data.seeded import seeded
 from ...models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
+from ...models.histogram import histogram, perplexity
 from ...registry import HOOKS
 from ...utils.arguments import check_integers
 from ...utils.unwrap_model import unwrap_model
-from ..measures import code_usage, effective_rank, knn_top1, linear_probe, measure_blocks
+from ..measures import effective_rank, knn_top1, linear_probe, measure_blocks
 from ..metrics import MIMMetric, TokenizerMetric
 
 MAX_CLASSES = 20  # a class needs several images among a few hundred
@@ -78,29 +80,25 @@ class Probe(Hook):
         runner.logger.info(f'probe: {len(self.labels)} images every {self.interval} iterations')
 
     def _read_images(self, runner: Runner) -> None:
-        loader = self.dataloader
-        if isinstance(loader, str):
-            loader = runner.cfg.get(loader)
+        is_key = isinstance(self.dataloader, str)
+        loader = runner.cfg.get(self.dataloader) if is_key else self.dataloader
         if not loader:
             raise ValueError(f'Probe: the config has no {self.dataloader}. Set dataloader=…')
         collate = FUNCTIONS.get(loader.get('collate_fn', dict(type='pseudo_collate'))['type'])
-        batch_size = loader.get('batch_size', 1)
         with seeded(0):
             dataset = DATASETS.build(loader['dataset'])
             classes = find_classes(dataset)
             indices = choose_images(classes, self.num_images)
-            samples = [dataset[int(index)] for index in indices]
-        starts = range(0, len(samples), batch_size)
-        self.batches = [collate(samples[start : start + batch_size]) for start in starts]
+            images, batch_size = Subset(dataset, indices.tolist()), loader.get('batch_size', 1)
+            self.batches = list(DataLoader(images, batch_size, collate_fn=collate))
         self.labels = torch.from_numpy(np.unique(classes[indices], return_inverse=True)[1])
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
         is_last = self.is_last_train_iter(runner)
-        if not is_main_process() or not (
-            is_last or self.every_n_train_iters(runner, self.interval)
-        ):
+        is_due = is_last or self.every_n_train_iters(runner, self.interval)
+        if not is_due or not is_main_process():
             return
         start = time.perf_counter()
         amp = isinstance(runner.optim_wrapper, AmpOptimWrapper)
@@ -123,17 +121,26 @@ class Probe(Hook):
         device = next(model.parameters()).device.type
         with evaluation(model), torch.no_grad(), torch.autocast(device, enabled=amp):
             if isinstance(model, DiscreteVAE):
-                return evaluate(TokenizerMetric(model.vocab_size), model, self._inputs(model)), []
+                return self._evaluate(TokenizerMetric(model.vocab_size), model), []
             values, problems = self._measure_blocks(model)
             if isinstance(model, BEiTPretrainer) and isinstance(model.target, TokenTarget):
                 metric = MIMMetric()
-                without_pixels = (replace_token_view(model, batch) for batch in self._inputs(model))
-                values |= evaluate(metric, model, without_pixels)
+                values |= self._evaluate(metric, model)
                 predicted = torch.cat([result['prediction'] for result in metric.results])
-                used, perplexity = code_usage(predicted, model.target.channels)
-                values |= dict(predicted_codes_used=used, predicted_perplexity=perplexity)
+                counts = histogram(predicted, model.target.channels)
+                values['predicted_codes_used'] = int((counts > 0).sum())
+                values['predicted_perplexity'] = perplexity(counts).item()
                 problems += [] if is_first else find_guessing(values, len(predicted))
         return values, problems
+
+    def _evaluate(self, metric: BaseMetric, model: nn.Module) -> dict[str, float]:
+        """Return a metric of this process alone."""
+        for inputs in self._inputs(model):
+            if isinstance(model, BEiTPretrainer):  # ids only, so that no image is decoded
+                inputs = inputs | dict(token_ids=model.target(inputs))
+                inputs.pop('token_view', None)
+            metric.process({}, [sample.to_dict() for sample in model.predict(inputs)])
+        return metric.compute_metrics(metric.results)
 
     def _inputs(self, model: nn.Module) -> Iterator[Tensor | dict[str, Tensor]]:
         for batch in self.batches:
@@ -147,14 +154,13 @@ class Probe(Hook):
         features, distances = (torch.cat(parts, 1) for parts in zip(*blocks, strict=True))
 
         values = {}
-        for layer, (of_images, heads) in enumerate(
-            zip(features, distances.mean(1), strict=True), 1
-        ):
+        distances = distances.mean(1).tolist()  # over images
+        for layer, (of_images, heads) in enumerate(zip(features, distances, strict=True), 1):
             if self.labels.any():
                 values[f'knn_top1/layer_{layer}'] = knn_top1(of_images, self.labels)
                 values[f'linear_top1/layer_{layer}'] = linear_probe(of_images, self.labels)
             values[f'effective_rank/layer_{layer}'] = rank = effective_rank(of_images)
-            for head, pixels in enumerate(heads.tolist(), 1):
+            for head, pixels in enumerate(heads, 1):
                 values[f'attention_distance/layer_{layer}/head_{head}'] = pixels
         if rank >= 2:
             return values, []
@@ -163,20 +169,6 @@ class Probe(Hook):
             f'{rank:.2f}). Try a lower learning rate, a longer warm-up or, in short runs, a larger '
             'patch_embed_std'
         ]
-
-
-def evaluate(metric: BaseMetric, model: nn.Module, inputs: Iterable) -> dict[str, float]:
-    """Return a metric of this process alone."""
-    for batch in inputs:
-        metric.process({}, [sample.to_dict() for sample in model.predict(batch)])
-    return metric.compute_metrics(metric.results)
-
-
-def replace_token_view(model: BEiTPretrainer, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Replace the token view by its ids, so that no image is decoded."""
-    inputs = dict(inputs, token_ids=model.target(inputs))
-    inputs.pop('token_view', None)
-    return inputs
 
 
 def find_classes(dataset) -> np.ndarray:

@@ -6,6 +6,7 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.benchmark import Timer
 
 from ...registry import HOOKS
 from ...utils.arguments import check_numbers
@@ -48,15 +49,11 @@ class Throughput(Hook):
             amp = 'Amp' in type(runner.optim_wrapper).__name__
             self.peak_tflops = matmul_peak(device, half if amp else torch.float32) / 1e12
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        self._restart()
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        self._restart()
-
-    def _restart(self) -> None:
+    def restart(self, runner: Runner, metrics: dict | None = None) -> None:
         self.start = self.iteration_end = time.perf_counter()
         self.waited, self.num_images = 0.0, 0
+
+    before_train_epoch = after_val_epoch = restart
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self.waited += time.perf_counter() - self.iteration_end
@@ -67,7 +64,7 @@ class Throughput(Hook):
     ) -> None:
         if self.every_n_inner_iters(batch_idx, self.interval):
             self._log(runner)
-            self._restart()
+            self.restart(runner)
         self.iteration_end = time.perf_counter()
 
     def _log(self, runner: Runner) -> None:
@@ -100,13 +97,6 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     while not best or (side < 8192 and 2 * side**3 / best < MIN_SECONDS):
         side *= 2
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        best = 2 * side**3 / min(_time_product(a, b) for _ in range(6))
+        product = Timer('a @ b', globals=dict(a=a, b=b), num_threads=torch.get_num_threads())
+        best = 2 * side**3 / min(product.timeit(1).mean for _ in range(6))
     return best
-
-
-def _time_product(a: torch.Tensor, b: torch.Tensor) -> float:
-    start = time.perf_counter()
-    a @ b
-    if a.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
