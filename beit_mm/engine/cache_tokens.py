@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = make_parser().parse_args(arguments)
     cfg = read_config(args)
     try:
-        dataset, target = build_dataset(cfg, args.split, args.crops), build_target(cfg)
+        dataset, target = build_dataset(cfg, args.split, args.crops), MODELS.build(cfg.model.target)
+        if not isinstance(target, TokenTarget):
+            raise ValueError(f'model.target is a {type(target).__name__}, which has no tokens')
         cache = open_cache(args.out, dataset, target)
         num_workers = cfg[f'{args.split}_dataloader'].get('num_workers', 0)
         compute_tokens(cache, dataset, target, num_workers if args.jobs is None else args.jobs)
@@ -102,13 +104,6 @@ def build_dataset(cfg: Config, split: str, num_crops: int | None) -> SeededDatas
     return dataset
 
 
-def build_target(cfg: Config) -> TokenTarget:
-    target = MODELS.build(cfg.model.target)
-    if not isinstance(target, TokenTarget):
-        raise ValueError(f'model.target is a {type(target).__name__}, which has no tokens')
-    return target
-
-
 def open_cache(path: Path, dataset: SeededDataset, target: TokenTarget) -> TokenCache:
     """Return the cache at `path`, or create it; ValueError if it has other contents."""
     tokenizer = dict(tokenizer=target.fingerprint(), dtype=str(target.dtype))
@@ -134,9 +129,8 @@ def compute_tokens(
 ) -> None:
     """Write this rank's share of the missing blocks; rank 0 prints its progress."""
     rank, num_ranks = get_dist_info()
-    missing = [(int(crop), int(block)) for crop, block in cache.list_missing()]
+    missing = cache.list_missing()[rank::num_ranks].tolist()
     barrier()  # before a rank writes
-    missing = missing[rank::num_ranks]
     loader = DataLoader(_Blocks(dataset), batch_size=None, sampler=missing, num_workers=num_workers)
     for done, (place, views) in enumerate(zip(missing, loader, strict=True), 1):
         cache.write(*place, compute_ids(target, np.asarray(views)))

@@ -55,8 +55,8 @@ class TokenizerMetric(BaseMetric):
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Return the metrics over the `size` images of all ranks."""
-        total = torch.zeros(1 + len(self.MEANS) + self.vocab_size, dtype=torch.double)
-        total, self.results = sum(self.results, total), []
+        zeros = torch.zeros(1 + len(self.MEANS) + self.vocab_size, dtype=torch.double)
+        total, self.results = sum(self.results, zeros), []  # a rank may have no image
         rank, num_ranks = get_dist_info()
         # Samplers give all ranks equally many images: the last one of a rank may be a repetition.
         if total[0] > len(range(rank, size, num_ranks)):

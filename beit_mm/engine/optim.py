@@ -4,6 +4,7 @@ Source: official `optim_factory.py` (https://github.com/microsoft/unilm/tree/mas
 """
 
 import logging
+from collections import defaultdict
 from typing import ClassVar
 
 from mmengine.logging import print_log
@@ -51,17 +52,18 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
         """Append one group per (learning rate, weight decay), and log the groups."""
-        groups: dict[tuple, dict] = {}
+        groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
         _check_backbone(module)
         for name, parameter in module.named_parameters():  # yields a shared parameter once
-            if not parameter.requires_grad:
-                continue
-            scale = self._lr_scale(module, name)
-            decay = self._weight_decay(name, parameter)
-            group = dict(params=[], lr=self.base_lr * scale, weight_decay=decay, lr_scale=scale)
-            groups.setdefault((scale, decay), group)['params'].append(parameter)
-        params.extend(groups.values())
-        print_log(_format_groups(params), logger='current')
+            if parameter.requires_grad:
+                rate = self.base_lr * self._lr_scale(module, name)
+                groups[rate, self._weight_decay(name, parameter)].append(parameter)
+        lines = ['Optimizer groups:']
+        for (rate, decay), members in groups.items():
+            params.append(dict(params=members, lr=rate, weight_decay=decay))
+            count = sum(parameter.numel() for parameter in members)
+            lines.append(f'  lr {rate:.3e}, weight decay {decay:g}: {count:,d} parameters')
+        print_log('\n'.join(lines), logger='current')
 
     def _lr_scale(self, module: nn.Module, name: str) -> float:
         if not name.startswith('backbone.'):
@@ -88,14 +90,3 @@ def _check_backbone(model: nn.Module) -> None:
             'beit_mm.BEiT, a Vision Transformer of mmpretrain, or the constructor '
             'DefaultOptimWrapperConstructor of mmengine'
         )
-
-
-def _format_groups(groups: list[dict]) -> str:
-    lines = ['Optimizer groups:', '          lr   lr scale weight decay  tensors   parameters']
-    for group in groups:
-        count = sum(parameter.numel() for parameter in group['params'])
-        lines.append(
-            f'{group["lr"]:12.3e} {group["lr_scale"]:10.5f} {group["weight_decay"]:>12g} '
-            f'{len(group["params"]):8d} {count:12,d}'
-        )
-    return '\n'.join(lines)

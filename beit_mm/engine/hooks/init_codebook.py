@@ -3,7 +3,6 @@
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import nn
 from torch.utils.data import DataLoader
 
 from ...registry import HOOKS
@@ -39,12 +38,7 @@ class InitCodebook(Hook):
         pretrained = pretrained_checkpoint(model.init_cfg, type(model).__name__)
         if runner.iter or runner.cfg.get('load_from') or pretrained:
             return
-        images = self._read_images(runner, model)
-        model.init_codebook(images, self.sharpness)
-        runner.logger.info(f'{model.vocab_size} codes were initialized from {len(images)} images')
-
-    def _read_images(self, runner: Runner, model: nn.Module) -> torch.Tensor:
-        stock = runner.train_dataloader
+        stock, images = runner.train_dataloader, []
         # The workers of the training loader may persist: training would start after these images.
         loader = DataLoader(
             stock.dataset,
@@ -52,9 +46,9 @@ class InitCodebook(Hook):
             collate_fn=stock.collate_fn,
             generator=stock.generator,
         )
-        images = []
         for batch in loader:
             images += model.data_preprocessor(batch)['inputs']
             if len(images) >= self.num_images:
                 break
-        return torch.stack(images)
+        model.init_codebook(torch.stack(images), self.sharpness)
+        runner.logger.info(f'{model.vocab_size} codes were initialized from {len(images)} images')
