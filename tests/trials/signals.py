@@ -21,7 +21,7 @@ WRONG = ('lost', 'wrong exit', 'orphans', 'different')
 class Run:
     """The toy run on some ranks, each in its own session.
 
-    No rank starts its last iteration before `let_end`, so a signal always comes in time.
+    No rank starts its last iteration before `end`, so a signal always comes in time.
     """
 
     def __init__(
@@ -68,18 +68,9 @@ class Run:
                 break
             time.sleep(0.002)
 
-    def send(self, number: int, ranks: list[int]) -> None:
-        for rank in ranks:
-            os.kill(self.processes[rank].pid, number)
-
-    def let_end(self) -> None:
-        if self.gate is not None:
-            os.close(self.gate)
-            self.gate = None
-
     def end(self) -> tuple[list[int], float, float]:
         """Return the exit codes of a shell, the seconds until all ranks and all workers ended."""
-        self.let_end()
+        os.close(self.gate)
         start = time.monotonic()
         for process in self.processes:
             process.join(max(0.0, start + MAX_SECONDS - time.monotonic()))
@@ -133,7 +124,8 @@ def signals(n: int, seed: int, folder: Path, ranks: int = 1) -> dict[str, float]
         else:
             run.wait_for(chance.randrange(1, iters - 5))
             time.sleep(chance.random() * 0.02)
-        run.send(number, signaled)
+        for rank in signaled:
+            os.kill(run.processes[rank].pid, number)
         codes, seconds, workers_seconds = run.end()
         early, code = run.last == 0, 128 + number
         count['in start-up'] += early
