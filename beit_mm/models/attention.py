@@ -27,7 +27,7 @@ def attention_weights(module: Attention, x: Tensor, grid: Grid, bias: Tensor | N
 def attention_of_blocks(
     backbone: BEiT, image: Tensor, reduce: Callable[[Tensor], T] = lambda weights: weights
 ) -> list[T]:
-    """Return `reduce(attention [B, H, 1 + N, 1 + N])` per block for a normalized image [B, C, H, W].
+    """Return `reduce(attention [B, H, 1 + N, 1 + N])` per block for images [B, C, H, W].
 
     Only the results of `reduce` are kept in memory. Blocks after the last of `out_indices` do not
     run.

@@ -92,8 +92,8 @@ class BEiT(BaseModule):
         check_integers(-1, frozen_stages=frozen_stages)
         if frozen_stages > arch['num_layers']:
             raise ValueError(
-                f'frozen_stages={frozen_stages}: expected -1 (train all) to {arch["num_layers"]}, the '
-                'number of blocks'
+                f'frozen_stages={frozen_stages}: expected -1 (train all) to {arch["num_layers"]}, '
+                'the number of blocks'
             )
         check_sizes(1, img_size=img_size)
         check_numbers(0, drop_path_rate=drop_path_rate, patch_embed_std=patch_embed_std)
@@ -184,7 +184,7 @@ class BEiT(BaseModule):
         return self.norm(x if self.out_type == 'raw' else x[:, 0])
 
     def init_weights(self) -> None:
-        """Set every parameter as the paper does (sec. 2.5), then load the checkpoint of `init_cfg`."""
+        """Set every parameter as the paper does (sec. 2.5), then load the weights of `init_cfg`."""
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
@@ -218,8 +218,8 @@ class BEiT(BaseModule):
         if not any(key.startswith(prefix) for key in state_dict):
             print_log(
                 'The checkpoint holds no weight of the BEiT backbone, which keeps its values. If '
-                'another project wrote the checkpoint, put beit_mm:// before its path or name: then '
-                'its keys are renamed',
+                'another project wrote the checkpoint, put beit_mm:// before its path or name: '
+                'then its keys are renamed',
                 'current',
                 logging.WARNING,
             )
@@ -229,7 +229,7 @@ class BEiT(BaseModule):
         """Return (layer, number of layers) for layer-wise learning-rate decay.
 
         Layers are counted as in the official code: 0 for the embeddings, 1 … depth for the blocks,
-        depth + 1 for the rest. A wrapper (mmpretrain's LoRAModel) may hold the backbone as `module`.
+        depth + 1 for the rest. A wrapper (mmpretrain's LoRAModel) may hold it as `module`.
         """
         name = param_name.removeprefix(prefix).removeprefix('module.')
         num_layers = len(self.blocks) + 2

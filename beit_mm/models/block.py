@@ -45,7 +45,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, grid: Grid, bias: Tensor | None = None, patch_ids: Tensor | None = None
     ) -> Tensor:
-        """Return the next sequence [B, 1 + N, D], or only its patches `patch_ids` [B, M]: [B, M, D].
+        """Return the next sequence [B, 1 + N, D], or only its patches `patch_ids`: [B, M, D].
 
         Attention reads the keys and values of the full sequence in both cases.
         """
@@ -61,7 +61,7 @@ class Block(nn.Module):
         attention_scale: Tensor | None,
         mlp_scale: Tensor | None,
     ) -> Tensor:
-        """Compute the block without its random draws, so that one compiled graph fits all blocks."""
+        """Compute the block without random draws, so that one compiled graph fits all blocks."""
 
         def attention(x: Tensor, rows: Tensor | None) -> Tensor:
             return self.attn(self.norm1(x), grid, bias, rows, gamma=self.gamma_1)

@@ -11,7 +11,7 @@ IMAGES_AT_ONCE = 16  # all images at once would need much memory at the paper's 
 
 @torch.no_grad()
 def init_codebook(encoder: nn.Sequential, images: Tensor, sharpness: float) -> None:
-    """Set the codes of an encoder to features of patches of images [B, C, H, W], far from each other.
+    """Set the codes of an encoder to distant features of patches of images [B, C, H, W].
 
     Each logit becomes −`sharpness` / 2 · (squared distance to the code), in units of the mean
     squared distance between a patch and its code. Raises ValueError if the images have no more

@@ -146,8 +146,9 @@ def select_masked_patches(mask: Tensor, num_masked: int) -> tuple[Tensor, Tensor
         torch._assert_async(fits, f'a mask has more than num_masked={num_masked} patches')
     elif not fits:
         raise ValueError(
-            f'a mask has {is_masked.sum(1).max()} patches, the model reads num_masked={num_masked}: '
-            'set the same num_masked in the model and in the mask transform'
+            f'a mask has {is_masked.sum(1).max()} patches, the model reads '
+            f'num_masked={num_masked}: set the same num_masked in the model and in the mask '
+            'transform'
         )
     order = is_masked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     patch_ids = order[:, :num_masked]

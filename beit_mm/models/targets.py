@@ -1,4 +1,4 @@
-"""Targets of masked image modeling: visual tokens (the paper's), or pixels (an ablation, Table 4)."""
+"""Targets of masked image modeling: visual tokens, or pixels (an ablation, Table 4)."""
 
 import hashlib
 
@@ -92,7 +92,7 @@ class TokenTarget:
 
 @MODELS.register_module()
 class PixelTarget:
-    """Pixels of each patch of `patch_view`, normalized to mean 0 and variance 1: [B, h, w, C·p²]."""
+    """Pixels of each patch of `patch_view`, of mean 0 and variance 1: [B, h, w, C·p²]."""
 
     def __init__(self, patch_size: int = 16, recover: str = 'masked', in_channels: int = 3):
         check_choices(RECOVER, recover=recover)

@@ -182,17 +182,9 @@ def test_initialization_is_the_papers(patch_embed_std):
     assert not model.patch_embed.proj.bias.any()
 
 
-def test_layer_depth_counts_as_in_the_official_code():
-    model = make(rel_pos_bias='shared', mask_token=True)
-
-    def layer(name: str) -> int:
-        return model.get_layer_depth(f'backbone.{name}', 'backbone.')[0]
-
-    assert layer('cls_token') == layer('mask_token') == layer('patch_embed.proj.weight') == 0
-    assert layer('blocks.0.norm1.weight') == 1 and layer('blocks.2.attn.q_bias') == 3
-    assert layer('norm.weight') == layer('rel_pos_bias.relative_position_bias_table') == 4
+def test_layer_depth_of_an_adapter_is_that_of_its_block():
     adapted = 'backbone.module.blocks.2.attn.qkv.lora_up.weight'
-    assert model.get_layer_depth(adapted, 'backbone.') == (3, 5)
+    assert make().get_layer_depth(adapted, 'backbone.') == (3, 5)
 
 
 def test_patches_of_the_patchwise_backbone_never_see_each_other_also_when_trained():

@@ -158,9 +158,6 @@ def test_the_tokenizer_on_two_ranks_has_the_gradient_of_the_joined_batch(ranks):
     mean = sum(saved['tokenizer'][0]['information'] for saved in ranks) / RANKS
     torch.testing.assert_close(mean, information.detach())
 
-    parts = [model.logits(part_of(make_images(), rank)).log_softmax(1) for rank in range(RANKS)]
-    assert sum(kl_to_uniform(part)[1] for part in parts) / RANKS > 1.05 * marginal
-
 
 def test_all_ranks_start_with_one_codebook(ranks):
     first, second = (saved['codebook'] for saved in ranks)

@@ -58,9 +58,6 @@ def float_batch() -> dict[str, torch.Tensor]:
     return inputs | dict(patch_view=inputs['patch_view'].float())
 
 
-# -- what is seen and what is scored -------------------------------------------------------------
-
-
 def test_masked_pixels_change_no_loss_and_visible_pixels_do():
     model, inputs = make(), batch()
     noise = torch.randn_like(inputs['patch_view'])
@@ -108,9 +105,6 @@ def test_without_a_mask_all_tokens_are_recovered_from_the_full_image():
     assert all(name.endswith('_all') for name in metric.compute_metrics(metric.results))
 
 
-# -- the tokenizer -------------------------------------------------------------------------------
-
-
 def test_the_tokenizer_is_frozen_and_not_saved(tokenizer):
     model = make(tokenizer).float().train()
     model.init_weights()
@@ -127,9 +121,6 @@ def test_the_tokenizer_is_frozen_and_not_saved(tokenizer):
     assert model.state_dict()['target_fingerprint'] == model.target.fingerprint() != 0
 
 
-# -- masked patches ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('num_masked', [0, 1, 5, 9, 12])
 def test_exactly_the_masked_patches_are_selected_in_a_static_shape(num_masked):
     rng = torch.Generator().manual_seed(0)
@@ -144,9 +135,6 @@ def test_exactly_the_masked_patches_are_selected_in_a_static_shape(num_masked):
         assert not row[ids[~is_valid]].any() and len(ids.unique()) == num_masked
     empty = mask[:0].unflatten(1, (3, 4))
     assert select_masked_patches(empty, num_masked)[0].shape == (0, num_masked)
-
-
-# -- evaluation ----------------------------------------------------------------------------------
 
 
 def test_predict_returns_both_terms_of_eq_3_in_nats_per_image(tokenizer):
@@ -192,9 +180,6 @@ def test_figures_are_comparable_between_models_that_recover_masked_or_all_patche
         for found in logged.values():
             accuracy = found['masked_accuracy'].item()
             assert accuracy == pytest.approx(of_masked['masked_accuracy'])
-
-
-# -- preprocessing and modes ---------------------------------------------------------------------
 
 
 def test_views_are_normalized():

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from beit_mm.models.relative_position import (
 )
 
 SIZES = [1, 2, 3, 4, 7, 14]
+parametrize_sizes = pytest.mark.parametrize('source, target', product(SIZES, SIZES))
 
 
 def make_noise(grid: Grid, heads: int = 3) -> torch.Tensor:
@@ -51,8 +53,7 @@ def test_index_is_the_official_one(grid):
 # -- resize --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('source', SIZES)
-@pytest.mark.parametrize('target', SIZES)
+@parametrize_sizes
 def test_a_constant_table_stays_constant_and_rows_of_cls_are_copied(source, target):
     table = torch.full((count_table_rows((source, 3)), 2), 0.7, dtype=torch.float64)
     table[-3:] = torch.tensor([[1.0, 2], [3, 4], [5, 6]])
@@ -62,8 +63,7 @@ def test_a_constant_table_stays_constant_and_rows_of_cls_are_copied(source, targ
     assert torch.equal(resized[-3:], table[-3:])
 
 
-@pytest.mark.parametrize('source', SIZES)
-@pytest.mark.parametrize('target', SIZES)
+@parametrize_sizes
 def test_the_nearest_offsets_keep_their_bias(source, target):
     """The geometric grid does not move the offsets −1, 0 and 1, and nothing is extrapolated."""
     table = make_noise((source, source), 1)
