@@ -20,7 +20,7 @@ def _create(name: str, *modules: str) -> Registry:
 MODELS = _create('MODELS', 'models', 'checkpoint')
 TRANSFORMS = _create('TRANSFORMS', 'data.blockwise_mask', 'data.color_jitter', 'data.two_views')
 DATASETS = _create('DATASETS', 'data.image_list', 'data.seeded_dataset')
-DATA_SAMPLERS = _create('DATA_SAMPLERS', 'data.keyed_sampler')
+DATA_SAMPLERS = _create('DATA_SAMPLERS', 'data.seeded')
 HOOKS = _create('HOOKS', 'engine', 'data.check_samples')
 METRICS = _create('METRICS', 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _create('OPTIM_WRAPPER_CONSTRUCTORS', 'engine')

@@ -1,4 +1,4 @@
-"""Masks of patches: blocks (Algorithm 1 of the paper, as in the official code) or single patches."""
+"""Masks of patches: blocks (Algorithm 1 of the paper, as in the official code) or patches."""
 
 import math
 

@@ -68,7 +68,7 @@ def to_classes(
     reduce_zero_label: bool,
     label_map: dict[int, int] | None = None,
 ) -> np.ndarray:
-    """Convert a label map to classes, uint8 [H, W], as mmseg's LoadAnnotations. Raises BadSample."""
+    """Convert values to classes, uint8 [H, W], as mmseg's LoadAnnotations. Raises BadSample."""
     table, expected = class_of_values(num_classes, reduce_zero_label, label_map)
     used = count_values(path, labels) > 0
     if wrong := np.flatnonzero(used & (table < 0)).tolist():

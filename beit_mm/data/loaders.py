@@ -125,7 +125,7 @@ def leaves(dataset: Dataset) -> Iterator[BaseDataset]:
 
 
 def read_sample(dataset: BaseDataset, index: int) -> dict:
-    """Run the loaders of a sample without the other transforms. Raises BadSample as training would."""
+    """Run the loaders of a sample, no other transforms. Raises BadSample as training would."""
     results = dataset.get_data_info(index)
     for steps in branches(dataset.pipeline.transforms):
         for step in steps:

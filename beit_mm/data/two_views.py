@@ -70,7 +70,7 @@ class TwoViews(BaseTransform):
         scale, ratio: as in RandomResizedCrop. `scale=None` takes the whole image, for validation.
         interpolation, token_interpolation: PIL's names.
         backend: 'pillow', or 'torch', which is four times as fast. Its pixels differ from PIL's by
-            0.3 levels on average and by 4 at most. An interpolation that torch lacks is done by PIL.
+            0.3 levels on average, at most by 4. PIL does the interpolations that torch lacks.
     """
 
     def __init__(

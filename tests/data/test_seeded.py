@@ -10,8 +10,7 @@ from mmengine.dataset import BaseDataset, Compose
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from beit_mm.data.keyed_sampler import KeyedSampler
-from beit_mm.data.seeded import seeded
+from beit_mm.data.seeded import KeyedSampler, seeded
 from beit_mm.data.seeded_dataset import SeededDataset
 from beit_mm.registry import DATASETS
 

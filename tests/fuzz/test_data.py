@@ -17,7 +17,7 @@ from PIL import Image
 from beit_mm.data.blockwise_mask import BlockwiseMask, RandomMask
 from beit_mm.data.color_jitter import ColorJitter
 from beit_mm.data.image_list import ImageList
-from beit_mm.data.keyed_sampler import KeyedSampler
+from beit_mm.data.seeded import KeyedSampler
 from beit_mm.data.seeded_dataset import SeededDataset
 from beit_mm.data.two_views import PackViews, TwoViews
 from beit_mm.models.pretrainer import select_masked_patches
