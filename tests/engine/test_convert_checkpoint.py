@@ -102,9 +102,7 @@ def test_the_log_reports_every_key_of_a_pre_training_at_another_size(load, caplo
     for line in (
         'pt.pth, written by unilm:',
         '1  skipped    rel_pos_bias.relative_position_index (follows from the grid)',
-        '1  expanded   rel_pos_bias.relative_position_bias_table (copied into 2 layers)',
         '2  resized    blocks.*.attn.relative_position_bias_table (4×4 → 6×6 patches)',
-        '1  skipped    mask_token (used in pre-training only)',
         '1  new        head.fc.weight (not in the checkpoint)',
         "skipped    model_ema.* (the averaged weights: to load them, append #ema to the checkpoint's name)",
     ):
