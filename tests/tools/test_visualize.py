@@ -1,11 +1,10 @@
-"""tools/visualize.py and tools/report.py from end to end on small checkpoints."""
+"""tools/visualize.py from end to end on small checkpoints."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import report
 import small
 import torch
 import visualize
@@ -130,8 +129,3 @@ def test_a_mistake_is_one_line_that_says_the_fix(command):
     with pytest.raises(SystemExit, match=MISTAKES[command]) as stopped:
         run(command)
     assert str(stopped.value).startswith('error: ') and '\n' not in str(stopped.value)
-
-
-def test_a_report_without_a_run_is_one_line():
-    with pytest.raises(SystemExit, match=r'error: gone has no run with logged numbers'):
-        report.main(['gone'])

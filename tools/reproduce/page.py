@@ -3,13 +3,15 @@
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from reports.summary import JUDGED
 
-from . import charts, judge
+from . import judge
 from .ablations import ABLATIONS, TASKS
 from .judge import CONTRADICTED, OPEN, SUPPORTED, Figures
 
-UNITS = dict(top1='top-1, %', mIoU='mIoU, %')
+LENGTHS = ('sixteenth', 'quarter', 'beit', 'longer')  # ablations that differ in length only
 _MASKED = ('val_loss', 'marginal_entropy', 'masked_accuracy', 'marginal_accuracy')
 PRETRAINING = (*_MASKED, 'val_loss_all', 'accuracy_all')
 
@@ -33,11 +35,11 @@ def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict])
         reversed=[one for one in judged if one.verdict == OPEN and one.here < 0],
         significance=judge.SIGNIFICANCE,
         smallest_p=2 / 2 ** len(figures),
-        units=UNITS,
+        units=JUDGED,
         ablations=[_ablation_row(scale, figures, ablation) for ablation in ablations],
         crossings=_crossings(scale, figures, ablations),
         pretrainings=_pretraining_rows(figures, ablations),
-        charts=charts.write(out / 'results', name, scale, figures, UNITS),
+        charts=_write_charts(out / 'results', name, scale, figures),
         sentence=_sentence,
         gap=_gap,
         number=_number,
@@ -46,7 +48,7 @@ def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict])
 
 
 def _sentence(one: judge.JudgedClaim) -> str:
-    metric = UNITS[one.metric].split(',')[0]
+    metric = JUDGED[one.metric].split(',')[0]
     gaps = f'{_gap(one.here)} points here, {_gap(one.paper)} in the paper'
     return f'{one.claim.sentence}: {metric} {gaps} (p = {one.p:.3f}).'
 
@@ -64,7 +66,7 @@ def _crossings(scale: dict, figures: Figures, ablations: list[str]) -> list[list
     rows = []
     for task, metric in TASKS.items():
         for labels in scale[task]['labels']:
-            for ablation in [length for length in charts.LENGTHS if length in ablations]:
+            for ablation in [length for length in LENGTHS if length in ablations]:
                 stages = [f'{task}/{labels}/{start}' for start in (ablation, 'scratch')]
                 finals = [judge.values(figures, stage, metric) for stage in stages]
                 if not (pairs := judge.differences(*finals)):
@@ -102,3 +104,43 @@ def _number(value: float, digits: int = 1) -> str:
 
 def _gap(value: float) -> str:
     return '–' if math.isnan(value) else f'{value:+.2f}'.replace('-', '−')
+
+
+def _write_charts(folder: Path, name: str, scale: dict, figures: Figures) -> list[str]:
+    """Write `folder/NAME_*.svg` and return the names in place of *; single points make no chart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f'{name}_*.svg'):
+        old.unlink()
+    charts = []
+    for task, metric in TASKS.items():
+        for labels in scale[task]['labels']:
+            title = f'{task}, {labels} labels: {JUDGED[metric]}'
+            starts = ('scratch', *reversed(LENGTHS))
+            charts.append((f'{task}_{labels}_labels', title, f'{task}/{labels}', metric, starts))
+    full = [ablation for ablation in ABLATIONS if ABLATIONS[ablation].length >= 1]
+    losses = dict(val_loss='loss, nats per masked token', masked_accuracy='masked accuracy, %')
+    for metric, unit in losses.items():
+        charts.append((f'pretrain_{metric}', f'pre-training: {unit}', 'pretrain', metric, full))
+
+    written = []
+    for stem, title, stage, metric, ablations in charts:
+        lines = {a: judge.curve(figures, f'{stage}/{a}', metric) for a in ablations}
+        if any(len(line) > 1 for line in lines.values()):
+            _draw(folder / f'{name}_{stem}.svg', title, lines)
+            written.append(stem)
+    return written
+
+
+def _draw(path: Path, title: str, lines: dict[str, list[tuple[float, float, float]]]) -> None:
+    with plt.rc_context({'svg.hashsalt': path.stem, 'svg.fonttype': 'none'}):
+        figure, axes = plt.subplots(figsize=(5.2, 3.3), layout='constrained')
+        for ablation, line in lines.items():
+            if line:
+                x, y, half = zip(*line, strict=True)
+                bars = [0 if math.isnan(value) else value for value in half]
+                axes.errorbar(x, y, bars, label=ABLATIONS[ablation].title, capsize=2)
+        axes.set(title=title, xlabel='steps')
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+        figure.savefig(path, metadata=dict(Date=None))
+        plt.close(figure)
