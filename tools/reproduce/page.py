@@ -12,8 +12,14 @@ from .ablations import ABLATIONS, TASKS
 from .judge import CONTRADICTED, OPEN, SUPPORTED, Figures
 
 LENGTHS = ('sixteenth', 'quarter', 'beit', 'longer')  # ablations that differ in length only
-_MASKED = ('val_loss', 'marginal_entropy', 'masked_accuracy', 'marginal_accuracy')
-PRETRAINING = (*_MASKED, 'val_loss_all', 'accuracy_all')
+PRETRAINING = dict(  # metric → title of its column
+    val_loss='loss, nats per masked token',
+    marginal_entropy='loss ignoring the image',
+    masked_accuracy='masked accuracy, %',
+    marginal_accuracy='accuracy of the most frequent token, %',
+    val_loss_all='loss over all tokens',
+    accuracy_all='accuracy over all, %',
+)
 
 
 def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict]) -> None:
@@ -30,19 +36,18 @@ def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict])
         scale=scale,
         seeds=len(figures),
         runs=runs,
-        claims=sorted(judged, key=lambda one: order.index(one.verdict)),
+        claims=[_claim_row(one) for one in sorted(judged, key=lambda x: order.index(x.verdict))],
         contradicted=[one for one in judged if one.verdict == CONTRADICTED],
         reversed=[one for one in judged if one.verdict == OPEN and one.here < 0],
         significance=judge.SIGNIFICANCE,
         smallest_p=2 / 2 ** len(figures),
-        units=JUDGED,
+        units=JUDGED.values(),
         ablations=[_ablation_row(scale, figures, ablation) for ablation in ablations],
         crossings=_crossings(scale, figures, ablations),
+        pretraining_columns=PRETRAINING.values(),
         pretrainings=_pretraining_rows(figures, ablations),
         charts=_write_charts(out / 'results', name, scale, figures),
         sentence=_sentence,
-        gap=_gap,
-        number=_number,
     )
     (out / 'results.md').write_text(text, encoding='utf-8')
 
@@ -51,6 +56,12 @@ def _sentence(one: judge.JudgedClaim) -> str:
     metric = JUDGED[one.metric].split(',')[0]
     gaps = f'{_gap(one.here)} points here, {_gap(one.paper)} in the paper'
     return f'{one.claim.sentence}: {metric} {gaps} (p = {one.p:.3f}).'
+
+
+def _claim_row(one: judge.JudgedClaim) -> list[str]:
+    here = f'{_gap(one.here)} ± {_number(one.half, 2)}'
+    metric, paper = JUDGED[one.metric], _gap(one.paper)
+    return [one.claim.sentence, metric, paper, here, f'{one.p:.3f}', one.verdict]
 
 
 def _ablation_row(scale: dict, figures: Figures, ablation: str) -> list[str]:
@@ -118,9 +129,9 @@ def _write_charts(folder: Path, name: str, scale: dict, figures: Figures) -> lis
             starts = ('scratch', *reversed(LENGTHS))
             charts.append((f'{task}_{labels}_labels', title, f'{task}/{labels}', metric, starts))
     full = [ablation for ablation in ABLATIONS if ABLATIONS[ablation].length >= 1]
-    losses = dict(val_loss='loss, nats per masked token', masked_accuracy='masked accuracy, %')
-    for metric, unit in losses.items():
-        charts.append((f'pretrain_{metric}', f'pre-training: {unit}', 'pretrain', metric, full))
+    for metric in ('val_loss', 'masked_accuracy'):
+        title = f'pre-training: {PRETRAINING[metric]}'
+        charts.append((f'pretrain_{metric}', title, 'pretrain', metric, full))
 
     written = []
     for stem, title, stage, metric, ablations in charts:
