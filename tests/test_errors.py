@@ -14,7 +14,7 @@ from beit_mm.checkpoint import load, load_backbone
 from beit_mm.data.blockwise_mask import BlockwiseMask, exact_blockwise_mask
 from beit_mm.data.seeded_dataset import SeededDataset
 from beit_mm.engine.find_checkpoint import find_resume_checkpoint
-from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
+from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, MIMDataPreprocessor, TokenTarget
 from beit_mm.models.relative_position import resize_bias_table
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
@@ -51,6 +51,10 @@ def batch(hidden: int = 6, ids: int = 4, without: str = '') -> dict[str, torch.T
 
 def tokenize(*size: int, value: float = 0.5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return vae().tokens(torch.full((1, 3, *size), value, dtype=dtype))
+
+
+def normalize(patch_view: torch.Tensor, **views: torch.Tensor) -> None:
+    MIMDataPreprocessor()(dict(inputs=dict(patch_view=patch_view, **views)))
 
 
 def load_saved(tmp_path, source: dict, load, model, **more: torch.Tensor) -> None:
@@ -101,6 +105,7 @@ MISTAKES = {
         r'images of shape \(3, 32, 32\): expected \[B, C, H, W\] .*Pass image\[None\] for one image'),
     'patch_ids of another batch': (lambda _: read(torch.zeros(1, 3, dtype=torch.int64)),
         r'patch_ids is torch\.int64 of shape \(1, 3\): expected torch\.int64 of shape \(2, any\)'),
+    'patch_ids before the first patch': (lambda _: read(torch.tensor([[-1, 0]] * 2)), r'patch_ids are -1 … 0: expected 0 … 15'),
     'mask of another grid': (lambda _: beit()(torch.zeros(2, 3, 32, 32), torch.zeros(2, 5, 5).bool()),
         r'mask is torch\.bool of shape \(2, 5, 5\): expected torch\.bool of shape \(2, 4, 4\)'),
     'mask for a backbone without mask token': (lambda _: beit(mask_token=False)(torch.zeros(2, 3, 32, 32), torch.zeros(2, 4, 4).bool()),
@@ -133,6 +138,9 @@ MISTAKES = {
     # pixels
     'pixels of 0 … 255': (lambda _: tokenize(8, 8, value=255.0), r'images are torch\.float32, 255 … 255: expected float in \[0, 1\]'),
     'pixels that are no numbers': (lambda _: tokenize(8, 8, value=float('nan')), r'nan … nan: expected'),
+    'patch view of floats': (lambda _: normalize(torch.zeros(1, 3, 8, 8)), r'patch_view is torch\.float32 .*expected torch\.uint8'),
+    'token view of floats': (lambda _: normalize(torch.zeros(1, 3, 8, 8).byte(), token_view=torch.zeros(1, 3, 4, 4)),
+        r'token_view is torch\.float32 .*expected torch\.uint8'),
     'pixels as bytes': (lambda _: tokenize(8, 8, value=1, dtype=torch.uint8),
         r'images are torch\.uint8, 1 … 1: expected float in \[0, 1\]; divide pixels by 255'),
     # names and numbers of the backbone

@@ -194,11 +194,3 @@ def test_views_are_normalized():
         torch.testing.assert_close(out['patch_view'][:, channel], expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(out['token_view'], token_view.float() / 255)
     assert out['mask'] is mask and inputs['patch_view'] is patch_view
-
-
-@pytest.mark.parametrize('name', ['patch_view', 'token_view'])
-def test_views_that_are_not_uint8_are_refused(name):
-    views = dict.fromkeys(('patch_view', 'token_view'), torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
-    views[name] = views[name].float()
-    with pytest.raises(ValueError, match=f'{name} is torch.float32 .*expected torch.uint8'):
-        MIMDataPreprocessor()(dict(inputs=views))
