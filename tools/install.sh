@@ -21,7 +21,7 @@ install() {
     if [[ ! -x $venv/bin/python ]]; then
         local check='import sys
 if sys.version_info < (3, 10):
-    sys.exit(f"beit_mm needs Python 3.10 or newer, this is {sys.version}: name another with PYTHON=…")'
+    sys.exit(f"beit_mm needs Python 3.10 or newer, this is {sys.version}: set PYTHON=…")'
         "${PYTHON:-python3}" -c "$check"
         "${PYTHON:-python3}" -m venv $venv
     fi

@@ -50,7 +50,7 @@ def _reproduce(args: Namespace, arguments: list[str]) -> None:
     for seed in range(1, (args.seeds or scale.cfg['seeds']) + 1):
         recipe = plan.make_recipe(scale, names, seed, work_dir)
         digests = plan.stage_digests(recipe, args.cfg_options)
-        finished = results.finished_digests(found, seed)
+        finished = found['seeds'].get(str(seed), {})
         if only := plan.missing_stages(recipe, digests, finished):
             folder, launch = Path(recipe.work_dir), launch_of(args)
             runs[seed] = (recipe, Settings(folder, args.cfg_options, seed, launch, only), digests)

@@ -131,11 +131,12 @@ def stage_digests(recipe: Recipe, overrides: list[str]) -> dict[str, str]:
 
 
 def missing_stages(
-    recipe: Recipe, digests: dict[str, str], finished: dict[str, str]
+    recipe: Recipe, digests: dict[str, str], finished: dict[str, dict]
 ) -> tuple[str, ...]:
-    """Return the stages whose digest is not in `finished`, with the stages that they start from."""
+    """Return the stages without a result of this digest, and the stages that they start from."""
     needed: set[str] = set()
     for stage in reversed(recipe.stages):
-        if stage.name in needed or finished.get(stage.name) != digests[stage.name]:
+        digest_before = finished.get(stage.name, {}).get('digest')
+        if stage.name in needed or digest_before != digests[stage.name]:
             needed |= {stage.name, *stage.weights.values()}
     return tuple(stage.name for stage in recipe.stages if stage.name in needed)

@@ -27,12 +27,6 @@ def read(out: Path, scale: str) -> dict:
     return read_json(out / f'results/{scale}.json') or dict(scale=scale, runs=[], seeds={})
 
 
-def finished_digests(results: dict, seed: int) -> dict[str, str]:
-    """Return stage → digest for the finished stages of a seed."""
-    stages = results['seeds'].get(str(seed), {})
-    return {name: stage['digest'] for name, stage in stages.items()}
-
-
 def save_finished(results: dict, out: Path, runs: dict, command: list[str]) -> None:
     """Add the stages that are finished with the present inputs to `results`, and save them.
 
