@@ -10,14 +10,7 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile, TestTimeAug
 from mmengine.dataset import BaseDataset
 from torch.utils.data import Dataset
 
-from .image_files import (
-    COLOR_TYPES,
-    MAX_PIXELS,
-    BadSample,
-    decoding,
-    read_image,
-    read_shape,
-)
+from .image_files import COLOR_TYPES, MAX_PIXELS, BadSample, decoding, read_image, read_shape
 from .label_maps import read_labels, to_classes
 
 MMSEG_LOADER = 'mmseg.datasets.transforms.loading.LoadAnnotations'

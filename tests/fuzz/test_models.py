@@ -22,18 +22,9 @@ pytestmark = pytest.mark.any_stack
 
 # EncoderDecoder and UPerHead have no arguments of their own.
 FUZZED = {
-    'BEiT',
-    'BEiTPretrainer',
-    'DiscreteVAE',
-    'EncoderDecoder',
-    'MIMDataPreprocessor',
-    'MIMHead',
-    'PatchwiseBEiT',
-    'PixelTarget',
-    'SETRPUPHead',
-    'TokenTarget',
-    'UPerHead',
-}
+    'BEiT', 'BEiTPretrainer', 'DiscreteVAE', 'EncoderDecoder', 'MIMDataPreprocessor', 'MIMHead',
+    'PatchwiseBEiT', 'PixelTarget', 'SETRPUPHead', 'TokenTarget', 'UPerHead',
+}  # fmt: skip
 ARCH = dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=8)
 VAE = dict(vocab_size=5, width=4, groups=3, blocks=1, width_in=4)  # stride 4
 TOKENIZER = dict(type='beit_mm.DiscreteVAE', **VAE)
