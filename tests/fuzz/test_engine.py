@@ -25,6 +25,7 @@ from beit_mm.engine import (
     Watchdog,
     launch,
 )
+from beit_mm.engine.hooks.anneal import cosine
 from beit_mm.models import BEiT
 
 FUZZED = {
@@ -35,9 +36,7 @@ FUZZED = {
 }  # fmt: skip
 ARCH = dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=8)
 count, positive = st.integers(1, 9), st.floats(1e-3, 1e3)
-number = st.floats(-10, 10)
 SETTINGS = {
-    Anneal: dict(attribute=st.just('beta'), start=number, end=number, iters=count),
     CompileBlocks: dict(backend=st.just('eager')),
     InitCodebook: dict(num_images=count, sharpness=st.floats(0.1, 9)),
     Probe: dict(interval=st.none() | count, num_images=st.integers(2, 9)),
@@ -57,6 +56,24 @@ def test_settings_are_refused_by_name_or_kept(kind, data):
     except Exception as error:
         return refused(error, **settings)
     assert {name: getattr(made, name) for name in settings} == settings
+
+
+@examples(60)
+@given(
+    start=mostly(st.floats(-10, 10)),
+    end=mostly(st.floats(-10, 10)),
+    iters=mostly(st.integers(1, 50)),
+    iteration=st.integers(0, 100),
+)
+def test_annealing_stays_between_its_ends(iteration, **settings):
+    try:
+        hook = Anneal('beta', **settings)
+    except Exception as error:
+        return refused(error, **settings)
+    value = cosine(hook.start, hook.end, hook.iters, iteration)
+    low, high = sorted((hook.start, hook.end))
+    assert low - 1e-9 <= value <= high + 1e-9
+    assert iteration < hook.iters or math.isclose(value, hook.end, abs_tol=1e-9)
 
 
 @examples(60)
