@@ -24,7 +24,6 @@ from embedding.page import write_neighbors
 from embedding.write import check_format, write
 from starter.images import list_images
 
-from beit_mm.data.label_maps import group_messages
 from beit_mm.viz.model_weights import ModelWeights
 
 MAX_LABELLED = 10_000  # images whose neighbors are compared
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     store = Store(args.out.with_suffix('.partial'), backbone, names, labelled, choice)
     workers = min(len(os.sched_getaffinity(0)), 8)
     faults = embed(backbone, images, store, choice, labelled, args.batch_size, workers)
-    for text in group_messages(faults):
+    for text in faults.values():
         print(f'skipped: {text}')
     if not store.done.any():
         raise ValueError(f'none of {len(names)} images in {args.data} can be read')

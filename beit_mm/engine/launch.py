@@ -54,8 +54,11 @@ def make_parser(description: str) -> ArgumentParser:
 def read_config(args: Namespace) -> Config:
     """Return the config with `--cfg-options`, launcher and work_dir; set the variables of the rank.
 
-    Raises ImportError if the config needs a package that is missing (`require_packages`).
+    Exits if there is no such file. Raises ImportError if the config needs a package that is missing
+    (`require_packages`).
     """
+    if not Path(args.config).is_file():
+        raise SystemExit(f'error: {args.config} not found: expected a config')
     if args.launcher != 'none':
         set_ranks(args.launcher)
     cfg = Config.fromfile(args.config)

@@ -103,6 +103,11 @@ def test_only_rank_0_prints_the_warnings_of_imports(variable, rank):
     assert ('Warning' in done.stderr) is (rank == 0), done.stderr
 
 
+def test_a_config_that_does_not_exist_is_named():
+    with pytest.raises(SystemExit, match=r'error: none\.py not found: expected a config'):
+        launch.read_config(launch.make_parser('').parse_args(['none.py']))
+
+
 @pytest.mark.parametrize(
     ('settings', 'library'),
     [

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import labels, masks
-from .images import Split, measure, split_images, write_list
+from .images import Split, measure, split_images
 
 GOLDEN_ANGLE = 137.5  # degrees between the hues of neighboring classes
 DOMINANT_SHARE, DOMINANT_WEIGHT = 0.5, 0.4  # of a class that covers most pixels
@@ -47,26 +47,27 @@ def read_data(
     colors: Path | None,
 ) -> Data:
     """Read a folder; write lists beside `out` where it has no splits, and masks with numbers."""
+    found = None
     if task == 'segmentation':
         splits = masks.find_pairs(folder, mask_folder, out)
         names = masks.convert_colors(splits, colors, out) if colors else []
         data = Data(**splits)
         _name_classes(data, folder, names, ask_zero)
-        for split in splits.values():
-            write_list(split.list_file, split.stems)
     elif task == 'classification':
         found = labels.find_labels(folder, out)
-        labels.write_lists(found)
-        data = Data(**found.splits, classes=found.classes)
-        data.several_labels = bool(found.annotations)
+        splits = found.splits
+        data = Data(**splits, classes=found.classes, several_labels=bool(found.several))
     else:
         splits = split_images(folder, out)
         data = Data(**splits)
-        for split in splits.values():
-            write_list(split.list_file, split.names)
-    measured = measure(data.train.folder, data.train.names)
+    measured, unreadable = measure(data.train, data.val)
     data.channels, data.height, data.width = measured.channels, measured.height, measured.width
     data.mean, data.std = measured.mean, measured.std
+    for name, split in splits.items():
+        split.leave_out(unreadable, out.with_name(f'{out.stem}_{name}.txt'))
+        if split.list_file:
+            lines = labels.list_lines(found, split) if found else split.entries
+            split.list_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     return data
 
 

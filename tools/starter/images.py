@@ -2,6 +2,7 @@
 
 import os
 import random
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from beit_mm.utils.arguments import join_names
 
 TRAIN, VAL = ('train', 'training'), ('val', 'validation', 'valid')
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 1000
-SAMPLE_SIZE = 100  # images that are read
+SAMPLE_SIZE = 200  # images that are read of the training set
 
 
 @dataclass
@@ -22,6 +23,17 @@ class Split:
     folder: Path
     names: list[str]
     list_file: Path | None = None
+
+    @property
+    def entries(self) -> list[str]:
+        """Return the lines of `list_file`."""
+        return self.names
+
+    def leave_out(self, unreadable: set[Path], list_file: Path) -> None:
+        """Remove images; the others are then listed in `list_file`."""
+        kept = [name for name in self.names if self.folder / name not in unreadable]
+        if len(kept) < len(self.names):
+            self.names, self.list_file = kept, self.list_file or list_file
 
 
 @dataclass
@@ -87,52 +99,56 @@ def hold_out(names: list[str]) -> list[str]:
     return random.Random(0).sample(sorted(names), max(count, 0))
 
 
-def write_list(path: Path | None, lines: list[str]) -> None:
-    if path:
-        path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+def measure(train: Split, val: Split) -> tuple[Statistics, set[Path]]:
+    """Read a sample of the training images and all validation images.
 
-
-def measure(folder: Path, names: list[str]) -> Statistics:
-    """Read a sample of images.
-
-    Raises ValueError if images have different numbers of channels, or none can be read.
+    Returns what they have in common, and the images that cannot be read. Raises ValueError if
+    images have different numbers of channels, or none can be read.
     """
-    names = random.Random(0).sample(names, min(SAMPLE_SIZE, len(names)))
-    shapes, sums, counts = {}, {}, 0
-    for name in names:
-        try:
-            image, _ = read_image(str(folder / name), 'unchanged')
-        except BadSample:
-            try:
-                image, _ = read_image(str(folder / name), 'color')
-            except BadSample as error:
-                print(f'remark: {error}')
-                continue
-        image = image[..., None] if image.ndim == 2 else image
-        shapes.setdefault(image.shape[2], []).append(image.shape[:2])
-        pixels = image.reshape(-1, image.shape[2]).astype(np.float64)
-        sums.setdefault(image.shape[2], []).append((pixels.mean(0), (pixels**2).mean(0)))
-        counts += 1
-    if not counts:
-        raise ValueError(f'none of {len(names)} images in {folder} can be read')
+    names = random.Random(0).sample(train.names, min(SAMPLE_SIZE, len(train.names)))
+    paths = [train.folder / name for name in names] + [val.folder / name for name in val.names]
+    with ProcessPoolExecutor() as pool:
+        found = dict(zip(paths, pool.map(_measure_image, paths, chunksize=8), strict=True))
+    faults = {str(path): result for path, result in found.items() if isinstance(result, str)}
+    for text in faults.values():
+        print(f'left out: {text}')
+    images = [result for result in found.values() if not isinstance(result, str)]
+    if not images:
+        raise ValueError(f'none of {len(paths)} images in {train.folder} can be read')
+    counts = {len(mean) for _, mean, _ in images}
     # Gray images and images with alpha beside RGB images are read as RGB.
-    is_color = set(shapes) <= {1, 2, 3, 4} and (set(shapes) & {1, 2, 3} or _is_alpha(names))
-    if len(shapes) > 1 and not is_color:
-        numbers = join_names(sorted(map(str, shapes)))
+    is_color = counts <= {1, 2, 3, 4} and (counts & {1, 2, 3} or _has_alpha(names))
+    if len(counts) > 1 and not is_color:
         raise ValueError(
-            f'images in {folder} have {numbers} channels: expected the same number in all'
+            f'images in {train.folder} have {join_names(sorted(map(str, counts)))} channels: '
+            'expected the same number in all'
         )
-    sizes = np.median([size for group in shapes.values() for size in group], axis=0).astype(int)
-    channels = 3 if is_color else next(iter(shapes))
+    height, width = map(int, np.median([size for size, _, _ in images], axis=0))
+    unreadable = set(map(Path, faults))
     if is_color:
-        return Statistics(3, *map(int, sizes), [], [])
-    mean, square = np.mean(sums[channels], axis=0)
+        return Statistics(3, height, width, [], []), unreadable
+    mean = np.mean([mean for _, mean, _ in images], axis=0)
+    square = np.mean([square for _, _, square in images], axis=0)
     variance = square - mean**2
     std = np.sqrt(np.where(variance > 1e-6 * square, variance, 1))  # a band may be constant
     mean, std = ([float(f'{value:.4g}') for value in values] for values in (mean, std))
-    return Statistics(channels, *map(int, sizes), mean, std)
+    return Statistics(len(mean), height, width, mean, std), unreadable
 
 
-def _is_alpha(names: list[str]) -> bool:
+def _measure_image(path: Path) -> tuple[tuple[int, int], np.ndarray, np.ndarray] | str:
+    """Return the size, mean and mean square per channel of an image, or why it cannot be read."""
+    try:
+        image, _ = read_image(str(path), 'unchanged')
+    except BadSample:
+        try:
+            image, _ = read_image(str(path), 'color')
+        except BadSample as error:
+            return str(error)
+    pixels = np.atleast_3d(image).reshape(-1, image.shape[2] if image.ndim == 3 else 1)
+    pixels = pixels.astype(np.float64)
+    return image.shape[:2], pixels.mean(0), (pixels**2).mean(0)
+
+
+def _has_alpha(names: list[str]) -> bool:
     """Return whether four channels are RGB and alpha, which the format of a file tells."""
     return all(name.lower().endswith(('.png', '.webp')) for name in names)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from beit_mm.data.class_numbers import compare_classes, read_numbering
 
-from .images import Split, check_not_empty, find_splits, hold_out, list_images, write_list
+from .images import Split, check_not_empty, find_splits, hold_out, list_images
 
 TABLE = 'labels.csv'
 SEPARATORS = (';', '|')  # between the labels of an image
@@ -15,11 +15,14 @@ SEPARATORS = (';', '|')  # between the labels of an image
 
 @dataclass
 class Labels:
-    """Splits of a classification data set. `annotations` is set for several labels per image."""
+    """Splits of a classification data set.
+
+    `several` holds the numbers of the classes of each image if an image may have several.
+    """
 
     classes: list[str]
     splits: dict[str, Split]
-    annotations: dict[Path, dict] = field(default_factory=dict)  # file → content
+    several: dict[str, list[int]] = field(default_factory=dict)
 
 
 def find_labels(folder: Path, out: Path) -> Labels:
@@ -49,9 +52,12 @@ def find_labels(folder: Path, out: Path) -> Labels:
 
 
 def list_lines(labels: Labels, split: Split) -> list[str]:
-    """Return the lines `path label` of a list file."""
+    """Return lines `path label`, or with several labels the JSON of mmpretrain's data set."""
     numbers = {name: number for number, name in enumerate(labels.classes)}
-    return [f'{name} {numbers[Path(name).parts[0]]}' for name in split.names]
+    if not labels.several:
+        return [f'{name} {numbers[Path(name).parts[0]]}' for name in split.names]
+    samples = [dict(img_path=name, gt_label=labels.several[name]) for name in split.names]
+    return [json.dumps(dict(metainfo=dict(classes=labels.classes), data_list=samples))]
 
 
 def _split_classes(folder: Path, classes: list[str], out: Path) -> dict[str, Split]:
@@ -96,24 +102,9 @@ def _read_table(folder: Path, out: Path) -> Labels:
     check_not_empty(folder, list(labels))
     held_out = set(hold_out(list(labels)))
     numbers = {name: number for number, name in enumerate(classes)}
-    splits, annotations = {}, {}
+    splits = {}
     for split in ('train', 'val'):
         names = sorted(name for name in labels if (name in held_out) == (split == 'val'))
         splits[split] = Split(folder, names, out.with_name(f'{out.stem}_{split}.json'))
-        samples = [
-            dict(img_path=name, gt_label=[numbers[label] for label in labels[name]])
-            for name in names
-        ]
-        annotations[splits[split].list_file] = dict(
-            metainfo=dict(classes=classes), data_list=samples
-        )
-    return Labels(classes, splits, annotations)
-
-
-def write_lists(labels: Labels) -> None:
-    """Write the lists of splits without folders."""
-    for split in labels.splits.values():
-        if split.list_file in labels.annotations:
-            split.list_file.write_text(json.dumps(labels.annotations[split.list_file]))
-        else:
-            write_list(split.list_file, list_lines(labels, split))
+    several = {name: [numbers[label] for label in found] for name, found in labels.items()}
+    return Labels(classes, splits, several)

@@ -49,6 +49,21 @@ class Pairs:
             )
 
     @property
+    def entries(self) -> list[str]:
+        """Return the lines of `list_file`."""
+        return self.stems
+
+    def leave_out(self, unreadable: set[Path], list_file: Path) -> None:
+        """Remove pairs; the others are then listed in `list_file`."""
+        kept = [
+            stem
+            for stem, (image, _) in zip(self.stems, self.paths(), strict=True)
+            if image not in unreadable
+        ]
+        if len(kept) < len(self.stems):
+            self.stems, self.list_file = kept, self.list_file or list_file
+
+    @property
     def folder(self) -> Path:
         return self.images
 
