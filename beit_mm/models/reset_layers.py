@@ -5,13 +5,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 
-def reset_layers(head: nn.Module) -> None:
-    """Set convolutions, norms and running statistics to their initial values.
+class ResetLayers:
+    """Mixin for mmseg's heads, whose own `init_weights` does not reach all layers."""
 
-    `init_weights` of mmseg's heads does not reach all of them.
-    """
-    for module in head.modules():
-        if isinstance(module, ConvModule):
-            module.init_weights()
-        elif isinstance(module, _NormBase | nn.LayerNorm):
-            module.reset_parameters()
+    def init_weights(self) -> None:
+        """Set every parameter and running statistic, then apply `init_cfg`."""
+        for module in self.modules():
+            if isinstance(module, ConvModule):
+                module.init_weights()
+            elif isinstance(module, _NormBase | nn.LayerNorm):
+                module.reset_parameters()
+        super().init_weights()

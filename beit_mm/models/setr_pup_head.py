@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 from ..utils.arguments import check_choices, check_integers, check_numbers
-from .reset_layers import reset_layers
+from .reset_layers import ResetLayers
 
 
 @MODELS.register_module()
-class SETRPUPHead(BaseDecodeHead):
+class SETRPUPHead(ResetLayers, BaseDecodeHead):
     """BEiT's segmentation head: LayerNorm, stages that double the map, and a 1×1 classifier.
 
     Features [B, in_channels, h, w] of one level become logits [B, num_classes, h·2^s, w·2^s] after
@@ -56,11 +56,6 @@ class SETRPUPHead(BaseDecodeHead):
             )
             self.stages.append(stage)
             in_channels = channels
-
-    def init_weights(self) -> None:
-        """Set every parameter and running statistic, then apply `init_cfg`."""
-        reset_layers(self)
-        super().init_weights()
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         x = self._transform_inputs(inputs)

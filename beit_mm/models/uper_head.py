@@ -7,22 +7,17 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 from .plain_layers import is_hooked, is_plain
-from .reset_layers import reset_layers
+from .reset_layers import ResetLayers
 
 
 @MODELS.register_module()
-class UPerHead(MMSegUPerHead):
+class UPerHead(ResetLayers, MMSegUPerHead):
     """mmseg's UPerHead with the same weights and outputs, faster in evaluation.
 
     `convolve_resized` replaces its last convolution, unless something is attached to that layer.
     mmseg's code also runs in training, under autocast (which would round each product of the
     kernel), and in a graph (where one convolution is faster than these many steps).
     """
-
-    def init_weights(self) -> None:
-        """Set every parameter and running statistic, then apply `init_cfg`."""
-        reset_layers(self)
-        super().init_weights()
 
     def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
         last = self.fpn_bottleneck
