@@ -15,6 +15,7 @@ from torch import nn
 
 from beit_mm import checkpoint
 from beit_mm.checkpoint.published import published
+from beit_mm.engine import launch
 from beit_mm.engine.launch import build_runner
 from beit_mm.registry import MODELS
 
@@ -50,9 +51,6 @@ def build(cfg: Config) -> nn.Module:
 def test_two_iterations_on_shapes(name, data, tmp_path):
     cfg = shrink(load(name), data, tmp_path)
     runner = build_runner(cfg)
-    if name.endswith('_ms'):
-        assert math.isfinite(runner.test()['mIoU'])
-        return
     runner.train()
     assert runner.iter == 2
     trained = runner.optim_wrapper.optimizer.state
@@ -62,6 +60,37 @@ def test_two_iterations_on_shapes(name, data, tmp_path):
     if cfg.get('val_dataloader') and cfg.default_scope in METRICS:
         value = runner.message_hub.get_scalar(f'val/{METRICS[cfg.default_scope]}').current()
         assert math.isfinite(value)
+
+
+def test_a_segmentor_is_tested_at_several_scales(data, tmp_path):
+    cfg = load(SEGMENT)
+    launch.augment_test(cfg)
+    runner = build_runner(shrink(cfg, data, tmp_path))
+    assert math.isfinite(runner.test()['mIoU'])
+    assert len(runner.test_dataloader.dataset[0]['inputs']) == 12
+
+
+def test_a_classifier_is_tested_on_images_and_their_mirror_images(data, tmp_path):
+    cfg = shrink(load(FINETUNE), data, tmp_path)
+    launch.augment_test(cfg)
+    runner = build_runner(cfg)
+    assert math.isfinite(runner.test()['accuracy/top1'])
+    batch = next(iter(runner.test_dataloader))
+    image, mirrored = (inputs[0] for inputs in batch['inputs'])
+    assert torch.equal(mirrored, image.flip(-1)) and not torch.equal(mirrored, image)
+    model = runner.model.eval()
+    with torch.no_grad():
+        merged = model.test_step(batch)[0].pred_score
+        stats = model.module.data_preprocessor
+        normal = [(x.float().flip(0) - stats.mean) / stats.std for x in (image, mirrored)]  # BGR
+        alone = model.module(torch.stack(normal)).softmax(1)
+    torch.testing.assert_close(merged, alone.mean(0))
+
+
+def test_tta_needs_a_pipeline(tmp_path):
+    cfg = Config(dict(load(PRETRAIN).to_dict()))
+    with pytest.raises(SystemExit, match='--tta: .* has no tta_model and tta_pipeline'):
+        launch.augment_test(cfg)
 
 
 @pytest.mark.parametrize(('name', 'grid'), [(FINETUNE_384, 24), (SEGMENT, 4)])
@@ -155,7 +184,7 @@ def test_the_header_states_command_and_hardware(name):
 FINETUNED = [name for name in CONFIGS if name.startswith(('classification/', 'segmentation/'))]
 
 
-@pytest.mark.parametrize('name', [name for name in FINETUNED if not name.endswith('_ms')])
+@pytest.mark.parametrize('name', FINETUNED)
 def test_a_config_starts_from_published_weights_or_another_config(name):
     source = load(name).pretrained
     runs = {Path(other).name for other in CONFIGS}

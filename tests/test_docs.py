@@ -213,15 +213,12 @@ def header(name: str) -> str:
 
 def test_the_tables_of_recipes_name_every_config():
     names = {name for name in CONFIGS if not name.startswith('quickstart/')}
-    recipes = {name for name in names if not name.endswith('_ms')}
-    assert set(PATH.findall(REPRODUCE)) == recipes
-    assert {f'{name}_ms' for name in recipes if name.startswith('segmentation/')} <= set(CONFIGS)
+    assert set(PATH.findall(REPRODUCE)) == names
 
 
 @pytest.mark.parametrize('line', RECIPES, ids=lambda line: line.split('|')[1].strip())
 def test_published_values_are_those_in_the_headers_of_the_configs(line):
     names = PATH.findall(line)
-    names += [f'{name}_ms' for name in names if f'{name}_ms' in CONFIGS]
     number = re.compile(r'\b\d\d\.\d+\b')
     stated = set(map(float, number.findall(' '.join(map(header, names)))))
     assert set(map(float, number.findall(PATH.sub('', line)))) <= stated

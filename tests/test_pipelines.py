@@ -55,7 +55,7 @@ def pipeline(cfg: Config, split: str) -> list[str]:
 def normalization(cfg: Config) -> tuple[list[float], list[float]]:
     """Return mean and std of the data preprocessor as it is built, also if it is a default."""
     init_default_scope(cfg.default_scope)
-    model = cfg.model.get('module', cfg.model)
+    model = cfg.model
     kind = 'MIM' if cfg.default_scope == 'beit_mm' else 'Cls'
     settings = dict(cfg.get('data_preprocessor') or model.get('data_preprocessor') or {})
     settings.setdefault('type', f'{cfg.default_scope}.{kind}DataPreprocessor')
@@ -99,13 +99,12 @@ def imagenet(side: int, augment: str, short: int = 256) -> tuple[str, str]:
     )
 
 
-def ade20k(side: int, several: bool) -> tuple[str, str]:
-    resize, pack = f'{4 * side}×{side} cv2 bilinear', 'LoadAnnotations pillow | PackSegInputs'
-    test = f'{READ} Resize {resize} | {pack}'
-    if several:
-        pack = pack.replace(' |', '')
-        test = f'{READ} TestTimeAug {SCALES[side]} flip 0.0 flip 1.0 cv2 bilinear {pack}'
-    return f'{READ_BOTH} RandomResize {resize} | RandomCrop {side}×{side} | {END}', test
+def ade20k(side: int) -> tuple[str, str]:
+    resize = f'{4 * side}×{side} cv2 bilinear'
+    return (
+        f'{READ_BOTH} RandomResize {resize} | RandomCrop {side}×{side} | {END}',
+        f'{READ} Resize {resize} | LoadAnnotations pillow | PackSegInputs',
+    )
 
 
 def quick_views(side: int) -> tuple[str, str]:
@@ -145,12 +144,9 @@ TABLE = {
     'classification/.*_in22k-ft_.*-384px': (HALF, *imagenet(384, GREY, 384)),
     'classification/.*_in22k-ft_.*-512px': (HALF, *imagenet(512, GREY, 512)),
     'classification/.*_in22k': (HALF, *imagenet(224, GREY)),  # tests what the user held back
-    'segmentation/(?!.*_in22k-ft).*-512x512': (IMAGENET, *ade20k(512, False)),
-    'segmentation/(?!.*_in22k-ft).*-512x512_ms': (IMAGENET, *ade20k(512, True)),
-    'segmentation/.*_in22k-ft_setr-pup_.*-512x512': (HALF, *ade20k(512, False)),
-    'segmentation/.*_in22k-ft_setr-pup_.*-512x512_ms': (HALF, *ade20k(512, True)),
-    'segmentation/.*_in22k-ft_upernet_.*-640x640': (IMAGENET, *ade20k(640, False)),
-    'segmentation/.*_in22k-ft_upernet_.*-640x640_ms': (IMAGENET, *ade20k(640, True)),
+    'segmentation/(?!.*_in22k-ft).*-512x512': (IMAGENET, *ade20k(512)),
+    'segmentation/.*_in22k-ft_setr-pup_.*-512x512': (HALF, *ade20k(512)),
+    'segmentation/.*_in22k-ft_upernet_.*-640x640': (IMAGENET, *ade20k(640)),
     'quickstart/tokenizer': (UNIT, *quick_tokens(32)),
     'quickstart/tokenizer_112': (UNIT, *quick_tokens(56)),
     'quickstart/pretrain': (IMAGENET, *quick_views(64)),
@@ -169,4 +165,13 @@ def test_transforms_sizes_interpolation_mean_and_std_are_those_of_the_table(name
     assert normalization(cfg) == expected
     assert pipeline(cfg, 'train') == train.split(' | ')
     assert pipeline(cfg, 'test') == test.split(' | ')
-    assert pipeline(cfg, 'val') in (pipeline(cfg, 'test'), ['']) or name.endswith('_ms')
+    assert pipeline(cfg, 'val') in (pipeline(cfg, 'test'), [''])
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('segmentation/')])
+def test_several_scales_are_those_of_the_official_code(name):
+    cfg = load(name)
+    init_default_scope(cfg.default_scope)
+    steps = f'{READ} TestTimeAug {SCALES[cfg.crop_size[0]]} flip 0.0 flip 1.0 cv2 bilinear'
+    expected = f'{steps} LoadAnnotations pillow PackSegInputs'.split(' | ')
+    assert [describe(step) for step in cfg.tta_pipeline] == expected

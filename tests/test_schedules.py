@@ -25,7 +25,7 @@ from beit_mm.registry import MODELS
 STEPS = 4  # per epoch
 SHORTER = 100
 TOKENIZER = 'tokenizer/dvae_64xb8-coslr-3000k_in1k-256px'
-PAPER = [name for name in CONFIGS if not name.startswith('quick') and not name.endswith('_ms')]
+PAPER = [name for name in CONFIGS if not name.startswith('quick')]
 FINETUNE = [name for name in PAPER if name != TOKENIZER]
 # part of a config's name: what the paper does not state, or what differs from the nearest recipe
 UNSTATED = {

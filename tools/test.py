@@ -18,10 +18,17 @@ def main() -> None:
     parser.add_argument(
         'checkpoint', help='file of training with this config, or of another project, same model'
     )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average over the `tta_pipeline` of the config; for a classifier by default flips',
+    )
     parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
     args = parser.parse_args()
     cfg = launch.read_config(args)
     cfg.load_from = args.checkpoint
+    if args.tta:
+        launch.augment_test(cfg)
     if args.amp:
         cfg.test_cfg.fp16 = True
     runner = launch.build_runner(cfg, every_key=True)

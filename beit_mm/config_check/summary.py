@@ -82,7 +82,7 @@ def summarize(
     Raises ValueError for a model other than BEiT, or if the learning rate is to be scaled and
     auto_scale_lr.base_batch_size is missing.
     """
-    model = _get_model(cfg)
+    model = cfg.get('model') or {}
     auto_scale = auto_scale or bool(get(cfg, 'auto_scale_lr', 'enable'))
     if auto_scale and not get(cfg, 'auto_scale_lr', 'base_batch_size'):
         raise ValueError('no auto_scale_lr.base_batch_size: add it, the batch that lr is for')
@@ -102,11 +102,6 @@ def summarize(
 
 
 # -- which run it is -------------------------------------------------------------------------------
-
-
-def _get_model(cfg: dict) -> dict:
-    model = cfg.get('model') or {}
-    return model.get('module', model)  # of a test at several scales
 
 
 def _find_task(model: dict) -> str:
@@ -138,7 +133,7 @@ def _find_mean_std(cfg: dict, model: dict, task: str) -> tuple | None:
 
 
 def _starting_checkpoint(cfg: dict) -> str | None:
-    model = _get_model(cfg)
+    model = cfg.get('model') or {}
     inits = [get(model, 'backbone', 'init_cfg'), model.get('init_cfg')]
     pretrained = find(inits, 'Pretrained') or {}
     return pretrained.get('checkpoint') or model.get('pretrained') or cfg.get('load_from')

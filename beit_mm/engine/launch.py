@@ -13,7 +13,7 @@ from ..data.check_samples import CheckSamples
 from ..data.image_folders import list_readable
 from ..utils.arguments import join_names
 from ..utils.cfg_options import Options
-from ..utils.config_tree import get, kind, nodes
+from ..utils.config_tree import find_dataset, get, kind, nodes
 from .cpu import adapt_to_cpu
 from .determinism import ExactResume, KeyedRandomness
 from .find_checkpoint import list_checkpoints
@@ -110,6 +110,21 @@ def build_runner(cfg: Config, every_key: bool = False) -> Runner:
     for change in changes:
         runner.logger.info(f'No GPU here: {change}')
     return runner
+
+
+def augment_test(cfg: Config) -> None:
+    """Wrap the model in `tta_model`, and test on `tta_pipeline`, as mmpretrain and mmseg do."""
+    dataset = find_dataset(cfg.test_dataloader)
+    *steps, pack = dataset.pipeline
+    if cfg.default_scope == 'mmpretrain':
+        flips = [dict(type='RandomFlip', prob=probability) for probability in (0.0, 1.0)]
+        augment = dict(type='TestTimeAug', transforms=[flips, [pack]])
+        cfg.setdefault('tta_model', dict(type='AverageClsScoreTTA'))
+        cfg.setdefault('tta_pipeline', [*steps, augment])
+    if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
+        raise SystemExit(f'error: --tta: {cfg.filename} has no tta_model and tta_pipeline')
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = dict(cfg.tta_model, module=cfg.model)
 
 
 def check_unused_folder(cfg: Config) -> None:

@@ -14,7 +14,7 @@ from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.origins import from_ours
 from beit_mm.checkpoint.state_dicts import find_weights
 from beit_mm.config_check.weights import check_weights, compare_by_name
-from beit_mm.engine import ConvertCheckpoint
+from beit_mm.engine import ConvertCheckpoint, launch
 from beit_mm.engine.launch import build_runner
 from beit_mm.models import BEiTPretrainer
 from beit_mm.registry import MODELS
@@ -80,14 +80,17 @@ def is_equal(model: torch.nn.Module, state: dict) -> bool:
 
 
 @pytest.mark.parametrize(
-    'origin, scales', [('unilm', ''), ('unilm', '_ms'), ('hf', ''), ('mmseg', '')]
+    'origin, several', [('unilm', False), ('unilm', True), ('hf', False), ('mmseg', False)]
 )
 @pytest.mark.usefixtures('unformatted')
-def test_a_published_segmentor_is_tested_with_its_config(tmp_path, origin, scales):
+def test_a_published_segmentor_is_tested_with_its_config(tmp_path, origin, several):
     """The model has a pyramid, a decoder and an auxiliary head, also with multi-scale testing."""
-    name = f'segmentation/beit-base_in22k-ft_upernet_8xb2-amp-160k_ade20k-640x640{scales}'
-    run = build_runner(small.shrink(small.load(name), None, tmp_path), every_key=True)
-    model = run.model.module if scales else run.model
+    name = 'segmentation/beit-base_in22k-ft_upernet_8xb2-amp-160k_ade20k-640x640'
+    cfg = small.shrink(small.load(name), None, tmp_path)
+    if several:
+        launch.augment_test(cfg)
+    run = build_runner(cfg, every_key=True)
+    model = run.model.module if several else run.model
     state = {k: torch.randn(v.shape) if v.ndim else v for k, v in model.state_dict().items()}
     assert any(key.startswith('auxiliary_head.') for key in state)
     torch.save(dict(state_dict=from_ours(state, origin), meta={}), tmp_path / 'published.pth')

@@ -23,7 +23,7 @@ from beit_mm.utils.config_tree import kind
 
 pytestmark = pytest.mark.any_stack
 
-NAMES = [name for name in CONFIGS if 'large' not in name and not name.endswith('_ms')]
+NAMES = [name for name in CONFIGS if 'large' not in name]
 OURS = test_models.FUZZED | test_data.FUZZED | test_engine.FUZZED
 VALUES = [
     None, True, -1, 0, 2.5, float('nan'), float('inf'), 'other', '', 'model', '/', [], [1], ['a'],

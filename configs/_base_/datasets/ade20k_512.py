@@ -16,9 +16,10 @@ test_pipeline = [
     dict(type='LoadAnnotations'),  # after Resize: the label map keeps its size
     dict(type='PackSegInputs'),
 ]
-# Test at several scales with flips (…_ms.py). SETR's and BEiT's code enlarge an image smaller than the crop to the crop's size,
+# `tools/test.py --tta`: several scales with flips. SETR's and BEiT's code enlarge an image smaller than the crop to the crop's size,
 # so their ratios 0.5 and 0.75 count as 1.
-ms_pipeline = [
+tta_model = dict(type='SegTTAModel')
+tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(
         type='TestTimeAug',

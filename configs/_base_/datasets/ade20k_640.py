@@ -7,8 +7,8 @@ train_pipeline[2].scale = scale
 train_pipeline[3].crop_size = crop_size
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = scale
-ms_pipeline = _base_.ms_pipeline
-ms_pipeline[1].transforms[0] = [
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].transforms[0] = [
     dict(type='Resize', scale=(int(2560 * r), int(640 * r)), keep_ratio=True)
     for r in (1.0, 1.0, 1.0, 1.25, 1.5, 1.75)]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
