@@ -1,4 +1,7 @@
-"""Packaging of beit-mm. Torch and OpenMMLab come with an extra: installing into a user's own stack changes nothing."""
+"""Packaging of beit-mm.
+
+Torch and OpenMMLab come with an extra, so that installing into a user's own stack changes nothing.
+"""
 
 import re
 import shutil
@@ -14,7 +17,8 @@ SHIPPED = (
     'model-index.yml',
 )  # found under beit_mm/.mim, where OpenMMLab's tools look for them
 
-# The lowest versions with which the tests pass; with older ones of torch a watched rank, exports or compiled models fail.
+# The lowest versions with which the tests pass. With older ones of torch a watched rank, exports or
+# compiled models fail.
 ONEDL = [
     'torch>=2.10',
     'torchvision',

@@ -19,7 +19,10 @@ def find_tools() -> dict[str, Path]:
 
 
 def locate(word: str) -> str:
-    """Return the installed file for a name such as configs/quickstart/recipe.py, if none is here."""
+    """Return the installed file for a name such as configs/quickstart/recipe.py.
+
+    A file in the current folder comes first.
+    """
     is_installed = word.startswith('configs/') and not Path(word).exists()
     return str(root() / word) if is_installed and (root() / word).exists() else word
 

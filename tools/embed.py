@@ -111,7 +111,8 @@ def print_accuracy(accuracies: list[float], classes: list[str], written: int) ->
     block = accuracies.index(best) + 1
     if block != written:
         print(
-            f'The features of block {block} are better than those of block {written}: --block {block}'
+            f'Block {block} is better than block {written}, whose features were written: pass '
+            f'--block {block}'
         )
     if block < len(accuracies):
         print('In a pre-trained BEiT a middle block is best: the last blocks predict tokens.')

@@ -31,8 +31,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument('data', type=Path, help='folder of the images')
     parser.add_argument(
         '--weights',
-        help='what training starts from: a name of docs/models.md, hf://ORG/NAME, a file, the folder '
-        'of a run, or none. For pretrain: the tokenizer',
+        help='what training starts from: a name of docs/models.md, hf://ORG/NAME, a file, '
+        'the folder of a run, or none. For pretrain: the tokenizer',
     )
     parser.add_argument('--out', type=Path, help='config to write, default: my_TASK.py')
     parser.add_argument('--masks', type=Path, help='folder of the masks, if it is elsewhere')

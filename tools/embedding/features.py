@@ -128,9 +128,9 @@ def block_outputs(backbone: BEiT, images: Tensor, count: int) -> list[Tensor]:
 
 
 def accuracy_per_block(blocks: np.ndarray, labels: list[str]) -> list[float]:
-    """Return for each block the % of images whose class the nearest neighbors among the others give.
+    """Return for each block of `blocks` [n, L, D] the accuracy (%) of nearest neighbors.
 
-    `blocks` [n, L, D].
+    They are searched among the other images.
     """
     numbers = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
     return [knn_top1(torch.from_numpy(features), numbers) for features in blocks.swapaxes(0, 1)]

@@ -57,7 +57,7 @@ def list_images(folder: Path) -> list[str]:
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
-    """Return split → sub-folder if a folder has a sub-folder for training and one for validation."""
+    """Return split → sub-folder if there is one for training and one for validation."""
     found = {}
     for split, names in dict(train=TRAIN, val=VAL).items():
         folders = (folder / name for name in names)

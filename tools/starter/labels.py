@@ -75,7 +75,7 @@ def _split_classes(folder: Path, classes: list[str], out: Path) -> dict[str, Spl
 
 
 def _read_table(folder: Path, out: Path) -> Labels:
-    """Read `labels.csv`: columns image and label (`cat;dog`), or one column of 0 and 1 per class."""
+    """Read columns image and label (`cat;dog`), or one column of 0 and 1 per class."""
     path = folder / TABLE
     with open(path, encoding='utf-8-sig', newline='') as file:
         header, *rows = csv.reader(file)

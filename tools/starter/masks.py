@@ -214,7 +214,7 @@ class Values:
 def read_values(split: Pairs, ask_zero: Callable[[str], str]) -> Values:
     """Read a sample of the masks.
 
-    `ask_zero` gets the values as text and returns 'background' or 'ignore'; it is called if 0 occurs.
+    If 0 occurs, `ask_zero` gets the values as text and returns 'background' or 'ignore'.
     Raises ValueError if masks cannot be read, have colors, or have one class only.
     """
     pairs = list(split.paths())

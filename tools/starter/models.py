@@ -75,9 +75,9 @@ def find_weights(source: str) -> Weights:
     size = 'small' if spec.arch == SMALL else SIZES.get(arch)
     if size is None or spec.patch_size != (8 if size == 'small' else 16):
         raise ValueError(
-            f'{source} has the architecture {spec.arch} with patch_size={spec.patch_size}: expected '
-            'BEiT-B or BEiT-L with patch 16, or the model of configs/quickstart. For others see '
-            'docs/own_images.md'
+            f'{source} has the architecture {spec.arch} with patch_size={spec.patch_size}: '
+            'expected BEiT-B or BEiT-L with patch 16, or the model of configs/quickstart. For '
+            'others see docs/own_images.md'
         )
     tuned = spec.kind in ('classifier', 'segmentor')
     return Weights(source, size, spec.abs_pos_embed, tuned, spec.in_channels, weights.normalization)
