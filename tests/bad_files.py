@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 HEIGHT, WIDTH = 48, 64
@@ -39,6 +40,12 @@ def exif(orientation: int) -> Image.Exif:
 def jpeg(mode: str = 'RGB', orientation: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)) -> bytes:
     options = dict(exif=exif(orientation)) if orientation != 1 else {}
     return encoded(Image.fromarray(pixels(size=size)).convert(mode), 'JPEG', quality=95, **options)
+
+
+def float_tiff() -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels() / 255, photometric='rgb', planarconfig='contig')
+    return file.getvalue()
 
 
 def png(values: np.ndarray | None = None) -> bytes:
@@ -85,6 +92,7 @@ IMAGES = {
     'truncated header': (lambda: jpeg()[:30], 'not an image|cannot be decoded'),
     'empty': (lambda: b'', 'is empty'),
     'text': (lambda: b'<html>404 not found</html>', 'is not an image: it starts with .*<html>'),
+    'TIFF of floats': (lambda: float_tiff(), 'is a TIFF file of a kind that Pillow cannot read'),
     '60 000×60 000 declared': (lambda: declared(60_000, 60_000), '60000×60000 .*at most'),
     '20 000×20 000': (cache(lambda: encoded(Image.new('1', (20_000, 20_000)))), '20000×20000 '),
     'strip': (lambda: encoded(Image.new('RGB', (101, 1))), '101×1 .*at most 100 times the shorter'),

@@ -100,7 +100,11 @@ def decoding(path: str, content: bytes = b'') -> Iterator[None]:
     except BadSample:
         raise
     except Image.UnidentifiedImageError as error:
-        raise BadSample(f'{path} is not an image: it starts with {content[:16]!r}') from error
+        if content.startswith(TIFF_STARTS):
+            reason = 'is a TIFF file of a kind that Pillow cannot read: save it with 8 bits as RGB'
+        else:
+            reason = f'is not an image: it starts with {content[:16]!r}'
+        raise BadSample(f'{path} {reason}') from error
     except Exception as error:  # OSError, SyntaxError, struct.error and more, by format
         raise BadSample(f'{path} cannot be decoded ({error}). Copy or download it again') from error
 
