@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = {
     str(path.relative_to(ROOT / 'configs'))[:-3]: path
     for path in sorted((ROOT / 'configs').rglob('*.py'))
-    if not {'_base_', 'detection', 'reproduce'} & set(path.parts)
+    if not {'_base_', 'detection', 'lora', 'reproduce'} & set(path.parts)
     and path.stem != 'recipe'  # these have tests of their own
 }
 ARCH = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)

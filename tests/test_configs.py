@@ -2,15 +2,17 @@
 
 import math
 import re
+import runpy
 from pathlib import Path
 
+import mmpretrain
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.structures import SegDataSample
 from shapes import draw as shapes
-from small import CONFIGS, backbone, each, load, shrink
+from small import CONFIGS, ROOT, backbone, each, load, shrink
 from torch import nn
 
 from beit_mm import checkpoint
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.usefixtures('unformatted')
 PRETRAIN = 'pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k'
 FINETUNE = 'classification/vit-base-p16_8xb128-amp-coslr-100e_in1k'
 FINETUNE_384 = 'classification/vit-base-p16_8xb64-amp-coslr-10e_in1k-384px'
+IN22K = 'classification/beit-base-p16_in22k-pre_8xb128-amp-coslr-100e_in1k'
 PROBE = 'classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k'
 SEGMENT = 'segmentation/vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512'
 METRICS = dict(mmpretrain='accuracy/top1', mmseg='mIoU')
@@ -85,6 +88,31 @@ def test_a_classifier_is_tested_on_images_and_their_mirror_images(data, tmp_path
         normal = [(x.float().flip(0) - stats.mean) / stats.std for x in (image, mirrored)]  # BGR
         alone = model.module(torch.stack(normal)).softmax(1)
     torch.testing.assert_close(merged, alone.mean(0))
+
+
+def test_merged_lora_weights_are_those_of_the_plain_config(data, tmp_path):
+    """Only the additions and the head are trained, and a checkpoint holds nothing else."""
+    source = tmp_path / 'beit.pth'
+    plain = shrink(load(IN22K), data, tmp_path)
+    torch.save(dict(state_dict=build(plain).state_dict()), source)
+    (path,) = (ROOT / 'configs/lora').glob('*.py')
+    cfg = shrink(Config.fromfile(path), data, tmp_path)
+    backbone(cfg).init_cfg = dict(type='Pretrained', checkpoint=str(source))
+    build_runner(cfg).train()
+    model = build(cfg)
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert {name.split('.')[-2] for name in trained} == {'lora_up', 'lora_down', 'fc'}
+    for name, value in model.named_parameters():
+        nn.init.normal_(value, std=0.3) if name in trained else None
+    state = model.state_dict()
+    assert {name for name in state if 'data_preprocessor' not in name} == trained
+    script = Path(mmpretrain.__file__).parent / '.mim/tools/model_converters/merge_lora_weight.py'
+    merge = runpy.run_path(str(script))['merge_lora_weight']
+    merged = merge(cfg, dict(state_dict=state, meta={}))['state_dict']
+    again = build(plain)
+    again.load_state_dict(merged)
+    images = torch.randn(2, 3, 224, 224)
+    torch.testing.assert_close(again.eval()(images), model.eval()(images))
 
 
 def test_tta_needs_a_pipeline(tmp_path):
