@@ -136,6 +136,14 @@ def test_images_that_cannot_be_read_are_left_out_by_name(write, folder, capsys):
     assert not any(path.name in lists.replace('"', ' ').split() for path in bad)
 
 
+def test_large_photographs_are_pointed_to_smaller_copies(folder, capsys):
+    for i in range(4):
+        Image.new('RGB', (600, 450)).save(folder / f'{i}.jpg')
+    assert run('tokenizer', 'data') == 0
+    (command,) = re.findall(r'python (tools/shrink_images.*)', capsys.readouterr().out)
+    assert command == 'tools/shrink_images.py data data_small --side 149'
+
+
 def test_bands_are_normalized_by_their_own_mean_and_deviation(folder):
     """Values 0, 1 and 2, and a band that is constant."""
     values = np.random.default_rng(0).integers(0, 3, (20, 60, 60, 5), np.uint8)

@@ -35,6 +35,7 @@ TASKS = dict(
     classification='Classification',
     segmentation='Segmentation',
 )
+LARGE = 8  # times the view: decoding takes longer than training
 TOKENIZER_LR = 1e-4  # DALL-E's
 
 
@@ -73,8 +74,22 @@ def write_config(
     )
     values |= choose_length(task, start, device, base, len(data.train.names))
     values |= choose_inputs(task, start, base, data)
+    if task != 'segmentation':
+        advise_smaller_copies(folder, data, values['view'])
     text = TEMPLATES.get_template(f'{task}.py.jinja').render(values)
     out.write_text(text.lstrip('\n'), encoding='utf-8')
+
+
+def advise_smaller_copies(folder: Path, data: Data, view: int) -> None:
+    """Print a command if most of the time would go into decoding pixels that no view keeps."""
+    shorter, longer = sorted((data.height, data.width))
+    if shorter >= LARGE * view:
+        side = 2 * view * longer // shorter
+        print(
+            f'remark: the images have about {shorter} pixels, and the model sees {view}. Smaller '
+            f'copies are read much faster: {command("shrink_images")} {folder} {folder}_small '
+            f'--side {side}'
+        )
 
 
 def choose_weights(task: str, source: str | None, device: Device) -> Weights:
