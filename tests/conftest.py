@@ -6,6 +6,7 @@ files marked any_stack among them. Each process has one thread, since several ru
 
 import gc
 import os
+import weakref
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 
@@ -14,8 +15,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from beit_mm import compat
 
@@ -70,6 +74,38 @@ restore_after_test = pytest.fixture(restore_instances, autouse=True, name='resto
 restore_after_module = pytest.fixture(
     restore_instances, autouse=True, scope='module', name='restore_after_module'
 )
+
+
+_LOADERS: weakref.WeakSet[_MultiProcessingDataLoaderIter] = weakref.WeakSet()
+
+
+@pytest.fixture(autouse=True)
+def end_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the workers of data loaders after each training and each test.
+
+    A Runner is in a circle of references. If the garbage collector finds the loader in it, the
+    queues are closed first, and each worker is waited for five seconds.
+    """
+    init, train = _MultiProcessingDataLoaderIter.__init__, Runner.train
+
+    def init_and_note(loader: _MultiProcessingDataLoaderIter, *args, **kwargs) -> None:
+        _LOADERS.add(loader)
+        init(loader, *args, **kwargs)
+
+    def end() -> None:
+        for loader in _LOADERS:
+            loader._shutdown_workers()
+
+    def train_and_end(runner: Runner) -> torch.nn.Module:
+        try:
+            return train(runner)
+        finally:
+            end()
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, '__init__', init_and_note)
+    monkeypatch.setattr(Runner, 'train', train_and_end)
+    yield
+    end()
 
 
 @pytest.fixture(autouse=True, scope='module')

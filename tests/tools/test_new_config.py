@@ -18,6 +18,8 @@ from starter.models import Device
 from beit_mm.config_check.preflight import preflight
 from beit_mm.engine.launch import build_runner
 
+pytestmark = pytest.mark.any_stack
+
 GPU = Device(24.0)
 PAGE = (pages.ROOT / 'docs/own_images.md').read_text()
 COLORS = dict(road=(128, 64, 128), sky=(70, 130, 180), ignore=(0, 0, 0))
