@@ -77,35 +77,28 @@ restore_after_module = pytest.fixture(
 
 
 _LOADERS: weakref.WeakSet[_MultiProcessingDataLoaderIter] = weakref.WeakSet()
+_INIT, _TRAIN = _MultiProcessingDataLoaderIter.__init__, Runner.train
 
 
-@pytest.fixture(autouse=True)
-def end_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """End the workers of data loaders after each training and each test.
+def init_and_note(loader: _MultiProcessingDataLoaderIter, *args, **kwargs) -> None:
+    _LOADERS.add(loader)
+    _INIT(loader, *args, **kwargs)
+
+
+def train_and_end_workers(runner: Runner) -> torch.nn.Module:
+    """Train, then end the workers of data loaders.
 
     A Runner is in a circle of references. If the garbage collector finds the loader in it, the
     queues are closed first, and each worker is waited for five seconds.
     """
-    init, train = _MultiProcessingDataLoaderIter.__init__, Runner.train
-
-    def init_and_note(loader: _MultiProcessingDataLoaderIter, *args, **kwargs) -> None:
-        _LOADERS.add(loader)
-        init(loader, *args, **kwargs)
-
-    def end() -> None:
+    try:
+        return _TRAIN(runner)
+    finally:
         for loader in _LOADERS:
             loader._shutdown_workers()
 
-    def train_and_end(runner: Runner) -> torch.nn.Module:
-        try:
-            return train(runner)
-        finally:
-            end()
 
-    monkeypatch.setattr(_MultiProcessingDataLoaderIter, '__init__', init_and_note)
-    monkeypatch.setattr(Runner, 'train', train_and_end)
-    yield
-    end()
+_MultiProcessingDataLoaderIter.__init__, Runner.train = init_and_note, train_and_end_workers
 
 
 @pytest.fixture(autouse=True, scope='module')
