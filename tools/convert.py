@@ -15,6 +15,7 @@ import beit_mm.registry  # noqa: F401  names the packages that are missing
 from pathlib import Path
 
 from command_line import errors_on_one_line, make_parser
+from conversion.card import write_card
 
 from beit_mm.checkpoint import read_checkpoint
 from beit_mm.checkpoint.export import TARGETS, export
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     remove_unknown_parts(checkpoint, args.backbone)
     safetensors = args.format == 'safetensors' or (args.to == 'hf' and not args.format)
     spec, notes = export(checkpoint.state, args.to, args.dst, checkpoint.meta, safetensors)
+    if args.to == 'hf':
+        write_card(args.dst, checkpoint, spec)
     skipped = {k: why for k, why in checkpoint.skipped.items() if not k.endswith('_index')}
     notes = [f'skipped: {key} ({why})' for key, why in skipped.items()] + notes
     if indices := checkpoint.meta.get('out_indices'):

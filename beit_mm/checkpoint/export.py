@@ -1,6 +1,7 @@
 """Write a state dict in our names as another project reads it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def _write_hf(
         raise ValueError(f'{folder} is a file: Hugging Face needs the name of a folder')
     folder.mkdir(parents=True, exist_ok=True)
     notes = []
+    classes = (meta.get('dataset_meta') or {}).get('classes') or ()
     if spec.kind == 'segmentor':
         state, spec = _add_idle_layer(state, spec)
         notes.append(
@@ -128,7 +130,7 @@ def _write_hf(
         torch.save(state_hf, folder / 'pytorch_model.bin')
     if 'normalization' not in meta:
         notes.append('the file has no normalization: wrote mean = std = 0.5, as most weights have')
-    _write_json(folder / 'config.json', make_hf_config(spec, state))
+    _write_json(folder / 'config.json', make_hf_config(spec, state, classes))
     _write_json(folder / 'preprocessor_config.json', _make_hf_processor(spec, meta))
     return notes
 
@@ -154,8 +156,8 @@ def _add_idle_layer(
     return state | copies, replace(spec, arch=dict(spec.arch, num_layers=depth + 1))
 
 
-def make_hf_config(spec: ModelSpec, state: dict[str, Tensor]) -> dict:
-    """Return `config.json` of transformers' BeitConfig.
+def make_hf_config(spec: ModelSpec, state: dict[str, Tensor], classes: Sequence[str] = ()) -> dict:
+    """Return `config.json` of transformers' BeitConfig, with the names of the classes if known.
 
     Its segmentation model reads `hidden_states[i − 1]` for each i of `out_indices`, where
     `hidden_states[0]` is the input of the first layer: block t, counted from 0, is i = t + 2.
@@ -188,8 +190,11 @@ def make_hf_config(spec: ModelSpec, state: dict[str, Tensor]) -> dict:
     if spec.kind == 'mim':
         config['vocab_size'] = spec.classes
     if spec.kind in ('classifier', 'segmentor'):
-        config['id2label'] = {str(i): f'LABEL_{i}' for i in range(spec.classes)}
-        config['label2id'] = {f'LABEL_{i}': i for i in range(spec.classes)}
+        names = [f'LABEL_{i}' for i in range(spec.classes)]
+        if len(classes) == spec.classes:
+            names = list(classes)
+        config['id2label'] = dict(zip(map(str, range(spec.classes)), names, strict=True))
+        config['label2id'] = {name: i for i, name in enumerate(names)}
     if spec.kind == 'segmentor':
         real = replace(spec, arch=dict(arch, num_layers=arch['num_layers'] - 1))
         auxiliary = state.get('auxiliary_head.conv_seg.weight')

@@ -2,10 +2,12 @@
 
 import json
 import re
+from pathlib import Path
 
 import convert as tool
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from small import same_tensors
 
 from beit_mm.checkpoint import load, origins, read_checkpoint
@@ -131,6 +133,38 @@ def test_hugging_faces_folder_states_size_and_normalization(write, tmp_path):
     assert sizes == (4, 64, 7)
     back = read_checkpoint(str(tmp_path / 'out')).meta['normalization']
     assert back['mean'] == pytest.approx(mean) and back['std'] == pytest.approx(std)
+
+
+def test_a_model_card_says_what_is_known(write, tmp_path):
+    """Classes, training and the metrics of the run; a card that exists is kept."""
+    names = [*'abcdef', '<g>']
+    meta = dict(iter=30, epoch=0, seed=1, cfg='seed = 1', dataset_meta=dict(classes=names))
+    log = tmp_path / '20260101/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        '{"lr": 0.1, "loss": 2, "step": 30}\n{"accuracy/top1": 43.5, "time": 1, "step": 0}'
+    )
+    source = write('classifier', **meta)
+    convert(source, tmp_path / 'out', 'hf')
+    config = json.loads((tmp_path / 'out/config.json').read_text())
+    assert list(config['id2label'].values()) == list(config['label2id']) == names
+    card = ModelCard.load(tmp_path / 'out/README.md')
+    assert card.data.pipeline_tag == 'image-classification' and card.data.license is None
+    for part in ('a, b, c, d, e, f, <g>', '30 iterations with seed 1', '| accuracy/top1 | 43.5 |'):
+        assert part in card.text
+    assert 'seed = 1' in card.text and str(tmp_path) not in card.text
+    (tmp_path / 'out/README.md').write_text('mine')
+    convert(source, tmp_path / 'out', 'hf')
+    assert (tmp_path / 'out/README.md').read_text() == 'mine'
+
+
+def test_the_card_of_published_weights_has_their_licence_base_and_figures(write, tmp_path):
+    name = 'beit_base_patch16_224_pt22k_ft22kto1k'
+    Path(write('classifier')).rename(tmp_path / f'{name}.pth')
+    convert(tmp_path / f'{name}.pth', tmp_path / 'out', 'hf')
+    card = ModelCard.load(tmp_path / 'out/README.md')
+    assert (card.data.license, card.data.base_model) == ('mit', 'microsoft/beit-base-patch16-224')
+    assert '| top-1 (%) | 85.2 |' in card.text and 'ImageNet-22k and ImageNet-1k' in card.text
 
 
 def test_out_indices_of_a_hugging_face_segmentor_are_named(write, tmp_path, capsys):
