@@ -1,5 +1,6 @@
 """Predictions of a segmentor, drawn over images, and with label maps the errors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ from mmseg.evaluation import IoUMetric
 from ..checkpoint.loading import count_channels, load_model
 from ..data.label_maps import IGNORE
 from ..data.loaders import ReadLabels, replace_loaders
+from ..utils.arguments import join_names
 from ..utils.config_tree import find_dataset
 from .images import overlay_classes, overlay_errors, pick_error_color
 from .inputs import read_image, to_rgb
 from .pages import write_page
+
+MIN_LABELLED, MIN_CLASS = 0.05, 0.005  # shares of pixels below which an IoU is unreliable
 
 
 class Segmentor:
@@ -61,7 +65,7 @@ class Segmentor:
         """Draw the prediction over an image, uint8 RGB, and with `labels` the truth and the errors.
 
         Returns `pictures` by name, `summary`, the `classes` that occur, and `areas` of
-        `measure_areas` (None without `labels`).
+        `measure_areas` (None without `labels`) in an image of so many `pixels`.
         """
         predicted, truth = self.predict(path, labels)
         pictures = dict(image=image, predicted=overlay_classes(image, predicted, self.palette))
@@ -76,7 +80,8 @@ class Segmentor:
             accuracy = 1 - wrong.sum() / max(count, 1)
             summary += f': {accuracy:.1%} of {count} labelled pixels correct, {mean_iou(areas)}'
             classes |= set(np.unique(truth[labelled]))
-        return dict(pictures=pictures, summary=summary, classes=classes, areas=areas)
+        found = dict(summary=summary, classes=classes, areas=areas, pixels=predicted.size)
+        return dict(found, pictures=pictures)
 
 
 def measure_areas(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> torch.Tensor:
@@ -91,6 +96,18 @@ def mean_iou(areas: torch.Tensor) -> str:
     intersection, union, _ = areas[:, areas[1] > 0]
     iou = intersection / union
     return f'mIoU {iou.mean():.1%} of {len(iou)} classes' if len(iou) else 'mIoU –'
+
+
+def find_unreliable(areas: torch.Tensor, pixels: int, classes: Sequence[str]) -> list[str]:
+    """Return what makes the IoU unreliable: classes with few pixels, and few labelled pixels."""
+    labels = areas[2]
+    labelled, remarks = labels.sum(), []
+    if labelled < MIN_LABELLED * pixels:
+        remarks.append(f'{1 - labelled / pixels:.1%} of the pixels are ignored')
+    rare = (labels > 0) & (labels < MIN_CLASS * labelled)
+    if names := [classes[i] for i in rare.nonzero().flatten()]:
+        remarks.append(f'less than {MIN_CLASS:.1%} of the labelled pixels are {join_names(names)}')
+    return [f'{remark}: the IoU says little about other images' for remark in remarks]
 
 
 def write_segments(
@@ -109,14 +126,16 @@ def write_segments(
 
     classes = sorted(set().union(*(scene['classes'] for scene in scenes)))
     colors = {model.classes[i]: model.palette[i] for i in classes}
-    total, rows = '', []
+    total, rows, remarks = '', [], []
     if labels:
         colors['errors: another class than the truth'] = model.error_color
         areas = sum(scene['areas'] for scene in scenes)
         total = f'all images: {mean_iou(areas)}'
-        print(total)
+        pixels = sum(scene['pixels'] for scene in scenes)
+        remarks = find_unreliable(areas, pixels, model.classes)
+        print(total, *remarks, sep='\n')
         for i in classes:
             both, union, labelled = areas[:, i].tolist()
             rows.append((model.classes[i], f'{both / union:.1%}', f'{labelled:.0f}'))
-    values = dict(colors=colors, images=scenes, total=total, class_rows=rows)
+    values = dict(colors=colors, images=scenes, total=total, class_rows=rows, remarks=remarks)
     write_page(path, 'segments.html', title='What the segmentor sees', **values)

@@ -13,7 +13,7 @@ from shapes import draw as shapes
 from beit_mm.checkpoint.loading import load_model
 from beit_mm.viz.images import overlay_classes
 from beit_mm.viz.inputs import read_image
-from beit_mm.viz.segments import Segmentor, mean_iou, measure_areas
+from beit_mm.viz.segments import Segmentor, find_unreliable, mean_iou, measure_areas
 
 
 def test_prediction_and_truth_are_those_of_the_configs_data_set(tmp_path):
@@ -52,3 +52,14 @@ def test_mean_iou_is_over_classes_that_are_labelled_or_predicted():
     areas = measure_areas(predicted, truth, 4)
     assert areas.tolist() == [[1, 1, 0, 0], [1, 2, 1, 0], [1, 1, 1, 0]]
     assert mean_iou(areas) == 'mIoU 50.0% of 3 classes' and mean_iou(0 * areas) == 'mIoU –'
+
+
+def test_few_pixels_make_an_iou_unreliable():
+    names = ['sky', 'cat', 'dog']
+    areas = torch.tensor([[0, 0, 0], [0, 0, 0], [9000, 46, 954]]).double()
+    (rare,) = find_unreliable(areas, 20_000, names)
+    assert rare.startswith('less than 0.5% of the labelled pixels are cat:')
+    ignored, _ = find_unreliable(areas, 200_001, names)
+    assert ignored.startswith('95.0% of the pixels are ignored:')
+    even = torch.tensor([[0, 0, 0], [0, 0, 0], [9000, 50, 950]]).double()
+    assert find_unreliable(even, 200_000, names) == []
