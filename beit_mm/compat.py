@@ -8,8 +8,10 @@ neither torch nor OpenMMLab.
 
 import functools
 import importlib
+import logging
 import pickle
 import sys
+import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain, repeat
@@ -82,6 +84,7 @@ def apply() -> None:
     _count_batches_inside_an_epoch()
     _skip_without_loading()
     _normalize_any_number_of_channels()
+    _hide_messages_of_imports()
 
 
 def _load_weights_only() -> None:
@@ -267,3 +270,23 @@ def fix_class_weights() -> None:
         return stock(pred, label, weight, class_weight, reduction, avg_factor, **kwargs)
 
     cross_entropy_loss.cross_entropy = functools.partial(cross_entropy, stock)
+
+
+def _hide_messages_of_imports() -> None:
+    """Hide two messages that no user can act on.
+
+    mmcv warns that mmcv-lite has no compiled operators, which no model here needs. OneDL's data
+    sets print that a package of OneDL is missing, since mmengine prints what is logged without a
+    logger, debug messages too.
+    """
+    from mmengine import logging as mmengine_logging
+
+    stock = mmengine_logging.print_log
+
+    @functools.wraps(stock)
+    def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+        if logger is not None or level > logging.DEBUG:
+            stock(msg, logger, level)
+
+    mmengine_logging.print_log = print_log
+    warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')

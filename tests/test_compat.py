@@ -348,3 +348,15 @@ def test_one_host_library_works_without_the_other_and_without_custom_imports(hos
     assert (done.returncode == 0) == (host == 'mmseg')
     if host == 'mmpretrain':
         assert 'ImportError: mmseg is not installed' in done.stderr and 'pip install' in done.stderr
+
+
+# -- messages of imports
+
+
+def test_fault_imports_print_what_no_user_can_act_on():
+    code = 'import mmcv.cnn.bricks.transformer, mmpretrain.datasets'
+    fault, fixed = run_python(code), run_python(f'import beit_mm.registry, {code[7:]}')
+    assert (fixed.returncode, fixed.stdout) == (0, '')
+    assert 'MultiScaleDeformableAttention' not in fixed.stderr
+    assert 'MultiScaleDeformableAttention' in fault.stderr
+    assert ('Could not import OneDL' in fault.stdout) is ONEDL
