@@ -118,6 +118,7 @@ setup(
             'hypothesis',
             'ruff',
             'codespell',
+            'djlint',
             'transformers',
             'timm',
             'scikit-learn',  # mmpretrain's vis_tsne.py

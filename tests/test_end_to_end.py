@@ -15,7 +15,7 @@ import pytest
 from mmengine.config import Config
 from recipe import runner
 from recipe.chain import read_recipe
-from recipe.plan import Settings
+from recipe.plan import RunSettings
 from recipe.records import read_record
 from reports import run_report
 from reports.summary import metrics
@@ -134,7 +134,7 @@ def test_each_stage_has_a_report_of_its_own(quickstart, monkeypatch, name, image
 
 def test_a_second_run_does_nothing(quickstart, monkeypatch, capsys):
     monkeypatch.chdir(quickstart)
-    runner.run(read_recipe('recipe.json'), Settings(Path('work'), STEPS, seed=1))
+    runner.run(read_recipe('recipe.json'), RunSettings(Path('work'), STEPS, seed=1))
     skipped = re.findall(r'finished before, in \d+ s; skipped', capsys.readouterr().out)
     assert len(skipped) == len(STAGES)
 

@@ -1,10 +1,11 @@
-"""The rooms of the package lie on floors, and imports only go down."""
+"""The rooms of the package lie on floors, imports only go down, and entry points are short."""
 
 import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'beit_mm'
+TOOLS = ROOT / 'tools'
 FLOORS = [  # a room imports from its own floor's own files and from lower floors
     {'compat', 'registry', 'utils'},
     {'models', 'data'},
@@ -64,3 +65,9 @@ def test_no_files_import_each_other_in_a_circle():
         graph = {module: targets for module, targets in graph.items() if module not in leaves}
     # What is left is a circle or imports one.
     assert not graph, {module: sorted(targets & graph.keys()) for module, targets in graph.items()}
+
+
+def test_entry_points_are_short():
+    lines = {path: path.read_text(encoding='utf-8').count('\n') for path in TOOLS.glob('*.py')}
+    too_long = [f'{path.name} has {count} lines' for path, count in lines.items() if count >= 100]
+    assert lines and not too_long, f'expected under 100, with the rest in a folder: {too_long}'

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from benchmarks import inference, pipelines, training
-from benchmarks.timing import LIBRARIES, Settings, show
+from benchmarks.timing import LIBRARIES, BenchmarkSettings, show
 from command_line import make_parser, positive
 
 VERBS = dict(
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     libraries = [name for name in args.libraries.split(',') if name]
     if unknown := sorted(set(libraries) - LIBRARIES.keys()):
         parser.error(f'--libraries {",".join(unknown)}: expected some of {names}')
-    settings = Settings(
+    settings = BenchmarkSettings(
         libraries=libraries,
         batch=args.batch or (2 if args.quick else 8),
         rounds=args.rounds or (1 if args.quick else 5),

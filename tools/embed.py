@@ -18,12 +18,14 @@ from shutil import rmtree
 
 import torch
 from command_line import errors_on_one_line, make_parser, positive
-from embedding.features import Choice, Store, accuracy_per_block, default_block, embed
+from embedding.choice import choose, print_accuracy
+from embedding.features import Store, accuracy_per_block, embed
 from embedding.images import Images, read_labels
 from embedding.page import write_neighbors
 from embedding.write import check_format, write
-from starter.images import list_images
+from image_folders.listing import list_images
 
+from beit_mm.data.image_files import SUFFIXES
 from beit_mm.viz.model_weights import ModelWeights
 
 MAX_LABELLED = 10_000  # images whose neighbors are compared
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.data.is_dir():
         raise ValueError(f'{args.data} is no folder: expected the folder of the images')
     check_format(args.out, args.feature)
-    names = list_images(args.data)
+    names = list_images(args.data, SUFFIXES)
     if not names:
         raise ValueError(f'{args.data} has no image')
     labels = {}
@@ -90,32 +92,6 @@ def main(arguments: list[str] | None = None) -> None:
         write_neighbors(args.page, backbone, images, features, store.done, choice.block)
         print(f'{args.page}: open it in a browser')
     rmtree(store.folder)
-
-
-def choose(args: argparse.Namespace, weights: ModelWeights, depth: int) -> Choice:
-    block = args.block or default_block(depth, weights.spec.kind)
-    if block > depth:
-        raise ValueError(f'--block {block}: {args.checkpoint} has {depth} blocks')
-    size, patch_size = args.size or min(weights.spec.img_size), weights.spec.patch_size
-    if size % patch_size:
-        raise ValueError(f'--size {size}: expected a multiple of the patch size {patch_size}')
-    return Choice(block, args.feature, size)
-
-
-def print_accuracy(accuracies: list[float], classes: list[str], written: int) -> None:
-    """Print the accuracy of each block, and which is best."""
-    print(f'nearest neighbors of {len(classes)} images of {len(set(classes))} classes:')
-    best = max(accuracies)
-    for block, accuracy in enumerate(accuracies, 1):
-        print(f'  block {block:2d}  {accuracy:5.1f} %{"  best" * (accuracy == best)}')
-    block = accuracies.index(best) + 1
-    if block != written:
-        print(
-            f'Block {block} is better than block {written}, whose features were written: pass '
-            f'--block {block}'
-        )
-    if block < len(accuracies):
-        print('In a pre-trained BEiT a middle block is best: the last blocks predict tokens.')
 
 
 if __name__ == '__main__':

@@ -10,13 +10,12 @@ import beit_mm.registry  # noqa: F401  names the packages that are missing
 from pathlib import Path
 
 from command_line import errors_on_one_line, make_parser
+from conversion.verify import TOLERANCE
 from mmengine.config import Config
 
 from beit_mm.apis import deploy
 from beit_mm.checkpoint.loading import load_model
 from beit_mm.utils.cfg_options import Options
-
-TOLERANCE = 1e-4  # relative to the largest output
 
 
 @errors_on_one_line()

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from command_line import command, errors_on_one_line, make_parser
+from command_line import errors_on_one_line, make_parser
 from mmengine.config import Config
 from starter.models import find_device
-from starter.write import TASKS, write_config
+from starter.write import TASKS, next_commands, write_config
 
 from beit_mm.config_check.preflight import preflight
 from beit_mm.config_check.report import format_list
@@ -84,17 +84,6 @@ def main(arguments: list[str] | None = None) -> int:
     for line in next_commands(args.task, args.out):
         print(f'  {line}')
     return int(any(finding.stops for finding in findings))
-
-
-def next_commands(task: str, out: Path) -> list[str]:
-    run, new_config = f'work_dirs/{out.stem}', command('new_config')
-    follow = dict(
-        tokenizer=f'{new_config} pretrain DATA --weights {run}',
-        pretrain=f'{new_config} classification DATA --weights {run}',
-        classification=f'{command("test")} {out} {run}',
-        segmentation=f'{command("test")} {out} {run}',
-    )
-    return [f'{command("train")} {out}', follow[task]]
 
 
 if __name__ == '__main__':

@@ -14,15 +14,12 @@ from pathlib import Path
 
 from command_line import make_parser, positive
 from recipe import chain, runner
-from recipe.commands import add_launch_arguments, launch_of, tool_path
-from recipe.plan import PREPARE, Settings, shell_script
+from recipe.check import check
+from recipe.commands import add_launch_arguments, job_command, launch_of
+from recipe.plan import PREPARE, RunSettings, shell_script
 from recipe.process import StageFailed, Stopped
 from reports.recipe_report import write_reports
 
-from beit_mm.config_check.comparison import compare
-from beit_mm.config_check.paper import find_nearest
-from beit_mm.config_check.report import format_comparison
-from beit_mm.config_check.summary import read_summary
 from beit_mm.utils.cfg_options import Options
 
 
@@ -37,14 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     run.add_argument('--seeds', type=positive, default=1, metavar='N', help=help_text)
     run.add_argument('--long', action='store_true', help='also run the stages marked long')
     add_launch_arguments(run)
-    check = verbs.add_parser('check', help='list differences from the paper and contradictions')
-    check.add_argument('config', help='a BEiT config of this project, mmpretrain or mmseg')
-    check.add_argument('--gpus', type=int, metavar='N', help='default: from the file name, or 1')
-    check.add_argument('--auto-scale-lr', action='store_true', help='as for tools/train.py')
-    check.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE')
+    compare = verbs.add_parser('check', help='list differences from the paper and contradictions')
+    compare.add_argument('config', help='a BEiT config of this project, mmpretrain or mmseg')
+    compare.add_argument('--gpus', type=int, metavar='N', help='default: from the file name, or 1')
+    compare.add_argument('--auto-scale-lr', action='store_true', help='as for tools/train.py')
+    compare.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE')
     args = parser.parse_args(arguments)
     if args.verb == 'check':
-        sys.exit(_check(args))
+        sys.exit(check(args))
     try:
         _run(args)
     except (FileNotFoundError, ValueError, StageFailed) as error:
@@ -74,37 +71,13 @@ def _run(args: Namespace) -> None:
         first = recipe.seed or 0
         runs = {work_dir / f'seed-{seed}': seed for seed in range(first, first + args.seeds)}
     for folder, seed in runs.items():
-        settings = Settings(folder, args.cfg_options, seed, launch_of(args), tuple(args.stage))
+        settings = RunSettings(folder, args.cfg_options, seed, launch_of(args), tuple(args.stage))
         if args.dry_run:
-            print(shell_script(recipe, settings, _job_command(args, work_dir)))
+            print(shell_script(recipe, settings, job_command(args, work_dir)))
         else:
             runner.run(recipe, settings)
     if not args.dry_run:
         write_reports(recipe, work_dir, list(runs))
-
-
-def _job_command(args: Namespace, work_dir: Path) -> list[str]:
-    """Return the command of a Slurm job, which is this command without --dry-run and --stage."""
-    command = [sys.executable, tool_path('recipe.py'), 'run', args.recipe]
-    command += ['--work-dir', str(work_dir), '--launcher', args.launcher]
-    command += ['--gpus', str(args.gpus), '--partition', str(args.partition)]
-    command += ['--long'] if args.long else []
-    return [*command, '--cfg-options', *args.cfg_options] if args.cfg_options else command
-
-
-def _check(args: Namespace) -> int:
-    """Return the exit code: 0, 1 for contradictions, 2 if the config cannot be checked."""
-    try:
-        if args.gpus is not None and args.gpus < 1:
-            raise ValueError(f'--gpus {args.gpus}: expected at least 1')
-        summary = read_summary(args.config, args.cfg_options, args.gpus, args.auto_scale_lr)
-    except (FileNotFoundError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    recipe, mismatches = find_nearest(summary)
-    findings = compare(summary, recipe)
-    print(f'{args.config}\n{format_comparison(summary, recipe, mismatches, findings)}')
-    return int(any(finding.stops for finding in findings))
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from command_line import errors_on_one_line, make_parser, positive
 from recipe.commands import add_launch_arguments, launch_of
-from recipe.plan import Settings, shell_script
+from recipe.plan import RunSettings, shell_script
 from reproduce import page, plan, results
 from reproduce.ablations import ABLATIONS
 from reproduce.parallel import run_seeds
@@ -53,7 +53,8 @@ def _reproduce(args: Namespace, arguments: list[str]) -> None:
         finished = found['seeds'].get(str(seed), {})
         if only := plan.missing_stages(recipe, digests, finished):
             folder, launch = Path(recipe.work_dir), launch_of(args)
-            runs[seed] = (recipe, Settings(folder, args.cfg_options, seed, launch, only), digests)
+            settings = RunSettings(folder, args.cfg_options, seed, launch, only)
+            runs[seed] = recipe, settings, digests
     if args.dry_run:
         if args.launcher == 'slurm':
             raise ValueError('--dry-run prints no Slurm jobs: run the command where srun is')

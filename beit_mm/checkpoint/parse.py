@@ -10,7 +10,7 @@ from ..utils.model_hub import SCHEME
 from .files import read_file
 from .origins import identify, to_ours
 from .published import find_normalization
-from .state_dicts import find_weights, list_unused_copies
+from .state_dicts import find_weights, list_unused_copies, select_part
 
 
 @dataclass
@@ -33,11 +33,7 @@ class Checkpoint:
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Return the weights whose keys start with `prefix`, without it."""
-        return {
-            key.removeprefix(prefix): value
-            for key, value in self.state.items()
-            if key.startswith(prefix)
-        }
+        return select_part(self.state, prefix)
 
 
 def read_checkpoint(source: str) -> Checkpoint:

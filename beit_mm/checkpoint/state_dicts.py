@@ -88,6 +88,13 @@ def rename_keys(state: dict[str, Tensor], rename: Callable[[str], str]) -> dict[
     return renamed
 
 
+def select_part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the weights whose keys start with `prefix`, without it."""
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
+
+
 def _state_dicts(raw: Any, path: str = '') -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield (path in the file, state dict): weights first, then averages."""
     if not isinstance(raw, dict) or not raw:

@@ -43,7 +43,7 @@ def test_a_ratio_is_the_median_over_rounds(monkeypatch):
     monkeypatch.setattr(timing, 'matmul_peak', lambda *_: 100e9)
     times = dict(ours=[1.0, 2.0, 4.0], hf=[2.0, 2.0, 12.0])
     row = timing.row(
-        timing.Settings([]), 'step', 'images/s', times, 8, gflop=100, dtype=torch.float32
+        timing.BenchmarkSettings([]), 'step', 'images/s', times, 8, gflop=100, dtype=torch.float32
     )
     assert (row['ours'], row['libraries'], row['ratio']) == (4, dict(hf=4), dict(hf=2))
     assert row['spread'] == dict(hf=[1, 3]) and row['share_of_peak'] == 0.5
@@ -53,7 +53,7 @@ def test_a_ratio_is_the_median_over_rounds(monkeypatch):
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch, capsys):
     monkeypatch.setitem(timing.LIBRARIES, 'hf', 'no_such_library')
-    settings = timing.Settings(libraries=['hf', 'timm', 'mmpretrain'])
+    settings = timing.BenchmarkSettings(libraries=['hf', 'timm', 'mmpretrain'])
     assert settings.installed('hf', 'mmpretrain') == ['mmpretrain']
     assert 'hf is skipped: pip install no_such_library' in capsys.readouterr().out
 

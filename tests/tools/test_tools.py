@@ -69,7 +69,7 @@ import sys; sys.path.insert(0, 'site/beit_mm/.mim/tools')
 from pathlib import Path
 import recipe.plan; from recipe.chain import read_recipe
 quickstart = read_recipe('site/beit_mm/.mim/configs/quickstart/recipe.py')
-print(recipe.plan.shell_script(quickstart, recipe.plan.Settings(Path('work')), []))
+print(recipe.plan.shell_script(quickstart, recipe.plan.RunSettings(Path('work')), []))
 from reproduce import page, scale
 hour = scale.Scale.read(Path('site/beit_mm/.mim/configs/reproduce/hour.py'))
 page.write(Path('out'), hour.cfg, 'hour', {}, [])

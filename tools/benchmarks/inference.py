@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from beit_mm.models import BEiT
 
 from .other_training import hf_sizes
-from .timing import DEVICE, TOY, Settings, autocast, dtypes, row, take_turns
+from .timing import DEVICE, TOY, BenchmarkSettings, autocast, dtypes, row, take_turns
 from .training import ROOT
 
 CONFIG = ROOT / 'configs/segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512.py'
@@ -56,7 +56,7 @@ class _Classifier(nn.Module):
         return self.head(self.body(images)[0])
 
 
-def inference(settings: Settings) -> Iterator[dict]:
+def inference(settings: BenchmarkSettings) -> Iterator[dict]:
     models = {}
     for name in ('ours', *settings.installed('hf', 'timm', 'mmpretrain')):
         models[name] = build_classifier(name, settings.quick).to(DEVICE).eval()
@@ -97,7 +97,7 @@ def build_segmentor(library: str, quick: bool) -> nn.Module:
     return MODELS.build(model).to(DEVICE).eval()
 
 
-def segment(settings: Settings) -> Iterator[dict]:
+def segment(settings: BenchmarkSettings) -> Iterator[dict]:
     """Time f32, as mmseg tests; on a CPU the larger image takes minutes and gets one round."""
     models = {}
     for name in ('ours', *settings.installed('mmseg')):

@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from .timing import DEVICE, TOY, Settings, Turn, autocast
+from .timing import DEVICE, TOY, BenchmarkSettings, Turn, autocast
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -36,14 +36,14 @@ def _training_step(
     return turn
 
 
-def _dalle_encoder(settings: Settings) -> nn.Module:
+def _dalle_encoder(settings: BenchmarkSettings) -> nn.Module:
     from mmpretrain.models.selfsup.cae import DALLEEncoder
 
     sizes = dict(n_hid=8, vocab_size=32, n_blk_per_group=1) if settings.quick else {}
     return DALLEEncoder(**sizes).to(DEVICE).eval().requires_grad_(False)
 
 
-def tokenization(views: Tensor, settings: Settings, dtype: torch.dtype) -> Turn:
+def tokenization(views: Tensor, settings: BenchmarkSettings, dtype: torch.dtype) -> Turn:
     encoder = _dalle_encoder(settings)
 
     def turn() -> None:
@@ -53,7 +53,7 @@ def tokenization(views: Tensor, settings: Settings, dtype: torch.dtype) -> Turn:
     return turn
 
 
-def hf(settings: Settings, dtype: torch.dtype, batch: dict[str, Tensor]) -> Turn:
+def hf(settings: BenchmarkSettings, dtype: torch.dtype, batch: dict[str, Tensor]) -> Turn:
     from transformers import BeitConfig, BeitForMaskedImageModeling
 
     sizes = hf_sizes() | dict(vocab_size=32) if settings.quick else {}
@@ -85,7 +85,7 @@ def hf_sizes() -> dict[str, int]:
     return dict(zip(names, TOY.values(), strict=True))
 
 
-def mmpretrain(settings: Settings, dtype: torch.dtype, batch: dict[str, Tensor]) -> Turn:
+def mmpretrain(settings: BenchmarkSettings, dtype: torch.dtype, batch: dict[str, Tensor]) -> Turn:
     from mmpretrain.models.backbones import BEiTViT  # noqa: F401 (registers)
     from mmpretrain.models.heads import BEiTV1Head
     from mmpretrain.models.selfsup.beit import BEiTPretrainViT

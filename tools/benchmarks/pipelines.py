@@ -20,13 +20,13 @@ from shapes.draw import scene
 from beit_mm.data.blockwise_mask import BlockwiseMask
 from beit_mm.utils.config_tree import find_dataset
 
-from .timing import Settings, row, take_turns
+from .timing import BenchmarkSettings, row, take_turns
 from .training import CONFIG
 
 Loader = Callable[[str], dict]
 
 
-def mask(settings: Settings) -> Iterator[dict]:
+def mask(settings: BenchmarkSettings) -> Iterator[dict]:
     number = 10 if settings.quick else 1000
     generators = dict(ours=BlockwiseMask(14, 75))
     for library in settings.installed('mmpretrain'):
@@ -42,7 +42,7 @@ def mask(settings: Settings) -> Iterator[dict]:
     yield row(settings, 'mask', 'masks/s', take_turns(turns, settings.rounds), number)
 
 
-def data(settings: Settings) -> Iterator[dict]:
+def data(settings: BenchmarkSettings) -> Iterator[dict]:
     """Time whole pipelines on one thread, as in a worker."""
     loaders = dict(ours=our_loader())
     for library in settings.installed(*LOADERS):

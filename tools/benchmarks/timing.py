@@ -25,7 +25,7 @@ Times = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """Options of the command line."""
 
     libraries: list[str]
@@ -74,7 +74,7 @@ def take_turns(turns: dict[str, Turn], rounds: int, warm_up: int = 1, calls: int
 
 
 def row(
-    settings: Settings,
+    settings: BenchmarkSettings,
     case: str,
     unit: str,
     times: Times,

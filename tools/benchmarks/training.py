@@ -23,7 +23,7 @@ from beit_mm.models import BEiTPretrainer
 from beit_mm.registry import MODELS
 
 from . import other_training
-from .timing import DEVICE, TOY, Settings, Turn, dtypes, peak_memory, row, take_turns
+from .timing import DEVICE, TOY, BenchmarkSettings, Turn, dtypes, peak_memory, row, take_turns
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/pretrain/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k.py'
@@ -46,7 +46,9 @@ def make_batch(size: int, vocab_size: int) -> dict[str, Tensor]:
     return {name: value.to(DEVICE) for name, value in inputs.items()}
 
 
-def build_pretrainer(settings: Settings, dtype: torch.dtype) -> tuple[Config, BEiTPretrainer]:
+def build_pretrainer(
+    settings: BenchmarkSettings, dtype: torch.dtype
+) -> tuple[Config, BEiTPretrainer]:
     """Build the model of a config of BEiT-B with random weights."""
     cfg = Config.fromfile(CONFIG)
     init_default_scope(cfg.default_scope)
@@ -67,7 +69,7 @@ def build_pretrainer(settings: Settings, dtype: torch.dtype) -> tuple[Config, BE
     return cfg, model
 
 
-def our_step(settings: Settings, dtype: torch.dtype, cached: bool) -> Turn:
+def our_step(settings: BenchmarkSettings, dtype: torch.dtype, cached: bool) -> Turn:
     cfg, model = build_pretrainer(settings, dtype)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     steps = skip_nonfinite_steps(wrapper, model)
@@ -84,11 +86,11 @@ def our_step(settings: Settings, dtype: torch.dtype, cached: bool) -> Turn:
     return turn
 
 
-def their_step(name: str, settings: Settings, dtype: torch.dtype) -> Turn:
+def their_step(name: str, settings: BenchmarkSettings, dtype: torch.dtype) -> Turn:
     return other_training.STEPS[name](settings, dtype, make_batch(settings.batch, 1))
 
 
-def step(settings: Settings) -> Iterator[dict]:
+def step(settings: BenchmarkSettings) -> Iterator[dict]:
     libraries = settings.installed('hf', 'mmpretrain')
     for name, dtype in dtypes().items():
         turns = dict(
@@ -106,7 +108,7 @@ def step(settings: Settings) -> Iterator[dict]:
             times['cached'] = cached  # compared with `online` too, but not the other way round
 
 
-def tokenize(settings: Settings) -> Iterator[dict]:
+def tokenize(settings: BenchmarkSettings) -> Iterator[dict]:
     """Time our tokenizer and DALL-E's encoder, as mmpretrain has it, on views of 112 px."""
     views = make_batch(settings.batch, 1)['token_view'].float() / 255
     for name, dtype in dtypes().items():
@@ -119,7 +121,7 @@ def tokenize(settings: Settings) -> Iterator[dict]:
         yield row(settings, case, 'images/s', times, work, gflop=gflop, dtype=dtype)
 
 
-def memory(settings: Settings) -> Iterator[dict]:
+def memory(settings: BenchmarkSettings) -> Iterator[dict]:
     """Measure the peak memory of a step with four times the batch, each in a process of its own."""
     large = replace(settings, batch=4 * settings.batch)
     name, dtype = next(iter(dtypes().items()))

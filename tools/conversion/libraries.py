@@ -9,6 +9,7 @@ on the kind of model: 'backbone' its sequence or pooled feature, 'mim' logits of
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.model_spec import ModelSpec, infer_spec
-from beit_mm.checkpoint.state_dicts import find_weights
+from beit_mm.checkpoint.state_dicts import find_weights, select_part
+from beit_mm.compat import require
 from beit_mm.models import BEiT
 from beit_mm.models.dvae_losses import map_pixels
 from beit_mm.models.dvae_networks import build_encoder
@@ -42,7 +44,7 @@ def our_model(
     settings = spec.backbone_settings()
     if out_indices:
         settings['out_indices'] = tuple(out_indices)
-    backbone = _load(BEiT(**settings), _part(state, 'backbone.'), dtype)
+    backbone = _load(BEiT(**settings), select_part(state, 'backbone.'), dtype)
     if spec.kind == 'segmentor':
         segment = _upernet(state, spec, dtype)
         return lambda image, mask: segment(backbone(image))
@@ -115,7 +117,7 @@ def _timm(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
 
 
 def _mmpretrain(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
-    _require('mmpretrain')
+    require('mmpretrain')
     from mmpretrain.models import BEiTPretrainViT, BEiTViT
     from mmpretrain.models.selfsup.cae import DALLEEncoder
 
@@ -138,14 +140,14 @@ def _mmpretrain(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
         out_type=spec.out_type,
         patch_cfg=dict(padding=0),
     )
-    backbone = _load(model, _part(state, 'backbone.'), dtype)
+    backbone = _load(model, select_part(state, 'backbone.'), dtype)
     if spec.kind == 'backbone':
         return lambda image, mask: backbone(image)[-1]
     return _with_head(backbone, state, 'head.cls_head' if spec.kind == 'mim' else 'head.fc', dtype)
 
 
 def _mmseg(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
-    _require('mmseg')
+    require('mmseg')
     from mmseg.models.backbones import BEiT as MMSegBEiT
 
     arch = spec.arch
@@ -161,7 +163,7 @@ def _mmseg(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
         out_indices=spec.out_indices if spec.kind == 'segmentor' else -1,
     )
     state = _read(path)
-    backbone = _load(model, _part(state, 'backbone.') or state, dtype)
+    backbone = _load(model, select_part(state, 'backbone.') or state, dtype)
     if spec.kind == 'backbone':
         return lambda image, mask: backbone(image)[-1]
     segment = _upernet(state, spec, dtype)
@@ -180,7 +182,7 @@ def _with_head(
 
 def _upernet(state: dict[str, Tensor], spec: ModelSpec, dtype: torch.dtype) -> nn.Module:
     """Return mmseg's pyramid and UPerNet, which the official code and this project use as well."""
-    _require('mmseg')
+    require('mmseg')
     from mmseg.models import Feature2Pyramid, UPerHead
 
     dims, norm = spec.arch['embed_dims'], dict(type='BN')
@@ -193,8 +195,8 @@ def _upernet(state: dict[str, Tensor], spec: ModelSpec, dtype: torch.dtype) -> n
         norm_cfg=norm,
         align_corners=False,
     )
-    _load(neck, _part(state, 'neck.'), dtype)
-    _load(head, _part(state, 'decode_head.'), dtype)
+    _load(neck, select_part(state, 'neck.'), dtype)
+    _load(head, select_part(state, 'decode_head.'), dtype)
     return nn.Sequential(neck, head).eval()
 
 
@@ -205,11 +207,12 @@ def _tokenizer(state: dict[str, Tensor], dtype: torch.dtype) -> Predictor:
     width, channels = state['encoder.input.weight'].shape[:2]
     vocab_size = len(state['encoder.output.conv.weight'])
     encoder = build_encoder(width, groups, blocks, vocab_size, channels)
-    _load(encoder, _part(state, 'encoder.'), dtype)
+    _load(encoder, select_part(state, 'encoder.'), dtype)
     return lambda image, mask: encoder(map_pixels(image))
 
 
-def _require(name: str):
+def _require(name: str) -> ModuleType:
+    """Import transformers or timm, which `beit_mm.compat.require` does not know."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -224,7 +227,3 @@ def _load(model: nn.Module, state: dict[str, Tensor], dtype: torch.dtype) -> nn.
     model.load_state_dict(state)
     model.to(dtype).train(False)  # mmpretrain's backbones return None here
     return model
-
-
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

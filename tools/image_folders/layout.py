@@ -13,6 +13,9 @@ from beit_mm.data.image_files import SUFFIXES, BadSample, read_image
 from beit_mm.data.label_maps import check_label_maps, group_messages, read_label_maps
 from beit_mm.utils.arguments import join_names
 
+from .listing import list_images
+
+ANY_IMAGE = (*Image.registered_extensions(), *SUFFIXES)  # of a format that may not be supported
 MAX_FILES = 2000  # that are read per split
 Counts = dict[str, int | None]  # split → expected number of images, None: any
 
@@ -34,7 +37,7 @@ def check_imagenet(root: Path, classes: int, counts: Counts) -> Iterator[Message
                 number = len(numbering.labels)
                 yield f'{list_file} has {number} labels, expected {classes} (--classes)', True
         else:
-            names = _image_names(folder)
+            names = list_images(folder, ANY_IMAGE)
             upper = tuple(suffix.upper() for suffix in SUFFIXES)
             yield from _check_suffixes(folder, names, (*SUFFIXES, *upper), 'extensions')
             names = [name for name in names if name.lower().endswith(SUFFIXES)]
@@ -58,8 +61,8 @@ def check_ade20k(
         if missing := [str(folder) for folder in (images, labels) if not folder.is_dir()]:
             yield f'{_join(missing)} is missing. Pass the folder with images and annotations', True
             continue
-        image_of = {os.path.splitext(name)[0]: name for name in _image_names(images)}
-        map_of = {os.path.splitext(name)[0]: name for name in _image_names(labels)}
+        image_of = {os.path.splitext(name)[0]: name for name in list_images(images, ANY_IMAGE)}
+        map_of = {os.path.splitext(name)[0]: name for name in list_images(labels, ANY_IMAGE)}
         yield from _check_suffixes(images, [*image_of.values()], ('.jpg',), 'img_suffix')
         yield from _check_suffixes(labels, [*map_of.values()], ('.png',), 'seg_map_suffix')
         if alone := image_of.keys() - map_of.keys():
@@ -72,15 +75,6 @@ def check_ade20k(
         maps, training = read_label_maps(pairs, len(both)), split == 'training'
         found = check_label_maps(maps, class_names, not zero_is_class, training=training)
         yield from ((f'{labels}: {text}', is_error) for text, is_error in found)
-
-
-def _image_names(folder: Path) -> list[str]:
-    """Return the sorted relative paths of the images at any depth, whatever their format."""
-    suffixes, found = (*Image.registered_extensions(), *SUFFIXES), []
-    for place, _, files in os.walk(folder, followlinks=True):
-        names = [file for file in files if not file.startswith('.')]
-        found += [os.path.join(place, name) for name in names if name.lower().endswith(suffixes)]
-    return sorted(os.path.relpath(path, folder) for path in found)
 
 
 def _choose(items: list) -> list:

@@ -57,6 +57,15 @@ def tool_path(name: str) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def job_command(args: Namespace, work_dir: Path) -> list[str]:
+    """Return the command of a Slurm job, which is this command without --dry-run and --stage."""
+    command = [sys.executable, tool_path('recipe.py'), 'run', args.recipe]
+    command += ['--work-dir', str(work_dir), '--launcher', args.launcher]
+    command += ['--gpus', str(args.gpus), '--partition', str(args.partition)]
+    command += ['--long'] if args.long else []
+    return [*command, '--cfg-options', *args.cfg_options] if args.cfg_options else command
+
+
 def sbatch(
     launch: Launch, name: str, command: list[str], after: list[str], gpus: bool = True
 ) -> str:

@@ -13,7 +13,7 @@ PREPARE = 'prepare'  # `--stage prepare` runs the recipe's `prepare` alone
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """Settings that all stages of a run share.
 
     `overrides` ('key=value') apply to every config, `seed` None leaves the seeds of the configs,
@@ -38,7 +38,7 @@ class PlannedStage:
     inputs: dict
     options: list[str]
 
-    def command(self, settings: Settings, checkpoint: str | None = None) -> list[str]:
+    def command(self, settings: RunSettings, checkpoint: str | None = None) -> list[str]:
         """Return the command that trains the stage, or tests its checkpoint."""
         kind = 'test' if checkpoint else 'train'
         arguments = [self.stage.config, *filter(None, [checkpoint])]
@@ -62,7 +62,7 @@ class PlannedStage:
         return start + arguments + flags
 
 
-def selected_stages(recipe: Recipe, settings: Settings) -> Iterator[tuple[str, Stage]]:
+def selected_stages(recipe: Recipe, settings: RunSettings) -> Iterator[tuple[str, Stage]]:
     """Yield the stages that the settings choose, each with its title for the log."""
     for number, stage in enumerate(recipe.stages, 1):
         if not settings.only or stage.name in settings.only:
@@ -70,7 +70,7 @@ def selected_stages(recipe: Recipe, settings: Settings) -> Iterator[tuple[str, S
 
 
 def plan_stage(
-    title: str, stage: Stage, recipe: Recipe, settings: Settings, pending: dict[str, str]
+    title: str, stage: Stage, recipe: Recipe, settings: RunSettings, pending: dict[str, str]
 ) -> PlannedStage:
     """Return a stage's plan; `pending` maps unfinished stages to their future checkpoints.
 
@@ -89,7 +89,7 @@ def plan_stage(
     return PlannedStage(title, stage, status, reason, inputs, options)
 
 
-def plan(recipe: Recipe, settings: Settings) -> list[PlannedStage]:
+def plan(recipe: Recipe, settings: RunSettings) -> list[PlannedStage]:
     """Return the stages that would run now, with the paths that future checkpoints will have."""
     titles = {stage.name: title for title, stage in selected_stages(recipe, settings)}
     planned, pending = [], {}
@@ -107,7 +107,7 @@ def plan(recipe: Recipe, settings: Settings) -> list[PlannedStage]:
     return planned
 
 
-def shell_script(recipe: Recipe, settings: Settings, job_command: list[str]) -> str:
+def shell_script(recipe: Recipe, settings: RunSettings, job_command: list[str]) -> str:
     """Return the plan as a shell script.
 
     With Slurm the script submits one job per stage, which runs `job_command --stage NAME`: so
@@ -130,7 +130,7 @@ def _comment(planned: PlannedStage) -> str:
     return f'# {planned.title}: {planned.reason}' if planned.reason else f'# {planned.title}'
 
 
-def _command_lines(planned: PlannedStage, settings: Settings) -> list[str]:
+def _command_lines(planned: PlannedStage, settings: RunSettings) -> list[str]:
     commands = [planned.command(settings)]
     if planned.stage.test:
         stage_dir = settings.work_dir / planned.stage.name
@@ -140,7 +140,7 @@ def _command_lines(planned: PlannedStage, settings: Settings) -> list[str]:
 
 
 def _job_lines(
-    recipe: Recipe, settings: Settings, stages: list[PlannedStage], command: list[str]
+    recipe: Recipe, settings: RunSettings, stages: list[PlannedStage], command: list[str]
 ) -> list[str]:
     """Return lines that submit the jobs; the shell variables `job_1`, `job_2` … hold their ids."""
     lines, first = [], []

@@ -4,7 +4,7 @@ import time
 
 from .chain import Recipe
 from .commands import shell_line, split_command
-from .plan import PREPARE, PlannedStage, Settings, plan_stage, selected_stages
+from .plan import PREPARE, PlannedStage, RunSettings, plan_stage, selected_stages
 from .process import execute, say
 from .records import (
     BEGUN,
@@ -18,7 +18,7 @@ from .records import (
 )
 
 
-def run(recipe: Recipe, settings: Settings) -> None:
+def run(recipe: Recipe, settings: RunSettings) -> None:
     """Run the stages that are not finished, one after the other.
 
     Raises StageFailed with the stage's name, exit code and log, and FileNotFoundError for a stage
@@ -39,7 +39,7 @@ def run(recipe: Recipe, settings: Settings) -> None:
             _run_stage(planned, settings)
 
 
-def prepare(recipe: Recipe, settings: Settings) -> None:
+def prepare(recipe: Recipe, settings: RunSettings) -> None:
     """Run the recipe's `prepare`, and record how long it took when it first ran.
 
     A run of chosen stages skips it once it is recorded, since jobs of a cluster share the data.
@@ -55,7 +55,7 @@ def prepare(recipe: Recipe, settings: Settings) -> None:
         write_json(path, dict(commands=recipe.prepare, wall_s=time.monotonic() - start))
 
 
-def _run_stage(planned: PlannedStage, settings: Settings) -> None:
+def _run_stage(planned: PlannedStage, settings: RunSettings) -> None:
     """Train and test a stage; record it as begun before, and as finished afterwards."""
     stage, title, resume = planned.stage, planned.title, planned.status == 'interrupted'
     stage_dir = settings.work_dir / stage.name

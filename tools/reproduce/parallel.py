@@ -8,13 +8,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from recipe import runner
 from recipe.chain import Recipe
-from recipe.plan import Settings
+from recipe.plan import RunSettings
 from recipe.process import StageFailed, Stopped, say
 
 from beit_mm.utils.processes import end_with_parent
 
 
-def run_seeds(runs: list[tuple[Recipe, Settings]], jobs: int) -> Iterator[tuple[int, str]]:
+def run_seeds(runs: list[tuple[Recipe, RunSettings]], jobs: int) -> Iterator[tuple[int, str]]:
     """Run recipes, `jobs` at a time; yield each finished seed with its error message ('' for none).
 
     A process gets its share of the cores unless OMP_NUM_THREADS is set, and one of several GPUs.
@@ -44,7 +44,7 @@ def _start_worker(slots: multiprocessing.Queue) -> None:
         os.environ['CUDA_VISIBLE_DEVICES'] = str(slot % gpus)
 
 
-def _run_seed(recipe: Recipe, settings: Settings) -> str:
+def _run_seed(recipe: Recipe, settings: RunSettings) -> str:
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     with (settings.work_dir / 'log.txt').open('a') as log:
         sys.stdout.flush()

@@ -1,12 +1,12 @@
 """Images of a folder: their names, their splits, their channels and sizes."""
 
-import os
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from image_folders.listing import list_images
 
 from beit_mm.data.image_files import SUFFIXES, BadSample, read_image
 from beit_mm.utils.arguments import join_names
@@ -47,15 +47,6 @@ class Statistics:
     std: list[float]
 
 
-def list_images(folder: Path) -> list[str]:
-    """Return the relative paths of the images at any depth, sorted."""
-    found = []
-    for place, _, files in os.walk(folder, followlinks=True):
-        names = (name for name in files if not name.startswith('.'))
-        found += [os.path.join(place, name) for name in names if name.lower().endswith(SUFFIXES)]
-    return sorted(os.path.relpath(path, folder) for path in found)
-
-
 def find_splits(folder: Path) -> dict[str, Path]:
     """Return split → sub-folder if there is one for training and one for validation."""
     found = {}
@@ -72,9 +63,9 @@ def split_images(folder: Path, out: Path) -> dict[str, Split]:
     Raises ValueError if a split has no image.
     """
     if folders := find_splits(folder):
-        splits = {name: Split(path, list_images(path)) for name, path in folders.items()}
+        splits = {name: Split(path, list_images(path, SUFFIXES)) for name, path in folders.items()}
     else:
-        names = list_images(folder)
+        names = list_images(folder, SUFFIXES)
         held_out = set(hold_out(names))
         splits = dict(
             train=Split(folder, [name for name in names if name not in held_out]),

@@ -5,9 +5,12 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from beit_mm.data.class_numbers import compare_classes, read_numbering
+from image_folders.listing import list_images
 
-from .images import Split, check_not_empty, find_splits, hold_out, list_images
+from beit_mm.data.class_numbers import compare_classes, read_numbering
+from beit_mm.data.image_files import SUFFIXES
+
+from .images import Split, check_not_empty, find_splits, hold_out
 
 TABLE = 'labels.csv'
 SEPARATORS = (';', '|')  # between the labels of an image
@@ -37,7 +40,7 @@ def find_labels(folder: Path, out: Path) -> Labels:
         for text, _ in compare_classes(numberings['train'], numberings['val']):
             raise ValueError(text)
         classes = list(numberings['train'].folders)
-        splits = {name: Split(path, list_images(path)) for name, path in folders.items()}
+        splits = {name: Split(path, list_images(path, SUFFIXES)) for name, path in folders.items()}
     else:
         classes = list(read_numbering(str(folder), folder, None).folders)
         splits = _split_classes(folder, classes, out)
@@ -62,7 +65,7 @@ def list_lines(labels: Labels, split: Split) -> list[str]:
 
 def _split_classes(folder: Path, classes: list[str], out: Path) -> dict[str, Split]:
     """Hold out images of each class."""
-    names = list_images(folder)
+    names = list_images(folder, SUFFIXES)
     held_out = set()
     for name in classes:
         held_out |= set(hold_out([path for path in names if Path(path).parts[0] == name]))

@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from image_folders.listing import list_images
 from PIL import Image
 
+from beit_mm.data.image_files import SUFFIXES
 from beit_mm.data.label_maps import IGNORE, group_messages, read_label_maps
 from beit_mm.utils.arguments import join_names
 
-from .images import TRAIN, VAL, find_splits, hold_out, list_images
+from .images import TRAIN, VAL, find_splits, hold_out
 
 IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'JPEGImages')
 MASK_FOLDERS = ('annotations', 'masks', 'mask', 'labels', 'label', 'SegmentationClass')
@@ -103,7 +105,7 @@ def match(images: Path, masks: Path) -> Pairs:
 
     Raises ValueError if no mask fits, or the suffixes differ.
     """
-    names, mask_names = list_images(images), list_images(masks)
+    names, mask_names = list_images(images, SUFFIXES), list_images(masks, SUFFIXES)
     stems = {str(Path(name).with_suffix('')): Path(name).suffix for name in names}
     mask_stems = {str(Path(name).with_suffix('')): Path(name).suffix for name in mask_names}
     tails = Counter({'': len(stems.keys() & mask_stems.keys())})

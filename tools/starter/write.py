@@ -80,6 +80,18 @@ def write_config(
     out.write_text(text.lstrip('\n'), encoding='utf-8')
 
 
+def next_commands(task: str, out: Path) -> list[str]:
+    """Return the command that trains the config, and the one after it."""
+    run, new_config = f'work_dirs/{out.stem}', command('new_config')
+    follow = dict(
+        tokenizer=f'{new_config} pretrain DATA --weights {run}',
+        pretrain=f'{new_config} classification DATA --weights {run}',
+        classification=f'{command("test")} {out} {run}',
+        segmentation=f'{command("test")} {out} {run}',
+    )
+    return [f'{command("train")} {out}', follow[task]]
+
+
 def advise_smaller_copies(folder: Path, data: Data, view: int) -> None:
     """Print a command if most of the time would go into decoding pixels that no view keeps."""
     shorter, longer = sorted((data.height, data.width))

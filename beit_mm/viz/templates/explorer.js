@@ -1,10 +1,11 @@
+// biome-ignore lint/suspicious/noRedundantUseStrict: included in a page as a classic script, not as a module
 'use strict';
 // The state is part of the address: #image=0&patch=3,5&layer=12&map=mean&color=1.
 
 const $ = id => document.getElementById(id);
 const clamp = (value, high) => Math.min(Math.max(value || 0, 0), high);
 const toBytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
-const percent = share => (100 * share).toPrecision(3).replace(/\.?0+$/, '') + ' %';
+const percent = share => `${(100 * share).toPrecision(3).replace(/\.?0+$/, '')} %`;
 
 const data = JSON.parse($('data').textContent);
 const palette = toBytes(data.palette);
@@ -59,7 +60,9 @@ function readMap(map) {
     let toCls = 0;
     for (let head = 1; head <= current.heads; head++) {
       const one = readMap(String(head));
-      one.shares.forEach((share, i) => (shares[i] += share / current.heads));
+      one.shares.forEach((share, i) => {
+        shares[i] += share / current.heads;
+      });
       toCls += one.toCls / current.heads;
     }
     return {shares, toCls};
@@ -95,7 +98,7 @@ function paint(map, shares, opacity) {
 
 function mapName(map) {
   if (map === 'mean') return 'mean of the heads';
-  return map === 'rollout' ? 'rollout' : 'head ' + map;
+  return map === 'rollout' ? 'rollout' : `head ${map}`;
 }
 
 function draw() {
@@ -156,7 +159,7 @@ function makeMapButton(map) {
     state.map = map;
     draw();
   });
-  caption.textContent = /\d/.test(map) ? 'head ' + map : map;
+  caption.textContent = /\d/.test(map) ? `head ${map}` : map;
   label.append(input, makeCanvas(1, 1)[0], caption);
   return label;
 }

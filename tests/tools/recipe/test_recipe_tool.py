@@ -13,7 +13,7 @@ import pytest
 from recipe import chain, process, records, runner
 from recipe.chain import Recipe, Stage
 from recipe.commands import Launch
-from recipe.plan import PlannedStage, Settings, shell_script
+from recipe.plan import PlannedStage, RunSettings, shell_script
 from reports import summary
 from shapes import draw as shapes
 from small import ROOT
@@ -34,7 +34,7 @@ def tool(*words: str) -> None:
 def test_each_launcher_gets_config_folder_and_options():
     def command(launch: Launch, checkpoint: str | None = None) -> str:
         planned = PlannedStage('', Stage('name', 'a.py'), 'interrupted', '', {}, ['x=1'])
-        return shlex.join(planned.command(Settings(Path('w'), launch=launch), checkpoint))
+        return shlex.join(planned.command(RunSettings(Path('w'), launch=launch), checkpoint))
 
     torchrun, slurm = Launch('pytorch', 4), Launch('slurm', 16, 'gpu')
     env = 'env GPUS=16 GPUS_PER_NODE=8 bash tools'
@@ -105,7 +105,7 @@ def test_one_job_prepares_the_data_and_the_others_wait(monkeypatch, capsys, tmp_
 def test_jobs_of_similar_names_differ_and_a_refused_job_ends_the_script(tmp_path, submit):
     config = str(tmp_path / 'a.py')
     Path(config).write_text('train_cfg = dict(max_epochs=3)')
-    settings = Settings(tmp_path / 'work', launch=Launch('slurm', 1, 'gpu'))
+    settings = RunSettings(tmp_path / 'work', launch=Launch('slurm', 1, 'gpu'))
 
     def script(*stages: Stage) -> str:
         return shell_script(Recipe('work', list(stages), [], None, '', ''), settings, ['recipe'])
@@ -178,7 +178,7 @@ def test_two_processes_train_a_stage_and_resume_after_one_was_killed(tmp_path, m
         monkeypatch.setenv('PORT', str(free.getsockname()[1]))
     work = Path('work/real')
     recipe = Recipe('work', [Stage('real', 'small.py', test=True)], [], None, '', '')
-    settings = Settings(Path('work'), launch=Launch('pytorch', 2))
+    settings = RunSettings(Path('work'), launch=Launch('pytorch', 2))
     with pytest.raises(process.StageFailed):
         runner.run(recipe, settings)
     assert (work / 'iter_2.pth').is_file() and not (work / 'iter_4.pth').exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from recipe import commands, process, records, runner
 from recipe.chain import Recipe, Stage
-from recipe.plan import Settings, plan
+from recipe.plan import RunSettings, plan
 
 pytestmark = pytest.mark.any_stack
 
@@ -58,7 +58,7 @@ def run(capsys):
 
     def call(*stages: Stage, prepare=(), work='work', **settings) -> tuple[list[str], str]:
         capsys.readouterr()
-        runner.run(recipe(*stages, prepare=prepare), Settings(Path(work), **settings))
+        runner.run(recipe(*stages, prepare=prepare), RunSettings(Path(work), **settings))
         log = capsys.readouterr().out
         done = [line for line in log.splitlines() if ': done in' in line]
         return [line.split('] ')[1].partition(':')[0] for line in done], log
@@ -204,7 +204,7 @@ def test_chosen_stages_run_alone_need_finished_sources_and_prepare_once(run):
 
 def planned(*stages: Stage, **settings: object) -> dict[str, str]:
     """Return the training commands of the stages that would run."""
-    where = Settings(Path('work'), **settings)
+    where = RunSettings(Path('work'), **settings)
     found = plan(recipe(*stages), where)
     return {one.stage.name: commands.shell_line(one.command(where)) for one in found}
 
