@@ -16,6 +16,7 @@ SHIPPED = (
     'tools',
     'model-index.yml',
 )  # found under beit_mm/.mim, where OpenMMLab's tools look for them
+CHECKOUT_ONLY = ('stress.py', 'test.sh', 'docs.sh', 'docs_hooks.py', 'install.sh')  # of tools
 
 # The lowest versions with which the tests pass. With older ones of torch a watched rank, exports or
 # compiled models fail.
@@ -66,7 +67,7 @@ class BuildWithConfigs(build_py):
                     ROOT / name,
                     target,
                     dirs_exist_ok=True,
-                    ignore=shutil.ignore_patterns('__pycache__'),
+                    ignore=shutil.ignore_patterns('__pycache__', *CHECKOUT_ONLY),
                 )
 
 

@@ -8,7 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from .utils.model_hub import root
+from .utils.installation import find_file, root
 
 
 def find_tools() -> dict[str, Path]:
@@ -23,8 +23,7 @@ def locate(word: str) -> str:
 
     A file in the current folder comes first.
     """
-    is_installed = word.startswith('configs/') and not Path(word).exists()
-    return str(root() / word) if is_installed and (root() / word).exists() else word
+    return find_file(word) if word.startswith('configs/') else word
 
 
 def main() -> None:

@@ -4,18 +4,11 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 
 def make_parser(description: str | None) -> ArgumentParser:
     """Return a parser whose help shows a docstring as it is."""
     return ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
-
-
-def command(tool: str) -> str:
-    """Return how a user calls a tool: by its file in a checkout, else by the command beit-mm."""
-    is_checkout = (Path(__file__).parents[1] / 'setup.py').exists()
-    return f'python tools/{tool}.py' if is_checkout else f'beit-mm {tool.replace("_", "-")}'
 
 
 def positive(text: str) -> int:

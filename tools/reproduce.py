@@ -17,6 +17,8 @@ from reproduce.ablations import ABLATIONS
 from reproduce.parallel import run_seeds
 from reproduce.scale import Scale
 
+from beit_mm.utils.installation import root
+
 
 @errors_on_one_line()
 def main(arguments: list[str] | None = None) -> None:
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _reproduce(args: Namespace, arguments: list[str]) -> None:
     is_file = args.scale.endswith('.py')
-    path = Path(args.scale if is_file else f'configs/reproduce/{args.scale}.py')
+    path = Path(args.scale) if is_file else root() / f'configs/reproduce/{args.scale}.py'
     scale = Scale.read(path, args.data)
     work_dir = args.work_dir or Path('work_dirs/reproduce') / scale.name
     out = args.out or work_dir

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..utils.installation import command
 from . import pickled_modules
 from .download import get_local_path
 from .folders import read_folder
@@ -38,7 +39,7 @@ def read_file(source: str | os.PathLike, map_location: Any = None) -> Any:
         raise FileNotFoundError(
             f'no checkpoint at {source}. Expected the .pth file that an earlier stage wrote into '
             'its work_dir, a file of another project, a Hugging Face folder, a URL, hf://ORG/NAME, '
-            'or a name from `python tools/weights.py list`'
+            f'or a name from `{command("weights")} list`'
         )
     try:
         if _is_safetensors(path):

@@ -10,6 +10,7 @@ from ..models.beit import BEiT
 from ..models.embeddings import resize_pos_embed
 from ..models.relative_position import Grid, resize_bias_table
 from ..utils.arguments import join_names
+from ..utils.installation import command
 from .model_spec import TABLE, infer_square_side
 from .report import KeyReport
 
@@ -159,6 +160,6 @@ def _advise(model: nn.Module, source: str, unexpected: list[str], mismatched: li
     if isinstance(model, BEiT) and (added := sorted(parts - set(PARTS))):
         advice += (
             f'. An adapter adds {join_names(added)}. To extract the backbone alone, run '
-            f'`python tools/convert.py {source} backbone.pth --to beit_mm --backbone`'
+            f'`{command("convert")} {source} backbone.pth --to beit_mm --backbone`'
         )
     return advice

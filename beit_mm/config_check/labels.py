@@ -12,6 +12,7 @@ from ..data.class_numbers import Numbering, compare_classes, read_numbering
 from ..data.label_maps import IGNORE, check_label_maps, read_label_maps
 from ..registry import DATASETS
 from ..utils.config_tree import get, kind, nodes, walk
+from ..utils.installation import command
 from .files import local_datasets
 from .finding import Finding
 
@@ -139,5 +140,5 @@ def _check_label_maps(
     found = check_label_maps(maps, names, reduce, dataset.label_map, is_training, skip_bad)
     yield from ((f'{path}: {words}', stops) for words, stops in found)
     if not is_training and maps.read < total:
-        command = 'python tools/check_data.py CONFIG --split val'
-        yield f'{path}: {maps} was read in {READ_SECONDS} s. To check all: {command}', False
+        check = f'{command("check_data")} CONFIG --split val'
+        yield f'{path}: {maps} was read in {READ_SECONDS} s. To check all: {check}', False

@@ -16,7 +16,7 @@ from ..compat import is_installed
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 from ..utils.config_tree import kind, walk
 from .finding import Finding
-from .renamed import explain_renamed
+from .renamed import RENAMED, explain_renamed
 
 RUNNER_KEYS = {
     *inspect.signature(Runner.__init__).parameters, 'auto_scale_lr', 'find_unused_parameters',
@@ -36,6 +36,7 @@ BUILDER_KEYS = {
     'type', '_scope_', 'priority', 'convert_to_iter_based', 'constructor', 'paramwise_cfg',
     'init_cfg', 'data_preprocessor',
 }  # fmt: skip
+LOG_KEYS = {'save_best', 'monitor', 'data_src'}  # arguments that name a key of the log
 CHECKED_PACKAGES = 'beit_mm', 'mmengine', 'torch'  # builders of the others remove more keys
 
 
@@ -65,6 +66,37 @@ def check_types_and_arguments(cfg: dict) -> Iterator[Finding]:
     loader_keys = {*inspect.signature(DataLoader.__init__).parameters, 'num_batch_per_epoch'}
     for name in ('train_dataloader', 'val_dataloader'):
         yield from _check_arguments(name, cfg.get(name) or {}, loader_keys, 'DataLoader')
+
+
+def refuse_old_names(cfg: dict) -> None:
+    """Exit with the new names if a config has names of an earlier version."""
+    if found := list(_find_old_names(cfg)):
+        raise SystemExit('\n'.join(f'error: {finding}' for finding in found))
+
+
+def _find_old_names(cfg: dict) -> Iterator[Finding]:
+    scope = cfg.get('default_scope') or 'mmengine'
+    old_classes = {key.partition('.')[0] for key in RENAMED}
+    for path, node in walk(cfg):
+        for key in LOG_KEYS & node.keys():
+            values = node[key] if isinstance(node[key], list | tuple) else [node[key]]
+            for value in values:
+                # Keys without '/' are of the training log: only `data_src` reads it.
+                is_ours = isinstance(value, str) and (key == 'data_src' or '/' in value)
+                if is_ours and (reason := explain_renamed(value)):
+                    yield Finding(f'{path}.{key}={value!r}', f'this key was {reason}')
+        name, bare = node.get('type'), kind(node)
+        if bare not in old_classes or not isinstance(name, str):
+            continue
+        classes = find_classes(name, node.get('_scope_', scope))
+        if not classes and (reason := explain_renamed(bare)):
+            yield Finding(f'{path}.type={name!r}', f'this class was {reason}')
+        if any(each.__module__.partition('.')[0] != 'beit_mm' for each in classes):
+            continue  # a class of the user with the same name
+        for key, value in node.items():
+            for old in (f'{bare}.{key}', f'{bare}.{key}={value!r}'):
+                if reason := explain_renamed(old):
+                    yield Finding(f'{path}.{key}={value!r}', f'this argument was {reason}')
 
 
 def check_optimizer_keys(cfg: dict) -> Iterator[Finding]:

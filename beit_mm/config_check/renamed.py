@@ -1,17 +1,22 @@
 """Names in users' configs that changed: old name → new name, or 'removed' with the reason.
 
-A key is a class, `Class.argument`, or a log key (as in `save_best`). An old name in a config is an
-error that says the new one.
+A key is a class, `Class.argument`, `Class.argument=value`, or a log key (as in `save_best`). An
+old name in a config is an error that says the new one.
 """
 
 RENAMED = {
     # 0.2.0
     'AnyCheckpoint': 'ConvertCheckpoint',
     'GuardData': 'CheckSamples',
+    'codes': 'codes_used',
+    'data_wait': 'data_time_frac',
+    'rss': 'peak_rss_mib',
     'BlockwiseMask.budget': 'num_masked',
     'RandomMask.budget': 'num_masked',
     'SeededDataset.views': 'num_crops',
     'DiscreteVAE.straight_through': 'removed: no recipe uses it',
+    "DiscreteVAE.likelihood='l1'": 'removed: choose logit_laplace or mse',
+    'MIMHead.init_cfg': 'removed: the head initializes its own weights',
     'InitCodebook.images': 'num_images',
     'Probe.by_epoch': 'removed: set interval in iterations',
     'Probe.images': 'num_images',

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from ..registry import DATASETS
 from ..utils.arguments import check_choices, check_integers, check_numbers
 from ..utils.config_tree import kind, nodes
+from ..utils.installation import command
 from .check_samples import check_samples
 from .image_files import MAX_PIXELS, BadSample
 from .image_folders import list_readable
@@ -123,7 +124,7 @@ class SeededDataset(Dataset):
         count = int(self.bad.sum())
         if count > self.max_bad_share * len(self):
             given = f'{count} of {len(self)} samples are bad, more than max_bad_share='
-            advice = 'List all with `python tools/check_data.py CONFIG`'
+            advice = f'List all with `{command("check_data")} CONFIG`'
             raise ValueError(f'{given}{self.max_bad_share}{last}. {advice}')
 
     # -- repeated crops and the token cache --------------------------------------------------------

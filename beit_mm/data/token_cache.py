@@ -25,10 +25,12 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from ..utils.installation import command
+
 BLOCK = 256  # images that are written and marked as done together
 NAMES_CHECKED = 1000  # when a cache is opened; every other name is checked when it is read
 MAX_PROBE_DIFFERENCE = 2.0  # mean gray levels, which another version of a decoder can cause
-COMMAND = 'python tools/cache_tokens.py CONFIG --out'
+COMMAND = f'{command("cache_tokens")} CONFIG --out'
 
 
 class TokenCache:

@@ -9,11 +9,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
+from ..config_check.names import refuse_old_names
 from ..data.check_samples import CheckSamples
 from ..data.image_folders import list_readable
 from ..utils.arguments import join_names
 from ..utils.cfg_options import Options
 from ..utils.config_tree import find_dataset, get, kind, nodes
+from ..utils.installation import command
 from .cpu import adapt_to_cpu
 from .determinism import ExactResume, KeyedRandomness
 from .find_checkpoint import list_checkpoints
@@ -54,16 +56,18 @@ def make_parser(description: str) -> ArgumentParser:
 def read_config(args: Namespace) -> Config:
     """Return the config with `--cfg-options`, launcher and work_dir; set the variables of the rank.
 
-    Exits if there is no such file. Raises ImportError if the config needs a package that is missing
-    (`require_packages`).
+    Exits if there is no such file, or if it has names of an earlier version. Raises ImportError if
+    the config needs a package that is missing (`require_packages`).
     """
     if not Path(args.config).is_file():
-        raise SystemExit(f'error: {args.config} not found: expected a config')
+        hint = f'. `{command("test")} --tta` replaces it' if args.config.endswith('_ms.py') else ''
+        raise SystemExit(f'error: {args.config} not found: expected a config{hint}')
     if args.launcher != 'none':
         set_ranks(args.launcher)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     require_packages(cfg)
+    refuse_old_names(cfg.to_dict())
     cfg.launcher = args.launcher
     default = str(Path('work_dirs', Path(args.config).stem))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..registry import HOOKS
 from ..utils.arguments import check_integers, join_names
+from ..utils.installation import command
 from ..utils.unwrap_model import unwrap_model
 from .nonfinite_steps import Step, skip_nonfinite_steps
 from .process_group import collective_timeout
@@ -23,8 +24,8 @@ COLLAPSED = {
     'loss': (
         0,
         'the loss was exactly 0, so nothing is learned. In label maps, all pixels may be ignored '
-        '(255, and 0 with reduce_zero_label=True) or have one class: python tools/check_data.py '
-        'CONFIG prints how often each class occurs',
+        '(255, and 0 with reduce_zero_label=True) or have one class: '
+        f'{command("check_data")} CONFIG prints how often each class occurs',
     ),
     'codes_used': (
         1,

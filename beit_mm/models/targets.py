@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..registry import MODELS, WEIGHT_INITIALIZERS
 from ..utils.arguments import check_choices, check_integers
+from ..utils.installation import command
 
 RECOVER = ('masked', 'all')
 DTYPES = dict(float32=None, float16=torch.float16, bfloat16=torch.bfloat16)
@@ -65,7 +66,7 @@ class TokenTarget:
         if self.checkpoint is None:
             raise FileNotFoundError(
                 'visual tokens need a trained tokenizer, and none was given. Train one with '
-                '`python tools/train.py configs/tokenizer/CONFIG.py`, then pass its file: '
+                f'`{command("train")} configs/tokenizer/CONFIG.py`, then pass its file: '
                 '`--cfg-options model.target.checkpoint=work_dirs/…/….pth`'
             )
         WEIGHT_INITIALIZERS.get('load_tokenizer')(self.tokenizer_module, self.checkpoint)

@@ -13,15 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from .installation import root
+
 SCHEME = 'beit_mm://'  # prefix of a checkpoint's name, for which mmengine's loaders rename the keys
 _HUB = 'mmpretrain.apis.model'
 _TASKS = ('pretrain', 'classification')  # mmseg looks up names in its own package only
-
-
-def root() -> Path:
-    """Return the folder of `model-index.yml` and `configs`, in a wheel or in a checkout."""
-    package = Path(__file__).parents[1]
-    return package / '.mim' if (package / '.mim').is_dir() else package.parent
 
 
 def register_models() -> None:

@@ -32,3 +32,6 @@ segmentation = dict(
     labels={'all': {}},
     main='all',
     kinds=dict(scratch={start: None, 'optim_wrapper.paramwise_cfg.layer_decay_rate': 1.0}, pretrained={}))
+
+# Helper variables are no entries of a scale.
+del tokenizer, batch, start

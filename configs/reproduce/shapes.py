@@ -5,7 +5,9 @@
 # - pretrain: `parts` (type of a part → its settings) and `whole` (merged over the config), for the config of each ablation;
 # - classification, segmentation: config and options; options for each kind of ablation and for each number of labels; `main`, the
 #   number of labels at which the claims are judged;
-# - curves: the ablations that run with every number of labels.
+# - curves: the ablations that run with every number of labels;
+# - note, comparison: sentences for the page of results.
+# Any other key is an error.
 #
 # Settings that the scales on Shapes share: 64 px, 8×8 patches of which 25 are hidden, a network of three blocks. The fine-tunings are the
 # quickstart's. In these scenes every second repeated thing is a plain disc (`--wrapped`); the other things determine its label.
@@ -110,3 +112,6 @@ segmentation = dict(
             'optim_wrapper.paramwise_cfg.head_lr_mult': 10},
         annotations=''))
 curves = ['scratch', 'beit']
+
+# Helper variables are no entries of a scale.
+del codes, steps, arch, once, apart

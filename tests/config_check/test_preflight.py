@@ -1,6 +1,7 @@
 """Each mistake in a config is found before anything is built, and no config of ours has one."""
 
 import copy
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -260,11 +261,30 @@ def test_an_old_name_is_gone_and_its_new_name_exists(old, new):
     name, _, argument = old.partition('.')
     classes = names.find_classes(name, 'beit_mm')
     known = [each for each in (old, new) if names.find_classes(each, 'beit_mm')]
-    if '/' in old:
+    if old in ('codes', 'data_wait', 'rss'):  # keys of the training log
+        files = (ROOT / 'beit_mm').rglob('*.py')
+        known = [new] if any(f"{new}'" in path.read_text() for path in files) else []
+    elif '=' in old:
+        known = [new]  # a value: `test_an_old_name_stops_every_command`
+    elif '/' in old:
         known = reported_keys(dict(type='TokenizerMetric')) + reported_keys(dict(type='MIMMetric'))
     elif argument:
         known = set().union(*map(names.accepted_arguments, classes))
     assert (argument or old) not in known and (new in known or new.startswith('removed'))
+
+
+def test_the_changelog_and_the_table_of_old_names_agree():
+    text = (ROOT / 'CHANGELOG.md').read_text()
+    table = text.partition('### In configs and logs\n')[2].partition('\n### ')[0]
+    found = {}
+    for line in table.splitlines():
+        kind, old, new = ([*map(str.strip, line.strip('|').split('|')), '', '', ''])[:3]
+        if kind in ('argument', 'hook', 'log key'):
+            olds, news = (re.findall('`(.+?)`', cell) for cell in (old, new))
+            if new.startswith('removed'):
+                news = ['removed']
+            found |= dict(zip(olds, news * len(olds) if len(news) == 1 else news, strict=True))
+    assert found == {old: new.partition(':')[0] for old, new in RENAMED.items()}
 
 
 # -- single rules ----------------------------------------------------------------------------------

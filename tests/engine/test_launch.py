@@ -8,10 +8,13 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from trials import toy
 
 from beit_mm.checkpoint.files import read_file
-from beit_mm.engine import cpu, launch, process_group
+from beit_mm.config_check.names import refuse_old_names
+from beit_mm.engine import cache_tokens, cpu, launch, process_group
 
 
 @pytest.mark.long
@@ -106,6 +109,39 @@ def test_only_rank_0_prints_the_warnings_of_imports(variable, rank):
 def test_a_config_that_does_not_exist_is_named():
     with pytest.raises(SystemExit, match=r'error: none\.py not found: expected a config'):
         launch.read_config(launch.make_parser('').parse_args(['none.py']))
+    with pytest.raises(SystemExit, match=r'python tools/test\.py --tta` replaces it'):
+        launch.read_config(launch.make_parser('').parse_args(['none_ms.py']))
+
+
+OLD_NAMES = {
+    "custom_hooks = [dict(type='GuardData')]": "GuardData': this class was renamed: write 'CheckSa",
+    "x = dict(type='beit_mm.RandomMask', budget=9)": "renamed: write 'num_masked'",
+    "model = dict(head=dict(type='beit_mm.MIMHead', init_cfg=None))": 'argument was removed',
+    "x = dict(type='beit_mm.DiscreteVAE', likelihood='l1')": 'argument was removed',
+    "x = dict(save_best=['tokenizer/codes'])": "write 'tokenizer/vocab_size'",
+    "x = dict(data_src='rss')": "write 'peak_rss_mib'",
+}
+
+
+@pytest.mark.parametrize(('text', 'message'), OLD_NAMES.items())
+def test_an_old_name_stops_every_command(text, message, tmp_path):
+    path = tmp_path / 'a.py'
+    path.write_text(f"default_scope = 'beit_mm'\n{text}\n")
+    with pytest.raises(SystemExit, match=f'error: .*{message}'):
+        launch.read_config(launch.make_parser('').parse_args([str(path)]))
+    with pytest.raises(SystemExit, match=f'error: .*{message}'):
+        cache_tokens.main([str(path), '--out', str(tmp_path / 'out')])
+
+
+def test_a_class_of_the_user_may_have_old_arguments(tmp_path):
+    @HOOKS.register_module(name='Probe', force=True)
+    class Probe(Hook):
+        pass
+
+    try:
+        refuse_old_names(dict(custom_hooks=[dict(type='mmengine.Probe', images=3)]))
+    finally:
+        HOOKS.module_dict.pop('Probe')
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,16 @@ def test_the_wheel_holds_all_modules_configs_tools_and_the_model_index(wheel):
     held = set(wheel.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'beit_mm').rglob('*.py')}
     shipped = {'beit_mm/.mim/model-index.yml'}
+    checkout_only = {'stress.py', 'test.sh', 'docs.sh', 'docs_hooks.py', 'install.sh'}
+    suffixes = ['.py', '.sh', '.yml', '.j2', '.jinja', '.html', '.css', '.js', '.mplstyle', '.md']
     for name in ('configs', 'tools'):
         for path in (ROOT / name).rglob('*.*'):
-            if path.suffix in ('.py', '.sh', '.yml', '.j2', '.html'):
+            if path.suffix in suffixes and path.name not in checkout_only:
                 shipped.add(f'beit_mm/.mim/{path.relative_to(ROOT)}')
+    templates = (ROOT / 'beit_mm/viz/templates').iterdir()
+    modules |= {str(path.relative_to(ROOT)) for path in templates if path.is_file()}
     assert held >= modules | shipped
+    assert not held & {f'beit_mm/.mim/tools/{name}' for name in checkout_only}
     assert not [name for name in held if '__pycache__' in name]
 
 
@@ -105,6 +110,9 @@ def test_the_command_of_an_installed_package_trains_in_an_empty_folder(wheel, tm
     assert train.strip() == 'beit-mm train my_classification.py'
     short = ' --cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 param_scheduler=None'
     assert 'accuracy/top1' in run(train.strip() + short)
+    planned = run('beit-mm reproduce --scale minutes --seeds 1 --dry-run')
+    assert str(tmp_path / 'site/beit_mm/.mim/configs/quickstart/tokenizer.py') in planned, planned
+    assert 'pretrain/pixels' in planned
     assert 'tools/train.py' in run('beit-mm recipe run configs/quickstart/recipe.py --dry-run')
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from recipe.chain import Recipe
 from recipe.records import read_record, write_json
 
+from beit_mm.utils.installation import command
 from beit_mm.viz.pages import write_page
 
 from . import pictures
@@ -67,7 +68,7 @@ def write(
         sections=_sections(work_dir, names),
         stages=_stages(records, summary),
         commands=[command for record in records.values() for command in record['commands']],
-        stage_command=f'python tools/report.py {work_dir / names[0]}',
+        stage_command=f'{command("report")} {work_dir / names[0]}',
         date=time.strftime('%Y-%m-%d %H:%M'),
         num_cores=os.cpu_count(),
         versions=versions,

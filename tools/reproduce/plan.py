@@ -11,13 +11,15 @@ from mmengine.config import Config
 from recipe.chain import Recipe, Stage, stage_options
 from recipe.records import digest
 
+from beit_mm.utils.installation import find_file
+
 from .ablations import ABLATIONS, BEIT, TASKS
 from .scale import Scale, data_options, resize, write_config
 
 
 @lru_cache
 def _load(path: str) -> dict:
-    return Config.fromfile(path).to_dict()
+    return Config.fromfile(find_file(path)).to_dict()
 
 
 def choose_ablations(scale: Scale, names: list[str] | None) -> list[str]:
@@ -46,7 +48,7 @@ def _tokenizer_stages(scale: Scale, names: list[str]) -> Iterator[Stage]:
     for name, entry in scale.cfg['tokenizers'].items():
         if name in needed:
             options = _with_data(scale, entry['config'], entry.get('options', {}))
-            yield Stage(name, entry['config'], options=options)
+            yield Stage(name, find_file(entry['config']), options=options)
 
 
 def _pretrain_stages(scale: Scale, names: list[str], work_dir: Path) -> Iterator[Stage]:
@@ -77,7 +79,7 @@ def _task_stages(scale: Scale, names: list[str], task: str) -> Iterator[Stage]:
                 source = f'{through}/{scale.cfg[through]["main"]}' if through else 'pretrain'
                 key = 'model.backbone.init_cfg.checkpoint'
                 weights[key] = f'{source}/{ablation.start or name}'
-            config = entry['config']
+            config = find_file(entry['config'])
             options = _with_data(scale, config, options)
             yield Stage(f'{task}/{labels}/{name}', config, weights, options)
 

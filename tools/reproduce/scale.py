@@ -12,6 +12,12 @@ from mmengine.config import Config
 
 from beit_mm.utils.config_tree import kind, nodes, walk
 
+KEYS = {
+    'data', 'prepare', 'seeds', 'ablations', 'note', 'comparison', 'tokenizers', 'pretrain',
+    'classification', 'segmentation', 'curves',
+}  # fmt: skip
+RENAMED = dict(rows='ablations', budget='comparison')  # 0.2.0
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -28,7 +34,19 @@ class Scale:
             known = ', '.join(sorted(file.stem for file in path.parent.glob('*.py')))
             raise FileNotFoundError(f'no scale {path.stem}: expected one of {known}')
         cfg = Config.fromfile(str(path)).to_dict()
+        check_keys(path, cfg)
         return cls(path.stem, cfg, data or cfg['data'])
+
+
+def check_keys(path: Path, cfg: dict) -> None:
+    """Raise ValueError if a scale file has a key that nothing reads."""
+    if old := sorted(cfg.keys() & RENAMED.keys()):
+        raise ValueError(f'{path}: {old[0]} was renamed: write {RENAMED[old[0]]!r}')
+    for key in sorted(cfg.keys() - KEYS):
+        raise ValueError(
+            f'{path}: unknown key {key!r}: expected {", ".join(sorted(KEYS))}. Remove a helper '
+            f'variable at the end of the file: del {key}'
+        )
 
 
 def resize(config: dict, parts: dict[str, dict], whole: dict) -> dict:

@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
+from beit_mm.utils.installation import command
 from shapes.layout import CLASSES, PALETTE, SPECIES
 from shapes.scene import scene
 
@@ -156,7 +157,7 @@ def _write_lists(out: Path, counts: dict[str, int], labels: tuple[int, ...]) -> 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        'python tools/draw_shapes.py', description='Draw the data set Shapes.'
+        command('draw_shapes'), description='Draw the data set Shapes.'
     )
     parser.add_argument('out', type=Path, metavar='OUT', help='folder for imagenet/ and ade20k/')
     parser.add_argument('--train', type=int, required=True, help='training images of imagenet/')

@@ -4,11 +4,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from command_line import command
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mmengine.config import Config
 
 from beit_mm.checkpoint.published import NORMALIZATIONS
+from beit_mm.utils.installation import command
 
 from .data import Data, read_data
 from .lengths import (

@@ -22,7 +22,7 @@ _base_ = '{root}/configs/reproduce/shapes.py'
 data = 'data/tiny'
 prepare = ['python tools/draw_shapes.py {{data}} --wrapped --train 40 --val 4 --labels 20 --jobs 1 '
            '--segmentation-train 20 --segmentation-val 2']
-seeds, ablations, curves, steps = 2, ['scratch'], [], 2
+seeds, ablations, curves = 2, ['scratch'], []
 file = 'train_dataloader.dataset.dataset.ann_file'
 few = {{'train_cfg.max_iters': 2, 'train_cfg.val_interval': 1, 'param_scheduler.1.end': 20,
         'train_dataloader.batch_size': 4}}
@@ -34,13 +34,13 @@ classification = dict(
     options=few, labels=dict(_delete_=True, **{{'20': {{file: 'meta/train_20.txt'}}}}), main='20')
 segmentation = dict(
     options=few, labels=dict(_delete_=True, **{{'20': {{file: 'training_20.txt'}}}}), main='20')
+del file, few, warmup
 """
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
-    """A folder with the configs and the scale `tiny.py`."""
-    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    """A folder with the scale `tiny.py`, without the configs."""
     (tmp_path / 'tiny.py').write_text(TINY.format(root=ROOT))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -91,6 +91,21 @@ def test_a_mistake_in_the_command_is_one_line(place):
         tool('--scale', 'hours')
     with pytest.raises(SystemExit, match='--ablations mae: expected some of scratch, beit'):
         tool('--scale', 'hour', '--ablations', 'beit', 'mae')
+
+
+@pytest.mark.parametrize(
+    ('key', 'message'),
+    [
+        ('rows', "rows was renamed: write 'ablations'"),
+        ('budget', "budget was renamed: write 'comparison'"),
+        ('curve', "unknown key 'curve': expected ablations, .*del curve"),
+    ],
+)
+def test_an_unknown_key_of_a_scale_is_an_error(key, message, place):
+    with (place / 'tiny.py').open('a') as file:
+        file.write(f'{key} = []\n')
+    with pytest.raises(SystemExit, match=message):
+        tool('--scale', 'tiny.py', '--dry-run')
 
 
 def test_the_page_in_docs_is_made_from_its_results(tmp_path):
