@@ -23,7 +23,6 @@ from starter.write import TASKS, next_commands, write_config
 
 from beit_mm.config_check.preflight import preflight
 from beit_mm.config_check.report import format_list
-from beit_mm.utils.installation import command
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
