@@ -129,7 +129,7 @@ MISTAKES = {
     # targets and tokenizers
     'pre-training without a tokenizer': (lambda _: pretrainer().init_weights(),
         r'need a trained tokenizer, and none was given\. Train one with `python tools/train\.py ', FileNotFoundError),
-    'tokenizer file that is not there': (lambda _: pretrainer(target=TOKENS | dict(checkpoint='work_dirs/gone.pth')).init_weights(),
+    'tokenizer file that was not found': (lambda _: pretrainer(target=TOKENS | dict(checkpoint='work_dirs/gone.pth')).init_weights(),
         r'no checkpoint at work_dirs/gone\.pth. Expected the \.pth file that an earlier stage wrote', FileNotFoundError),
     'tokenizer of another shape': (load_other_tokenizer,
         r'vae\.pth does not fit this DiscreteVAE\. .*of another shape: .*Give .*: vocab_size, width, groups, blocks'),

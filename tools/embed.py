@@ -6,7 +6,7 @@
     python tools/embed.py pets --checkpoint C --knn labels.csv    # columns image and label
 
 A feature is the mean of the patches after a block. Images are resized at the shorter side and
-cropped to a square. An interrupted run goes on where it stopped if the command is given again.
+cropped to a square. To resume an interrupted run, give the command again.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from image_folders.listing import list_images
 from beit_mm.data.image_files import SUFFIXES
 from beit_mm.viz.model_weights import ModelWeights
 
-MAX_LABELLED = 10_000  # images whose neighbors are compared
+MAX_LABELED = 10_000  # images whose neighbors are compared
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -67,12 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
     weights = ModelWeights(args.checkpoint)
     backbone = weights.backbone().to('cuda' if torch.cuda.is_available() else 'cpu')
     choice = choose(args, weights, len(backbone.blocks))
-    labelled = [index for index, name in enumerate(names) if name in labels]
-    labelled = sorted(random.Random(0).sample(labelled, min(MAX_LABELLED, len(labelled))))
+    labeled = [index for index, name in enumerate(names) if name in labels]
+    labeled = sorted(random.Random(0).sample(labeled, min(MAX_LABELED, len(labeled))))
     images = Images([args.data / name for name in names], weights, choice.size)
-    store = Store(args.out.with_suffix('.partial'), backbone, names, labelled, choice)
+    store = Store(args.out.with_suffix('.partial'), backbone, names, labeled, choice)
     workers = min(len(os.sched_getaffinity(0)), 8)
-    faults = embed(backbone, images, store, choice, labelled, args.batch_size, workers)
+    faults = embed(backbone, images, store, choice, labeled, args.batch_size, workers)
     for text in faults.values():
         print(f'skipped: {text}')
     if not store.done.any():
@@ -84,8 +84,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(f'{args.out}: {choice.feature} of block {choice.block} for {store.done.sum()} images')
     if labels:
-        good = [row for row, index in enumerate(labelled) if store.done[index]]
-        classes = [labels[names[labelled[row]]] for row in good]
+        good = [row for row, index in enumerate(labeled) if store.done[index]]
+        classes = [labels[names[labeled[row]]] for row in good]
         print_accuracy(accuracy_per_block(store.blocks[good], classes), classes, choice.block)
     if args.page:
         features = store.features.mean((1, 2)) if choice.feature == 'map' else store.features

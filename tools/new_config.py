@@ -55,7 +55,7 @@ def ask_zero(given: str | None) -> Callable[[str], str]:
             return given
         if not sys.stdin.isatty():
             raise ValueError(
-                f'{values}. Is 0 a class, such as the background, or is it unlabelled? Pass '
+                f'{values}. Is 0 a class, such as the background, or is it unlabeled? Pass '
                 '--zero background or --zero ignore'
             )
         answer = input(f'{values}. Is 0 a class, such as the background? [y/n] ')

@@ -1,4 +1,4 @@
-"""How a classification data set numbers its classes, and where two data sets differ."""
+"""Numbers of the classes of classification data sets, and differences between data sets."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping

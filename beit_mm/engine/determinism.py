@@ -18,7 +18,9 @@ _MODEL_KEY = 1  # a fourth number, since samples are keyed by three: (seed, epoc
 
 @HOOKS.register_module()
 class KeyedRandomness(Hook):
-    """Seed each training iteration by (seed, rank, iteration): dropout, drop path, noise, mixup.
+    """Hook that seeds each training iteration by (seed, rank, iteration).
+
+    Dropout, drop path, noise and mixup depend on nothing else.
 
     Seeds Python, NumPy, torch's CPU and every CUDA device. The seed is the Runner's
     (`randomness.seed`), which checkpoints keep. With gradient accumulation, each micro-batch is an
@@ -34,7 +36,7 @@ class KeyedRandomness(Hook):
 
 @HOOKS.register_module()
 class ExactResume(Hook):
-    """Save and restore what a checkpoint of mmengine lacks for an exact resume.
+    """Hook that saves and restores what mmengine's checkpoints lack for an exact resume.
 
     - `meta['samples_of_epoch']`: samples of the epoch that all ranks have trained on. The sampler
       skips them.

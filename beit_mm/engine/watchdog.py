@@ -48,7 +48,7 @@ class Batch:
 
 @HOOKS.register_module()
 class Watchdog(Hook):
-    """Skip non-finite steps, log their causes, and stop a run that cannot recover.
+    """Hook that skips non-finite steps and stops a run that cannot recover.
 
     At each logging interval, logs the non-finite steps with their losses, gradients and files, and
     warns if nothing is learned (`COLLAPSED`). `tools/train.py` adds this hook to every run.

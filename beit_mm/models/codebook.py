@@ -24,8 +24,8 @@ def init_codebook(encoder: nn.Sequential, images: Tensor, sharpness: float) -> N
     codes, distances = choose_distant(features, len(conv.weight))
     if not distances.any():
         raise ValueError(
-            f'{len(features)} patches of {len(images)} images are too few different ones for '
-            f'{len(conv.weight)} codes: give InitCodebook more images, or lower vocab_size'
+            f'{len(features)} patches of {len(images)} images are too similar for '
+            f'{len(conv.weight)} codes: raise num_images of InitCodebook, or lower vocab_size'
         )
     weight = codes * sharpness / distances.mean()
     conv.weight.copy_(weight[..., None, None])

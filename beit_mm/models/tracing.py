@@ -1,4 +1,4 @@
-"""What code needs so that torch.compile, torch.export, torch.jit and torch.func can trace it."""
+"""Helpers for code that torch.compile, torch.export, torch.jit and torch.func trace."""
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor

@@ -64,14 +64,14 @@ def overlay_classes(
 
 
 def overlay_errors(
-    image: np.ndarray, wrong: np.ndarray, labelled: np.ndarray, color: Sequence
+    image: np.ndarray, wrong: np.ndarray, labeled: np.ndarray, color: Sequence
 ) -> np.ndarray:
-    """Draw wrong pixels in a color over the gray image, and unlabelled pixels in black.
+    """Draw wrong pixels in a color over the gray image, and unlabeled pixels in black.
 
-    `wrong` and `labelled` are bool [H, W].
+    `wrong` and `labeled` are bool [H, W].
     """
     drawn = overlay_classes(to_gray(image) // 2 + 64, np.where(wrong, 0, 1), [color], opacity=0.8)
-    return np.where(labelled[..., None], drawn, 0).astype(np.uint8)
+    return np.where(labeled[..., None], drawn, 0).astype(np.uint8)
 
 
 def pick_error_color(palette: Sequence) -> list[int]:

@@ -19,7 +19,7 @@ from .images import overlay_classes, overlay_errors, pick_error_color
 from .inputs import read_image, to_rgb
 from .pages import write_page
 
-MIN_LABELLED, MIN_CLASS = 0.05, 0.005  # shares of pixels below which an IoU is unreliable
+MIN_LABELED, MIN_CLASS = 0.05, 0.005  # shares of pixels below which an IoU is unreliable
 
 
 class Segmentor:
@@ -48,7 +48,7 @@ class Segmentor:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the predicted and the true class ids [H, W] of an image file and its label map.
 
-        Unlabelled pixels are 255. Raises BadSample, as in training.
+        Unlabeled pixels are 255. Raises BadSample, as in training.
         """
         sample = dict(img_path=path, seg_map_path=labels, seg_fields=[])
         for name in ('label_map', 'reduce_zero_label'):
@@ -71,15 +71,15 @@ class Segmentor:
         pictures = dict(image=image, predicted=overlay_classes(image, predicted, self.palette))
         summary, classes, areas = Path(path).name, set(np.unique(predicted)), None
         if truth is not None:
-            labelled = truth != IGNORE
-            wrong = labelled & (predicted != truth)
+            labeled = truth != IGNORE
+            wrong = labeled & (predicted != truth)
             pictures['truth'] = overlay_classes(image, truth, self.palette)
-            pictures['errors'] = overlay_errors(image, wrong, labelled, self.error_color)
-            count = labelled.sum()
+            pictures['errors'] = overlay_errors(image, wrong, labeled, self.error_color)
+            count = labeled.sum()
             areas = measure_areas(predicted, truth, len(self.classes))
             accuracy = 1 - wrong.sum() / max(count, 1)
-            summary += f': {accuracy:.1%} of {count} labelled pixels correct, {mean_iou(areas)}'
-            classes |= set(np.unique(truth[labelled]))
+            summary += f': {accuracy:.1%} of {count} labeled pixels correct, {mean_iou(areas)}'
+            classes |= set(np.unique(truth[labeled]))
         found = dict(summary=summary, classes=classes, areas=areas, pixels=predicted.size)
         return dict(found, pictures=pictures)
 
@@ -92,21 +92,21 @@ def measure_areas(predicted: np.ndarray, truth: np.ndarray, num_classes: int) ->
 
 
 def mean_iou(areas: torch.Tensor) -> str:
-    """Return the mean IoU of the classes that are labelled or predicted, as text."""
+    """Return the mean IoU of the classes that are labeled or predicted, as text."""
     intersection, union, _ = areas[:, areas[1] > 0]
     iou = intersection / union
     return f'mIoU {iou.mean():.1%} of {len(iou)} classes' if len(iou) else 'mIoU –'
 
 
 def find_unreliable(areas: torch.Tensor, pixels: int, classes: Sequence[str]) -> list[str]:
-    """Return what makes the IoU unreliable: classes with few pixels, and few labelled pixels."""
+    """Return what makes the IoU unreliable: classes with few pixels, and few labeled pixels."""
     labels = areas[2]
-    labelled, remarks = labels.sum(), []
-    if labelled < MIN_LABELLED * pixels:
-        remarks.append(f'{1 - labelled / pixels:.1%} of the pixels are ignored')
-    rare = (labels > 0) & (labels < MIN_CLASS * labelled)
+    labeled, remarks = labels.sum(), []
+    if labeled < MIN_LABELED * pixels:
+        remarks.append(f'{1 - labeled / pixels:.1%} of the pixels are ignored')
+    rare = (labels > 0) & (labels < MIN_CLASS * labeled)
     if names := [classes[i] for i in rare.nonzero().flatten()]:
-        remarks.append(f'less than {MIN_CLASS:.1%} of the labelled pixels are {join_names(names)}')
+        remarks.append(f'less than {MIN_CLASS:.1%} of the labeled pixels are {join_names(names)}')
     return [f'{remark}: the IoU says little about other images' for remark in remarks]
 
 
@@ -135,7 +135,7 @@ def write_segments(
         remarks = find_unreliable(areas, pixels, model.classes)
         print(total, *remarks, sep='\n')
         for i in classes:
-            both, union, labelled = areas[:, i].tolist()
-            rows.append((model.classes[i], f'{both / union:.1%}', f'{labelled:.0f}'))
+            both, union, labeled = areas[:, i].tolist()
+            rows.append((model.classes[i], f'{both / union:.1%}', f'{labeled:.0f}'))
     values = dict(colors=colors, images=scenes, total=total, class_rows=rows, remarks=remarks)
     write_page(path, 'segments.html', title='What the segmentor sees', **values)

@@ -11,7 +11,7 @@ seed = 0
 
 backbone, tokenizer = 'model.backbone.init_cfg.checkpoint', {'model.target.checkpoint': 'tokenizer'}
 pretrain, classification, segmentation = 'configs/pretrain', 'configs/classification', 'configs/segmentation'
-further = 'model.head.init_cfg.checkpoint'  # at 384 px the classifier goes on as well
+further = 'model.head.init_cfg.checkpoint'  # 384 px starts from this classifier, too
 
 stages = [
     dict(

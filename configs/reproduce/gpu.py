@@ -57,14 +57,14 @@ tuned = {
 file = 'train_dataloader.dataset.dataset.ann_file'
 lr = 'optim_wrapper.optimizer.lr'
 decay, head = 'optim_wrapper.paramwise_cfg.layer_decay_rate', 'optim_wrapper.paramwise_cfg.head_lr_mult'
-apart = {'model.backbone.type': 'beit_mm.PatchwiseBEiT'}
+patchwise = {'model.backbone.type': 'beit_mm.PatchwiseBEiT'}
 
 
 def kinds(scratch, pretrained, annotations):
     """A task's kinds of fine-tuning; `ceiling` and `floor` are the data set's limits, with all labels and five times the steps."""
     long = {**schedule(20000, 2000, 500), file: annotations}
     return dict(
-        scratch=scratch, pretrained=pretrained, ceiling={**pretrained, **long}, floor={**scratch, **long, **apart})
+        scratch=scratch, pretrained=pretrained, ceiling={**pretrained, **long}, floor={**scratch, **long, **patchwise})
 
 
 classification = dict(

@@ -76,14 +76,14 @@ def schedule(steps, every):
         'default_hooks.checkpoint.interval': once}
 
 
-apart = {'model.backbone.type': 'beit_mm.PatchwiseBEiT'}
+patchwise = {'model.backbone.type': 'beit_mm.PatchwiseBEiT'}
 
 
 def kinds(scratch, pretrained, annotations):
     """A task's kinds of fine-tuning; `ceiling` and `floor` are the data set's limits, with all labels and 6400 steps."""
     long = {**schedule(6400, 800), 'optim_wrapper.optimizer.lr': 2e-3, 'train_dataloader.dataset.dataset.ann_file': annotations}
     return dict(
-        scratch=scratch, pretrained=pretrained, ceiling={**pretrained, **long}, floor={**scratch, **long, **apart})
+        scratch=scratch, pretrained=pretrained, ceiling={**pretrained, **long}, floor={**scratch, **long, **patchwise})
 
 
 # Each arm has the best learning rate of those tried on seed 0. Classification: 49.0, 52.1, 51.2 % pre-trained at 2e-3, 4e-3, 8e-3;

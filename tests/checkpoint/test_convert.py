@@ -158,7 +158,7 @@ def test_a_model_card_says_what_is_known(write, tmp_path):
     assert (tmp_path / 'out/README.md').read_text() == 'mine'
 
 
-def test_the_card_of_published_weights_has_their_licence_base_and_figures(write, tmp_path):
+def test_the_card_of_published_weights_has_their_license_base_and_figures(write, tmp_path):
     name = 'beit_base_patch16_224_pt22k_ft22kto1k'
     Path(write('classifier')).rename(tmp_path / f'{name}.pth')
     convert(tmp_path / f'{name}.pth', tmp_path / 'out', 'hf')

@@ -1,4 +1,4 @@
-"""What the transforms and data sets cannot use is an error that names it and says what to do."""
+"""Transforms and data sets refuse unusable inputs with an error that says what to do."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""What happens to a sample depends on (seed, epoch, index) and on nothing else."""
+"""A sample depends on (seed, epoch, index) and on nothing else."""
 
 import random
 from typing import ClassVar

@@ -181,7 +181,7 @@ def test_codes_are_chosen_far_apart():
 
 @pytest.mark.parametrize('images', [torch.rand(2, 3, 16, 16), torch.full((64, 3, 16, 16), 0.5)])
 def test_too_few_different_patches_for_a_codebook_are_an_error(images):
-    message = r'patches of \d+ images are too few different ones for 32 codes: give InitCodebook'
+    message = r'patches of \d+ images are too similar for 32 codes: raise num_images'
     with pytest.raises(ValueError, match=message):
         make().init_codebook(images.double())
 

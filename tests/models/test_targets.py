@@ -1,4 +1,4 @@
-"""What is predicted: ids of the frozen tokenizer, or normalized pixels of each patch."""
+"""Targets of the prediction: ids of the frozen tokenizer, or normalized pixels of each patch."""
 
 import pytest
 import torch

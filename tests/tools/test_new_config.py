@@ -124,7 +124,7 @@ def test_from_a_flat_folder_to_a_classifier(folder, capsys):
 
 
 @pytest.mark.parametrize('write', [flat, splits, classes, class_splits, table])
-def test_images_that_cannot_be_read_are_left_out_by_name(write, folder, capsys):
+def test_images_that_cannot_be_read_are_skipped_by_name(write, folder, capsys):
     write(folder)
     bad = sorted(path for path in folder.rglob('*') if path.suffix in ('.jpg', '.png'))[::7]
     for path in bad:
@@ -132,7 +132,7 @@ def test_images_that_cannot_be_read_are_left_out_by_name(write, folder, capsys):
     task = 'tokenizer' if write in (flat, splits) else 'classification'
     assert run(task, 'data') == 0
     shown = capsys.readouterr().out
-    assert bad and all(f'left out: {path.relative_to(Path.cwd())}' in shown for path in bad)
+    assert bad and all(f'skipped: {path.relative_to(Path.cwd())}' in shown for path in bad)
     train(f'my_{task}.py')
     lists = ''.join(path.read_text() for path in Path().glob(f'my_{task}_*'))
     assert not any(path.name in lists.replace('"', ' ').split() for path in bad)

@@ -57,7 +57,7 @@ def last_iteration(work_dir: Path) -> int:
 def kills(n: int, seed: int, folder: Path, epochs: bool = False) -> dict[str, int]:
     """Kill runs n times and resume them. Return counts:
 
-    `lost`: iterations whose save was complete but is not there; `not resumed`; `partial files` and
+    `lost`: iterations whose save was complete but that was not found; `not resumed`; `partial files` and
     `different` results at the `ends` that were reached.
     """
     toy.light()

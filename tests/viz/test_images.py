@@ -32,9 +32,9 @@ def test_overlay_mixes_class_colors_and_leaves_unlabelled_pixels():
 def test_errors_are_drawn_in_a_color_far_from_the_palette():
     color = images.pick_error_color([(255, 160, 20), (250, 0, 250)])
     assert tuple(color) not in ((255, 140, 0), (255, 0, 255), (255, 255, 0))
-    wrong, labelled = np.array([[False, True], [False, False]]), np.array([[1, 1], [0, 1]])
+    wrong, labeled = np.array([[False, True], [False, False]]), np.array([[1, 1], [0, 1]])
     image = np.full((2, 2, 3), 100, np.uint8)
-    drawn = images.overlay_errors(image, wrong, labelled, (9, 200, 0))
+    drawn = images.overlay_errors(image, wrong, labeled, (9, 200, 0))
     assert drawn[1, 0].tolist() == [0, 0, 0]
     assert drawn[0, 0].tolist() == drawn[1, 1].tolist() == [114] * 3
     assert drawn[0, 1].tolist() == [round(0.2 * 114 + 0.8 * c) for c in (9, 200, 0)]

@@ -38,7 +38,7 @@ def test_prediction_and_truth_are_those_of_the_configs_data_set(tmp_path):
     shown = overlay_classes(image, predicted, ours.palette)
     assert np.array_equal(scene['pictures']['predicted'], shown)
     correct = (predicted == truth)[truth != 255]
-    assert f'{correct.mean():.1%} of {len(correct)} labelled pixels correct' in scene['summary']
+    assert f'{correct.mean():.1%} of {len(correct)} labeled pixels correct' in scene['summary']
     assert scene['areas'][0].sum() == correct.sum()
     assert list(ours.draw(sample.img_path, image)['pictures']) == ['image', 'predicted']
 
@@ -58,7 +58,7 @@ def test_few_pixels_make_an_iou_unreliable():
     names = ['sky', 'cat', 'dog']
     areas = torch.tensor([[0, 0, 0], [0, 0, 0], [9000, 46, 954]]).double()
     (rare,) = find_unreliable(areas, 20_000, names)
-    assert rare.startswith('less than 0.5% of the labelled pixels are cat:')
+    assert rare.startswith('less than 0.5% of the labeled pixels are cat:')
     ignored, _ = find_unreliable(areas, 200_001, names)
     assert ignored.startswith('95.0% of the pixels are ignored:')
     even = torch.tensor([[0, 0, 0], [0, 0, 0], [9000, 50, 950]]).double()

@@ -1,4 +1,4 @@
-"""Features of a backbone's blocks, computed so that an interrupted run can go on."""
+"""Features of a backbone's blocks, in files from which an interrupted run resumes."""
 
 import json
 import zlib
@@ -47,14 +47,14 @@ class Choice:
 class Store:
     """Arrays in the files of a folder, which survive an interruption.
 
-    `features` [N, …], `done` bool [N], and `blocks` [n, L, D] of the images `labelled`. They are
+    `features` [N, …], `done` bool [N], and `blocks` [n, L, D] of the images `labeled`. They are
     empty at first, unless the folder was written for the same images, weights and choice.
     """
 
     def __init__(
-        self, folder: Path, backbone: BEiT, names: list[str], labelled: list[int], choice: Choice
+        self, folder: Path, backbone: BEiT, names: list[str], labeled: list[int], choice: Choice
     ):
-        settings = dict(asdict(choice), images=names, labelled=labelled)
+        settings = dict(asdict(choice), images=names, labeled=labeled)
         text = json.dumps(dict(settings, weights=_checksum(backbone)))
         file = folder / 'settings.json'
         mode = 'r+' if file.is_file() and file.read_text() == text else 'w+'
@@ -71,7 +71,7 @@ class Store:
         dtype = np.float16 if choice.feature == 'map' else np.float32
         self.folder = folder
         self.features = array('features', dtype, len(names), *choice.shape(backbone))
-        self.blocks = array('blocks', np.float32, len(labelled), depth, dims)
+        self.blocks = array('blocks', np.float32, len(labeled), depth, dims)
         self.done = array('done', bool, len(names))
         file.write_text(text)
 
@@ -82,13 +82,13 @@ def embed(
     images: Images,
     store: Store,
     choice: Choice,
-    labelled: list[int],
+    labeled: list[int],
     batch_size: int,
     workers: int,
 ) -> dict[str, str]:
     """Fill the arrays of `store`, and return path → why an image cannot be read."""
     device = next(backbone.parameters()).device
-    row_of = {index: row for row, index in enumerate(labelled)}
+    row_of = {index: row for row, index in enumerate(labeled)}
     todo = np.flatnonzero(~store.done).tolist()
     loader = DataLoader(Subset(images, todo), batch_size, collate_fn=collate, num_workers=workers)
     shape, faults = choice.shape(backbone), {}

@@ -1,4 +1,4 @@
-"""What a scene of Shapes holds, and where: a function of (seed, index), in relative coordinates."""
+"""Content of a scene of Shapes as a function of (seed, index), in relative coordinates."""
 
 import math
 from dataclasses import dataclass, replace

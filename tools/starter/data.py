@@ -1,4 +1,4 @@
-"""What a folder of images holds for a task: splits, channels, classes, masks."""
+"""Content of a folder of images for a task: splits, channels, classes, masks."""
 
 import colorsys
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def read_data(
     data.channels, data.height, data.width = measured.channels, measured.height, measured.width
     data.mean, data.std = measured.mean, measured.std
     for name, split in splits.items():
-        split.leave_out(unreadable, out.with_name(f'{out.stem}_{name}.txt'))
+        split.exclude(unreadable, out.with_name(f'{out.stem}_{name}.txt'))
         if split.list_file:
             lines = labels.list_lines(found, split) if found else split.entries
             split.list_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')

@@ -29,7 +29,7 @@ class Split:
         """Return the lines of `list_file`."""
         return self.names
 
-    def leave_out(self, unreadable: set[Path], list_file: Path) -> None:
+    def exclude(self, unreadable: set[Path], list_file: Path) -> None:
         """Remove images; the others are then listed in `list_file`."""
         kept = [name for name in self.names if self.folder / name not in unreadable]
         if len(kept) < len(self.names):
@@ -102,7 +102,7 @@ def measure(train: Split, val: Split) -> tuple[Statistics, set[Path]]:
         found = dict(zip(paths, pool.map(_measure_image, paths, chunksize=8), strict=True))
     faults = {str(path): result for path, result in found.items() if isinstance(result, str)}
     for text in faults.values():
-        print(f'left out: {text}')
+        print(f'skipped: {text}')
     images = [result for result in found.values() if not isinstance(result, str)]
     if not images:
         raise ValueError(f'none of {len(paths)} images in {train.folder} can be read')

@@ -55,7 +55,7 @@ class Pairs:
         """Return the lines of `list_file`."""
         return self.stems
 
-    def leave_out(self, unreadable: set[Path], list_file: Path) -> None:
+    def exclude(self, unreadable: set[Path], list_file: Path) -> None:
         """Remove pairs; the others are then listed in `list_file`."""
         kept = [
             stem
