@@ -84,4 +84,4 @@ segmentation = dict(
         scratch={lr: 1e-3, head: 10}, pretrained={lr: 1e-3, decay: 0.75, head: 10}, annotations=''))
 
 # Helper variables are no entries of a scale.
-del steps, warmup, batch, arch, workers, half, tuned, file, lr, decay, head, apart
+del steps, warmup, batch, arch, workers, half, tuned, file, lr, decay, head, patchwise

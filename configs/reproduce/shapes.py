@@ -114,4 +114,4 @@ segmentation = dict(
 curves = ['scratch', 'beit']
 
 # Helper variables are no entries of a scale.
-del codes, steps, arch, once, apart
+del codes, steps, arch, once, patchwise
