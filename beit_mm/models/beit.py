@@ -51,8 +51,8 @@ class BEiT(BaseModule):
             or None.
         layer_scale: initial LayerScale (0.1 for base, 1e-5 for large), or None.
         out_indices: blocks whose outputs are returned, in rising order; −1 is the last.
-        out_type: 'raw' returns the normalized sequence [B, 1 + N, D], 'cls_token' its [CLS] [B, D],
-            'featmap' the patches [B, D, h, w] without a norm, 'avg_featmap' the mean of the patches
+        out_type: 'raw' returns the normalized sequence [B, 1 + N, D], 'cls_token' [B, D], 'featmap'
+            the patches [B, D, h, w] without a norm, 'avg_featmap' the mean of the patches
             with a LayerNorm of its own [B, D].
         mask_token: learn the embedding that replaces masked patches (pre-training).
         patch_embed_std: standard deviation of the initial patch embedding. A short run needs a

@@ -115,7 +115,7 @@ def test_a_config_that_does_not_exist_is_named():
 
 OLD_NAMES = {
     "custom_hooks = [dict(type='GuardData')]": "GuardData': this class was renamed: write 'CheckSa",
-    "x = dict(type='beit_mm.RandomMask', budget=9)": "renamed: write 'num_masked'",
+    "x = dict(type='beit_mm.RandomMask', budget=9)": "renamed: write 'num_masked'",  # codespell:ignore
     "model = dict(head=dict(type='beit_mm.MIMHead', init_cfg=None))": 'argument was removed',
     "x = dict(type='beit_mm.DiscreteVAE', likelihood='l1')": 'argument was removed',
     "x = dict(save_best=['tokenizer/codes'])": "write 'tokenizer/vocab_size'",

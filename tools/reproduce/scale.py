@@ -16,7 +16,7 @@ KEYS = {
     'data', 'prepare', 'seeds', 'ablations', 'note', 'comparison', 'tokenizers', 'pretrain',
     'classification', 'segmentation', 'curves',
 }  # fmt: skip
-RENAMED = dict(rows='ablations', budget='comparison')  # 0.2.0
+RENAMED = dict(rows='ablations', budget='comparison')  # 0.2.0, codespell:ignore
 
 
 @dataclass(frozen=True)

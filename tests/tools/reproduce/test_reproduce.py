@@ -97,7 +97,7 @@ def test_a_mistake_in_the_command_is_one_line(place):
     ('key', 'message'),
     [
         ('rows', "rows was renamed: write 'ablations'"),
-        ('budget', "budget was renamed: write 'comparison'"),
+        ('budget', "budget was renamed: write 'comparison'"),  # codespell:ignore
         ('curve', "unknown key 'curve': expected ablations, .*del curve"),
     ],
 )
