@@ -168,7 +168,7 @@ MISTAKES = {
     # tools
     'folder without images for an inferencer': (lambda tmp_path: Inferencer._inputs_to_list(None, tmp_path),
         r'and its sub-folders have no images: expected files that end with \.jpg', FileNotFoundError),
-    'masks that hide nothing in validation': (lambda _: engine.MIMMetric().compute_metrics([]),
+    'masks that hide nothing in validation': (lambda _: engine.MIMMetric().evaluate(0),
         r'no patch is masked in any image, .*: add a mask to the pipeline of val_dataloader'),
     'layer decay of a backbone without layers': (lambda _: build_optimizer(backbone=torch.nn.Linear(2, 2)),
         r'the backbone of Module, Linear, has no get_layer_depth: use beit_mm\.BEiT', TypeError),

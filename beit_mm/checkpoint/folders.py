@@ -49,17 +49,23 @@ def find_last_checkpoint(folder: Path) -> Path | None:
     If the folder was moved, the file of that name in the folder is returned. Raises
     FileNotFoundError if the file is gone.
     """
-    pointer = folder / 'last_checkpoint'
-    if not pointer.is_file():
+    named = read_last_checkpoint(folder)
+    if named is None:
         return None
-    named = Path(pointer.read_text().strip())
     for path in (folder / named.name, named):
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f'{pointer} names {named}, which was not found, nor was {named.name} beside it. '
-        'Pass a .pth file'
+        f'{folder}/last_checkpoint names {named}, which was not found, nor was {named.name} beside '
+        'it. Pass a .pth file'
     )
+
+
+def read_last_checkpoint(folder: Path) -> Path | None:
+    """Return the path in mmengine's file `last_checkpoint`. Its folder may have been moved."""
+    pointer = folder / 'last_checkpoint'
+    text = pointer.read_text().strip() if pointer.is_file() else ''
+    return Path(text) if text else None
 
 
 def _read_meta(folder: Path, state: dict) -> dict:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from ..checkpoint.folders import read_last_checkpoint
 from ..checkpoint.integrity import find_newest
 from ..utils.arguments import join_names
 from ..utils.config_tree import get
@@ -64,7 +65,7 @@ def checkpoint_folder(work_dir: Path, out_dir: str | None) -> Path:
 
 def _with_expected_names(work_dir: Path, folder: Path, template: str | None) -> list[Path]:
     """Return the files to resume from. A template may contain a folder: 'ckpt/iter_{}.pth'."""
-    last = _last_checkpoint(work_dir)
+    last = read_last_checkpoint(work_dir)
     names = [template, last and re.sub(r'\d+', '{}', last.name), *_DEFAULT_NAMES]
     examples = [Path(re.sub(r'\{.*?\}', '0', name)).name for name in names if name]
     pattern = '|'.join(re.sub(r'\d+', r'\\d+', re.escape(name)) for name in examples)
@@ -79,13 +80,6 @@ def _with_expected_names(work_dir: Path, folder: Path, template: str | None) -> 
 
 def _with_other_names(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob('[!.]*')) if _is_training_checkpoint(path)]
-
-
-def _last_checkpoint(work_dir: Path) -> Path | None:
-    """Return the path in mmengine's file `last_checkpoint`. Its folder may have been moved."""
-    pointer = work_dir / 'last_checkpoint'
-    text = pointer.read_text().strip() if pointer.is_file() else ''
-    return Path(text) if text else None
 
 
 def _is_training_checkpoint(path: Path) -> bool:

@@ -7,10 +7,13 @@ from mmengine.dist import all_reduce, get_dist_info
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..models.histogram import histogram, perplexity
 from ..registry import METRICS
 from ..utils.arguments import check_integers
+
+_FIRST_ID = 6  # the row in which `_count_patches` counts id 0
 
 
 @METRICS.register_module()
@@ -34,10 +37,8 @@ class TokenizerMetric(BaseMetric):
         self.vocab_size = vocab_size
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Add to the sum over images, the only result, and keep the last image."""
         for sample in data_samples:
-            self.last = self._count(sample)
-            self.results = [sum(self.results, self.last)]
+            _add_image(self, self._count(sample))
 
     def _count(self, sample: dict) -> Tensor:
         """Return float64 [1 + 5 + vocab_size]: 1 image, the terms of `MEANS`, the code counts."""
@@ -54,16 +55,7 @@ class TokenizerMetric(BaseMetric):
         return torch.cat([torch.tensor([1, *terms], dtype=torch.double), counts])
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Return the metrics over the `size` images of all ranks."""
-        zeros = torch.zeros(1 + len(self.MEANS) + self.vocab_size, dtype=torch.double)
-        total, self.results = sum(self.results, zeros), []  # a rank may have no image
-        rank, num_ranks = get_dist_info()
-        # Samplers give all ranks equally many images: the last one of a rank may be a repetition.
-        if total[0] > len(range(rank, size, num_ranks)):
-            total = total - self.last
-        all_reduce(total)
-        metrics = self.compute_metrics([total])
-        return {f'{self.prefix}/{name}': value for name, value in metrics.items()}
+        return _evaluate_sums(self, size, torch.zeros(1, dtype=torch.double))
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
         num_images, terms, counts = results[0].split([1, len(self.MEANS), self.vocab_size])
@@ -112,49 +104,97 @@ class MIMMetric(BaseMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
-            names = ('mse',) if 'mse' in sample else ('target', 'prediction', 'log_p_tokens')
-            valid = sample['valid']
-            result = {name: sample[name][valid].cpu() for name in ('hidden', *names)}
-            if 'log_likelihood' in sample:
-                result['log_likelihood'] = sample['log_likelihood'].item()
-            self.results.append(result)
+            _add_image(self, _count_patches(sample))
 
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        if not any(len(result['hidden']) for result in results):
+    def evaluate(self, size: int) -> dict[str, float]:
+        return _evaluate_sums(self, size, torch.zeros(_FIRST_ID, 2, dtype=torch.double))
+
+    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+        masked, every = results[0][:, 0], results[0].sum(1)
+        num_images, num_decoded, log_likelihood, num_patches = every[:4].tolist()
+        if not num_patches:
             raise ValueError(
                 'no patch is masked in any image, so there is nothing to evaluate: add a mask to '
                 'the pipeline of val_dataloader'
             )
-        names = [name for name in results[0] if name != 'log_likelihood']
-        patches = {name: torch.cat([result[name] for result in results]) for name in names}
-        hidden = patches.pop('hidden')
         metrics = {}
-        if hidden.any():
-            masked = {name: values[hidden] for name, values in patches.items()}
+        num_masked = masked[3].item()
+        if num_masked:
             metrics |= _average(masked, 'masked_accuracy')
-            if 'log_p_tokens' in masked:
-                total = masked['log_p_tokens'].double().sum().item()
-                metrics['log_p_tokens'] = total / len(results)
-        if not hidden.all():
-            all_patches = _average(patches, 'accuracy')
-            metrics |= {f'{name}_all': value for name, value in all_patches.items()}
-        if 'log_likelihood' in results[0]:
-            total = sum(result['log_likelihood'] for result in results)
-            metrics['log_p_pixels'] = total / len(results)
+            if len(masked) > _FIRST_ID:
+                metrics['log_p_tokens'] = -masked[4].item() / num_images
+        if num_masked < num_patches:
+            metrics |= {f'{name}_all': v for name, v in _average(every, 'accuracy').items()}
+        if num_decoded:
+            metrics['log_p_pixels'] = log_likelihood / num_images
             if 'log_p_tokens' in metrics:
                 metrics['eq3'] = metrics['log_p_pixels'] + metrics['log_p_tokens']
         return metrics
 
 
-def _average(patches: dict[str, Tensor], accuracy: str) -> dict[str, float]:
+def _count_patches(sample: dict) -> Tensor:
+    """Return the sums over the masked and over the visible patches of an image: float64 [L, 2].
+
+    Rows: 1 image, 1 if it has a log-likelihood, log-likelihood (visible: 0), patches, loss, correct
+    predictions and, for tokens, the counts of the ids 0 … L − 7.
+    """
+    valid = sample['valid'].cpu()
+    hidden = sample['hidden'].cpu()[valid]
+    has_pixels = 'log_likelihood' in sample
+    image = [1, has_pixels, sample['log_likelihood'].item() if has_pixels else 0]
+    names = ('mse',) if 'mse' in sample else ('log_p_tokens', 'target', 'prediction')
+    fields = [sample[name].cpu()[valid] for name in names]
+    columns = []
+    for chosen, of_image in ((hidden, image), (~hidden, [0, 0, 0])):
+        values, *ids = (field[chosen] for field in fields)
+        loss = -values.double() if ids else values.double()
+        counts = torch.bincount(ids[0]).double() if ids else torch.zeros(0)
+        correct = (ids[0] == ids[1]).sum() if ids else 0
+        sums = torch.tensor([*of_image, len(loss), loss.sum(), correct], dtype=torch.double)
+        columns.append(torch.cat([sums, counts]))
+    return pad_sequence(columns)
+
+
+def _average(sums: Tensor, accuracy: str) -> dict[str, float]:
     """Return the means over patches, with the accuracy under the given name."""
-    if 'mse' in patches:
-        return dict(val_loss=patches['mse'].mean().item())
-    target = patches['target']
-    counts = histogram(target, int(target.max()) + 1)
+    num_patches, loss, correct = sums[3:_FIRST_ID]
+    counts = sums[_FIRST_ID:].float()
+    mean_loss = loss / num_patches
+    if not len(counts):
+        return dict(val_loss=mean_loss.float().item())
     return {
-        'val_loss': -patches['log_p_tokens'].double().mean().item(),
+        'val_loss': mean_loss.item(),
         'marginal_entropy': perplexity(counts).log().item(),
-        accuracy: 100 * (target == patches['prediction']).float().mean().item(),
-        'marginal_accuracy': 100 * (counts.max() / len(target)).item(),
+        accuracy: 100 * (correct / num_patches).float().item(),
+        'marginal_accuracy': 100 * (counts.max() / num_patches).float().item(),
     }
+
+
+def _add_image(metric: BaseMetric, sums: Tensor) -> None:
+    """Add the sums of an image to the only result of a metric; keep the result before it, too."""
+    metric.before_last = metric.results[0] if metric.results else torch.zeros_like(sums)
+    metric.results = [_add(metric.before_last, sums)]
+
+
+def _evaluate_sums(metric: BaseMetric, size: int, empty: Tensor) -> dict[str, float]:
+    """Return the metrics over the `size` images of all ranks, from one result of `_add_image` each.
+
+    The first number of a result is its number of images. A rank without images has `empty`.
+    """
+    total = metric.results[0] if metric.results else empty
+    rank, num_ranks = get_dist_info()
+    # Samplers give all ranks equally many images: the last one of a rank may be a repetition.
+    if total.flatten()[0] > len(range(rank, size, num_ranks)):
+        total = metric.before_last
+    metric.results = []
+    length = torch.tensor(len(total))
+    all_reduce(length, 'max')
+    total = _add(total, total.new_zeros(length, *total.shape[1:]))
+    all_reduce(total)
+    metrics = metric.compute_metrics([total])
+    return {f'{metric.prefix}/{name}': value for name, value in metrics.items()}
+
+
+def _add(a: Tensor, b: Tensor) -> Tensor:
+    """Add tensors of different lengths; the shorter one is padded with zeros."""
+    return pad_sequence([a, b]).sum(1)

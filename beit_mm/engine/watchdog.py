@@ -1,12 +1,13 @@
 """The hook that watches a run: non-finite steps, collapsed losses, diverged and hanging ranks."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import CheckpointHook, Hook, LoggerHook
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,6 +15,7 @@ from ..registry import HOOKS
 from ..utils.arguments import check_integers, join_names
 from ..utils.installation import command
 from ..utils.unwrap_model import unwrap_model
+from .find_checkpoint import find_resume_checkpoint
 from .nonfinite_steps import Step, skip_nonfinite_steps
 from .process_group import collective_timeout
 from .rank_monitor import RankMonitor
@@ -283,7 +285,14 @@ def _where_false(names: list[str], flags: Tensor) -> list[str]:
 
 
 def _last_checkpoint(runner: Runner) -> str:
-    path = find_latest_checkpoint(runner.work_dir)
+    """Return which checkpoint --resume takes, in words. Reads it completely to check it."""
+    hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+    folder = Path(getattr(hook, 'out_dir', None) or runner.work_dir)
+    template = getattr(hook, 'filename_tmpl', None)
+    try:
+        path, _ = find_resume_checkpoint(Path(runner.work_dir), folder, template)
+    except ValueError as error:  # none is intact
+        return str(error)
     if path is None:
-        return f'there is no checkpoint in {runner.work_dir} yet'
+        return f'there is no checkpoint in {folder} yet'
     return f'the last good checkpoint is {path}'

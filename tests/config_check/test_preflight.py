@@ -291,10 +291,10 @@ def test_the_changelog_and_the_table_of_old_names_agree():
 
 TOKENIZED = torch.ones(1 + 5 + 2, dtype=torch.double)  # image, means, counts of two codes
 TWO = torch.zeros(2, dtype=torch.int64)
-PREDICTED = dict(target=TWO, prediction=TWO, log_p_tokens=TWO, log_likelihood=0.0)
+PREDICTED = torch.ones(6 + 2, 2, dtype=torch.double)  # of masked and visible patches
 RESULTS = [
     (dict(type='beit_mm.TokenizerMetric', vocab_size=2), TOKENIZED),
-    (dict(type='beit_mm.MIMMetric'), dict(PREDICTED, hidden=torch.tensor([True, False]))),
+    (dict(type='beit_mm.MIMMetric'), PREDICTED),
     (dict(type='mmseg.IoUMetric', iou_metrics=['mIoU', 'mFscore']), (torch.ones(2),) * 4),
     (dict(type='mmpretrain.Accuracy', topk=(1, 2)), dict(pred_score=torch.ones(2), gt_label=TWO[:1])),
 ]  # fmt: skip

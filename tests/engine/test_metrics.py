@@ -1,6 +1,7 @@
 """Metrics of predictions made by hand, on one rank and on several."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -48,22 +49,8 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize(('ranks', 'padded'), [(1, False), (2, True), (4, True), (4, False)])
-def test_tokenizer_metrics_count_each_image_once(ranks, padded, tmp_path):
-    """DefaultSampler repeats the first images, or with `round_up=False` a rank may have none."""
-
-    def call(rank: int) -> None:
-        torch.distributed.init_process_group('gloo')
-        metric = TokenizerMetric(vocab_size=8)
-        for _ in range(2):  # nothing is kept from the evaluation before
-            for place in range(rank, 4 if padded else 3, ranks):
-                metric.process({}, [SAMPLES[place % 3]])
-            found = Evaluator(metric).evaluate(3)
-        torch.save(found, tmp_path / f'{rank}.pt')
-        torch.distributed.destroy_process_group()
-
-    toy.run_ranks(call, ranks, tmp_path)
-    assert all(torch.load(tmp_path / f'{rank}.pt') == EXPECTED for rank in range(ranks))
+def test_tokenizer_metrics_are_means_over_images():
+    assert evaluate(TokenizerMetric(vocab_size=8), SAMPLES) == EXPECTED
 
 
 # -- masked image modeling
@@ -105,3 +92,58 @@ def test_the_loss_of_pixels_is_the_mean_squared_error_of_masked_patches():
         dict(mse=torch.tensor([mse, 9.0]), valid=hidden, hidden=hidden) for mse in (0.5, 0.7, 0.9)
     ]
     assert evaluate(MIMMetric(), samples) == {'mim/val_loss': pytest.approx(0.7)}
+
+
+# -- both
+
+
+RANKS = [(1, False), (2, True), (4, True), (4, False)]
+KINDS = {
+    'tokenizer': (lambda: TokenizerMetric(vocab_size=8), SAMPLES),
+    'tokens': (MIMMetric, PREDICTIONS[:3]),
+    'all tokens': (
+        MIMMetric,
+        [dict(sample, valid=torch.ones(3).bool()) for sample in PREDICTIONS[:3]],
+    ),
+    'pixels': (
+        MIMMetric,
+        [
+            dict(mse=torch.tensor([mse, 9.0]), valid=masked, hidden=masked)
+            for mse in (0.5, 0.7, 0.9)
+            for masked in [torch.tensor([True, False])]
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(('ranks', 'padded'), RANKS)
+def test_metrics_count_each_image_once(kind, ranks, padded, tmp_path):
+    """DefaultSampler repeats the first images, or with `round_up=False` a rank may have none."""
+    make, samples = KINDS[kind]
+    expected = evaluate(make(), samples)
+
+    def call(rank: int) -> None:
+        torch.distributed.init_process_group('gloo')
+        metric = make()
+        for _ in range(2):  # nothing is kept from the evaluation before
+            for place in range(rank, 4 if padded else 3, ranks):
+                metric.process({}, [samples[place % 3]])
+            found = Evaluator(metric).evaluate(3)
+        torch.save(found, tmp_path / f'{rank}.pt')
+        torch.distributed.destroy_process_group()
+
+    toy.run_ranks(call, ranks, tmp_path)
+    for rank in range(ranks):
+        assert torch.load(tmp_path / f'{rank}.pt') == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_memory_does_not_grow_with_the_number_of_images(kind):
+    make, samples = KINDS[kind]
+    sizes = []
+    for repeats in (1, 100):
+        metric = make()
+        metric.process({}, samples * repeats)
+        sizes.append(len(pickle.dumps(vars(metric))))
+    assert sizes[0] == sizes[1]

@@ -262,6 +262,23 @@ def test_consecutive_nonfinite_steps_stop_the_run_and_the_last_good_checkpoint_i
     assert all(value.isfinite().all() for key, value in state.items() if key != 'mask')
 
 
+@pytest.mark.parametrize(
+    ('damaged', 'words'),
+    [([8], r'the last good checkpoint is .*iter_6\.pth'), ([2, 4, 6, 8], 'none of the 4 checkp')],
+)
+def test_a_damaged_checkpoint_is_not_called_good(damaged, words, tmp_path):
+    class Damage(Hook):
+        priority = 'VERY_LOW'  # after the checkpoint
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter + 1 in damaged:
+                path = tmp_path / f'iter_{runner.iter + 1}.pth'
+                path.write_bytes(path.read_bytes()[:-100])
+
+    with pytest.raises(FloatingPointError, match=words):
+        run(tmp_path, {i: 'nan' for i in (16, 20, 24)}, (Damage(),))
+
+
 def test_fewer_consecutive_nonfinite_steps_do_not_stop_the_run(tmp_path):
     assert run(tmp_path, {i: 'nan' for i in (16, 20, 28, 32)}).iter == 10
 

@@ -124,22 +124,27 @@ class Probe(Hook):
                 return self._evaluate(TokenizerMetric(model.vocab_size), model), []
             values, problems = self._measure_blocks(model)
             if isinstance(model, BEiTPretrainer) and isinstance(model.target, TokenTarget):
-                metric = MIMMetric()
-                values |= self._evaluate(metric, model)
-                predicted = torch.cat([result['prediction'] for result in metric.results])
-                counts = histogram(predicted, model.target.channels)
+                counts = torch.zeros(model.target.channels)
+                values |= self._evaluate(MIMMetric(), model, counts)
                 values['predicted_codes_used'] = int((counts > 0).sum())
                 values['predicted_perplexity'] = perplexity(counts).item()
-                problems += [] if is_first else find_guessing(values, len(predicted))
+                problems += [] if is_first else find_guessing(values, int(counts.sum()))
         return values, problems
 
-    def _evaluate(self, metric: BaseMetric, model: nn.Module) -> dict[str, float]:
-        """Return a metric of this process alone."""
+    def _evaluate(
+        self, metric: BaseMetric, model: nn.Module, predicted: Tensor | None = None
+    ) -> dict[str, float]:
+        """Return a metric of this process alone; add the predicted ids to a histogram, in place."""
         for inputs in self._inputs(model):
             if isinstance(model, BEiTPretrainer):  # ids only, so that no image is decoded
                 inputs = inputs | dict(token_ids=model.target(inputs))
                 inputs.pop('token_view', None)
-            metric.process({}, [sample.to_dict() for sample in model.predict(inputs)])
+            samples = [sample.to_dict() for sample in model.predict(inputs)]
+            metric.process({}, samples)
+            if predicted is not None:
+                for sample in samples:
+                    ids = sample['prediction'][sample['valid']]
+                    predicted += histogram(ids, len(predicted)).cpu()
         return metric.compute_metrics(metric.results)
 
     def _inputs(self, model: nn.Module) -> Iterator[Tensor | dict[str, Tensor]]:
