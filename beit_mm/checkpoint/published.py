@@ -28,10 +28,16 @@ def published() -> dict[str, dict]:
     return models
 
 
-def find_normalization(source: str) -> dict[str, list[float]] | None:
-    """Return mean and std of published weights, by their name, address or the name of the file."""
+def find_published(source: str) -> dict | None:
+    """Return the entry of weights by their name, their address, or the name of a file of them."""
     name = source.removesuffix(EMA)
     for entry in published().values():
         if entry['name'] in (name, Path(name).stem) or name in entry.get('also', ()):
-            return NORMALIZATIONS.get(entry.get('normalization'))
+            return entry
     return None
+
+
+def find_normalization(source: str) -> dict[str, list[float]] | None:
+    """Return mean and std of published weights, None for others."""
+    entry = find_published(source) or {}
+    return NORMALIZATIONS.get(entry.get('normalization'))

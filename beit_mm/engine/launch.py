@@ -120,7 +120,7 @@ def augment_test(cfg: Config) -> None:
     """Wrap the model in `tta_model`, and test on `tta_pipeline`, as mmpretrain and mmseg do."""
     dataset = find_dataset(cfg.test_dataloader)
     *steps, pack = dataset.pipeline
-    if cfg.default_scope == 'mmpretrain':
+    if cfg.get('default_scope') == 'mmpretrain':
         flips = [dict(type='RandomFlip', prob=probability) for probability in (0.0, 1.0)]
         augment = dict(type='TestTimeAug', transforms=[flips, [pack]])
         cfg.setdefault('tta_model', dict(type='AverageClsScoreTTA'))

@@ -3,9 +3,12 @@
 Shapes: N images, D channels, L blocks, H heads, P = h·w patches of a grid.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models import BEiT
 from ..models.attention import attention_of_blocks
@@ -75,6 +78,24 @@ def attention_distance(attention: Tensor, grid: Grid, patch_size: int) -> Tensor
     return ((patches * distance).sum(-1) / patches.sum(-1).clamp_min(1e-30)).mean(-1)
 
 
+@contextmanager
+def record_outputs(
+    modules: Iterable[nn.Module], reduce: Callable[[Tensor], Tensor]
+) -> Iterator[list[Tensor]]:
+    """Collect what `reduce` returns of each output of the modules, in the order of the calls."""
+    outputs: list[Tensor] = []
+
+    def record(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        outputs.append(reduce(output))
+
+    handles = [module.register_forward_hook(record) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def measure_blocks(backbone: BEiT, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return each block's mean patch [L, B, D] and each head's attention distance [L, B, H].
 
@@ -83,18 +104,13 @@ def measure_blocks(backbone: BEiT, images: Tensor) -> tuple[Tensor, Tensor]:
     patch = backbone.patch_size
     grid = tuple(side // patch for side in images.shape[-2:])
     images = images[..., : grid[0] * patch, : grid[1] * patch]
-    features = []
 
-    def keep_mean_patch(block, inputs: tuple, output: Tensor) -> None:
-        features.append(output[:, 1:].mean(1).float().cpu())
+    def mean_patch(output: Tensor) -> Tensor:
+        return output[:, 1:].mean(1).float().cpu()
 
-    def keep_distance(attention: Tensor) -> Tensor:
+    def distance(attention: Tensor) -> Tensor:
         return attention_distance(attention.float(), grid, patch).cpu()
 
-    handles = [block.register_forward_hook(keep_mean_patch) for block in backbone.blocks]
-    try:
-        distances = attention_of_blocks(backbone, images, keep_distance)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with record_outputs(backbone.blocks, mean_patch) as features:
+        distances = attention_of_blocks(backbone, images, distance)
     return torch.stack(features), torch.stack(distances)

@@ -13,7 +13,8 @@ from ..models.histogram import histogram, perplexity
 from ..registry import METRICS
 from ..utils.arguments import check_integers
 
-_FIRST_ID = 6  # the row in which `_count_patches` counts id 0
+# Sums over the patches of all images; the rows after them count how often each id is the target.
+_SUMS = ('images', 'decoded', 'log_likelihood', 'patches', 'loss', 'correct')
 
 
 @METRICS.register_module()
@@ -107,36 +108,37 @@ class MIMMetric(BaseMetric):
             _add_image(self, _count_patches(sample))
 
     def evaluate(self, size: int) -> dict[str, float]:
-        return _evaluate_sums(self, size, torch.zeros(_FIRST_ID, 2, dtype=torch.double))
+        return _evaluate_sums(self, size, torch.zeros(len(_SUMS), 2, dtype=torch.double))
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
-        masked, every = results[0][:, 0], results[0].sum(1)
-        num_images, num_decoded, log_likelihood, num_patches = every[:4].tolist()
-        if not num_patches:
+        sums, counts = results[0][: len(_SUMS)], results[0][len(_SUMS) :].float()
+        masked = dict(zip(_SUMS, sums[:, 0].tolist(), strict=True))
+        every = dict(zip(_SUMS, sums.sum(1).tolist(), strict=True))
+        if not every['patches']:
             raise ValueError(
                 'no patch is masked in any image, so there is nothing to evaluate: add a mask to '
                 'the pipeline of val_dataloader'
             )
         metrics = {}
-        num_masked = masked[3].item()
-        if num_masked:
-            metrics |= _average(masked, 'masked_accuracy')
-            if len(masked) > _FIRST_ID:
-                metrics['log_p_tokens'] = -masked[4].item() / num_images
-        if num_masked < num_patches:
-            metrics |= {f'{name}_all': v for name, v in _average(every, 'accuracy').items()}
-        if num_decoded:
-            metrics['log_p_pixels'] = log_likelihood / num_images
+        if masked['patches']:
+            metrics |= _average(masked, counts[:, 0], 'masked_accuracy')
+            if len(counts):
+                metrics['log_p_tokens'] = -masked['loss'] / every['images']
+        if masked['patches'] < every['patches']:
+            over_all = _average(every, counts.sum(1), 'accuracy')
+            metrics |= {f'{name}_all': value for name, value in over_all.items()}
+        if every['decoded']:
+            metrics['log_p_pixels'] = every['log_likelihood'] / every['images']
             if 'log_p_tokens' in metrics:
                 metrics['eq3'] = metrics['log_p_pixels'] + metrics['log_p_tokens']
         return metrics
 
 
 def _count_patches(sample: dict) -> Tensor:
-    """Return the sums over the masked and over the visible patches of an image: float64 [L, 2].
+    """Return the rows `_SUMS` and the counts of ids 0, 1, … of an image, float64 [L, 2].
 
-    Rows: 1 image, 1 if it has a log-likelihood, log-likelihood (visible: 0), patches, loss, correct
-    predictions and, for tokens, the counts of the ids 0 … L − 7.
+    The first column is of the masked patches and of the image, the second of the visible patches.
+    Pixels have no ids.
     """
     valid = sample['valid'].cpu()
     hidden = sample['hidden'].cpu()[valid]
@@ -155,18 +157,16 @@ def _count_patches(sample: dict) -> Tensor:
     return pad_sequence(columns)
 
 
-def _average(sums: Tensor, accuracy: str) -> dict[str, float]:
+def _average(sums: dict[str, float], counts: Tensor, accuracy: str) -> dict[str, float]:
     """Return the means over patches, with the accuracy under the given name."""
-    num_patches, loss, correct = sums[3:_FIRST_ID]
-    counts = sums[_FIRST_ID:].float()
-    mean_loss = loss / num_patches
+    loss = sums['loss'] / sums['patches']
     if not len(counts):
-        return dict(val_loss=mean_loss.float().item())
+        return dict(val_loss=loss)
     return {
-        'val_loss': mean_loss.item(),
+        'val_loss': loss,
         'marginal_entropy': perplexity(counts).log().item(),
-        accuracy: 100 * (correct / num_patches).float().item(),
-        'marginal_accuracy': 100 * (counts.max() / num_patches).float().item(),
+        accuracy: 100 * sums['correct'] / sums['patches'],
+        'marginal_accuracy': 100 * counts.max().item() / sums['patches'],
     }
 
 

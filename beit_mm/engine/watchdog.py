@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_world_size
+from mmengine.dist import all_gather_object, all_reduce, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook, LoggerHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -285,7 +285,9 @@ def _where_false(names: list[str], flags: Tensor) -> list[str]:
 
 
 def _last_checkpoint(runner: Runner) -> str:
-    """Return which checkpoint --resume takes, in words. Reads it completely to check it."""
+    """Return which checkpoint --resume takes, in words. Rank 0 reads it completely to check it."""
+    if not is_main_process():
+        return 'rank 0 names the last good checkpoint'
     hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
     folder = Path(getattr(hook, 'out_dir', None) or runner.work_dir)
     template = getattr(hook, 'filename_tmpl', None)

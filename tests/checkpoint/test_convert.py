@@ -7,6 +7,7 @@ from pathlib import Path
 import convert as tool
 import pytest
 import torch
+import transformers
 from huggingface_hub import ModelCard
 from small import same_tensors
 
@@ -122,7 +123,6 @@ def test_the_backbone_in_an_adapter_is_extracted_alone(tmp_path, make_state, cap
 
 
 def test_hugging_faces_folder_states_size_and_normalization(write, tmp_path):
-    transformers = pytest.importorskip('transformers')
     mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
     convert(write('classifier', normalization=dict(mean=mean, std=std)), tmp_path / 'out', 'hf')
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / 'out')

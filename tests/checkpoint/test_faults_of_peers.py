@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from mmpretrain.datasets.transforms import BEiTMaskGenerator
 from mmpretrain.models import BEiTViT
 from mmpretrain.models.backbones.beit import BEiTTransformerEncoderLayer
@@ -76,7 +77,6 @@ def test_mmpretrain_drops_the_feed_forward_branch_twice():
 
 def test_hugging_face_reads_features_two_blocks_earlier_than_the_official_code():
     """`out_indices` i is `hidden_states[i − 1]`, and the first of these is the embedding."""
-    transformers = pytest.importorskip('transformers')
     config = transformers.BeitConfig(
         hidden_size=64, num_hidden_layers=5, num_attention_heads=1, intermediate_size=128, image_size=64,
         use_relative_position_bias=True, out_indices=[2, 3, 4, 5], num_labels=5,

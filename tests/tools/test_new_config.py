@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import new_config
@@ -12,7 +13,7 @@ import pytest
 import small
 from mmengine.config import Config
 from PIL import Image
-from starter import lengths
+from starter import images, lengths
 from starter.models import Device
 
 from beit_mm.config_check.preflight import preflight
@@ -136,6 +137,23 @@ def test_images_that_cannot_be_read_are_skipped_by_name(write, folder, capsys):
     train(f'my_{task}.py')
     lists = ''.join(path.read_text() for path in Path().glob(f'my_{task}_*'))
     assert not any(path.name in lists.replace('"', ' ').split() for path in bad)
+
+
+def test_mean_and_deviation_of_large_images_need_little_memory(folder):
+    """Four bands of 10 million pixels would take gigabytes in float64."""
+    values = np.random.default_rng(0).integers(0, 3, (2000, 5000, 5), np.uint8)
+    for name in 'ab':
+        (folder / name).mkdir()
+        for i in range(2):
+            np.save(folder / name / f'{i}.npy', values)
+    tracemalloc.start()
+    size, mean, square = images._measure_image(folder / 'a/0.npy')
+    assert tracemalloc.get_traced_memory()[1] < 200e6  # the file has 50 MB
+    tracemalloc.stop()
+    assert size == (2000, 5000)
+    assert mean == pytest.approx([1] * 5, abs=0.02) and square == pytest.approx(
+        [5 / 3] * 5, abs=0.02
+    )
 
 
 def test_large_photographs_are_pointed_to_smaller_copies(folder, capsys):

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from beit_mm import __version__
 from beit_mm.checkpoint.model_spec import ModelSpec
 from beit_mm.checkpoint.parse import Checkpoint
-from beit_mm.checkpoint.published import published
+from beit_mm.checkpoint.published import find_published
 
 PIPELINES = dict(classifier='image-classification', segmentor='image-segmentation')
 FIGURES = dict(top1='top-1 (%)', top5='top-5 (%)', miou='mIoU (%)', miou_ms='mIoU, several scales')
@@ -26,7 +26,7 @@ def write_card(folder: Path, checkpoint: Checkpoint, spec: ModelSpec) -> None:
     path = folder / 'README.md'
     if path.exists():
         return
-    entry = find_entry(checkpoint.source)
+    entry = find_published(checkpoint.source) or {}
     config = json.loads((folder / 'config.json').read_text())
     labels = list(config.get('id2label', {}).values())
     height, width = spec.img_size
@@ -52,15 +52,6 @@ def write_card(folder: Path, checkpoint: Checkpoint, spec: ModelSpec) -> None:
         config=checkpoint.meta.get('cfg', '').strip(),
     )
     path.write_text(TEMPLATES.get_template('card.md').render(values), encoding='utf-8')
-
-
-def find_entry(source: str) -> dict:
-    """Return the entry of published weights, {} for others."""
-    for entry in published().values():
-        names = entry['name'], entry['address'], *entry.get('also', ())
-        if source in names or Path(source).stem == entry['name']:
-            return entry
-    return {}
 
 
 def find_base(entry: dict) -> str | None:

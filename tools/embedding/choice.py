@@ -34,4 +34,4 @@ def print_accuracy(accuracies: list[float], classes: list[str], written: int) ->
             f'--block {block}'
         )
     if block < len(accuracies):
-        print('In a pre-trained BEiT a middle block is best: the last blocks predict tokens.')
+        print('In a pre-trained BEiT a middle block is often best: the last blocks predict tokens.')

@@ -13,7 +13,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from beit_mm.engine.measures import knn_top1
+from beit_mm.engine.measures import knn_top1, record_outputs
 from beit_mm.models import BEiT
 
 from .images import Images, collate
@@ -112,18 +112,9 @@ def embed(
 
 def block_outputs(backbone: BEiT, images: Tensor, count: int) -> list[Tensor]:
     """Return the outputs [B, 1 + N, D] of the first `count` blocks, without the last norm."""
-    outputs: list[Tensor] = []
-    handles = [
-        block.register_forward_hook(lambda module, inputs, output: outputs.append(output.float()))
-        for block in backbone.blocks[:count]
-    ]
-    wanted, backbone.out_indices = backbone.out_indices, (count - 1,)  # skips the other blocks
-    try:
+    backbone.out_indices = (count - 1,)  # skips the other blocks
+    with record_outputs(backbone.blocks, Tensor.float) as outputs:
         backbone(images)
-    finally:
-        backbone.out_indices = wanted
-        for handle in handles:
-            handle.remove()
     return outputs
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import labels, masks
-from .images import Split, measure, split_images
+from .images import Split, Statistics, measure, split_images
 
 GOLDEN_ANGLE = 137.5  # degrees between the hues of neighboring classes
 DOMINANT_SHARE, DOMINANT_WEIGHT = 0.5, 0.4  # of a class that covers most pixels
@@ -17,18 +17,12 @@ class Data:
     """Images of a task.
 
     Args:
-        channels: 3 for gray images and images with alpha too, which are read as RGB.
-        mean, std: per channel, of a sample of images with other channels.
         several_labels: an image may have several classes.
     """
 
     train: Split | masks.Pairs
     val: Split | masks.Pairs
-    height: int = 0
-    width: int = 0
-    channels: int = 3
-    mean: list[float] = field(default_factory=list)
-    std: list[float] = field(default_factory=list)
+    images: Statistics | None = None
     classes: list[str] = field(default_factory=list)
     classes_reason: str = ''
     several_labels: bool = False
@@ -60,9 +54,7 @@ def read_data(
     else:
         splits = split_images(folder, out)
         data = Data(**splits)
-    measured, unreadable = measure(data.train, data.val)
-    data.channels, data.height, data.width = measured.channels, measured.height, measured.width
-    data.mean, data.std = measured.mean, measured.std
+    data.images, unreadable = measure(data.train, data.val)
     for name, split in splits.items():
         split.exclude(unreadable, out.with_name(f'{out.stem}_{name}.txt'))
         if split.list_file:

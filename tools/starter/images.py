@@ -14,31 +14,42 @@ from beit_mm.utils.arguments import join_names
 TRAIN, VAL = ('train', 'training'), ('val', 'validation', 'valid')
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 1000
 SAMPLE_SIZE = 200  # images that are read of the training set
+MEASURED_SIDE = 1000  # pixels per side that mean and deviation are computed of
 
 
 @dataclass
 class Split:
-    """Images of one split; `names` are relative to `folder`, and listed in `list_file` if given."""
+    """Images of one split, the lines of `list_file` if it is given.
+
+    Args:
+        entries: paths of the images, relative to `folder`.
+    """
 
     folder: Path
-    names: list[str]
+    entries: list[str]
     list_file: Path | None = None
 
     @property
-    def entries(self) -> list[str]:
-        """Return the lines of `list_file`."""
-        return self.names
+    def names(self) -> list[str]:
+        """Paths of the images, relative to `folder`."""
+        return self.entries
 
     def exclude(self, unreadable: set[Path], list_file: Path) -> None:
         """Remove images; the others are then listed in `list_file`."""
-        kept = [name for name in self.names if self.folder / name not in unreadable]
-        if len(kept) < len(self.names):
-            self.names, self.list_file = kept, self.list_file or list_file
+        pairs = zip(self.entries, self.names, strict=True)
+        kept = [entry for entry, name in pairs if self.folder / name not in unreadable]
+        if len(kept) < len(self.entries):
+            self.entries, self.list_file = kept, self.list_file or list_file
 
 
 @dataclass
 class Statistics:
-    """Channels and sizes of a sample of images; mean and standard deviation per channel."""
+    """Sizes and values of a sample of images.
+
+    Args:
+        channels: 3 for gray images and images with alpha too, which are read as RGB.
+        mean, std: per channel; empty for RGB.
+    """
 
     channels: int
     height: int
@@ -135,9 +146,9 @@ def _measure_image(path: Path) -> tuple[tuple[int, int], np.ndarray, np.ndarray]
             image, _ = read_image(str(path), 'color')
         except BadSample as error:
             return str(error)
-    pixels = np.atleast_3d(image).reshape(-1, image.shape[2] if image.ndim == 3 else 1)
-    pixels = pixels.astype(np.float64)
-    return image.shape[:2], pixels.mean(0), (pixels**2).mean(0)
+    step = max(image.shape[:2]) // MEASURED_SIDE + 1  # a photograph has too many pixels for float64
+    pixels = np.atleast_3d(image)[::step, ::step].astype(np.float64)
+    return image.shape[:2], pixels.mean((0, 1)), (pixels**2).mean((0, 1))
 
 
 def _has_alpha(names: list[str]) -> bool:

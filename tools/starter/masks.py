@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from beit_mm.data.image_files import SUFFIXES
 from beit_mm.data.label_maps import IGNORE, group_messages, read_label_maps
 from beit_mm.utils.arguments import join_names
 
-from .images import TRAIN, VAL, find_splits, hold_out
+from .images import TRAIN, VAL, Split, find_splits, hold_out
 
 IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'JPEGImages')
 MASK_FOLDERS = ('annotations', 'masks', 'mask', 'labels', 'label', 'SegmentationClass')
@@ -29,49 +29,24 @@ HINT = (
 
 
 @dataclass
-class Pairs:
+class Pairs(Split):
     """Images and masks of one split.
 
-    The mask of `stem + img_suffix` is `stem + seg_map_suffix`. `list_file` lists the stems if not
-    all files of the folders belong to the split.
+    An entry is a stem: the mask of `stem + img_suffix` in `folder` is `stem + seg_map_suffix` in
+    `masks`.
     """
 
-    images: Path
-    masks: Path
-    stems: list[str]
-    img_suffix: str
-    seg_map_suffix: str
-    list_file: Path | None = None
-
-    def paths(self) -> Iterator[tuple[Path, Path]]:
-        for stem in self.stems:
-            yield (
-                self.images / f'{stem}{self.img_suffix}',
-                self.masks / f'{stem}{self.seg_map_suffix}',
-            )
-
-    @property
-    def entries(self) -> list[str]:
-        """Return the lines of `list_file`."""
-        return self.stems
-
-    def exclude(self, unreadable: set[Path], list_file: Path) -> None:
-        """Remove pairs; the others are then listed in `list_file`."""
-        kept = [
-            stem
-            for stem, (image, _) in zip(self.stems, self.paths(), strict=True)
-            if image not in unreadable
-        ]
-        if len(kept) < len(self.stems):
-            self.stems, self.list_file = kept, self.list_file or list_file
-
-    @property
-    def folder(self) -> Path:
-        return self.images
+    masks: Path = Path()
+    img_suffix: str = ''
+    seg_map_suffix: str = ''
 
     @property
     def names(self) -> list[str]:
-        return [f'{stem}{self.img_suffix}' for stem in self.stems]
+        return [f'{stem}{self.img_suffix}' for stem in self.entries]
+
+    def paths(self) -> Iterator[tuple[Path, Path]]:
+        for stem, name in zip(self.entries, self.names, strict=True):
+            yield self.folder / name, self.masks / f'{stem}{self.seg_map_suffix}'
 
 
 def find_pairs(folder: Path, masks: Path | None, out: Path) -> dict[str, Pairs]:
@@ -128,7 +103,13 @@ def match(images: Path, masks: Path) -> Pairs:
                 f'{place} has files with several suffixes ({counts}): expected one, because data '
                 'sets of mmseg list one suffix. Convert the others'
             )
-    pairs = Pairs(images, masks, both, next(iter(suffixes)), next(iter(mask_suffixes)))
+    pairs = Pairs(
+        images,
+        both,
+        masks=masks,
+        img_suffix=next(iter(suffixes)),
+        seg_map_suffix=next(iter(mask_suffixes)),
+    )
     if len(both) < max(len(names), len(mask_names)):
         print(f'remark: {len(both)} of {len(names)} images in {images} have a mask in {masks}')
         pairs.list_file = Path('list')  # `find_pairs` names it
@@ -152,7 +133,7 @@ def convert_colors(pairs: dict[str, Pairs], table: Path, out: Path) -> list[str]
             has_colors=has_colors,
         )
         with ProcessPoolExecutor() as pool:
-            faults = [text for text in pool.map(convert, split.stems, chunksize=16) if text]
+            faults = [text for text in pool.map(convert, split.entries, chunksize=16) if text]
         if faults:
             raise ValueError('\n'.join(group_messages({text: text for text in faults})))
         split.masks, split.seg_map_suffix = target, '.png'
@@ -258,12 +239,10 @@ def _find_folders(folder: Path) -> tuple[Path, Path]:
 
 
 def _hold_out(pairs: Pairs, out: Path) -> dict[str, Pairs]:
-    held_out = set(hold_out(pairs.stems))
+    held_out = set(hold_out(pairs.entries))
     splits = {}
     for name in ('train', 'val'):
-        stems = [stem for stem in pairs.stems if (stem in held_out) == (name == 'val')]
+        stems = [stem for stem in pairs.entries if (stem in held_out) == (name == 'val')]
         list_file = out.with_name(f'{out.stem}_{name}.txt')
-        splits[name] = Pairs(
-            pairs.images, pairs.masks, stems, pairs.img_suffix, pairs.seg_map_suffix, list_file
-        )
+        splits[name] = replace(pairs, entries=stems, list_file=list_file)
     return splits

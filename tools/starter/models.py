@@ -1,10 +1,11 @@
 """Weights to start from, the device, and the base config for both."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from beit_mm.checkpoint.published import NORMALIZATIONS, published
+from beit_mm.checkpoint.published import NORMALIZATIONS, find_published
 from beit_mm.viz.model_weights import ModelWeights
 
 DEFAULT_WEIGHTS = 'beit_base_patch16_224_pt22k_ft22k'  # of fine-tuning on a GPU
@@ -54,14 +55,13 @@ def find_weights(source: str) -> Weights:
 
     Published weights are not read. Raises ValueError for another architecture.
     """
-    for entry in published().values():
-        if source in (entry['name'], *entry.get('also', ())):
-            config = entry.get('config', '')
-            size = 'large' if '-large' in config else 'base'
-            known = 'imagenet' if entry['kind'] == 'segmentor' else 'half'
-            normalization = NORMALIZATIONS[entry.get('normalization', known)]
-            tuned = entry['kind'] != 'mim'
-            return Weights(source, size, 'vit-' in config, tuned, 3, normalization)
+    entry = None if Path(source).exists() else find_published(source)
+    if entry:
+        config = entry.get('config', '')
+        size = 'large' if '-large' in config else 'base'
+        known = 'imagenet' if entry['kind'] == 'segmentor' else 'half'
+        normalization = NORMALIZATIONS[entry.get('normalization', known)]
+        return Weights(source, size, 'vit-' in config, entry['kind'] != 'mim', 3, normalization)
     weights = ModelWeights(source)
     spec = weights.spec
     if spec.kind == 'tokenizer':

@@ -94,7 +94,7 @@ def next_commands(task: str, out: Path) -> list[str]:
 
 def advise_smaller_copies(folder: Path, data: Data, view: int) -> None:
     """Print a command if most of the time would go into decoding pixels that no view keeps."""
-    shorter, longer = sorted((data.height, data.width))
+    shorter, longer = sorted((data.images.height, data.images.width))
     if shorter >= LARGE * view:
         side = 2 * view * longer // shorter
         print(
@@ -161,7 +161,11 @@ def choose_length(
 
 def choose_inputs(task: str, weights: Weights, base: Config, data: Data) -> dict[str, object]:
     """Choose sizes, normalization and settings of the weights."""
-    small, channels, num_images = weights.size == 'small', data.channels, len(data.train.names)
+    small, channels, num_images = (
+        weights.size == 'small',
+        data.images.channels,
+        len(data.train.names),
+    )
     if task == 'tokenizer':
         codes = choose_codes(weights.size, num_images)
         reason = "DALL-E's" if codes == 8192 else f'{num_images} images are too few for 8192'
@@ -191,7 +195,7 @@ def choose_inputs(task: str, weights: Weights, base: Config, data: Data) -> dict
             'channels'
         )
     if channels != weights.in_channels:
-        settings['normalization'] = dict(mean=data.mean, std=data.std)
+        settings['normalization'] = dict(mean=data.images.mean, std=data.images.std)
         settings['normalization_reason'] = 'mean and std of a sample of the images'
         settings['adapt'] = ', adapt_patch_embed=True' if weights.source else ''
     elif weights.normalization != _normalization(base):
