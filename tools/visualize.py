@@ -43,6 +43,8 @@ def make_parser() -> ArgumentParser:
     command.set_defaults(run=models.fill)
     command.add_argument('--checkpoint', required=True, help='a pre-training with its head')
     command.add_argument('--tokenizer', required=True, help='the tokenizer of this pre-training')
+    config = 'of a tokenizer of your own'
+    command.add_argument('--config', type=Path, help=config)
     ratios = [0.2, 0.4, 0.6]
     command.add_argument('--ratios', type=float, nargs='+', default=ratios, help='masked patches')
     command.add_argument('--masks', type=positive, default=2, help='per ratio (%(default)s)')
@@ -51,6 +53,7 @@ def make_parser() -> ArgumentParser:
     command = add('tokens', 'tokens, reconstructions, use of the codes', 'work_dirs/tokens.html')
     command.set_defaults(run=models.tokens)
     command.add_argument('--tokenizer', required=True, help="a checkpoint, or DALL-E's folder")
+    command.add_argument('--config', type=Path, help=config)
     command.add_argument('--size', type=positive, help='shorter side in pixels (14 tokens)')
 
     names = 'config', 'checkpoint'

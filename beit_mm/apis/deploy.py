@@ -6,7 +6,7 @@ may be any multiple of its stride.
 
 | model | outputs |
 |---|---|
-| tokenizer | `ids` int64 [B, h, w]; with a decoder `reconstruction` [B, C, H, W] in [0, 1] |
+| tokenizer | `ids` int64 [B, h, w]; `reconstruction` [B, C, H, W] in [0, 1] if it can decode |
 | classifier | `logits` [B, classes] |
 | segmentor | `logits` [B, classes, H, W], of the entire image at once |
 | backbone | `features`, by its `out_type`; `features_0`, … with several `out_indices` |
@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..checkpoint.loading import count_channels
-from ..models import DiscreteVAE
-from ..models.dvae_losses import map_pixels
+from ..models import Tokenizer
 
 FORMATS = dict(onnx='.onnx', torch='.pt2')
 
@@ -43,7 +42,7 @@ class Deployed(nn.Module):
             value = getattr(model.data_preprocessor, name, None)
             self.register_buffer(name, None if value is None else value.clone().view(-1, 1, 1))
         if self.kind == 'tokenizer':
-            self.names = ['ids'] if model.decoder is None else ['ids', 'reconstruction']
+            self.names = ['ids', 'reconstruction'] if model.can_decode else ['ids']
         elif self.kind == 'backbone':
             count = len(model.backbone.out_indices)
             self.names = [f'features_{i}' for i in range(count)] if count > 1 else ['features']
@@ -62,13 +61,13 @@ class Deployed(nn.Module):
             logits = head(model.extract_feat(x))
             align = head.align_corners
             return (F.interpolate(logits, x.shape[-2:], mode='bilinear', align_corners=align),)
-        ids = model.argmax_ids(map_pixels(x), None)  # `tokens` checks values, which no graph can
-        return (ids,) if model.decoder is None else (ids, model.decode(ids))
+        ids = model.tokens(x)
+        return (ids, model.decode(ids)) if model.can_decode else (ids,)
 
 
 def _find_kind(model: nn.Module, backbone: bool) -> str:
     name = type(model).__name__
-    if isinstance(model, DiscreteVAE) and not backbone:
+    if isinstance(model, Tokenizer) and not backbone:
         return 'tokenizer'
     if not hasattr(model, 'backbone'):
         raise ValueError(f'{name} has no backbone: remove --backbone')

@@ -15,45 +15,50 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
+from ..models import BEiT, BEiTPretrainer, Tokenizer, TokenTarget
 from ..models.attention import attention_of_blocks
 from ..models.dvae_losses import psnr
-from ..viz.fill import fill_in
+from ..viz.fill import draw_tokens, fill_in
 from ..viz.images import gray_out, overlay_heat, to_uint8
 from ..viz.inputs import to_rgb
+from ..viz.tokens import color_tokens
 from .base_inferencer import Inferencer, make_samples
 
 
 class TokenizerInferencer(Inferencer):
-    """Inferencer of `ids` [h, w], the tokens of an image, and `psnr` (dB) of the reconstruction.
+    """Inferencer of `ids` [h, w], the tokens of an image.
 
-    Pictures: the image and its reconstruction.
+    A tokenizer that decodes images has `psnr` (dB) of the reconstruction as well. Pictures: the
+    image and its reconstruction, or else its tokens in colors.
     """
 
-    fields = ('ids', 'psnr')
-
     def check_model(self, model: nn.Module) -> None:
-        if not isinstance(model, DiscreteVAE) or model.decoder is None:
-            raise ValueError(
-                f'the model is a {type(model).__name__}: expected a DiscreteVAE with a decoder'
-            )
+        if not isinstance(model, Tokenizer):
+            raise ValueError(f'the model is a {type(model).__name__}: expected a Tokenizer')
+        self.fields = ('ids', 'psnr') if model.can_decode else ('ids',)
 
     @torch.no_grad()
     def forward(self, inputs: dict) -> list[BaseDataElement]:
         image = self.model.data_preprocessor(inputs, False)['inputs']
-        ids = self.model.tokens(image)
-        decoded = self.model.decode(ids)
-        return make_samples(ids=ids, psnr=psnr(decoded, image), image=image, reconstruction=decoded)
+        found = dict(ids=self.model.tokens(image), image=image)
+        if self.model.can_decode:
+            found['reconstruction'] = self.model.decode(found['ids'])
+            found['psnr'] = psnr(found['reconstruction'], image)
+        return make_samples(**found)
 
     def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
-        return [to_uint8(sample.image.numpy()), to_uint8(sample.reconstruction.numpy())]
+        image = to_uint8(sample.image.numpy())
+        if 'reconstruction' in sample:
+            return [image, to_uint8(sample.reconstruction.numpy())]
+        return [image, color_tokens(sample.ids.numpy(), self.model.vocab_size, image.shape[:2])]
 
 
 class FillInInferencer(Inferencer):
     """Inferencer of `mask` [h, w], `ids` [h, w] and `guessed` [h, w], the most likely masked ids.
 
     `ids` are the true tokens; `guessed` keeps them where the image is visible. Pictures: the
-    visible patches, `guessed` decoded and `ids` decoded, at the size of the model's image.
+    visible patches, `guessed` and `ids` as `draw_tokens` shows them, at the size of the model's
+    image.
     """
 
     fields = ('mask', 'ids', 'guessed')
@@ -79,12 +84,10 @@ class FillInInferencer(Inferencer):
     def draw(self, sample: BaseDataElement) -> list[np.ndarray]:
         image = sample.image.numpy().transpose(1, 2, 0)
         tokenizer = self.model.target.tokenizer
-        ids = torch.stack([sample.guessed, sample.ids]).to(next(tokenizer.parameters()).device)
-        pictures = [gray_out(image, sample.mask.numpy())]
-        for decoded in tokenizer.decode(ids):
-            picture = to_uint8(decoded.cpu().numpy())
-            pictures.append(mmcv.imresize(picture, image.shape[1::-1]))
-        return pictures
+        ids = torch.stack([sample.guessed, sample.ids])
+        drawn = draw_tokens(tokenizer, ids, image.shape[:2])
+        pictures = [mmcv.imresize(picture, image.shape[1::-1]) for picture in drawn]
+        return [gray_out(image, sample.mask.numpy()), *pictures]
 
 
 class AttentionInferencer(Inferencer):

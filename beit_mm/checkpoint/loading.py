@@ -10,7 +10,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from .. import compat
-from ..models import BEiT, DiscreteVAE
+from ..models import BEiT, DiscreteVAE, Tokenizer
 from ..models.relative_position import Grid
 from ..registry import WEIGHT_INITIALIZERS
 from .files import read_file
@@ -33,7 +33,7 @@ def fit_checkpoint(
     """Fit a checkpoint to a model: return a state dict of the model and the report of all keys.
 
     Args:
-        model: a BEiT, a DiscreteVAE, or a model whose `backbone` is a BEiT.
+        model: a BEiT, a Tokenizer, or a model whose `backbone` is a BEiT.
         every_key: a key of the model that the checkpoint lacks is an error. Otherwise heads and
             final norms may be new.
         grid, adapt_patch_embed: see `fit.fit_backbone`.
@@ -43,11 +43,11 @@ def fit_checkpoint(
     report = KeyReport(f'{checkpoint.source}, written by {checkpoint.origin}')
     for key, reason in checkpoint.skipped.items():
         report.add('skipped', key, reason)
-    if isinstance(model, DiscreteVAE):
+    if isinstance(model, Tokenizer):
         state = checkpoint.state
         has_decoder = any(key.startswith('decoder.') for key in state)
-        optional = () if has_decoder or every_key else ('decoder.',)
-        check_fit(model, state, checkpoint.source, optional)
+        is_encoder = isinstance(model, DiscreteVAE) and not has_decoder and not every_key
+        check_fit(model, state, checkpoint.source, ('decoder.',) if is_encoder else ())
     elif isinstance(model, BEiT):
         for name in sorted({k.split('.')[0] for k in checkpoint.state} - {'backbone'}):
             report.add('skipped', f'{name}.*', 'no part of the backbone')
@@ -80,15 +80,15 @@ def load_backbone(
 
 
 @WEIGHT_INITIALIZERS.register_module()
-def load_tokenizer(model: DiscreteVAE, source: str) -> None:
+def load_tokenizer(model: Tokenizer, source: str) -> None:
     """Load a tokenizer: ours, DALL-E's (folder or encoder.pkl), or mmpretrain's encoder.
 
-    With an encoder alone, `model.decoder` becomes None: it gives ids but cannot decode them. Raises
-    ValueError that names every key that does not match.
+    With an encoder alone, `decoder` of a DiscreteVAE becomes None: it gives ids but cannot decode
+    them. Raises ValueError that names every key that does not match.
     """
-    state, report = fit_checkpoint(read_checkpoint(source), model)
+    state, report = fit_checkpoint(parse_for(model, read_file(source), source), model)
     model.load_state_dict(state, strict=False)
-    if not any(key.startswith('decoder.') for key in state):
+    if isinstance(model, DiscreteVAE) and not any(key.startswith('decoder.') for key in state):
         model.decoder = None
     report.log()
 
@@ -104,7 +104,7 @@ def load_model(config: str | Path | Config, checkpoint: str | Path) -> nn.Module
     compat.require('torch', 'mmengine', 'mmcv', *{scope} & {'mmpretrain', 'mmseg'})
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(cfg.model)
-    if isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE):
+    if isinstance(getattr(model, 'backbone', model), BEiT | Tokenizer):
         state, _ = convert_to(model, read_file(checkpoint), str(checkpoint), every_key=True)
         model.load_state_dict(state, strict=False)
     else:
@@ -120,18 +120,26 @@ def convert_to(
 
     Raises as `fit_checkpoint`.
     """
-    state, _ = find_weights(raw, source)
-    own = model.state_dict()
-    if hasattr(model, 'backbone') and _get_shapes(state) == _get_shapes(own):
-        # `parse_checkpoint` would skip buffers such as `target_fingerprint`.
-        checkpoint = Checkpoint(
-            source, state, 'beit_mm', list_unused_copies(raw), raw.get('meta') or {}
-        )
-    else:
-        checkpoint = parse_checkpoint(raw, source)
+    checkpoint = parse_for(model, raw, source)
     state, report = fit_checkpoint(checkpoint, model, every_key)
     report.log()
     return state, checkpoint.meta
+
+
+def parse_for(model: nn.Module, raw: Any, source: str) -> Checkpoint:
+    """Parse what `read_file(source)` returned for a model.
+
+    Keys are not renamed if the file is of the same model, or if the model is a tokenizer of the
+    user. `parse_checkpoint` would skip buffers such as `target_fingerprint`.
+    """
+    is_foreign = isinstance(model, Tokenizer) and not isinstance(model, DiscreteVAE)
+    if not is_foreign and not hasattr(model, 'backbone'):
+        return parse_checkpoint(raw, source)
+    state, wrapper = find_weights(raw, source)
+    if not is_foreign and _get_shapes(state) != _get_shapes(model.state_dict()):
+        return parse_checkpoint(raw, source)
+    meta = raw.get('meta') if wrapper else None
+    return Checkpoint(source, state, 'beit_mm', list_unused_copies(raw), meta or {})
 
 
 def check_lora(state: dict[str, Tensor], source: str) -> None:

@@ -12,7 +12,7 @@ from .renamed import explain_renamed
 # Key → rule that keeps the best checkpoint.
 TOKENIZER_KEYS = dict(
     psnr='greater', psnr_mean_color=None, reconstruction='less', kl=None, elbo='greater',
-    vocab_size=None, codes_used='greater', perplexity='greater',
+    vocab_size=None, codes_used='greater', perplexity='greater', cosine='greater',
 )  # fmt: skip
 MIM_KEYS = dict(
     val_loss='less', marginal_entropy=None, marginal_accuracy=None, masked_accuracy='greater',

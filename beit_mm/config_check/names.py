@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..compat import is_installed
+from ..models import Tokenizer
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 from ..utils.config_tree import kind, walk
 from .finding import Finding
@@ -164,6 +165,15 @@ def find_classes(name: str | type, scope: str) -> list[type]:
         with suppress(Exception):  # importing a module of the user may raise anything
             found.append(registry.children.get(scope, registry).get(name))
     return list(dict.fromkeys(filter(callable, found)))  # a bare name may be that of a module
+
+
+def is_tokenizer(node: dict, cfg: dict) -> bool:
+    """Return whether a part of a config is a subclass of `beit_mm.models.Tokenizer`."""
+    if not kind(node):
+        return False
+    scope = node.get('_scope_', cfg.get('default_scope') or 'mmengine')
+    classes = find_classes(node['type'], scope)
+    return any(inspect.isclass(each) and issubclass(each, Tokenizer) for each in classes)
 
 
 def _registries(scope: str) -> list[Registry]:

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from ..utils.config_tree import find, get, kind, walk
 from .files import LOADERS
 from .finding import Finding
+from .names import is_tokenizer
 
 # Heads of mmseg that pool to 1×1 before a norm.
 POOLING_HEADS = 'UPerHead', 'PSPHead', 'ASPPHead', 'DepthwiseSeparableASPPHead'
@@ -41,9 +42,9 @@ def check_anneal_hooks(cfg: dict) -> Iterator[Finding]:
 
 def check_vocabularies(cfg: dict) -> Iterator[Finding]:
     model, metric = cfg.get('model') or {}, find(cfg.get('val_evaluator'), 'TokenizerMetric')
-    if metric and kind(model) == 'DiscreteVAE':
+    if metric and is_tokenizer(model, cfg):
         given, expected = metric.get('vocab_size'), model.get('vocab_size')
-        if given != expected:
+        if expected and given != expected:
             effect = f'the tokenizer has {expected} codes'
             yield Finding(f'val_evaluator.vocab_size={given}', effect)
 
@@ -84,7 +85,7 @@ def check_pretrained(cfg: dict) -> Iterator[Finding]:
     """Yield `init_cfg` without a checkpoint where mmengine needs one."""
     for path, node in walk(cfg.get('model'), 'model'):
         init = node.get('init_cfg')
-        takes_none = kind(node) in ('BEiT', 'DiscreteVAE')
+        takes_none = kind(node) == 'BEiT' or is_tokenizer(node, cfg)
         if kind(init) == 'Pretrained' and not init.get('checkpoint') and not takes_none:
             effect = 'checkpoint is missing. Remove init_cfg to start from scratch'
             yield Finding(f'{path}.init_cfg', effect)

@@ -7,16 +7,15 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..checkpoint import read_checkpoint
 from ..checkpoint.download import is_missing, is_remote
 from ..checkpoint.files import read_file
-from ..checkpoint.loading import check_lora, fit_checkpoint
+from ..checkpoint.loading import check_lora, fit_checkpoint, parse_for
 from ..checkpoint.state_dicts import WRAPPERS, find_weights
-from ..models import BEiT, DiscreteVAE
+from ..models import BEiT, DiscreteVAE, Tokenizer
 from ..models.targets import TokenTarget
 from ..registry import MODELS
 from ..utils.arguments import join_names
-from ..utils.config_tree import kind, nodes
+from ..utils.config_tree import find, get, kind, nodes
 from .finding import Finding
 
 
@@ -52,6 +51,7 @@ def check_weights(cfg: dict) -> Iterator[Finding]:
         why = f'not compared, since the model cannot be built without memory ({error})'
         yield Finding('weights', why.partition('\n')[0], stops=False)
         return
+    yield from _check_token_size(cfg, model)
     for place, module, init in _find_starting_weights(model, load_from):
         source = init.get('checkpoint')
         if not source or is_remote(source) or is_missing(source):
@@ -59,9 +59,9 @@ def check_weights(cfg: dict) -> Iterator[Finding]:
         try:
             if place == 'load_from' and has_lora:
                 check_lora(find_weights(read_file(source), source)[0], source)
-            elif isinstance(module, BEiT | DiscreteVAE):
+            elif isinstance(module, BEiT | Tokenizer):
                 options = {key: init[key] for key in ('grid', 'adapt_patch_embed') if key in init}
-                fit_checkpoint(read_checkpoint(source), module, **options)
+                fit_checkpoint(parse_for(module, read_file(source), source), module, **options)
             else:
                 state, prefix = find_weights(read_file(source), source)[0], init.get('prefix')
                 prefix = WRAPPERS.sub('', f'{prefix.rstrip(".")}.') if prefix else ''
@@ -70,6 +70,26 @@ def check_weights(cfg: dict) -> Iterator[Finding]:
                 yield from compare_by_name(state, module, f'{place}: {source}')
         except ValueError as error:
             yield Finding(place, str(error))
+
+
+def _check_token_size(cfg: dict, model: nn.Module) -> Iterator[Finding]:
+    """Yield token views that do not have one token per patch.
+
+    `comparison` does it for a DiscreteVAE, whose stride is in the config.
+    """
+    target, backbone = getattr(model, 'target', None), getattr(model, 'backbone', None)
+    views = find(get(cfg, 'train_dataloader', 'dataset'), 'TwoViews')
+    if not (isinstance(target, TokenTarget) and isinstance(backbone, BEiT) and views):
+        return
+    tokenizer = target.tokenizer_module
+    token_size, side = views.get('token_size', 112), backbone.grid[0]
+    if not isinstance(tokenizer, DiscreteVAE) and token_size != side * tokenizer.stride:
+        effect = (
+            f'{token_size} / stride {tokenizer.stride} is a grid of '
+            f'{token_size / tokenizer.stride:g} tokens per side, the backbone has {side} patches: '
+            f'set {side * tokenizer.stride}'
+        )
+        yield Finding(f'TwoViews.token_size={token_size}', effect)
 
 
 def _find_starting_weights(

@@ -19,18 +19,21 @@ _SUMS = ('images', 'decoded', 'log_likelihood', 'patches', 'loss', 'correct')
 
 @METRICS.register_module()
 class TokenizerMetric(BaseMetric):
-    """Metrics of a `DiscreteVAE`.
+    """Metrics of a `Tokenizer`.
 
-    - `psnr`, and `psnr_mean_color` of images of one mean color each (dB).
-    - `reconstruction` (nats per subpixel), `kl` (nats per token), `elbo` (nats per subpixel).
     - `codes_used` of `vocab_size` codes, and their `perplexity`.
+    - With a decoder of images: `psnr`, and `psnr_mean_color` of images of one mean color each (dB),
+      `reconstruction` (nats per subpixel), `kl` (nats per token), `elbo` (nats per subpixel).
+    - With a teacher: `cosine` between its features and the decoded ones, mean over patches.
 
     Warns if less than a tenth of the codebook is used, and if reconstructions are not better than
     the mean color.
     """
 
     default_prefix = 'tokenizer'
-    MEANS = ('psnr', 'psnr_mean_color', 'reconstruction', 'kl', 'elbo')
+    DECODED = ('psnr', 'psnr_mean_color', 'reconstruction', 'kl', 'elbo')
+    # Sums over images; those after them count the codes.
+    SUMS = ('images', 'decoded', *DECODED, 'compared', 'cosine')
 
     def __init__(self, vocab_size: int, **kwargs):
         check_integers(2, vocab_size=vocab_size)
@@ -42,25 +45,34 @@ class TokenizerMetric(BaseMetric):
             _add_image(self, self._count(sample))
 
     def _count(self, sample: dict) -> Tensor:
-        """Return float64 [1 + 5 + vocab_size]: 1 image, the terms of `MEANS`, the code counts."""
-        num_tokens, num_subpixels = sample['ids'].numel(), sample['reconstruction'].numel()
-        log_likelihood, kl = sample['log_likelihood'], sample['kl']
-        terms = [
-            sample['psnr'].item(),
-            sample['psnr_mean_color'].item(),
-            -log_likelihood.item() / num_subpixels,
-            kl.item() / num_tokens,
-            (log_likelihood - kl).item() / num_subpixels,
-        ]
+        """Return float64 [len(SUMS) + vocab_size]: the terms of an image, and its code counts."""
+        sums = dict.fromkeys(self.SUMS, 0.0) | dict(images=1.0)
+        if 'reconstruction' in sample:
+            num_tokens, num_subpixels = sample['ids'].numel(), sample['reconstruction'].numel()
+            log_likelihood, kl = sample['log_likelihood'].item(), sample['kl'].item()
+            sums |= dict(
+                decoded=1.0,
+                psnr=sample['psnr'].item(),
+                psnr_mean_color=sample['psnr_mean_color'].item(),
+                reconstruction=-log_likelihood / num_subpixels,
+                kl=kl / num_tokens,
+                elbo=(log_likelihood - kl) / num_subpixels,
+            )
+        if 'cosine' in sample:
+            sums |= dict(compared=1.0, cosine=sample['cosine'].item())
         counts = histogram(sample['ids'], self.vocab_size).cpu().double()
-        return torch.cat([torch.tensor([1, *terms], dtype=torch.double), counts])
+        return torch.cat([torch.tensor(list(sums.values()), dtype=torch.double), counts])
 
     def evaluate(self, size: int) -> dict[str, float]:
         return _evaluate_sums(self, size, torch.zeros(1, dtype=torch.double))
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
-        num_images, terms, counts = results[0].split([1, len(self.MEANS), self.vocab_size])
-        metrics = dict(zip(self.MEANS, (terms / num_images).tolist(), strict=True))
+        terms, counts = results[0].split([len(self.SUMS), self.vocab_size])
+        sums, metrics = dict(zip(self.SUMS, terms.tolist(), strict=True)), {}
+        if sums['decoded']:
+            metrics |= {name: sums[name] / sums['decoded'] for name in self.DECODED}
+        if sums['compared']:
+            metrics['cosine'] = sums['cosine'] / sums['compared']
         metrics['vocab_size'] = self.vocab_size
         metrics['codes_used'] = int((counts > 0).sum())
         metrics['perplexity'] = perplexity(counts.float()).item()
@@ -68,10 +80,10 @@ class TokenizerMetric(BaseMetric):
         if metrics['codes_used'] < 0.1 * self.vocab_size:
             logger.warning(
                 f'the codebook collapses: {metrics["codes_used"]} of {self.vocab_size} codes are '
-                'used. Try the InitCodebook hook, a marginal_weight above information_weight, a '
-                'slower temperature schedule, or larger batches'
+                'used. Try the InitCodebook hook or larger batches, and for a DiscreteVAE a '
+                'marginal_weight above information_weight or a slower temperature schedule'
             )
-        if metrics['psnr'] <= metrics['psnr_mean_color']:
+        if sums['decoded'] and metrics['psnr'] <= metrics['psnr_mean_color']:
             logger.warning(
                 'the tokens carry no information about the images: PSNR is '
                 f'{metrics["psnr"]:.1f} dB, one mean color per image has '

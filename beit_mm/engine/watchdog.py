@@ -32,8 +32,9 @@ COLLAPSED = {
     'codes_used': (
         1,
         'all patches got the same code, so the tokenizer learns nothing: the codebook has '
-        'collapsed. Stop the run; use a lower learning rate, the InitCodebook hook, a larger '
-        'marginal_weight than information_weight or a slower temperature schedule',
+        'collapsed. Stop the run; use a lower learning rate or the InitCodebook hook, for a '
+        'DiscreteVAE a larger marginal_weight than information_weight or a slower temperature '
+        'schedule',
     ),
 }
 

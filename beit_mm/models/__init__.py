@@ -9,6 +9,7 @@ from .mim_preprocessor import MIMDataPreprocessor
 from .patchwise import PatchwiseBEiT
 from .pretrainer import BEiTPretrainer
 from .targets import PixelTarget, TokenTarget
+from .tokenizer import Tokenizer
 
 __all__ = [
     'BEiT',
@@ -19,6 +20,7 @@ __all__ = [
     'PatchwiseBEiT',
     'PixelTarget',
     'TokenTarget',
+    'Tokenizer',
 ]
 
 if compat.is_installed('mmseg'):  # classification and pre-training do not need mmseg

@@ -4,27 +4,26 @@ Shapes: B images [B, C, H, W] in [0, 1], K codes, ids [B, h, w] with h = H / str
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..registry import MODELS, WEIGHT_INITIALIZERS
-from ..utils.arguments import check_choices, check_integers, check_numbers, pretrained_checkpoint
+from ..registry import MODELS
+from ..utils.arguments import check_choices, check_integers, check_numbers
 from . import dvae_losses
 from .codebook import init_codebook
 from .distributed import mean_over_ranks
 from .dvae_losses import LIKELIHOODS, at_least_float32, kl_to_uniform
 from .dvae_networks import build_decoder, build_encoder
-from .embeddings import grid_of
 from .histogram import histogram, perplexity
-from .tracing import can_read_values
+from .tokenizer import Tokenizer, add_fields, check_images
 
 
 @MODELS.register_module()
-class DiscreteVAE(BaseModel):
+class DiscreteVAE(Tokenizer):
     """Discrete VAE; the defaults are those of DALL-E's published tokenizer.
 
     In training, codes are drawn by Gumbel-softmax, with a uniform prior. The loss is
@@ -78,12 +77,11 @@ class DiscreteVAE(BaseModel):
         self.marginal_weight = marginal_weight
         self.encoder = build_encoder(width, groups, blocks, vocab_size, in_channels)
         self.decoder = build_decoder(width, groups, blocks, vocab_size, width_in, in_channels)
-        self._reset_parameters()
+        self.reset_parameters()
 
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):
-        modes = dict(loss=self.loss, predict=self.predict, tensor=self.logits)
-        check_choices(modes, mode=mode)
-        return modes[mode](inputs, data_samples)
+        is_tensor = mode == 'tensor'
+        return self.logits(inputs) if is_tensor else super().forward(inputs, data_samples, mode)
 
     def loss(self, images: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """Return −ELBO per subpixel, its terms, and the use of the codebook."""
@@ -127,35 +125,33 @@ class DiscreteVAE(BaseModel):
             psnr=dvae_losses.psnr(reconstruction, images),
             psnr_mean_color=dvae_losses.psnr(mean_color, images),
         )
-        samples = data_samples or [BaseDataElement() for _ in images]
-        for i, sample in enumerate(samples):
-            sample.set_data({name: values[i] for name, values in fields.items()})
-        return samples
+        return add_fields(data_samples, fields)
 
-    def logits(self, images: Tensor, data_samples: list | None = None) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
         """Return unnormalized log q(z|x) [B, K, h, w]."""
         return self.encoder(self._map_images(images))
 
     @torch.no_grad()
-    def tokens(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def tokens(self, images: Tensor) -> Tensor:
         """Return the most likely ids int64 [B, h, w].
 
-        With `dtype` bfloat16 or float16, all but the last convolution are computed in it, as in
-        DALL-E's own code on a GPU. Rounding the logits as well would create ties between codes, and
-        about 20 % of the ids would change.
+        Under autocast, all but the last convolution are computed in half precision, as in DALL-E's
+        own code on a GPU. Rounding the logits as well would create ties between codes, and about
+        20 % of the ids would change.
         """
-        return self.argmax_ids(self._map_images(images), dtype)
-
-    def argmax_ids(self, mapped: Tensor, dtype: torch.dtype | None) -> Tensor:
-        """Return the ids of mapped images; `TokenTarget.compile` compiles this part of `tokens`."""
-        if dtype is None:
-            return self.encoder(mapped).argmax(1)
         *body, output = self.encoder
-        x = mapped
-        with torch.autocast(x.device.type, dtype):
-            for part in body:
-                x = part(x)
-        return output(at_least_float32(x)).argmax(1)
+        x = self._map_images(images)
+        for part in body:
+            x = part(x)
+        dtype = next(output.parameters()).dtype
+        if x.dtype == dtype:
+            return output(x).argmax(1)
+        with torch.autocast(x.device.type, enabled=False):
+            return output(x.to(dtype)).argmax(1)
+
+    @property
+    def can_decode(self) -> bool:
+        return self.decoder is not None
 
     def decode(self, ids: Tensor) -> Tensor:
         """Return images of ids int64 [B, h, w]."""
@@ -163,7 +159,7 @@ class DiscreteVAE(BaseModel):
 
     def decode_maps(self, ids: Tensor) -> Tensor:
         """Return the decoder's output [B, 2·C, H, W] of ids, which `log_likelihood` reads."""
-        if self.decoder is None:
+        if not self.can_decode:
             raise ValueError('the checkpoint holds the encoder alone: load one with a decoder')
         codes = F.one_hot(ids, self.vocab_size).permute(0, 3, 1, 2)
         return self.decoder(codes.to(self.decoder.input.weight.dtype))
@@ -172,15 +168,10 @@ class DiscreteVAE(BaseModel):
         """Start the codebook from features of images, see `codebook.init_codebook`."""
         init_codebook(self.encoder, images, sharpness)
 
-    def init_weights(self) -> None:
-        """Initialize all parameters, then load the checkpoint of `init_cfg`."""
-        self._reset_parameters()
-        source = pretrained_checkpoint(self.init_cfg, 'DiscreteVAE')
-        if source is not None:
-            WEIGHT_INITIALIZERS.get('load_tokenizer')(self, source)
-        self._is_init = True
+    def token_tensors(self) -> Iterable[Tensor]:
+        return self.encoder.parameters()
 
-    def _reset_parameters(self) -> None:
+    def reset_parameters(self) -> None:
         """Draw normal weights of variance 1 / fan-in and zero biases, as in the official code."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -188,21 +179,10 @@ class DiscreteVAE(BaseModel):
                 nn.init.zeros_(module.bias)
 
     def _map_images(self, images: Tensor) -> Tensor:
-        grid_of(images.shape, self.stride, 'stride')
-        is_readable = can_read_values(images)
-        if not images.is_floating_point() or (is_readable and not _are_in_unit_range(images)):
-            raise ValueError(
-                f'images are {images.dtype}, {images.min():.3g} … {images.max():.3g}: expected '
-                'float in [0, 1]; divide pixels by 255, and do not normalize them'
-            )
+        check_images(images, self.stride)
         # Convolutions are a third faster with the channels last, on CPUs and on tensor cores.
         return dvae_losses.map_pixels(images).contiguous(memory_format=torch.channels_last)
 
     def _reconstruct(self, out: Tensor) -> Tensor:
         mean = torch.sigmoid(at_least_float32(out[:, : self.in_channels]))
         return dvae_losses.unmap_pixels(mean)
-
-
-def _are_in_unit_range(images: Tensor) -> bool:
-    low, high = images.aminmax()
-    return bool(low >= 0) and bool(high <= 1)  # False for NaN

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..registry import MODELS
 from ..utils.arguments import check_choices, check_integers
 from .block import take_rows
+from .dvae import DiscreteVAE
 from .embeddings import grid_of
 from .tracing import can_read_values
 
@@ -92,8 +93,8 @@ class BEiTPretrainer(BaseModel):
             fields['target'] = target
             fields['prediction'] = log_p.argmax(-1)
             fields['log_p_tokens'] = log_p.gather(-1, target[..., None])[..., 0]
-            if 'token_view' in inputs and self.target.tokenizer.decoder is not None:
-                tokenizer, view = self.target.tokenizer, inputs['token_view']
+            tokenizer, view = self.target.tokenizer_module, inputs.get('token_view')
+            if view is not None and isinstance(tokenizer, DiscreteVAE) and tokenizer.can_decode:
                 out = tokenizer.decode_maps(tokenizer.tokens(view))
                 fields['log_likelihood'] = tokenizer.log_likelihood(out, view).sum((1, 2, 3))
         samples = data_samples or [BaseDataElement() for _ in target]

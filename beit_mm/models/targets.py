@@ -1,13 +1,12 @@
 """Targets of masked image modeling: visual tokens, or pixels (an ablation, Table 4)."""
 
-import hashlib
-
 import torch
 from torch import Tensor
 
 from ..registry import MODELS, WEIGHT_INITIALIZERS
 from ..utils.arguments import check_choices, check_integers
 from ..utils.installation import command
+from .tokenizer import Tokenizer
 
 RECOVER = ('masked', 'all')
 DTYPES = dict(float32=None, float16=torch.float16, bfloat16=torch.bfloat16)
@@ -21,11 +20,11 @@ class TokenTarget:
     without its weights; training without them stops with FileNotFoundError.
 
     Args:
-        tokenizer, checkpoint: config of a `DiscreteVAE`, and its weights (ours or DALL-E's).
+        tokenizer, checkpoint: config of a `Tokenizer`, such as `DiscreteVAE`, and its weights.
         recover: predict the 'masked' patches, or 'all' (Table 4).
-        dtype: 'float32', or 'float16' (the official code on a GPU) or 'bfloat16' for all but the
-            last convolution, which takes half the time. About 0.3 % of the ids differ in float16,
-            1 to 2 % in bfloat16.
+        dtype: 'float32', or 'float16' (the official code on a GPU) or 'bfloat16', which take half
+            the time. The scores of the codes are computed in float32 in any case. About 0.3 % of
+            the ids of a `DiscreteVAE` differ in float16, 1 to 2 % in bfloat16.
     """
 
     def __init__(
@@ -41,7 +40,13 @@ class TokenTarget:
         self.recover = recover
         self.checkpoint = checkpoint
         # May lack its weights, which the property `tokenizer` loads.
-        self.tokenizer_module = MODELS.build(tokenizer).eval().requires_grad_(False)
+        self.tokenizer_module = MODELS.build(tokenizer)
+        if not isinstance(self.tokenizer_module, Tokenizer):
+            raise TypeError(
+                f'tokenizer is a {type(self.tokenizer_module).__name__}: expected a subclass of '
+                'beit_mm.models.Tokenizer, see docs/tokenizers.md'
+            )
+        self.tokenizer_module.eval().requires_grad_(False)
         self.channels = self.tokenizer_module.vocab_size
         self.has_weights = False
         # Fingerprint of the tokenizer of a token cache; the hook CachedTokens sets it.
@@ -55,12 +60,13 @@ class TokenTarget:
                 'the batch has neither a token_view nor cached token_ids: set TwoViews.token_size'
             )
         view = inputs['token_view']
-        with torch.autocast(view.device.type, enabled=False):
-            return self.tokenizer.to(view.device).tokens(view, self.dtype)
+        half = self.dtype is not None
+        with torch.no_grad(), torch.autocast(view.device.type, self.dtype, enabled=half):
+            return self.tokenizer.to(view.device).tokens(view)
 
     @property
-    def tokenizer(self):
-        """The trained `DiscreteVAE`; its weights are loaded at the first use."""
+    def tokenizer(self) -> Tokenizer:
+        """The trained tokenizer; its weights are loaded at the first use."""
         if self.has_weights:
             return self.tokenizer_module
         if self.checkpoint is None:
@@ -74,21 +80,13 @@ class TokenTarget:
         return self.tokenizer_module
 
     def fingerprint(self) -> int:
-        """Return 63 bits of the SHA-256 of the encoder's weights, to identify the tokenizer.
+        """Return the fingerprint of the tokenizer.
 
         If no checkpoint was given, return the fingerprint that a token cache recorded.
         """
         if self.checkpoint is None and self.cached_fingerprint is not None:
             return self.cached_fingerprint
-        digest = hashlib.sha256()
-        for parameter in self.tokenizer.encoder.parameters():
-            digest.update(parameter.detach().cpu().float().numpy().tobytes())
-        return int.from_bytes(digest.digest()[:8], 'big') >> 1
-
-    def compile(self, backend: str = 'inductor') -> None:
-        """Compile the tokenizer; its weights need not be loaded yet."""
-        tokenizer = self.tokenizer_module
-        tokenizer.argmax_ids = torch.compile(tokenizer.argmax_ids, backend=backend)
+        return self.tokenizer.fingerprint()
 
 
 @MODELS.register_module()

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data.blockwise_mask import blockwise_mask
-from ..models import BEiT, DiscreteVAE
+from ..models import BEiT, Tokenizer
 from .images import gray_out, outline_masked, to_uint8
 from .inputs import normalize, resize, to_rgb, to_tensor
+from .tokens import color_tokens
 
 MIN_BLOCK_SHARE = 16 / 196  # of the patches, as in the paper
 
@@ -42,11 +43,22 @@ def make_masks(ratios: list[float], count: int, grid: tuple[int, int], seed: int
     return np.stack(masks)
 
 
+def draw_tokens(
+    tokenizer: Tokenizer, ids: Tensor, size: tuple[int, int], bands: list[int] | None = None
+) -> list[np.ndarray]:
+    """Draw ids [B, h, w] as decoded images, or in colors if the tokenizer cannot decode them."""
+    if not tokenizer.can_decode:
+        return [color_tokens(each, tokenizer.vocab_size, size) for each in ids.cpu().numpy()]
+    device = next(tokenizer.parameters()).device
+    decoded = tokenizer.decode(ids.to(device)).cpu()
+    return [to_rgb(to_uint8(picture.numpy()), bands) for picture in decoded]
+
+
 @torch.no_grad()
 def draw_filled(
     backbone: BEiT,
     head: nn.Module,
-    tokenizer: DiscreteVAE,
+    tokenizer: Tokenizer,
     image: np.ndarray,
     masks: np.ndarray,
     normalization: dict,
@@ -54,8 +66,9 @@ def draw_filled(
 ) -> tuple[list[str], list[list[np.ndarray]]]:
     """Draw an image uint8 [H, W, C] under masks bool [M, h, w]: column heads and two rows.
 
-    The upper row is the input, the lower one the decoded tokens; the first column has no mask. The
-    image is resized to the size that positions were learned for, as in validation.
+    The upper row is the input, the lower one the decoded tokens, or the tokens in colors if the
+    tokenizer cannot decode them; the first column has no mask. The image is resized to the size
+    that positions were learned for, as in validation.
     """
     patch_view = resize(image, tuple(side * backbone.patch_size for side in backbone.grid))
     token_view = resize(image, tuple(side * tokenizer.stride for side in backbone.grid), 'lanczos')
@@ -65,8 +78,7 @@ def draw_filled(
     filled = fill_in(backbone, head, inputs, ids.expand(shape), torch.from_numpy(masks))
 
     visible = to_rgb(patch_view, bands)
-    decoded = tokenizer.decode(torch.cat([ids, filled]))
-    lower = [to_rgb(to_uint8(picture.numpy()), bands) for picture in decoded]
+    lower = draw_tokens(tokenizer, torch.cat([ids, filled]), token_view.shape[:2], bands)
     columns, upper = ['image; its tokens'], [visible]
     for i, mask in enumerate(masks):
         correct = (filled[i] == ids[0]).numpy()[mask].mean()

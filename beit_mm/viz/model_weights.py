@@ -10,7 +10,7 @@ from ..checkpoint.loading import fit_checkpoint
 from ..checkpoint.model_spec import ModelSpec, infer_spec
 from ..checkpoint.published import NORMALIZATIONS
 from ..checkpoint.state_dicts import find_weights
-from ..models import BEiT, DiscreteVAE, TokenTarget
+from ..models import BEiT, DiscreteVAE, Tokenizer
 
 
 class ModelWeights:
@@ -48,20 +48,13 @@ class ModelWeights:
         head.load_state_dict(state)
         return head.eval()
 
-    def tokenizer(self) -> DiscreteVAE:
-        """Build the tokenizer. Raises ValueError if the checkpoint has no decoder."""
+    def tokenizer(self) -> Tokenizer:
+        """Build the tokenizer; without a decoder in the checkpoint it cannot decode ids."""
         self._check_kind('tokenizer')
+        model = self._load(DiscreteVAE(**self.tokenizer_settings()))
         if 'decoder.input.weight' not in self.checkpoint.state:
-            raise ValueError(
-                f'{self.source} has an encoder only, expected encoder and decoder: without a '
-                'decoder images cannot be reconstructed'
-            )
-        return self._load(DiscreteVAE(**self.tokenizer_settings()))
-
-    def tokenizer_fingerprint(self) -> int:
-        """Return the fingerprint of the tokenizer in this checkpoint."""
-        settings = dict(type='beit_mm.DiscreteVAE', **self.tokenizer_settings())
-        return TokenTarget(settings, self.source).fingerprint()
+            model.decoder = None
+        return model
 
     def target_fingerprint(self) -> int:
         """Return the fingerprint of the tokenizer of this pre-training, or 0 if it is unknown."""
@@ -87,6 +80,6 @@ class ModelWeights:
             width=len(state['encoder.input.weight']),
             groups=max(int(group) for group, _ in blocks),
             blocks=max(int(block) for _, block in blocks),
-            width_in=len(state['decoder.input.weight']),
+            width_in=len(state.get('decoder.input.weight', range(128))),
             in_channels=self.spec.in_channels,
         )

@@ -289,7 +289,7 @@ def test_the_changelog_and_the_table_of_old_names_agree():
 
 # -- single rules ----------------------------------------------------------------------------------
 
-TOKENIZED = torch.ones(1 + 5 + 2, dtype=torch.double)  # image, means, counts of two codes
+TOKENIZED = torch.ones(9 + 2, dtype=torch.double)  # sums, counts of two codes
 TWO = torch.zeros(2, dtype=torch.int64)
 PREDICTED = torch.ones(6 + 2, 2, dtype=torch.double)  # of masked and visible patches
 RESULTS = [

@@ -171,5 +171,5 @@ def test_what_cannot_be_measured_is_an_error_before_training(data, tmp_path):
     cfg = make_config('tokenizer', data, tmp_path)
     with pytest.raises(ValueError, match='the config has no probe_dataloader'):
         make_probe(cfg, make_model(cfg), dataloader='probe_dataloader')
-    with pytest.raises(ValueError, match='Probe measures a BEiT or a DiscreteVAE, not Linear'):
+    with pytest.raises(ValueError, match='Probe measures a BEiT or a Tokenizer, not Linear'):
         make_probe(cfg, torch.nn.Linear(1, 1))

@@ -84,16 +84,28 @@ def test_the_page_holds_every_image_also_two_of_one_name(capsys):
 
 def test_fill_and_tokens_write_pages_for_the_tokenizer_of_the_pre_training():
     state = torch.load('mim.pth')
-    fingerprint = ModelWeights('vae.pth').tokenizer_fingerprint()
+    fingerprint = ModelWeights('vae.pth').tokenizer().fingerprint()
     torch.save(state | dict(target_fingerprint=torch.tensor(fingerprint)), 'known.pth')
     fill = 'fill photo.png --checkpoint known.pth --tokenizer vae.pth'
     run(f'{fill} --ratios 0.3 0.5 --masks 1 --out a.html')
     assert Path('a.html').read_text().count('<img') == 6
     run('tokens photo.png --tokenizer vae.pth --size 32 --out b.html')
     assert 'photo.png: 22×16 tokens' in Path('b.html').read_text()
+    run('tokens photo.png --tokenizer encoder.pth --size 32 --out c.html')
+    assert 'PSNR' in Path('b.html').read_text() and 'PSNR' not in Path('c.html').read_text()
     torch.save(state | dict(target_fingerprint=torch.tensor(12345)), 'known.pth')
     with pytest.raises(SystemExit, match=r'known\.pth was trained with another tokenizer than vae'):
         run(fill)
+
+
+def test_the_config_of_a_tokenizer_builds_it(folder):
+    small.with_weights('quickstart/tokenizer', folder)
+    for name, config in (('a', '--config config.py'), ('b', '')):
+        run(f'tokens photo.png --tokenizer model.pth {config} --size 32 --out {name}.html')
+    assert Path('a.html').read_text() == Path('b.html').read_text()
+    small.with_weights('quickstart/pretrain', folder)
+    with pytest.raises(SystemExit, match=r'config\.py has a BEiTPretrainer: expected a Tokenizer'):
+        run('tokens photo.png --tokenizer model.pth --config config.py')
 
 
 def test_segment_writes_a_page(folder, drawn):
@@ -118,7 +130,7 @@ MISTAKES = {
     'attention photo.png --checkpoint vae.pth': r'holds a tokenizer, expected a backbone or mim',
     f'fill photo.png {MIM} --tokenizer other.pth': r'predicts 16 codes, other\.pth has 9',
     f'fill photo.png {MIM} --tokenizer vae.pth --ratios 0.4 1': r'--ratios 1: expected shares',
-    'tokens photo.png --tokenizer encoder.pth': r'encoder only, expected encoder and decoder',
+    'tokens photo.png --tokenizer vae.pth --config gone.py': r'gone\.py not found: expected a config',
     f'segment {small.ROOT}/configs/quickstart/classification.py a.pth photo.png': r'expected EncoderDec',
     'segment gone.py segment.pth photo.png': r'gone\.py not found: expected a config',
 }

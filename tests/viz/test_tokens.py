@@ -52,10 +52,19 @@ def test_the_page_has_the_tokenizers_ids_reconstructions_and_counts(tmp_path, mo
 def test_examples_are_patches_with_the_code_row_by_row():
     ids = [np.array([[0, 1], [1, 2]]), np.array([[1, 1, 1]])]
     first, second = pictures = [random_image(8, 8), random_image(4, 12)]
-    sheet = tokens.draw_code(1, pictures, ids, stride=4)
+    fits = [np.zeros(each.shape) for each in ids]
+    sheet = tokens.draw_code(1, pictures, ids, fits, stride=4)
     assert sheet.shape == (14, 14, 3)
     expected = [first[:4, 4:], first[4:, :4], second[:4, :4], second[:4, 4:8], second[:4, 8:]]
     for i, patch in enumerate(expected):
         row, column = 5 * (i // 3), 5 * (i % 3)
         assert np.array_equal(sheet[row : row + 4, column : column + 4], patch)
     assert (sheet[4] == 128).all() and (sheet[10:] == 128).all()
+
+
+def test_patches_that_fit_their_code_best_come_first():
+    ids, picture = np.zeros((1, 3), int), random_image(4, 12)
+    sheet = tokens.draw_code(0, [picture], [ids], [np.array([[0.1, 0.9, 0.5]])], stride=4)
+    for place, patch in enumerate((1, 2, 0)):
+        found = sheet[:4, 5 * place : 5 * place + 4]
+        assert np.array_equal(found, picture[:, 4 * patch : 4 * patch + 4])

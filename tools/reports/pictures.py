@@ -16,7 +16,7 @@ from recipe.records import find_checkpoint, read_record, weight_options
 from torch import nn
 
 from beit_mm.checkpoint.loading import load_model
-from beit_mm.viz.fill import fill_in
+from beit_mm.viz.fill import draw_tokens, fill_in
 from beit_mm.viz.images import gray_out, overlay_classes, to_uint8
 
 NUM_IMAGES = 6
@@ -76,14 +76,17 @@ def _tokenizer(work_dir: Path, name: str) -> dict:
     found = predict(work_dir, name, NUM_IMAGES)
     pairs = []
     for image, sample in zip(found.inputs, found.samples, strict=True):
-        pairs.append([to_uint8(image.numpy()), to_uint8(sample.reconstruction.numpy())])
+        (drawn,) = draw_tokens(found.model, sample.ids[None], image.shape[-2:])
+        pairs.append([to_uint8(image.numpy()), drawn])
     two_per_row = [left + right for left, right in zip(pairs[::2], pairs[1::2], strict=False)]
     rows = two_per_row or pairs
+    decoded = 'The decoder reconstructs the image from the tokens alone.'
+    colored = 'Each color stands for one token.'
     return dict(
         heading='What the tokenizer keeps',
-        text='The tokenizer maps each patch of an image to one integer, its token. The decoder '
-        'reconstructs the image from the tokens alone.',
-        columns=['image', 'decoded'] * (len(rows[0]) // 2),
+        text='The tokenizer maps each patch of an image to one integer, its token. '
+        + (decoded if found.model.can_decode else colored),
+        columns=['image', 'decoded' if found.model.can_decode else 'tokens'] * (len(rows[0]) // 2),
         rows=rows,
     )
 
@@ -95,18 +98,15 @@ def _pretraining(work_dir: Path, name: str) -> dict:
     ids = model.target(found.inputs)
     mask = views.get('mask', torch.zeros_like(ids, dtype=torch.bool))
     filled = fill_in(model.backbone, model.head, found.inputs['patch_view'], ids, mask)
-    decode = model.target.tokenizer.decode
-    rows = []
-    for view, masked, *decoded in zip(
-        views['patch_view'], mask, decode(ids), decode(filled), strict=True
-    ):
+    tokenizer, rows = model.target.tokenizer, []
+    for view, masked, true, guessed in zip(views['patch_view'], mask, ids, filled, strict=True):
         image = view.numpy().transpose(1, 2, 0)
-        pictures = [to_uint8(picture.numpy()) for picture in decoded]
+        pictures = draw_tokens(tokenizer, torch.stack([true, guessed]), image.shape[:2])
         rows.append([image, gray_out(image, masked.numpy()), *pictures])
     return dict(
         heading='What pre-training predicts',
-        text='BEiT predicts the tokens of the masked patches, which are gray. The tokenizer '
-        'decodes the last two columns: first the true tokens, then the most likely token in '
+        text='BEiT predicts the tokens of the masked patches, which are gray. The last two columns '
+        'show tokens, decoded or in colors: first the true ones, then the most likely token in '
         'each masked patch.',
         columns=['image', 'visible', 'its tokens', 'filled in'],
         rows=rows,

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from beit_mm.checkpoint import load_model
+from beit_mm.models import Tokenizer
 from beit_mm.viz.fill import draw_filled, make_masks
 from beit_mm.viz.inputs import fit_size, read_image, resize
 from beit_mm.viz.model_weights import ModelWeights
@@ -13,15 +15,15 @@ from beit_mm.viz.tokens import write_tokens
 
 
 def fill(args: Namespace) -> None:
-    weights, codes = ModelWeights(args.checkpoint), ModelWeights(args.tokenizer)
-    backbone, head, tokenizer = weights.backbone(), weights.mim_head(), codes.tokenizer()
+    weights, tokenizer = ModelWeights(args.checkpoint), _load_tokenizer(args)
+    backbone, head = weights.backbone(), weights.mim_head()
     if head.out_features != tokenizer.vocab_size:
         raise ValueError(
             f'{args.checkpoint} predicts {head.out_features} codes, {args.tokenizer} has '
             f'{tokenizer.vocab_size}: pass the tokenizer of this pre-training'
         )
     fingerprint = weights.target_fingerprint()
-    if fingerprint and fingerprint != codes.tokenizer_fingerprint():
+    if fingerprint and fingerprint != tokenizer.fingerprint():
         raise ValueError(
             f'{args.checkpoint} was trained with another tokenizer than {args.tokenizer}: pass '
             'the checkpoint that model.target.checkpoint of its config names'
@@ -38,7 +40,7 @@ def fill(args: Namespace) -> None:
 
 
 def tokens(args: Namespace) -> None:
-    tokenizer = ModelWeights(args.tokenizer).tokenizer()
+    tokenizer = _load_tokenizer(args)
     stride = tokenizer.stride
     images = {}
     for path in args.images:
@@ -46,6 +48,17 @@ def tokens(args: Namespace) -> None:
         size = fit_size(image.shape[:2], args.size or 14 * stride, stride)
         images[str(path)] = resize(image, size, 'lanczos')
     write_tokens(args.out, tokenizer, images, args.bands)
+
+
+def _load_tokenizer(args: Namespace) -> Tokenizer:
+    if args.config is None:
+        return ModelWeights(args.tokenizer).tokenizer()
+    if not args.config.is_file():
+        raise FileNotFoundError(f'{args.config} not found: expected a config')
+    model = load_model(args.config, args.tokenizer)
+    if not isinstance(model, Tokenizer):
+        raise ValueError(f'{args.config} has a {type(model).__name__}: expected a Tokenizer')
+    return model
 
 
 def segment(args: Namespace) -> None:

@@ -44,14 +44,20 @@ class CompileBlocks(Hook):
 
 def compile_blocks(model: torch.nn.Module, backend: str = 'inductor') -> int:
     """Compile blocks and tokenizer in place; return their number. Parameters keep their names."""
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    target = getattr(model, 'target', None)
+    tokenizer = target.tokenizer_module if isinstance(target, TokenTarget) else None
+    in_tokenizer = [] if tokenizer is None else _find_blocks(tokenizer)
+    blocks = _find_blocks(model) + in_tokenizer
     for block in blocks:
         block.branches = torch.compile(block.branches, backend=backend)
-    target = getattr(model, 'target', None)
-    if not isinstance(target, TokenTarget):
+    if tokenizer is None or in_tokenizer:
         return len(blocks)
-    target.compile(backend)
+    tokenizer.tokens = torch.compile(tokenizer.tokens, backend=backend)
     return len(blocks) + 1
+
+
+def _find_blocks(model: torch.nn.Module) -> list[Block]:
+    return [module for module in model.modules() if isinstance(module, Block)]
 
 
 def find_compiler_error() -> str | None:

@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...checkpoint.loading import check_lora, convert_to, count_channels
-from ...models import BEiT, BEiTPretrainer, DiscreteVAE
+from ...models import BEiT, BEiTPretrainer, Tokenizer
 from ...registry import HOOKS
 from ...utils.unwrap_model import unwrap_model
 
@@ -40,7 +40,7 @@ class ConvertCheckpoint(Hook):
         model, path = unwrap_model(runner), runner.cfg.get('load_from')
         if any(type(module).__name__ == 'LoRAModel' for module in model.modules()):
             check_lora(checkpoint.get('state_dict', checkpoint), path)
-        if not isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE):
+        if not isinstance(getattr(model, 'backbone', model), BEiT | Tokenizer):
             return
         state, meta = convert_to(model, checkpoint, f'load_from={path}', self.strict)
         checkpoint['state_dict'] = state

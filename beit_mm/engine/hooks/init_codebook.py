@@ -12,20 +12,21 @@ from ...utils.unwrap_model import unwrap_model
 
 @HOOKS.register_module()
 class InitCodebook(Hook):
-    """Hook that calls `DiscreteVAE.init_codebook` with training images before a new run starts.
+    """Hook that calls the tokenizer's `init_codebook` with training images before a new run starts.
 
     A short run then uses the whole codebook. Runs that resume or load weights keep their codebook.
 
     Args:
         num_images: number of images, rounded up to whole batches.
-        sharpness: argument of `DiscreteVAE.init_codebook`.
+        sharpness: argument of `DiscreteVAE.init_codebook`; None: its default.
 
     Raises ValueError before training if the model has no codebook.
     """
 
-    def __init__(self, num_images: int = 192, sharpness: float = 4.0):
+    def __init__(self, num_images: int = 192, sharpness: float | None = None):
         check_integers(1, num_images=num_images)
-        check_numbers(1e-6, sharpness=sharpness)
+        if sharpness is not None:
+            check_numbers(1e-6, sharpness=sharpness)
         self.num_images, self.sharpness = num_images, sharpness
 
     def before_train(self, runner: Runner) -> None:
@@ -50,5 +51,6 @@ class InitCodebook(Hook):
             images += model.data_preprocessor(batch)['inputs']
             if len(images) >= self.num_images:
                 break
-        model.init_codebook(torch.stack(images), self.sharpness)
+        options = {} if self.sharpness is None else dict(sharpness=self.sharpness)
+        model.init_codebook(torch.stack(images), **options)
         runner.logger.info(f'{model.vocab_size} codes were initialized from {len(images)} images')

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from ...data.seeded import seeded
-from ...models import BEiT, BEiTPretrainer, DiscreteVAE, TokenTarget
+from ...models import BEiT, BEiTPretrainer, Tokenizer, TokenTarget
 from ...models.histogram import histogram, perplexity
 from ...registry import HOOKS
 from ...utils.arguments import check_integers
@@ -52,7 +52,7 @@ class Probe(Hook):
             `batch_size` are used.
 
     Raises ValueError before training if the config has no such data loader, or if the model is
-    neither a DiscreteVAE nor has a beit_mm.BEiT as its backbone.
+    neither a Tokenizer nor has a beit_mm.BEiT as its backbone.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class Probe(Hook):
         if not is_main_process():
             return
         model = unwrap_model(runner)
-        if not isinstance(getattr(model, 'backbone', model), BEiT | DiscreteVAE):
-            raise ValueError(f'Probe measures a BEiT or a DiscreteVAE, not {type(model).__name__}')
+        if not isinstance(getattr(model, 'backbone', model), BEiT | Tokenizer):
+            raise ValueError(f'Probe measures a BEiT or a Tokenizer, not {type(model).__name__}')
         self._read_images(runner)
         if self.interval is None:
             batch_size = runner.train_dataloader.batch_sampler.batch_size
@@ -120,7 +120,7 @@ class Probe(Hook):
         """
         device = next(model.parameters()).device.type
         with evaluation(model), torch.no_grad(), torch.autocast(device, enabled=amp):
-            if isinstance(model, DiscreteVAE):
+            if isinstance(model, Tokenizer):
                 return self._evaluate(TokenizerMetric(model.vocab_size), model), []
             values, problems = self._measure_blocks(model)
             if isinstance(model, BEiTPretrainer) and isinstance(model.target, TokenTarget):
