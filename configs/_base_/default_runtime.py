@@ -1,4 +1,4 @@
-# Settings that the runs of all tasks share. Each task sets its own scope.
+# Settings that the runs of all tasks share. Each task sets its own `default_scope`.
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

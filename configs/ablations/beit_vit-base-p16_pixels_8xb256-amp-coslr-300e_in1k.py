@@ -1,7 +1,7 @@
-# Table 4, “− visual tokens”: the model predicts the pixels of the masked patches, without a tokenizer. Each patch is
+# Ablation of table 4 of the paper, “− visual tokens”: the model predicts the pixels of the masked patches, without a tokenizer. Each patch is
 # normalized to mean 0 and variance 1, which the paper does not state.
 #   bash tools/dist_train.sh configs/ablations/beit_vit-base-p16_pixels_8xb256-amp-coslr-300e_in1k.py 8
-# then, for the two results of the table, with
+# Then, for the two results of the table:
 #   run=work_dirs/beit_vit-base-p16_pixels_8xb256-amp-coslr-300e_in1k
 #   bash tools/dist_train.sh configs/classification/vit-base-p16_8xb128-amp-coslr-100e_in1k.py 8 \
 #       --work-dir $run/in1k --cfg-options model.backbone.init_cfg.checkpoint=$run/epoch_300.pth

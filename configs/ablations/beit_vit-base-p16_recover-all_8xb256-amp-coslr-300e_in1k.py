@@ -1,6 +1,6 @@
-# Table 4, “+ recover 100 % of the visual tokens”: patches are masked as usual, and the tokens of all 196 patches are predicted.
+# Ablation of table 4 of the paper, “+ recover 100 % of the visual tokens”: patches are masked as usual, and the tokens of all 196 patches are predicted.
 #   bash tools/dist_train.sh configs/ablations/beit_vit-base-p16_recover-all_8xb256-amp-coslr-300e_in1k.py 8
-# then, for the two results of the table, with
+# Then, for the two results of the table:
 #   run=work_dirs/beit_vit-base-p16_recover-all_8xb256-amp-coslr-300e_in1k
 #   bash tools/dist_train.sh configs/classification/vit-base-p16_8xb128-amp-coslr-100e_in1k.py 8 \
 #       --work-dir $run/in1k --cfg-options model.backbone.init_cfg.checkpoint=$run/epoch_300.pth

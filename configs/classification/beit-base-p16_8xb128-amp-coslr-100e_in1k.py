@@ -1,6 +1,6 @@
-# ImageNet-1k with BEiT-B, relative positions and LayerScale, after 800 epochs of self-supervision.
+# Classification of ImageNet-1k with BEiT-B, relative positions and LayerScale, after 800 epochs of pre-training.
 #   bash tools/dist_train.sh configs/classification/beit-base-p16_8xb128-amp-coslr-100e_in1k.py 8
-# Hardware: 8 GPUs of 32 GB.
+# Hardware: 8 GPUs of 32 GB, by estimate.
 # Expected top-1: 83.2 % (paper, table 5, 300 epochs of pre-training)
 # mmpretrain's port reaches 83.1 % after 300 epochs of pre-training.
 _base_ = [

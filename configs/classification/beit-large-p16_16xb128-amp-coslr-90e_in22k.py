@@ -1,7 +1,7 @@
-# Intermediate fine-tuning of BEiT-L on ImageNet-22k (21 841 classes) from the public self-supervised weights.
+# Intermediate fine-tuning of BEiT-L on ImageNet-22k (21 841 classes) from the published weights of pre-training.
 #   NNODES=2 NODE_RANK=… MASTER_ADDR=… bash tools/dist_train.sh configs/classification/beit-large-p16_16xb128-amp-coslr-90e_in22k.py 8
-# Hardware: 2 nodes of 8 GPUs of 80 GB.
-# Expected: no result, because there is no validation split; the later fine-tunings measure it.
+# Hardware: 2 nodes of 8 GPUs of 80 GB, by estimate.
+# Expected result: none, because there is no validation split. The fine-tunings on ImageNet-1k that start from its weights measure it.
 _base_ = [
     '../_base_/models/beit-large-p16.py',
     '../_base_/datasets/imagenet22k_224_half.py',

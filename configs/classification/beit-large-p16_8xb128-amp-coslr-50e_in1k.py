@@ -1,6 +1,6 @@
-# ImageNet-1k with BEiT-L, relative positions and LayerScale, after 800 epochs of self-supervision.
+# Classification of ImageNet-1k with BEiT-L, relative positions and LayerScale, after 800 epochs of pre-training.
 #   bash tools/dist_train.sh configs/classification/beit-large-p16_8xb128-amp-coslr-50e_in1k.py 8
-# Hardware: 8 GPUs of 80 GB.
+# Hardware: 8 GPUs of 80 GB, by estimate.
 # Expected top-1: none published on ImageNet-1k alone; the plain ViT reaches 85.2 % (paper, table 1)
 _base_ = [
     '../_base_/models/beit-large-p16.py',

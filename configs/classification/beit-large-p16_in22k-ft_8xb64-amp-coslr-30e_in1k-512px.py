@@ -1,8 +1,8 @@
-# ImageNet-1k at 512 px with BEiT-L, after self-supervision and intermediate fine-tuning on ImageNet-22k.
+# Classification of ImageNet-1k at 512 px with BEiT-L, after pre-training and intermediate fine-tuning on ImageNet-22k.
 #   bash tools/dist_train.sh configs/classification/beit-large-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-512px.py 8
-# Hardware: 8 GPUs of 80 GB.
+# Hardware: 8 GPUs of 80 GB, by estimate.
 # Expected top-1: 88.6 % (official code)
-# The official code has no recipe for this size. All settings but the size are those at 384 px.
+# The official code has no recipe for this size. All settings except for the size are those at 384 px.
 _base_ = 'beit-large-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-384px.py'
 
 size = 512

@@ -1,6 +1,6 @@
-# ImageNet-1k at 224 px with BEiT-L, after self-supervision and intermediate fine-tuning on ImageNet-22k.
+# Classification of ImageNet-1k at 224 px with BEiT-L, after pre-training and intermediate fine-tuning on ImageNet-22k.
 #   bash tools/dist_train.sh configs/classification/beit-large-p16_in22k-ft_8xb64-amp-coslr-30e_in1k.py 8
-# Hardware: 8 GPUs of 32 GB.
+# Hardware: 8 GPUs of 32 GB, by estimate.
 # Expected top-1: 87.4 % (official code)
 _base_ = [
     '../_base_/models/beit-large-p16.py',

@@ -1,6 +1,6 @@
-# ImageNet-1k with BEiT-L from the public weights, self-supervised on ImageNet-22k.
+# Classification of ImageNet-1k with BEiT-L from the published weights of pre-training on ImageNet-22k.
 #   bash tools/dist_train.sh configs/classification/beit-large-p16_in22k-pre_8xb128-amp-coslr-50e_in1k.py 8
-# Hardware: 8 GPUs of 80 GB.
+# Hardware: 8 GPUs of 80 GB, by estimate.
 # Expected top-1: 86.0 % (official code)
 _base_ = [
     '../_base_/models/beit-large-p16.py',

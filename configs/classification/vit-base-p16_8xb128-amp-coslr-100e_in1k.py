@@ -1,6 +1,6 @@
-# ImageNet-1k with BEiT-B, plain ViT (absolute positions), as in the paper's table 1, after 800 epochs of self-supervision.
+# Classification of ImageNet-1k with BEiT-B, plain ViT (absolute positions), as in the paper's table 1, after 800 epochs of pre-training.
 #   bash tools/dist_train.sh configs/classification/vit-base-p16_8xb128-amp-coslr-100e_in1k.py 8
-# Hardware: 8 GPUs of 32 GB.
+# Hardware: 8 GPUs of 32 GB, by estimate.
 # Expected top-1: 83.2 % (paper, table 1)
 _base_ = [
     '../_base_/models/vit-base-p16.py',

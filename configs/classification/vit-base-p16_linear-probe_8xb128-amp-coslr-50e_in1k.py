@@ -1,7 +1,7 @@
 # Linear probe of BEiT-B, plain ViT: only a linear layer on the mean of the patches after block 9 is trained (paper, app. D).
 #   bash tools/dist_train.sh configs/classification/vit-base-p16_linear-probe_8xb128-amp-coslr-50e_in1k.py 8
 # Hardware: 8 GPUs of 16 GB, by estimate.
-# Expected top-1: see the paper's table 9. Views as in the official `run_linear_eval.py`, which also reads [S].
+# Expected top-1: see the paper's table 9. The crops are those of the official `run_linear_eval.py`, which also reads the class token.
 _base_ = [
     '../_base_/models/vit-base-p16.py',
     '../_base_/datasets/imagenet_224.py',

@@ -1,6 +1,6 @@
-# ImageNet-1k with BEiT-L, plain ViT (absolute positions), as in the paper's table 1, after 800 epochs of self-supervision.
+# Classification of ImageNet-1k with BEiT-L, plain ViT (absolute positions), as in the paper's table 1, after 800 epochs of pre-training.
 #   bash tools/dist_train.sh configs/classification/vit-large-p16_8xb128-amp-coslr-50e_in1k.py 8
-# Hardware: 8 GPUs of 80 GB.
+# Hardware: 8 GPUs of 80 GB, by estimate.
 # Expected top-1: 85.2 % (paper, table 1)
 _base_ = [
     '../_base_/models/vit-large-p16.py',

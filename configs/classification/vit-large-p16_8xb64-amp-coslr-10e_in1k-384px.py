@@ -1,8 +1,8 @@
-# ImageNet-1k at 384 px with BEiT-L, plain ViT: 10 further epochs from the weights fine-tuned at 224 px.
+# Classification of ImageNet-1k at 384 px with BEiT-L, plain ViT: 10 more epochs, starting from the weights fine-tuned at 224 px.
 #   bash tools/dist_train.sh configs/classification/vit-large-p16_8xb64-amp-coslr-10e_in1k-384px.py 8
-# Hardware: 8 GPUs of 80 GB.
+# Hardware: 8 GPUs of 80 GB, by estimate.
 # Expected top-1: 86.3 % (paper, table 1)
-# The paper states only the epochs. Learning rate, decay and batch are those of the fine-tuning after an intermediate one.
+# The paper states only the number of epochs. Learning rate, decay and batch size are those of the fine-tuning after intermediate fine-tuning.
 _base_ = [
     '../_base_/models/vit-large-p16.py',
     '../_base_/datasets/imagenet_384.py',

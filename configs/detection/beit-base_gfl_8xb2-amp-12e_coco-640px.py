@@ -1,7 +1,7 @@
-# COCO with MMDetection's GFL on BEiT-B after self-supervision and intermediate fine-tuning on ImageNet-22k (public weights).
+# Detection on COCO with MMDetection's GFL on BEiT-B after pre-training and intermediate fine-tuning on ImageNet-22k (published weights).
 #   bash tools/dist_train.sh configs/detection/beit-base_gfl_8xb2-amp-12e_coco-640px.py 8
 # Hardware: 8 GPUs of 24 GB, by estimate. Expected result: not measured. The config shows how to use BEiT in a detector.
-# All blocks attend to the whole image, so images have 640 px. GFL is a one-stage detector whose losses need no compiled op.
+# Images have 640 px, because every block attends to all patches. GFL is a one-stage detector whose losses need no compiled op.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'mmdet'
 

@@ -1,8 +1,8 @@
-# ImageNet-1k with BEiT-B and LoRA: only low-rank additions to the linear layers, and the head, are trained.
+# Classification of ImageNet-1k with BEiT-B and LoRA: only low-rank additions to the linear layers, and the head, are trained.
 #   bash tools/dist_train.sh configs/lora/beit-base-p16_in22k-pre_lora-r16_8xb128-amp-coslr-50e_in1k.py 8
 # Hardware: 8 GPUs of 24 GB, by estimate. Expected top-1: none published
-# A checkpoint holds the trained weights alone. mmpretrain's `tools/model_converters/merge_lora_weight.py CONFIG SRC DST` adds them
-# to the layers; DST is then tested with beit-base-p16_in22k-pre_8xb128-amp-coslr-100e_in1k.py.
+# A checkpoint contains only the trained weights. mmpretrain's `tools/model_converters/merge_lora_weight.py CONFIG SRC DST` adds them
+# to the layers. Test DST with beit-base-p16_in22k-pre_8xb128-amp-coslr-100e_in1k.py.
 _base_ = '../classification/beit-base-p16_in22k-pre_8xb128-amp-coslr-100e_in1k.py'
 
 lr, epochs, warmup = 1e-3, 50, 5

@@ -1,9 +1,9 @@
-# The paper: tokenizer → pre-training → ImageNet-1k, which is the intermediate fine-tuning → ADE20K with SETR-PUP, directly
-# and after the intermediate fine-tuning; and UPerNet on the architecture of the official code.
+# The experiments of the paper as one recipe: tokenizer → pre-training → classification of ImageNet-1k → segmentation of ADE20K with SETR-PUP,
+# from pre-training and from classification (intermediate fine-tuning). Then UPerNet with the architecture of the official code.
 #   python tools/recipe.py run configs/paper/recipe.py --launcher pytorch --gpus 8
 #   python tools/recipe.py run configs/paper/recipe.py --launcher slurm --gpus 8 --partition NAME --dry-run > chain.sh
-# Hardware: 8 GPUs of 80 GB, for weeks. With another number add `--cfg-options auto_scale_lr.enable=True`. Expected results
-# (of the paper, with DALL-E's tokenizer): 83.2 % top-1; mIoU 45.6 and 47.7 with SETR-PUP, 45.7 with UPerNet.
+# Hardware: 8 GPUs of 80 GB for weeks, by estimate. With another number of GPUs add `--cfg-options auto_scale_lr.enable=True`.
+# Expected results (paper, with DALL-E's tokenizer): 83.2 % top-1; mIoU 45.6 and 47.7 with SETR-PUP, 45.7 with UPerNet
 work_dir = 'work_dirs/paper'
 title = 'BEiT-B as in the paper'
 note = 'The tokenizer is trained on ImageNet-1k alone, which costs 0.16 points of top-1 in the paper (app. C).'

@@ -1,7 +1,7 @@
-# BEiT-B pre-trained on ImageNet-1k for 300 epochs: relative positions and LayerScale, as in
-# the official code and most public weights.
+# BEiT-B pre-trained on ImageNet-1k for 300 epochs: relative positions and LayerScale, as in the
+# official code and most published weights.
 #   bash tools/dist_train.sh configs/pretrain/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k.py 8
-# then, for the two results of table 5, with
+# Then, for the two results of table 5:
 #   run=work_dirs/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k
 #   bash tools/dist_train.sh configs/classification/beit-base-p16_8xb128-amp-coslr-100e_in1k.py 8 \
 #       --work-dir $run/in1k --cfg-options model.backbone.init_cfg.checkpoint=$run/epoch_300.pth

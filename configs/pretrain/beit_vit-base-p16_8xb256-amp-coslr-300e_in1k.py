@@ -1,6 +1,6 @@
 # BEiT-B pre-trained on ImageNet-1k for 300 epochs: plain ViT (absolute positions), as in the paper's tables 1, 3 and 4.
 #   bash tools/dist_train.sh configs/pretrain/beit_vit-base-p16_8xb256-amp-coslr-300e_in1k.py 8
-# then, for the two results of table 4, with
+# Then, for the two results of table 4:
 #   run=work_dirs/beit_vit-base-p16_8xb256-amp-coslr-300e_in1k
 #   bash tools/dist_train.sh configs/classification/vit-base-p16_8xb128-amp-coslr-100e_in1k.py 8 \
 #       --work-dir $run/in1k --cfg-options model.backbone.init_cfg.checkpoint=$run/epoch_300.pth

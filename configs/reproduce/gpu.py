@@ -1,6 +1,7 @@
-# All ablations with ViT-S on 100 000 drawn images of 112 px, the paper's grid of 14×14: for one GPU of 40 GB or more, an
-# estimated day per seed. Never run; its learning rates are guesses between those of the quickstart and the paper.
+# All ablations of the paper with ViT-S on 100 000 drawn images of 112 px, with the paper's grid of 14×14 patches.
 #   python tools/reproduce.py --scale gpu --jobs N   # N GPUs, a seed on each
+# Hardware: one GPU of 40 GB for about a day per seed, by estimate. Expected result: none, because this scale has not been run. Its learning
+# rates are guesses between those of the quickstart and the paper.
 _base_ = 'shapes.py'
 
 seeds = 6
@@ -13,7 +14,7 @@ prepare = [
     '--segmentation-val 2000 --labels 200 1000 2000 10000'
 ]
 steps, warmup, batch = 20000, 1000, 256
-note = 'Drawn scenes of 112 px and ViT-S: nothing here is about photographs.'
+note = 'The runs use drawn scenes of 112 px and ViT-S. They say nothing about photographs.'
 arch = dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536)
 workers = dict(num_workers=8, persistent_workers=True)
 half = dict(type='AmpOptimWrapper', dtype='bfloat16')
@@ -45,7 +46,7 @@ pretrain = dict(
 
 
 def schedule(steps, every, warmup):
-    """Options for a fine-tuning of so many steps, validated so often."""
+    """Return options for a fine-tuning of `steps` steps, validated after every `every` steps."""
     return {
         'train_cfg.max_iters': steps, 'train_cfg.val_interval': every, 'param_scheduler.0.end': warmup,
         'param_scheduler.1.begin': warmup, 'param_scheduler.1.end': steps, 'default_hooks.checkpoint.interval': 10**9}
@@ -61,7 +62,7 @@ patchwise = {'model.backbone.type': 'beit_mm.PatchwiseBEiT'}
 
 
 def kinds(scratch, pretrained, annotations):
-    """A task's kinds of fine-tuning; `ceiling` and `floor` are the data set's limits, with all labels and five times the steps."""
+    """Return a task's kinds of fine-tuning. `ceiling` and `floor` show the limits of the data set: all labels, 20 000 steps."""
     long = {**schedule(20000, 2000, 500), file: annotations}
     return dict(
         scratch=scratch, pretrained=pretrained, ceiling={**pretrained, **long}, floor={**scratch, **long, **patchwise})
@@ -83,5 +84,5 @@ segmentation = dict(
     kinds=kinds(
         scratch={lr: 1e-3, head: 10}, pretrained={lr: 1e-3, decay: 0.75, head: 10}, annotations=''))
 
-# Helper variables are no entries of a scale.
+# These variables are not keys of a scale.
 del steps, warmup, batch, arch, workers, half, tuned, file, lr, decay, head, patchwise

@@ -1,5 +1,6 @@
-# A trial run of a few minutes on two cores. Two seeds cannot give a significant result.
+# Three ablations with two seeds, to see that tools/reproduce.py runs.
 #   python tools/reproduce.py --scale minutes --jobs 2
+# Hardware: two CPU cores, a few minutes. Expected result: no verdict, because two seeds cannot give a significant result.
 _base_ = 'shapes.py'
 
 seeds = 2

@@ -1,16 +1,16 @@
-# A scale of tools/reproduce.py has
-# - data, prepare: the data set, and the commands that draw it;
-# - seeds, ablations: the defaults of the command line (the scales that inherit from this one set them);
-# - tokenizers: name → config, its options, and `parts` that a pre-training with this tokenizer needs;
-# - pretrain: `parts` (type of a part → its settings) and `whole` (merged over the config), for the config of each ablation;
-# - classification, segmentation: config and options; options for each kind of ablation and for each number of labels; `main`, the
-#   number of labels at which the claims are judged;
-# - curves: the ablations that run with every number of labels;
-# - note, comparison: sentences for the page of results.
-# Any other key is an error.
+# Settings that the scales `minutes`, `hour` and `gpu` of tools/reproduce.py share: drawn scenes of 64 px, 8×8 patches of which 25 are masked,
+# and a network of three blocks. The fine-tunings are those of configs/quickstart. In these scenes every second repeated object is a plain
+# disc (`--wrapped`), and only the other objects determine its label.
 #
-# Settings that the scales on Shapes share: 64 px, 8×8 patches of which 25 are hidden, a network of three blocks. The fine-tunings are the
-# quickstart's. In these scenes every second repeated thing is a plain disc (`--wrapped`); the other things determine its label.
+# A scale has these keys. Any other key is an error.
+# - data, prepare: the data set, and the commands that draw it
+# - seeds, ablations: the defaults of the command line, which the scales that inherit from this file set
+# - tokenizers: name → config, its options, and `parts` that a pre-training with this tokenizer needs
+# - pretrain: changes to the config of each ablation: `parts` (type of a part → its settings), and `whole` (merged into the config)
+# - classification, segmentation: config and options; options for each kind of ablation and for each number of labels; `main` is the
+#   number of labels at which the claims are judged
+# - curves: the ablations that run with every number of labels
+# - note, comparison: sentences for the page of results
 data = 'data/reproduce'
 prepare = [
     'python tools/draw_shapes.py {data} --wrapped --seed 1 --train 12000 --val 1000 --segmentation-train 2000 '
@@ -18,9 +18,9 @@ prepare = [
 ]
 codes, steps = 512, 1000
 note = (
-    'Drawn scenes of 64 px and tiny networks: nothing here is about photographs, and a claim that holds for ViT-B after weeks '
-    'need not show in minutes. Settings were found on seed 0, which is not reported.')
-comparison = 'all ablations pre-train and fine-tune for the same number of steps, unless the name says otherwise.'
+    'The runs use drawn scenes of 64 px and tiny networks. They say nothing about photographs, and a claim that holds for ViT-B '
+    'after weeks may not show in minutes. The settings were found on seed 0, which is not reported.')
+comparison = 'All ablations pre-train and fine-tune for the same number of steps, unless the name says otherwise.'
 arch = dict(embed_dims=96, num_layers=3, num_heads=3, feedforward_channels=384)
 once = 10**9  # an interval that never ends: only the last step is validated and kept
 
@@ -32,7 +32,7 @@ tokenizers = {
         parts=dict(DiscreteVAE=dict(vocab_size=128), MIMHead=dict(out_channels={8192: 128}))),
 }
 
-# Over the pre-training config of each ablation, by the type of the part.
+# Changes to the pre-training config of each ablation, by the type of the part.
 pretrain = dict(
     parts=dict(
         BEiTPretrainer=dict(num_masked=25),
@@ -70,7 +70,7 @@ pretrain = dict(
 
 
 def schedule(steps, every):
-    """Options for a fine-tuning of so many steps, validated so often."""
+    """Return options for a fine-tuning of `steps` steps, validated after every `every` steps."""
     return {
         'train_cfg.max_iters': steps, 'train_cfg.val_interval': every, 'param_scheduler.1.end': steps,
         'default_hooks.checkpoint.interval': once}
@@ -80,13 +80,13 @@ patchwise = {'model.backbone.type': 'beit_mm.PatchwiseBEiT'}
 
 
 def kinds(scratch, pretrained, annotations):
-    """A task's kinds of fine-tuning; `ceiling` and `floor` are the data set's limits, with all labels and 6400 steps."""
+    """Return a task's kinds of fine-tuning. `ceiling` and `floor` show the limits of the data set: all labels, 6400 steps."""
     long = {**schedule(6400, 800), 'optim_wrapper.optimizer.lr': 2e-3, 'train_dataloader.dataset.dataset.ann_file': annotations}
     return dict(
         scratch=scratch, pretrained=pretrained, ceiling={**pretrained, **long}, floor={**scratch, **long, **patchwise})
 
 
-# Each arm has the best learning rate of those tried on seed 0. Classification: 49.0, 52.1, 51.2 % pre-trained at 2e-3, 4e-3, 8e-3;
+# Each kind has the best learning rate of those tried on seed 0. Classification: 49.0, 52.1, 51.2 % pre-trained at 2e-3, 4e-3, 8e-3;
 # 23.8, 24.3, 32.6, 39.1, 30.5 from scratch at 2e-3, 4e-3, 8e-3, 1.2e-2, 1.6e-2. Segmentation: 27.1, 27.4 mIoU pre-trained at 2e-3, 4e-3;
 # 14.0, 18.3, 19.2 from scratch at 2e-3, 4e-3, 8e-3. In 160 steps segmentation stays on the plateau where every pixel is background.
 classification = dict(
@@ -113,5 +113,5 @@ segmentation = dict(
         annotations=''))
 curves = ['scratch', 'beit']
 
-# Helper variables are no entries of a scale.
+# These variables are not keys of a scale.
 del codes, steps, arch, once, patchwise

@@ -1,8 +1,8 @@
-# ADE20K with UPerNet on BEiT-B after self-supervision and intermediate fine-tuning on ImageNet-22k (public weights).
+# Segmentation of ADE20K with UPerNet on BEiT-B after pre-training and intermediate fine-tuning on ImageNet-22k (published weights).
 #   bash tools/dist_train.sh configs/segmentation/beit-base_in22k-ft_upernet_8xb2-amp-160k_ade20k-640x640.py 8
-# Hardware: 8 GPUs of 32 GB. Expected mIoU: 53.6 (official code), 53.1 (mmseg's port);
+# Hardware: 8 GPUs of 32 GB, by estimate. Expected mIoU: 53.6 (official code), 53.1 (mmseg's port);
 # with `--tta` 54.2 and 53.8
-# cls_token has weight decay, as in the official code that made the published result (probably a slip there). Mean and std
+# cls_token has weight decay, as in the official code that made the published result (probably by mistake). Mean and std
 # are ImageNet's, as in that code, although the weights were trained with 0.5.
 _base_ = [
     '../_base_/models/upernet_beit-base.py',

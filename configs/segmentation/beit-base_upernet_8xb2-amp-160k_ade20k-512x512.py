@@ -1,7 +1,7 @@
-# ADE20K with UPerNet on BEiT-B after 800 epochs of self-supervision on ImageNet-1k.
+# Segmentation of ADE20K with UPerNet on BEiT-B after 800 epochs of pre-training on ImageNet-1k.
 #   bash tools/dist_train.sh configs/segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512.py 8
-# Hardware: 8 GPUs of 32 GB. Expected mIoU: 45.7 (paper, table 5, 300 epochs of pre-training)
-# cls_token has weight decay, as in the official code that made the published result (probably a slip there).
+# Hardware: 8 GPUs of 32 GB, by estimate. Expected mIoU: 45.7 (paper, table 5, 300 epochs of pre-training)
+# cls_token has weight decay, as in the official code that made the published result (probably by mistake).
 _base_ = [
     '../_base_/models/upernet_beit-base.py',
     '../_base_/datasets/ade20k_512.py',

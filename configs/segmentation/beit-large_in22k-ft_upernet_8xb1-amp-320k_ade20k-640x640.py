@@ -1,8 +1,8 @@
-# ADE20K with UPerNet on BEiT-L after self-supervision and intermediate fine-tuning on ImageNet-22k (public weights).
+# Segmentation of ADE20K with UPerNet on BEiT-L after pre-training and intermediate fine-tuning on ImageNet-22k (published weights).
 #   bash tools/dist_train.sh configs/segmentation/beit-large_in22k-ft_upernet_8xb1-amp-320k_ade20k-640x640.py 8
-# Hardware: 8 GPUs of 32 GB. Expected mIoU: 56.7 (official code), 56.3 (mmseg's port);
+# Hardware: 8 GPUs of 32 GB, by estimate. Expected mIoU: 56.7 (official code), 56.3 (mmseg's port);
 # with `--tta` 57.0 and 56.8
-# cls_token has weight decay, as in the official code that made the published result (probably a slip there). Mean and std
+# cls_token has weight decay, as in the official code that made the published result (probably by mistake). Mean and std
 # are ImageNet's, as in that code, although the weights were trained with 0.5.
 _base_ = [
     '../_base_/models/upernet_beit-base.py',

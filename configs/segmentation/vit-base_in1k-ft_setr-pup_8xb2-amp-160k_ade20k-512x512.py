@@ -1,6 +1,6 @@
-# ADE20K with SETR-PUP on BEiT-B, plain ViT, after self-supervision and intermediate fine-tuning on ImageNet-1k.
+# Segmentation of ADE20K with SETR-PUP on BEiT-B, plain ViT, after pre-training and intermediate fine-tuning on ImageNet-1k.
 #   bash tools/dist_train.sh configs/segmentation/vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512.py 8
-# Hardware: 8 GPUs of 32 GB. Expected mIoU: 47.7 (paper, table 3, single scale)
+# Hardware: 8 GPUs of 32 GB, by estimate. Expected mIoU: 47.7 (paper, table 3, single scale)
 _base_ = [
     '../_base_/models/setr-pup_vit-base.py',
     '../_base_/datasets/ade20k_512.py',

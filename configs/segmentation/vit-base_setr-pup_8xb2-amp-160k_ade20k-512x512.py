@@ -1,6 +1,6 @@
-# ADE20K with SETR-PUP on BEiT-B, plain ViT, after 800 epochs of self-supervision (the paper's table 3).
+# Segmentation of ADE20K with SETR-PUP on BEiT-B, plain ViT, after 800 epochs of pre-training (the paper's table 3).
 #   bash tools/dist_train.sh configs/segmentation/vit-base_setr-pup_8xb2-amp-160k_ade20k-512x512.py 8
-# Hardware: 8 GPUs of 32 GB. Expected mIoU: 45.6 (paper, table 3, single scale)
+# Hardware: 8 GPUs of 32 GB, by estimate. Expected mIoU: 45.6 (paper, table 3, single scale)
 _base_ = [
     '../_base_/models/setr-pup_vit-base.py',
     '../_base_/datasets/ade20k_512.py',

@@ -1,4 +1,4 @@
-# ADE20K, 150 classes, crops of 512 px. Layout: docs/datasets.md.
+# ADE20K (150 classes) with crops of 512 px. docs/datasets.md shows the layout of the files.
 crop_size = (512, 512)
 scale = (2048, 512)  # longest and shortest side
 train_pipeline = [

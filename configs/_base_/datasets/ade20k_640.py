@@ -1,4 +1,4 @@
-# ADE20K, crops of 640 px.
+# ADE20K with crops of 640 px.
 _base_ = 'ade20k_512.py'
 crop_size = (640, 640)
 scale = (2560, 640)

@@ -1,5 +1,5 @@
-# ImageNet-22k (21 841 classes, no validation split) at 224 px, normalized with mean and std 0.5. Hold out
-# images of your own for testing.
+# ImageNet-22k (21 841 classes, no validation split) at 224 px, normalized with mean and std 0.5. To test, hold
+# out some of the images yourself.
 _base_ = 'imagenet_224_half.py'
 data_preprocessor = dict(num_classes=21841)
 data_root = 'data/imagenet22k'

@@ -1,4 +1,4 @@
-# ImageNet-1k at 224 px, normalized with its own mean and std. Layout: docs/datasets.md.
+# ImageNet-1k at 224 px, normalized with its own mean and std. docs/datasets.md shows the layout of the files.
 data_preprocessor = dict(
     num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 

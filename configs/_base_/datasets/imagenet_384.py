@@ -1,4 +1,4 @@
-# ImageNet-1k at 384 px; from this size on the official code tests the whole short side (crop ratio 1).
+# ImageNet-1k at 384 px. As in the official code, from this size on the test resizes the short side to the size of the crop.
 _base_ = 'imagenet_224.py'
 train_pipeline = _base_.train_pipeline
 train_pipeline[1].scale = 384

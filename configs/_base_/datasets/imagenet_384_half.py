@@ -1,4 +1,4 @@
-# ImageNet-1k at 384 px, normalized with mean and std 0.5 as the public ImageNet-22k weights were.
+# ImageNet-1k at 384 px, normalized with mean and std 0.5 as the published ImageNet-22k weights were.
 _base_ = 'imagenet_384.py'
 half = [127.5, 127.5, 127.5]
 data_preprocessor = dict(mean=half, std=half)

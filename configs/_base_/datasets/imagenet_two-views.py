@@ -1,5 +1,5 @@
-# ImageNet-1k without its labels: one crop, at 224 px for the model and at 112 px for the tokenizer, and a mask of 75 of
-# 14×14 patches. Layout: docs/datasets.md; any folder of images works.
+# ImageNet-1k without its labels, for pre-training: one crop, resized to 224 px for the model and to 112 px for the tokenizer, and a
+# mask of 75 of 14×14 patches. Any folder of images works. docs/datasets.md shows the layout of the files.
 mask_and_pack = [dict(type='BlockwiseMask', grid=14, num_masked=75, min_block=16), dict(type='PackViews')]
 train_pipeline = [
     dict(type='LoadImageFromFile'),

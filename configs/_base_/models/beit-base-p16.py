@@ -1,4 +1,4 @@
-# BEiT-B in the variant of most public weights: relative positions with one table per layer, and LayerScale.
+# BEiT-B in the variant of most published weights: relative positions with one table per layer, and LayerScale.
 default_scope = 'mmpretrain'
 model = dict(
     type='ImageClassifier',

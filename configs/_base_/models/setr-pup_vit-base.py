@@ -1,5 +1,6 @@
 # The paper's segmentor (table 14): plain ViT-B and SETR-PUP. The paper does not state the width of the decoder, the
-# auxiliary heads or the feature maps. Width, number and weight are SETR's; `out_indices` are those of the official UPerNet.
+# auxiliary heads or the feature maps. The width of the decoder and the number and weight of the auxiliary heads are SETR's;
+# `out_indices` are those of the official UPerNet.
 default_scope = 'mmseg'
 norm_cfg = dict(type='SyncBN')
 head = dict(

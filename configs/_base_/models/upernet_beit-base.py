@@ -1,4 +1,4 @@
-# The official code's segmentor: BEiT-B, a pyramid of deconvolutions (×4, ×2, 1, max-pool), UPerNet.
+# The segmentor of the official code: BEiT-B, a feature pyramid (deconvolutions ×4 and ×2, identity, max-pooling), and UPerNet.
 default_scope = 'mmseg'
 norm_cfg = dict(type='SyncBN')
 model = dict(

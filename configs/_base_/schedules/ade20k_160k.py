@@ -1,5 +1,5 @@
-# 160 000 updates. As in mmcv's `poly`, the learning rate falls linearly to 0 over the run, and warm-up multiplies it. PolyLR
-# without `end` ends where the run ends.
+# Fine-tuning on ADE20K for 160 000 updates. As with mmcv's `poly`, the learning rate falls linearly to 0 over the run, and the
+# warm-up multiplies it. PolyLR has no `end`, so it ends with the run, also with --cfg-options train_cfg.max_iters=N.
 _base_ = '../default_runtime.py'
 optim_wrapper = dict(
     type='AmpOptimWrapper',

@@ -1,5 +1,5 @@
-# Settings that all fine-tunings on ImageNet share. Each config sets learning rate, decay and epochs. A schedule without `end`
-# ends where the run ends.
+# Settings that all fine-tunings on ImageNet share. Each config sets learning rate, decay and number of epochs. A schedule
+# without `end` ends with the run.
 _base_ = '../default_runtime.py'
 optim_wrapper = dict(
     type='AmpOptimWrapper',

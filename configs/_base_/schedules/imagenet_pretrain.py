@@ -1,12 +1,12 @@
-# Settings that all pre-trainings on ImageNet-1k share: 800 epochs, batch 2048, one cosine after ten epochs of warm-up. A schedule
-# without `end` ends where the run ends, also with --cfg-options train_cfg.max_epochs=N (more than the warm-up).
+# Settings that all pre-trainings on ImageNet share: 800 epochs, batch size 2048, one cosine after ten epochs of warm-up. A schedule
+# without `end` ends with the run, also with --cfg-options train_cfg.max_epochs=N (more than the warm-up).
 _base_ = '../default_runtime.py'
 lr, min_lr, warmup, epochs = 1.5e-3, 1e-5, 10, 800
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',
     optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, fused=True),
-    constructor='LayerDecayConstructor',  # for its rule which parameters have no weight decay
+    constructor='LayerDecayConstructor',  # it chooses the parameters without weight decay
     clip_grad=dict(max_norm=3.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6 / lr, end=warmup, convert_to_iter_based=True),

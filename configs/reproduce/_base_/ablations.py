@@ -1,15 +1,20 @@
-# The paper's ablations, which tools/reproduce.py runs, and the claims that the paper makes with them.
+# The ablations of the paper that tools/reproduce.py runs, and the claims that the paper makes with them.
 #
-# An ablation: title; config of the pre-training (None: none); paper: metric → the paper's value; length of the pre-training
-# in runs of 300 epochs; tokenizer (a name of the scale); start: ablation whose pre-training is shared; through: task that is
-# learned before this ablation's tasks; kind of the fine-tuning, for which a scale has the settings; tasks.
+# An ablation has these keys:
+# - title, and config of the pre-training (None: no pre-training)
+# - paper: metric → the paper's value
+# - length of the pre-training: 1 is 300 epochs at the paper's size
+# - tokenizer: a name of the scale
+# - start: the ablation whose pre-training it shares
+# - through: the task that is learned before the tasks of this ablation (intermediate fine-tuning)
+# - kind of the fine-tuning, for which a scale has the settings; tasks
 beit = 'configs/pretrain/beit_vit-base-p16_8xb256-amp-coslr-300e_in1k.py'
 beit_long = 'configs/pretrain/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k.py'
 relative = 'configs/pretrain/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k.py'
 variant = 'configs/ablations/beit_vit-base-p16_{}_8xb256-amp-coslr-300e_in1k.py'
 
-# Top-1 from scratch: DeiT-B, table 1. 300 epochs: table 4. Intermediate fine-tuning: table 3, after 800 epochs; table 5 has its
-# mIoU with UPerNet.
+# The paper's values are from these tables: from scratch (DeiT-B), table 1; 300 epochs, table 4; architectures, table 5
+# (top-1 only, because its mIoU is with UPerNet); intermediate fine-tuning, table 3 (after 800 epochs).
 ablations = {
     'scratch': dict(title='from scratch', config=None, paper=dict(top1=81.8), kind='scratch'),
     'beit': dict(title='BEiT', config=beit, paper=dict(top1=82.86, mIoU=44.65)),
@@ -44,8 +49,8 @@ ablations = {
     'floor': dict(title='all labels, many steps, no attention between patches', config=None, kind='floor'),
 }
 
-# Claim: the ablation `better` is better than `worse`. The gap is the difference of the paper's values, or given where the paper
-# compares other pairs: SETR-PUP in table 3, UPerNet in table 5; nan where the paper has none.
+# A claim: the ablation `better` is better than the ablation `worse`. The gap is the difference of their values in the paper. `gap` is
+# given where the paper compares another pair (SETR-PUP in table 3, UPerNet in table 5), and nan where the paper has no value.
 claims = [
     dict(
         sentence='Pre-training beats training from scratch',
