@@ -159,7 +159,7 @@ names = set(mmpretrain.list_models('beit*_patch16_'))
 models = [mmpretrain.get_model({NAME!r}, **{make_small()}), mmpretrain.get_model({PRETRAINED!r}, **{mim})]
 for name in names:  # what a name means, without the weights
     mmpretrain.apis.model.ModelHub.get(name)
-finders = [finder for finder in sys.meta_path if type(finder).__module__ == 'beit_mm.utils.model_hub']
+finders = [finder for finder in sys.meta_path if type(finder).__module__.startswith('beit_mm')]
 kinds = [type(part).__module__ for part in (models[0].backbone, models[1].backbone, models[1])]
 print(json.dumps([sorted(names), kinds, len(finders)]))
 """

@@ -9,7 +9,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
-from ..config_check.names import refuse_old_names
+from ..config_check.names import RUNNER_KEYS, refuse_old_names
 from ..data.check_samples import CheckSamples
 from ..data.image_folders import list_readable
 from ..utils.arguments import join_names
@@ -65,6 +65,7 @@ def read_config(args: Namespace) -> Config:
     if args.launcher != 'none':
         set_ranks(args.launcher)
     cfg = Config.fromfile(args.config)
+    refuse_variables(cfg, args.cfg_options or {})
     cfg.merge_from_dict(args.cfg_options or {})
     require_packages(cfg)
     refuse_old_names(cfg.to_dict())
@@ -72,6 +73,18 @@ def read_config(args: Namespace) -> Config:
     default = str(Path('work_dirs', Path(args.config).stem))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default
     return cfg
+
+
+def refuse_variables(cfg: Config, options: dict[str, object]) -> None:
+    """Exit if an option sets a variable of the config, from which values were computed before."""
+    for name in options:
+        if isinstance(cfg.get(name), int | float | str) and name not in RUNNER_KEYS:
+            raise SystemExit(
+                f'error: --cfg-options {name}=… would change nothing: {name} is a variable of '
+                f'{cfg.filename}, whose values were computed with {cfg[name]!r}. Change it in a '
+                'copy of the file that sets it, or pass the values themselves, such as '
+                'train_cfg.max_epochs=10'
+            )
 
 
 def require_packages(cfg: Config) -> None:

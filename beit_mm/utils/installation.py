@@ -18,7 +18,10 @@ def find_file(name: str) -> str:
     return str(installed) if not Path(name).exists() and installed.exists() else name
 
 
+def is_checkout() -> bool:
+    return (root() / 'setup.py').exists()
+
+
 def command(tool: str) -> str:
     """Return how a user calls a tool: by its file in a checkout, else by the command beit-mm."""
-    is_checkout = (root() / 'setup.py').exists()
-    return f'python tools/{tool}.py' if is_checkout else f'beit-mm {tool.replace("_", "-")}'
+    return f'python tools/{tool}.py' if is_checkout() else f'beit-mm {tool.replace("_", "-")}'

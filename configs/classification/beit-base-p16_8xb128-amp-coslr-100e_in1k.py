@@ -10,7 +10,8 @@ _base_ = [
 ]
 
 pretrained = 'work_dirs/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k/epoch_800.pth'
-lr, epochs, warmup = 4e-3, 100, 20
+lr, epochs = 4e-3, 100
+warmup = max(epochs // 5, 1)
 
 model = dict(
     backbone=dict(drop_path_rate=0.1, init_cfg=dict(type='Pretrained', checkpoint=pretrained)),

@@ -9,7 +9,8 @@ _base_ = [
 ]
 
 pretrained = 'beit_large_patch16_224_pt22k'
-lr, epochs, warmup = 2e-3, 90, 5
+lr, epochs = 2e-3, 90
+warmup = max(epochs // 18, 1)
 
 model = dict(
     backbone=dict(drop_path_rate=0.2, init_cfg=dict(type='Pretrained', checkpoint=pretrained)),

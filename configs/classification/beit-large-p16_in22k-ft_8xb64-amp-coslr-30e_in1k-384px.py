@@ -9,7 +9,8 @@ _base_ = [
 ]
 
 pretrained = 'beit_large_patch16_224_pt22k_ft22k'
-lr, epochs, warmup = 2e-5, 30, 5
+lr, epochs = 2e-5, 30
+warmup = max(epochs // 6, 1)
 
 model = dict(
     backbone=dict(img_size=384, drop_path_rate=0.4, init_cfg=dict(type='Pretrained', checkpoint=pretrained)))

@@ -9,7 +9,8 @@ _base_ = [
 ]
 
 pretrained = 'beit_large_patch16_224_pt22k'
-lr, epochs, warmup = 1e-3, 50, 5
+lr, epochs = 1e-3, 50
+warmup = max(epochs // 10, 1)
 
 model = dict(
     backbone=dict(drop_path_rate=0.2, init_cfg=dict(type='Pretrained', checkpoint=pretrained)),

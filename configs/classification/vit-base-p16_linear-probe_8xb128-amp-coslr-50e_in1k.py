@@ -9,6 +9,7 @@ _base_ = [
 ]
 
 pretrained = 'work_dirs/beit_vit-base-p16_8xb256-amp-coslr-800e_in1k/epoch_800.pth'
+epochs = 50
 
 model = dict(
     backbone=dict(
@@ -26,5 +27,5 @@ train_pipeline = [
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 optim_wrapper = dict(optimizer=dict(lr=4e-3, weight_decay=1e-4))
 param_scheduler = dict(type='CosineAnnealingLR', eta_min=0.0, convert_to_iter_based=True)
-train_cfg = dict(max_epochs=50)
+train_cfg = dict(max_epochs=epochs)
 auto_scale_lr = dict(base_batch_size=1024)

@@ -9,7 +9,8 @@ _base_ = [
 ]
 
 pretrained = 'work_dirs/beit_vit-large-p16_8xb256-amp-coslr-800e_in1k/epoch_800.pth'
-lr, epochs, warmup = 1e-3, 50, 5
+lr, epochs = 1e-3, 50
+warmup = max(epochs // 10, 1)
 
 model = dict(
     backbone=dict(drop_path_rate=0.2, init_cfg=dict(type='Pretrained', checkpoint=pretrained)),

@@ -10,7 +10,8 @@ _base_ = [
 ]
 
 pretrained = 'work_dirs/vit-large-p16_8xb128-amp-coslr-50e_in1k/epoch_50.pth'
-lr, epochs, warmup = 2e-5, 10, 1
+lr, epochs = 2e-5, 10
+warmup = max(epochs // 10, 1)
 
 model = dict(
     backbone=dict(img_size=384, drop_path_rate=0.2, init_cfg=dict(type='Pretrained', checkpoint=pretrained)),

@@ -106,7 +106,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(layer_decay_rate=0.8))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=500),
-    dict(type='MultiStepLR', milestones=[8, 11], gamma=0.1),
+    dict(type='MultiStepLR', milestones=[epochs * 2 // 3, epochs * 11 // 12], gamma=0.1),
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs)
 val_cfg = dict(type='ValLoop')

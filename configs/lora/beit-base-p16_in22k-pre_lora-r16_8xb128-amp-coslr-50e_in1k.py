@@ -5,7 +5,8 @@
 # to the layers. Test DST with beit-base-p16_in22k-pre_8xb128-amp-coslr-100e_in1k.py.
 _base_ = '../classification/beit-base-p16_in22k-pre_8xb128-amp-coslr-100e_in1k.py'
 
-lr, epochs, warmup = 1e-3, 50, 5
+lr, epochs = 1e-3, 50
+warmup = max(epochs // 10, 1)
 
 model = dict(
     backbone=dict(

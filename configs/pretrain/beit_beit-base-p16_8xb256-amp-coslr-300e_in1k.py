@@ -10,4 +10,9 @@
 # Hardware: 8 GPUs of 40 GB, by estimate. Expected at the end (authors): loss 6.299, masked accuracy 4.96 %;
 # after fine-tuning: 83.22 % top-1, 45.70 mIoU (paper, table 5), 83.10 % (mmpretrain's port)
 _base_ = 'beit_beit-base-p16_8xb256-amp-coslr-800e_in1k.py'
-train_cfg = dict(max_epochs=300)
+epochs = 300
+warmup = max(epochs // 30, 1)
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].end = param_scheduler[1].begin = warmup
+train_cfg = dict(max_epochs=epochs, val_interval=max(epochs // 6, 1))
+default_hooks = dict(checkpoint=dict(interval=max(epochs // 30, 1)))

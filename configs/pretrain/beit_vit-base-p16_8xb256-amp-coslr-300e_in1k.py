@@ -8,4 +8,9 @@
 #       --work-dir $run/ade20k --cfg-options model.backbone.init_cfg.checkpoint=$run/epoch_300.pth
 # Hardware: 8 GPUs of 40 GB, by estimate. Expected after fine-tuning (paper, table 4): 82.86 % top-1, 44.65 mIoU
 _base_ = 'beit_vit-base-p16_8xb256-amp-coslr-800e_in1k.py'
-train_cfg = dict(max_epochs=300)
+epochs = 300
+warmup = max(epochs // 30, 1)
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].end = param_scheduler[1].begin = warmup
+train_cfg = dict(max_epochs=epochs, val_interval=max(epochs // 6, 1))
+default_hooks = dict(checkpoint=dict(interval=max(epochs // 30, 1)))

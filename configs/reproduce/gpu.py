@@ -13,7 +13,8 @@ prepare = [
     'python tools/draw_shapes.py {data} --size 112 --wrapped --seed 1 --train 100000 --val 5000 --segmentation-train 20000 '
     '--segmentation-val 2000 --labels 200 1000 2000 10000'
 ]
-steps, warmup, batch = 20000, 1000, 256
+steps, batch = 20000, 256
+warmup = steps // 20
 note = 'The runs use drawn scenes of 112 px and ViT-S. They say nothing about photographs.'
 arch = dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536)
 workers = dict(num_workers=8, persistent_workers=True)
@@ -42,7 +43,7 @@ pretrain = dict(
             dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=warmup),
             dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, eta_min=1e-5)],
         auto_scale_lr=dict(base_batch_size=batch),
-        train_cfg=dict(max_iters=steps, val_interval=2000)))
+        train_cfg=dict(max_iters=steps, val_interval=steps // 10)))
 
 
 def schedule(steps, every, warmup):

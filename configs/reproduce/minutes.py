@@ -6,4 +6,6 @@ _base_ = 'shapes.py'
 seeds = 2
 ablations = ['scratch', 'beit', 'pixels']
 curves = []
-pretrain = dict(whole=dict(train_cfg=dict(max_iters=300, val_interval=300)))
+steps = 300
+pretrain = dict(whole=dict(train_cfg=dict(max_iters=steps, val_interval=steps)))
+del steps

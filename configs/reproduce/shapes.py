@@ -17,6 +17,7 @@ prepare = [
     '--segmentation-val 500 --labels 20 120 200 1200'
 ]
 codes, steps = 512, 1000
+warmup = steps // 25
 note = (
     'The runs use drawn scenes of 64 px and tiny networks. They say nothing about photographs, and a claim that holds for ViT-B '
     'after weeks may not show in minutes. The settings were found on seed 0, which is not reported.')
@@ -60,9 +61,9 @@ pretrain = dict(
             constructor='LayerDecayConstructor',
             clip_grad=dict(max_norm=3.0)),
         param_scheduler=[
-            dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=40),
-            dict(type='CosineAnnealingLR', by_epoch=False, begin=40, eta_min=4e-5)],
-        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=steps, val_interval=500),
+            dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=warmup),
+            dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, eta_min=4e-5)],
+        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=steps, val_interval=steps // 2),
         auto_scale_lr=dict(base_batch_size=32),
         log_processor=dict(by_epoch=False),
         custom_hooks=[],
@@ -114,4 +115,4 @@ segmentation = dict(
 curves = ['scratch', 'beit']
 
 # These variables are not keys of a scale.
-del codes, steps, arch, once, patchwise
+del codes, steps, warmup, arch, once, patchwise

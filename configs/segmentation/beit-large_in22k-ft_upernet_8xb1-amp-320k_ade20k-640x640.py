@@ -12,6 +12,8 @@ _base_ = [
 
 pretrained = 'beit_large_patch16_224_pt22k_ft22k'
 crop_size = (640, 640)
+iters = 320_000
+warmup = iters * 3 // 320
 
 model = dict(
     data_preprocessor=dict(size=crop_size, test_cfg=dict(size=crop_size)),
@@ -26,8 +28,9 @@ optim_wrapper = dict(optimizer=dict(lr=2e-5), paramwise_cfg=dict(layer_decay_rat
 # Batch 8, two batches per update: 320 000 iterations are 160 000 updates, and the schedule ends where the run ends.
 train_dataloader = dict(batch_size=1)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, end=3000),
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, end=warmup),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False),
 ]
-train_cfg = dict(max_iters=320000)
+train_cfg = dict(max_iters=iters, val_interval=iters // 20)
+default_hooks = dict(checkpoint=dict(interval=iters // 20))
 auto_scale_lr = dict(base_batch_size=8)

@@ -19,8 +19,8 @@ model = dict(
     information_weight=1.0,  # equal weights: KL(q(z|x) ‖ uniform), the paper's
     marginal_weight=1.0)
 custom_hooks = [
-    dict(type='Anneal', attribute='beta', start=0.0, end=6.6, iters=5_000),
-    dict(type='Anneal', attribute='temperature', start=1.0, end=1 / 16, iters=150_000),
+    dict(type='Anneal', attribute='beta', start=0.0, end=6.6, iters=iters // 600),
+    dict(type='Anneal', attribute='temperature', start=1.0, end=1 / 16, iters=iters // 20),
     dict(type='EMAHook', momentum=1e-3),  # average of the weights (0.999), which a checkpoint holds
 ]
 
@@ -63,11 +63,11 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4, fused=True))
-param_scheduler = dict(type='CosineAnnealingLR', eta_min=1.25e-6, by_epoch=False, end=1_200_000)  # constant afterwards
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=100_000)
+param_scheduler = dict(type='CosineAnnealingLR', eta_min=1.25e-6, by_epoch=False, end=iters * 2 // 5)  # constant afterwards
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters // 30)
 val_cfg = dict()
 test_cfg = dict()
 
 log_processor = dict(by_epoch=False)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=50_000))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=iters // 60))
 auto_scale_lr = dict(base_batch_size=512)

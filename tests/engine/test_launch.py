@@ -133,6 +133,21 @@ def test_an_old_name_stops_every_command(text, message, tmp_path):
         cache_tokens.main([str(path), '--out', str(tmp_path / 'out')])
 
 
+def test_an_option_that_sets_a_variable_of_the_config_is_refused(tmp_path):
+    """The values that were computed with the variable would stay."""
+    path = tmp_path / 'a.py'
+    path.write_text('epochs = 9\ntrain_cfg = dict(max_epochs=epochs)\nresume = False\n')
+
+    def read(option: str) -> Config:
+        words = [str(path), '--cfg-options', option]
+        return launch.read_config(launch.make_parser('').parse_args(words))
+
+    with pytest.raises(SystemExit, match='epochs=… would change nothing'):
+        read('epochs=2')
+    assert read('train_cfg.max_epochs=2').train_cfg.max_epochs == 2
+    assert read('resume=True').resume is True and read('new=1').new == 1
+
+
 def test_a_class_of_the_user_may_have_old_arguments(tmp_path):
     @HOOKS.register_module(name='Probe', force=True)
     class Probe(Hook):

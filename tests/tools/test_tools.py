@@ -106,6 +106,8 @@ def test_the_command_of_an_installed_package_trains_in_an_empty_folder(wheel, tm
         return call(*words, cwd=tmp_path / 'here', env=os.environ | dict(PYTHONPATH=path))
 
     written = run('beit-mm new-config classification pets --weights none')
+    config = (tmp_path / 'here/my_classification.py').read_text()
+    assert "_base_ = 'beit_mm::quickstart/classification_112.py'" in config
     train = written.strip().splitlines()[-2]
     assert train.strip() == 'beit-mm train my_classification.py'
     short = ' --cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 param_scheduler=None'

@@ -8,7 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mmengine.config import Config
 
 from beit_mm.checkpoint.published import NORMALIZATIONS
-from beit_mm.utils.installation import command
+from beit_mm.utils.installation import command, is_checkout
+from beit_mm.utils.own_configs import PREFIX
 
 from .data import Data, read_data
 from .lengths import (
@@ -64,7 +65,7 @@ def write_config(
         title=f'{TASKS[task]} for the images in {folder.as_posix()} ({labels}).',
         out=out.as_posix(),
         train=command('train'),
-        base=Path(os.path.relpath(path, out.parent.resolve())).as_posix(),
+        base=name_base(path, out),
         device=device,
         data=data,
         weights=start,
@@ -78,6 +79,13 @@ def write_config(
         advise_smaller_copies(folder, data, values['view'])
     text = TEMPLATES.get_template(f'{task}.py.jinja').render(values)
     out.write_text(text.lstrip('\n'), encoding='utf-8')
+
+
+def name_base(path: Path, out: Path) -> str:
+    """Return how `out` names its base: by a path in a checkout, by the package if installed."""
+    if is_checkout():
+        return Path(os.path.relpath(path, out.parent.resolve())).as_posix()
+    return PREFIX + path.relative_to(CONFIGS).as_posix()
 
 
 def next_commands(task: str, out: Path) -> list[str]:

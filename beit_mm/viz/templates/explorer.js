@@ -114,7 +114,8 @@ function draw() {
   const color = state.color ? '&color=1' : '';
   const patch = `${state.column + 1},${state.row + 1}`;
   const hash = `#image=${state.image}&patch=${patch}&layer=${state.layer}&map=${state.map}${color}`;
-  if (location.hash !== hash) history.replaceState(null, '', hash);
+  // A page inside a notebook has no address of its own.
+  if (location.protocol !== 'about:' && location.hash !== hash) history.replaceState(null, '', hash);
 }
 
 function drawView(shares) {

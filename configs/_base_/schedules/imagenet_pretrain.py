@@ -1,7 +1,8 @@
 # Settings that all pre-trainings on ImageNet share: 800 epochs, batch size 2048, one cosine after ten epochs of warm-up. A schedule
 # without `end` ends with the run, also with --cfg-options train_cfg.max_epochs=N (more than the warm-up).
 _base_ = '../default_runtime.py'
-lr, min_lr, warmup, epochs = 1.5e-3, 1e-5, 10, 800
+lr, min_lr, epochs = 1.5e-3, 1e-5, 800
+warmup = max(epochs // 80, 1)
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',
@@ -12,6 +13,6 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6 / lr, end=warmup, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=min_lr, begin=warmup, convert_to_iter_based=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=50)
-default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=10))
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=max(epochs // 16, 1))
+default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=max(epochs // 80, 1)))
 auto_scale_lr = dict(base_batch_size=2048)
