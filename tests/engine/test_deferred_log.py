@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from shapes.draw import write
@@ -18,8 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trials import toy
 
 from beit_mm.checkpoint.files import read_file
+from beit_mm.engine.hooks import deferred_log
 from beit_mm.engine.hooks.deferred_log import DeferredLog, defer
 from beit_mm.engine.launch import build_runner
+from beit_mm.engine.process_group import join
 from beit_mm.models import relative_position
 from beit_mm.registry import MODELS
 
@@ -75,6 +78,36 @@ def test_log_and_checkpoint_hold_the_losses_of_one_rank_with_the_global_batch(
     assert interval in logged
     for step, loss in logged.items():
         assert loss == pytest.approx(expected[step - 1], rel=1e-6, nan_ok=True)
+
+
+def average(rank: int, folder: Path) -> None:
+    """Write what a rank has after averages of equal keys, of other keys, and of nothing."""
+    join('pytorch', 'gloo')
+    hub, gathered = MessageHub(f'rank {rank}'), []
+    defer(hub)
+    deferred_log.all_gather_object = lambda data: gathered.append(data) or all_gather_object(data)
+    for step in range(3):
+        for key in ('b', 'a')[:: 1 - 2 * rank]:  # in another order on each rank
+            hub.update_scalar(key, torch.tensor(10.0 * step + rank))
+    hub.average()
+    assert not gathered  # equal keys are averaged as numbers
+    hub.update_scalar('a', 4.0 + rank)
+    hub.update_scalar(f'only {rank}', 7.0 + rank)
+    for _ in range(1 + rank):
+        hub.update_scalar('b', 1.0 + rank)
+    hub.average()
+    assert len(gathered) == 1
+    hub.average()
+    values = {key: buffer.data[0].tolist() for key, buffer in hub.log_scalars.items()}
+    (folder / f'{rank}.json').write_text(json.dumps(values))
+
+
+def test_keys_that_all_ranks_have_are_averaged_without_gathering_objects(tmp_path):
+    toy.run_ranks(lambda rank: average(rank, tmp_path), 2, tmp_path)
+    found = [json.loads((tmp_path / f'{rank}.json').read_text()) for rank in range(2)]
+    means = [0.5, 10.5, 20.5]
+    assert found[0] == {'a': [*means, 4.5], 'b': [*means, 1], 'only 0': [7]}
+    assert found[1] == {'a': [*means, 4.5], 'b': [*means, 2, 2], 'only 1': [8]}
 
 
 # -- no waiting for the device

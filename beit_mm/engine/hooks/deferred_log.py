@@ -1,10 +1,11 @@
 """Logging without waiting for the device, with means over ranks."""
 
 from collections import Counter, defaultdict
+from hashlib import blake2b
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, get_world_size
+from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import Runner
@@ -100,12 +101,22 @@ class DeferredHub(MessageHub):
         num_local, self.num_local = self.num_local, Counter()
         if get_world_size() == 1:
             return
-        local = {key: self._log_scalars[key].data[0][-num:] for key, num in num_local.items()}
+        local = {
+            key: self._log_scalars[key].data[0][-num:] for key, num in sorted(num_local.items())
+        }
+        if _same_on_all_ranks([(key, len(values)) for key, values in local.items()]):
+            if local:
+                means = torch.from_numpy(np.concatenate(list(local.values())))
+                all_reduce(means, 'mean')
+                parts = means.split([len(values) for values in local.values()])
+                for values, part in zip(local.values(), parts, strict=True):
+                    values[:] = part.numpy()  # a view of the history
+            return
         all_ranks = all_gather_object(local)
         for key, values in local.items():
             same_key = [other[key] for other in all_ranks if key in other]
             if len(same_key) == len(all_ranks) and len({len(other) for other in same_key}) == 1:
-                values[:] = np.mean(same_key, axis=0)  # a view of the history
+                values[:] = np.mean(same_key, axis=0)
 
     def get_scalar(self, key: str) -> HistoryBuffer:
         """Wait for the device only if `key` is pending: timers read their own keys each step."""
@@ -123,3 +134,11 @@ class DeferredHub(MessageHub):
     def state_dict(self) -> dict:
         self.flush()
         return super().state_dict()
+
+
+def _same_on_all_ranks(value: object) -> bool:
+    """Return whether all ranks pass the same value, by a hash; all ranks call it."""
+    digest = int.from_bytes(blake2b(repr(value).encode(), digest_size=7).digest(), 'big')
+    extremes = torch.tensor([digest, -digest])
+    all_reduce(extremes, 'max')
+    return extremes.tolist() == [digest, -digest]
