@@ -148,9 +148,10 @@ def shrink_crops(cfg: Config) -> None:
 
 def make_pretrainer(target: dict, channels: int, num_masked: int, **backbone) -> BEiTPretrainer:
     """Return masked image modeling of images of 32 pixels, which have a grid of 4×4 patches."""
-    own = dict(type='BEiT', arch=ARCH, img_size=32, patch_size=8, mask_token=True)
-    head = dict(type='MIMHead', in_channels=ARCH['embed_dims'], out_channels=channels)
-    return BEiTPretrainer(own | backbone, target, head, num_masked)
+    backbone = dict(type='BEiT', arch=ARCH, img_size=32, patch_size=8, mask_token=True) | backbone
+    width = backbone['arch']['embed_dims']
+    head = dict(type='MIMHead', in_channels=width, out_channels=channels)
+    return BEiTPretrainer(backbone, target, head, num_masked)
 
 
 def same_tensors(one: dict, other: dict) -> bool:

@@ -100,10 +100,10 @@ def fit_target(
 def _list_missing_parts(target: str, kind: str) -> tuple[str, ...]:
     """Return the parts of our backbone that a project does not have."""
     if target == 'mmseg':
-        return ('mask_token', 'norm', 'fc_norm')
+        return ('mask_token', 'cls_pt_layers', 'norm', 'fc_norm')
     if target == 'timm' or (target == 'mmpretrain' and kind != 'mim'):
-        return ('mask_token',)
-    return ()
+        return ('mask_token', 'cls_pt_layers')
+    return ('cls_pt_layers',) if target == 'hf' else ()
 
 
 # -- Hugging Face

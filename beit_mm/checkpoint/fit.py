@@ -18,6 +18,7 @@ _SHARED = f'rel_pos_bias.{TABLE}'
 _PATCH_EMBED = 'patch_embed.proj.weight'
 _OPTIONAL = dict(  # parts that a BEiT may lack → why they are skipped then
     mask_token='used in pre-training only',
+    cls_pt_layers="BEiT v2's patch aggregation, used in pre-training only",
     norm='mean pooling and feature maps precede it',
     fc_norm='belongs to the pooled feature',
 )

@@ -65,13 +65,23 @@ _HF_IN_MEMORY: Names = [
     ('decode_head.psp_bottleneck.', 'decode_head.bottleneck.'),
     ('decode_head.psp_modules.blocks.{}.conv.', 'decode_head.psp_modules.{}.1.'),
 ]
+_OPENMMLAB_LAYER: Names = [
+    ('ln1.', 'norm1.'),
+    ('ln2.', 'norm2.'),
+    ('ffn.layers.0.0.', 'mlp.fc1.'),
+    ('ffn.layers.1.', 'mlp.fc2.'),
+    ('', ''),
+]
 _OPENMMLAB: Names = [  # mmpretrain and mmseg
     ('backbone.patch_embed.projection.', 'backbone.patch_embed.proj.'),
-    ('backbone.layers.{}.ln1.', 'backbone.blocks.{}.norm1.'),
-    ('backbone.layers.{}.ln2.', 'backbone.blocks.{}.norm2.'),
-    ('backbone.layers.{}.ffn.layers.0.0.', 'backbone.blocks.{}.mlp.fc1.'),
-    ('backbone.layers.{}.ffn.layers.1.', 'backbone.blocks.{}.mlp.fc2.'),
-    ('backbone.layers.{}.', 'backbone.blocks.{}.'),
+    *(
+        (f'{theirs}.{{}}.{their_part}', f'{ours}.{{}}.{our_part}')
+        for theirs, ours in (
+            ('backbone.layers', 'backbone.blocks'),
+            ('neck.patch_aggregation', 'backbone.cls_pt_layers'),  # BEiT v2
+        )
+        for their_part, our_part in _OPENMMLAB_LAYER
+    ),
     ('backbone.ln1.', 'backbone.norm.'),
     ('backbone.ln2.', 'backbone.fc_norm.'),
     ('head.cls_head.', 'head.proj.'),

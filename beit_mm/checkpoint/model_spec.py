@@ -26,6 +26,7 @@ class ModelSpec:
 
     Args:
         kind: 'backbone', 'mim', 'classifier', 'segmentor' or 'tokenizer'.
+        aggregation_blocks: number of blocks of BEiT v2's patch aggregation.
         classes: number of classes or codes of the head.
     """
 
@@ -38,6 +39,7 @@ class ModelSpec:
     rel_pos_bias: str | None = None
     layer_scale: bool = False
     mask_token: bool = False
+    aggregation_blocks: int = 0
     out_type: str = 'raw'
     classes: int | None = None
 
@@ -64,6 +66,10 @@ class ModelSpec:
             mask_token=self.mask_token,
             out_type=self.out_type,
         )
+        if self.aggregation_blocks:
+            # 9 of 12 and 21 of 24 in the paper; no weight depends on it.
+            layer = max(self.arch['num_layers'] - 3, 1)
+            settings['patch_aggregation'] = dict(layer=layer, num_blocks=self.aggregation_blocks)
         if self.kind == 'segmentor':
             settings['out_indices'] = self.out_indices
         return settings
@@ -108,13 +114,14 @@ def infer_spec(state: dict[str, Tensor], num_heads: int | None = None) -> ModelS
         rel_pos_bias=None if table is None else relative,
         layer_scale='backbone.blocks.0.gamma_1' in state,
         mask_token='backbone.mask_token' in state,
+        aggregation_blocks=count_layers(state, 'cls_pt_layers'),
         out_type=_infer_out_type(state, kind),
         classes=classes,
     )
 
 
-def count_layers(state: dict[str, Tensor]) -> int:
-    matches = [re.match(r'backbone\.blocks\.(\d+)\.', key) for key in state]
+def count_layers(state: dict[str, Tensor], part: str = 'blocks') -> int:
+    matches = [re.match(rf'backbone\.{part}\.(\d+)\.', key) for key in state]
     return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 

@@ -19,10 +19,6 @@ from .state_dicts import rename_keys
 ORIGINS = (*NAMES, 'dall-e')
 
 _SKIPPED = [  # (pattern of keys, reason), for every project
-    (
-        r'(backbone\.)?cls_pt_layers\.|neck\.patch_aggregation\.',
-        "BEiT v2's patch aggregation, used in its pre-training only",
-    ),
     (r'(ema|model_ema|ema_model)\.', 'an average of the weights beside the weights'),
     (r'.*relative_position_index$', 'follows from the grid'),
     (r'target_generator\.', 'the tokenizer, which has its own file'),
@@ -114,6 +110,9 @@ def from_ours(state: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
         # The last norm of the model for masked image modeling is outside of its backbone.
         is_mim = 'head.proj.weight' in state
         names.remove(('backbone.norm.', 'beit.layernorm.' if is_mim else 'layernorm.'))
+    elif any(key.startswith('backbone.cls_pt_layers.') for key in state):
+        # mmpretrain's BEiT v2 has the last norm in its neck.
+        names = [(ours, theirs) for ours, theirs in names if theirs != 'backbone.ln1.']
     is_segmentor = 'decode_head.conv_seg.weight' in state
     is_backbone = all(key.startswith('backbone.') for key in state)
     state = rename_keys(state, lambda key: rename(key, names))

@@ -1,4 +1,4 @@
-"""Sizes of BEiT, and the blocks whose outputs it returns."""
+"""Sizes of BEiT, and the blocks whose outputs it reads."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -35,3 +35,21 @@ def resolve_out_indices(out_indices: int | Sequence[int], depth: int) -> tuple[i
     raise ValueError(
         f'out_indices={out_indices!r}: expected rising block numbers, {-depth} … {depth - 1}'
     )
+
+
+def resolve_aggregation(settings: dict | None, depth: int) -> tuple[int, int]:
+    """Return (layer, number of further blocks) of `patch_aggregation`; (0, 0) for None."""
+    if settings is None:
+        return 0, 0
+    if not isinstance(settings, dict) or not {'layer'} <= set(settings) <= {'layer', 'num_blocks'}:
+        raise ValueError(
+            f'patch_aggregation={settings!r}: expected dict(layer=…) or dict(layer=…, num_blocks=…)'
+        )
+    settings = dict(num_blocks=2) | settings
+    check_integers(1, **{f'patch_aggregation.{key}': value for key, value in settings.items()})
+    if settings['layer'] >= depth:
+        raise ValueError(
+            f'patch_aggregation.layer={settings["layer"]}: expected a block before the last one, '
+            f'1 … {depth - 1}. The paper takes 9 of 12 (base) and 21 of 24 (large)'
+        )
+    return settings['layer'], settings['num_blocks']

@@ -13,7 +13,6 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
-from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS, WEIGHT_INITIALIZERS
 from ..utils.arguments import (
@@ -25,8 +24,8 @@ from ..utils.arguments import (
     check_tensor,
     pretrained_checkpoint,
 )
-from .arch import resolve_arch, resolve_out_indices
-from .block import Block
+from .arch import resolve_aggregation, resolve_arch, resolve_out_indices
+from .block import Block, run_blocks
 from .embeddings import PatchEmbed, grid_of, resize_pos_embed
 from .relative_position import Grid, RelativePositionBias
 from .tracing import can_read_values
@@ -58,6 +57,9 @@ class BEiT(BaseModule):
         patch_embed_std: standard deviation of the initial patch embedding. A short run needs a
             larger one: at 0.02 the outputs of the first blocks dominate the patches.
         drop_path_rate: stochastic depth of the last block; grows linearly from 0.
+        patch_aggregation: BEiT v2's further blocks of pre-training, `dict(layer=9, num_blocks=2)`:
+            with `patch_ids`, the [CLS] of the last block and the patches of block `layer` pass
+            through `num_blocks` (default 2) more blocks, `cls_pt_layers`.
         frozen_stages: −1 trains everything, 0 freezes the embeddings, n also the first n blocks and
             a 'shared' table, which those blocks read.
         with_cp: recompute the activations of each block in the backward pass.
@@ -80,6 +82,7 @@ class BEiT(BaseModule):
         mask_token: bool = False,
         patch_embed_std: float = 0.02,
         drop_path_rate: float = 0.0,
+        patch_aggregation: dict | None = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | None = None,
@@ -117,22 +120,30 @@ class BEiT(BaseModule):
         num_positions = 1 + self.grid[0] * self.grid[1]
         pos_embed = nn.Parameter(torch.zeros(1, num_positions, dims))
         bias_grid = self.grid if rel_pos_bias == 'per_layer' else None
-        rates = torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
+        early, num_further = resolve_aggregation(patch_aggregation, depth)
+
+        def make_blocks(start: int, stop: int) -> nn.ModuleList | None:
+            rates = torch.linspace(0, drop_path_rate, max(depth, stop), device='cpu').tolist()
+            sizes = dims, heads, arch['feedforward_channels']
+            blocks = [Block(*sizes, rate, layer_scale, bias_grid) for rate in rates[start:stop]]
+            return nn.ModuleList(blocks) if blocks else None
+
         self.patch_embed = PatchEmbed(int(in_channels), dims, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dims)) if mask_token else None
         self.pos_embed = pos_embed if abs_pos_embed else None
         is_shared = rel_pos_bias == 'shared'
         self.rel_pos_bias = RelativePositionBias(self.grid, heads) if is_shared else None
-        self.blocks = nn.ModuleList(
-            Block(dims, heads, arch['feedforward_channels'], rate, layer_scale, bias_grid)
-            for rate in rates
-        )
+        self.blocks = make_blocks(0, depth)
+        self.early_layer = early
+        self.cls_pt_layers = make_blocks(early, early + num_further)
         # Each norm exists only if it is used, because DDP fails on unused parameters. With mean
         # pooling, `fc_norm` replaces the norm of pre-training (official `use_mean_pooling`).
         self.norm = nn.LayerNorm(dims, eps=1e-6) if out_type in ('raw', 'cls_token') else None
         self.fc_norm = nn.LayerNorm(dims, eps=1e-6) if out_type == 'avg_featmap' else None
         self._freeze()
+        if patch_aggregation is not None:
+            self._check_is_sequence('blocks for patch aggregation')
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, patch_ids: Tensor | None = None
@@ -142,26 +153,42 @@ class BEiT(BaseModule):
         Args:
             x: images [B, C, H, W].
             mask: bool [B, h, w], True where the mask token replaces a patch.
-            patch_ids: int64 [B, M], patches 0 … N − 1. Then the only feature is [B, M, D], and the
-                last block computes nothing else.
+            patch_ids: int64 [B, M], patches 0 … N − 1. Then the features are [B, M, D]: that of the
+                last block, which computes nothing else, and that of patch aggregation, if any.
         """
         grid = grid_of(x.shape, self.patch_size)
-        last = len(self.blocks) - 1
         if patch_ids is not None:
             check_tensor('patch_ids', patch_ids, torch.int64, len(x), None)
             _check_range(patch_ids, grid[0] * grid[1])
-            if self.out_type != 'raw' or self.out_indices != (last,):
-                raise ValueError("patch_ids need a backbone with out_type='raw' and out_indices=-1")
+            self._check_is_sequence('patch_ids')
         x = self._embed(x, mask, grid)
         bias = self.rel_pos_bias(grid) if self.rel_pos_bias else None
+        if patch_ids is not None:
+            return self._read_patches(x, grid, bias, patch_ids + 1)
         features = []
         for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
-            recompute = self.with_cp and x.requires_grad
-            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
-            x = run(x, grid, bias, patch_ids if i == last else None)
+            x = run_blocks([block], x, grid, bias, recompute=self.with_cp)
             if i in self.out_indices:
                 features.append(self._format(x, grid))
         return tuple(features)
+
+    def _read_patches(
+        self, x: Tensor, grid: Grid, bias: Tensor | None, rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return `rows` [B, M] of the last block, and of patch aggregation: [B, M, D] each."""
+        run = partial(run_blocks, grid=grid, bias=bias, recompute=self.with_cp)
+        if self.cls_pt_layers is None:
+            return (self.norm(run(self.blocks, x, rows=rows)),)
+        early = run(self.blocks[: self.early_layer], x)
+        cls_and_rows = torch.cat([torch.zeros_like(rows[:, :1]), rows], 1)
+        last = run(self.blocks[self.early_layer :], early, rows=cls_and_rows)
+        joined = torch.cat([last[:, :1], early[:, 1:]], 1)
+        aggregated = run(self.cls_pt_layers, joined, rows=rows)
+        return self.norm(last[:, 1:]), self.norm(aggregated)
+
+    def _check_is_sequence(self, name: str) -> None:
+        if self.out_type != 'raw' or self.out_indices != (len(self.blocks) - 1,):
+            raise ValueError(f"{name} need a backbone with out_type='raw' and out_indices=-1")
 
     def _embed(self, x: Tensor, mask: Tensor | None, grid: Grid) -> Tensor:
         x = self.patch_embed(x)
@@ -203,7 +230,8 @@ class BEiT(BaseModule):
         _trunc_normal(self.patch_embed.proj.weight, self.patch_embed_std)
         nn.init.zeros_(self.patch_embed.proj.bias)
         with torch.no_grad():
-            for layer, block in enumerate(self.blocks, 1):
+            further = enumerate(self.cls_pt_layers or (), self.early_layer + 1)
+            for layer, block in (*enumerate(self.blocks, 1), *further):
                 block.attn.proj.weight.div_(math.sqrt(2 * layer))
                 block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
         source = pretrained_checkpoint(self.init_cfg, 'BEiT')

@@ -4,11 +4,13 @@ Shapes: B images, N = h·w patches of a grid (h, w), D channels, H heads, and M 
 of 1 + N tokens, whose first one is [CLS].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .plain_layers import is_plain, scaled_linear
 from .relative_position import Grid, new_table, position_bias
@@ -43,13 +45,12 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((dims,), float(layer_scale)))
 
     def forward(
-        self, x: Tensor, grid: Grid, bias: Tensor | None = None, patch_ids: Tensor | None = None
+        self, x: Tensor, grid: Grid, bias: Tensor | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """Return the next sequence [B, 1 + N, D], or only its patches `patch_ids`: [B, M, D].
+        """Return the next sequence [B, 1 + N, D], or only its `rows` [B, M]: [B, M, D].
 
         Attention reads the keys and values of the full sequence in both cases.
         """
-        rows = None if patch_ids is None else patch_ids + 1
         return self.branches(x, grid, bias, rows, self._draw_drop_path(x), self._draw_drop_path(x))
 
     def branches(
@@ -78,6 +79,25 @@ class Block(nn.Module):
             return None
         is_kept = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path_rate
         return is_kept / (1 - self.drop_path_rate)
+
+
+def run_blocks(
+    blocks: Sequence[Block],
+    x: Tensor,
+    grid: Grid,
+    bias: Tensor | None,
+    rows: Tensor | None = None,
+    recompute: bool = False,
+) -> Tensor:
+    """Run blocks; the last one computes only `rows` [B, M] if they are given.
+
+    With `recompute` activations are not kept, but computed again in the backward pass.
+    """
+    for i, block in enumerate(blocks, 1):
+        is_kept = not (recompute and x.requires_grad)
+        run = block if is_kept else partial(checkpoint, block, use_reentrant=False)
+        x = run(x, grid, bias, rows if i == len(blocks) else None)
+    return x
 
 
 class Attention(nn.Module):

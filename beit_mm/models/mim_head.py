@@ -43,21 +43,26 @@ class MIMHead(BaseModule):
         target: Tensor,
         valid: Tensor,
         scored: dict[str, Tensor] | None = None,
+        aggregated: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss at the positions `valid` bool [B, M], and figures to log.
+
+        With `aggregated` [B, M, D], the output of patch aggregation, the loss has two parts,
+        `loss_last` and `loss_aggregated`, which mmengine adds and logs as `loss`.
 
         Tokens have `token_entropy` (nats), the loss of a model that ignores the image, and an
         accuracy (%) per name and positions bool [B, M] of `scored`.
         """
         prediction = at_least_float32(self(features))
         scale = _mean_scale(valid, prediction.dtype)
+        logged = dict(loss=_sum_loss(prediction, target, valid) * scale)
+        if aggregated is not None:
+            loss = _sum_loss(at_least_float32(self(aggregated)), target, valid) * scale
+            logged = dict(loss_last=logged['loss'], loss_aggregated=loss)
         if target.is_floating_point():
-            error = (prediction - target).square().mean(-1)
-            return dict(loss=(error * valid).sum() * scale)
-        labels = torch.where(valid, target, -100)
-        loss = F.cross_entropy(prediction.flatten(0, 1), labels.flatten(), reduction='sum') * scale
-        logged = dict(loss=loss, token_entropy=self._update_entropy(target, valid))
-        correct = prediction.detach().argmax(-1) == labels
+            return logged
+        logged['token_entropy'] = self._update_entropy(target, valid)
+        correct = prediction.detach().argmax(-1) == target
         for name, positions in (scored or {}).items():
             # Computing the scale again would cost one more all-reduce.
             share = scale if positions is valid else _mean_scale(positions, prediction.dtype)
@@ -72,6 +77,14 @@ class MIMHead(BaseModule):
         counts = histogram(torch.where(valid, target, num_ids), num_ids + 1)[:-1]
         self.target_counts.mul_(0.99).add_(mean_over_ranks(counts))
         return entropy(self.target_counts)
+
+
+def _sum_loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Return the sum of the squared errors or cross-entropies at the positions `valid`."""
+    if target.is_floating_point():
+        return ((prediction - target).square().mean(-1) * valid).sum()
+    labels = torch.where(valid, target, -100)
+    return F.cross_entropy(prediction.flatten(0, 1), labels.flatten(), reduction='sum')
 
 
 def _mean_scale(positions: Tensor, dtype: torch.dtype) -> Tensor:

@@ -4,6 +4,7 @@ from torch import nn
 
 from ..registry import MODELS
 from .beit import BEiT
+from .block import Attention
 
 
 @MODELS.register_module()
@@ -12,11 +13,14 @@ class PatchwiseBEiT(BEiT):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        for block in self.blocks:
-            block.attn.proj.requires_grad_(False)
+        for projection in self._projections():
+            projection.requires_grad_(False)
 
     def init_weights(self) -> None:
         super().init_weights()
-        for block in self.blocks:
-            nn.init.zeros_(block.attn.proj.weight)
-            nn.init.zeros_(block.attn.proj.bias)
+        for projection in self._projections():
+            nn.init.zeros_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def _projections(self) -> list[nn.Module]:
+        return [module.proj for module in self.modules() if isinstance(module, Attention)]

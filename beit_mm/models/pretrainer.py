@@ -60,15 +60,18 @@ class BEiTPretrainer(BaseModel):
         return modes[mode](inputs, data_samples)
 
     def loss(self, inputs: dict, data_samples: list | None = None) -> dict[str, Tensor]:
-        """Predict the target of the masked patches from the other patches (paper, eq. 1)."""
+        """Predict the target of the masked patches from the other patches (paper, eq. 1).
+
+        With patch aggregation the loss is that of both outputs of the backbone, added (BEiT v2).
+        """
         mask = inputs.get('mask')
         target = self._target_of_patches(inputs)
         patch_ids, valid, masked = self._select_patches(mask, target)
-        (features,) = self.backbone(inputs['patch_view'], mask, patch_ids)
+        features, *aggregated = self.backbone(inputs['patch_view'], mask, patch_ids)
         scored = {} if mask is None else dict(masked_accuracy=masked)
         if self.target.recover == 'all':
             scored['accuracy_all'] = valid
-        return self.head.loss(features, take_rows(target, patch_ids), valid, scored)
+        return self.head.loss(features, take_rows(target, patch_ids), valid, scored, *aggregated)
 
     @torch.no_grad()
     def predict(self, inputs: dict, data_samples: list | None = None) -> list[BaseDataElement]:
@@ -82,7 +85,7 @@ class BEiTPretrainer(BaseModel):
         mask = inputs.get('mask')
         target = self._target_of_patches(inputs)
         patch_ids, valid, masked = self._select_patches(mask, target)
-        (features,) = self.backbone(inputs['patch_view'], mask, patch_ids)
+        features = self.backbone(inputs['patch_view'], mask, patch_ids)[0]
         target = take_rows(target, patch_ids)
         prediction = self.head(features).float()
         fields = dict(patch_ids=patch_ids, valid=valid, hidden=masked)

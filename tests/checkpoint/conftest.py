@@ -13,6 +13,9 @@ ARCH = dict(embed_dims=64, num_layers=4, num_heads=1, feedforward_channels=128)
 PLUS = dict(rel_pos_bias='per_layer', layer_scale=0.1)
 KINDS = dict(
     mim=dict(rel_pos_bias='shared', layer_scale=0.1, mask_token=True),
+    v2_mim=dict(
+        rel_pos_bias='shared', layer_scale=0.1, mask_token=True, patch_aggregation=dict(layer=1)
+    ),
     vanilla_mim=dict(abs_pos_embed=True, mask_token=True),
     classifier=dict(out_type='avg_featmap', **PLUS),
     vanilla_classifier=dict(out_type='avg_featmap', abs_pos_embed=True),

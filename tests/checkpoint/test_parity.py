@@ -186,8 +186,11 @@ def test_gradients_of_masked_image_modeling_are_hugging_faces(randomize, tmp_pat
 @pytest.mark.parametrize('head', ['logits', 'features'])
 @pytest.mark.parametrize(
     ('name', 'img_size'),
-    [('beit_base', 224), ('beit_large', 224), ('beit_base', 384), ('beitv2_base', 224), ('beitv2_large', 224)],
-)  # fmt: skip
+    [
+        *((name, 224) for name in ('beit_base', 'beit_large', 'beitv2_base', 'beitv2_large')),
+        *((name, 384) for name in ('beit_base', 'beitv2_base', 'beitv2_large')),
+    ],
+)
 def test_timm(name, img_size, head, randomize, tmp_path):
     import timm
 

@@ -16,15 +16,19 @@ ARCH = dict(embed_dims=32, num_layers=6, num_heads=4, feedforward_channels=64)
 TOKENIZER = dict(type='DiscreteVAE', vocab_size=32, width=8, blocks=1, width_in=8)
 
 
-@pytest.fixture
-def backbone() -> BEiT:
+def make_backbone(**more) -> BEiT:
     torch.manual_seed(0)
     settings = dict(rel_pos_bias='shared', layer_scale=0.1, mask_token=True, drop_path_rate=0.3)
-    model = BEiT(ARCH, 32, 8, **settings)
+    model = BEiT(ARCH, 32, 8, **settings, **more)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     torch._dynamo.reset()
     return model.double().train()
+
+
+@pytest.fixture
+def backbone() -> BEiT:
+    return make_backbone()
 
 
 def train(model: BEiT, patch_ids: torch.Tensor) -> tuple[torch.Tensor, list]:
@@ -32,7 +36,7 @@ def train(model: BEiT, patch_ids: torch.Tensor) -> tuple[torch.Tensor, list]:
     torch.manual_seed(1)
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     model.zero_grad()
-    out = model(x, None, patch_ids)[0]
+    out = torch.cat(model(x, None, patch_ids))
     out.square().sum().backward()
     return out, [p.grad for p in model.parameters() if p.grad is not None]
 
@@ -46,6 +50,16 @@ def test_all_blocks_share_a_few_graphs_and_compute_the_same(backbone):
     # One graph each for the first block (never dropped), the middle ones, and the last (some rows).
     assert counter.frame_count <= 3
     assert list(backbone.state_dict()) == names
+
+
+def test_blocks_of_patch_aggregation_are_compiled_as_well():
+    backbone = make_backbone(patch_aggregation=dict(layer=4))
+    patch_ids = torch.tensor([[0, 3, 5], [1, 2, 15], [4, 6, 7]])
+    expected, counter = train(copy.deepcopy(backbone), patch_ids), CompileCounter()
+    assert compile_blocks(backbone, counter) == 8
+    torch.testing.assert_close(train(backbone, patch_ids), expected)
+    # One more graph, for the rows of the last block, which has [CLS] besides the patches.
+    assert counter.frame_count <= 4
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

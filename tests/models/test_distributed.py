@@ -23,6 +23,8 @@ CASES = [
     ('TokenTarget', 'masked', 'none_on_one_rank'),
     ('TokenTarget', 'all', 'different'),
     ('PixelTarget', 'masked', 'different'),
+    ('patch aggregation', 'masked', 'different'),
+    ('patch aggregation', 'masked', 'none_on_one_rank'),
 ]
 VAE = dict(
     vocab_size=16, width=8, groups=2, blocks=1, width_in=4, beta=50.0, information_weight=0.3
@@ -31,11 +33,14 @@ VAE = dict(
 
 def make_model(name: str, recover: str) -> BEiTPretrainer:
     torch.manual_seed(0)
-    channels, settings = 192, dict(patch_size=8)
-    if name == 'TokenTarget':
-        channels, settings = 16, dict(tokenizer=dict(type='DiscreteVAE', **VAE))
-    target = dict(type=name, recover=recover, **settings)
-    model = make_pretrainer(target, channels, 6, rel_pos_bias='shared', layer_scale=0.1)
+    channels, target = 192, dict(type='PixelTarget', patch_size=8)
+    if name != 'PixelTarget':
+        channels = 16
+        target = dict(type='TokenTarget', tokenizer=dict(type='DiscreteVAE', **VAE))
+    backbone = dict(rel_pos_bias='shared', layer_scale=0.1)
+    if name == 'patch aggregation':
+        backbone['patch_aggregation'] = dict(layer=2)
+    model = make_pretrainer(target | dict(recover=recover), channels, 6, **backbone)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return model.double()
@@ -77,7 +82,7 @@ def part_of(x, rank: int):
 def step(model: torch.nn.Module, inputs) -> tuple[dict, dict]:
     """Return what a step logs, and the gradients."""
     logged = model(inputs, mode='loss')
-    logged['loss'].backward()
+    sum(value for name, value in logged.items() if 'loss' in name).backward()
     gradients = {n.removeprefix('module.'): p.grad.clone() for n, p in model.named_parameters()}
     return {name: value.detach() for name, value in logged.items()}, gradients
 

@@ -2,8 +2,8 @@
 
 A `Predictor` is a function (image [B, C, H, W], mask bool [B, h, w]) → output. The output depends
 on the kind of model: 'backbone' its sequence or pooled feature, 'mim' logits of all patches
-[B, N, |V|], 'classifier' logits, 'segmentor' logits [B, classes, 4·h, 4·w], 'tokenizer' logits
-[B, K, H/8, W/8].
+[B, N, |V|] (with patch aggregation both outputs, [B, 2·N, |V|]), 'classifier' logits, 'segmentor'
+logits [B, classes, 4·h, 4·w], 'tokenizer' logits [B, K, H/8, W/8].
 """
 
 import importlib
@@ -50,7 +50,14 @@ def our_model(
         return lambda image, mask: segment(backbone(image))
     if spec.kind == 'backbone':
         return lambda image, mask: backbone(image)[-1]
-    return _with_head(backbone, state, 'head.proj' if spec.kind == 'mim' else 'head.fc', dtype)
+
+    def features(image: Tensor, mask: Tensor) -> Tensor:
+        if spec.kind != 'mim':
+            return backbone(image)[0]
+        patch_ids = torch.arange(mask[0].numel()).expand(len(mask), -1)
+        return torch.cat(backbone(image, mask, patch_ids), 1)
+
+    return _with_head(features, state, 'head.proj' if spec.kind == 'mim' else 'head.fc', dtype)
 
 
 def library_model(
@@ -118,7 +125,7 @@ def _timm(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
 
 def _mmpretrain(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
     require('mmpretrain')
-    from mmpretrain.models import BEiTPretrainViT, BEiTViT
+    from mmpretrain.models import BEiTPretrainViT, BEiTV2Neck, BEiTViT
     from mmpretrain.models.selfsup.cae import DALLEEncoder
 
     state = _read(path)
@@ -127,6 +134,7 @@ def _mmpretrain(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
         _load(encoder, state, dtype)
         return lambda image, mask: encoder.blocks(map_pixels(image))
     kind = BEiTPretrainViT if spec.kind == 'mim' else BEiTViT
+    early = spec.backbone_settings().get('patch_aggregation', {}).get('layer', 0)
     model = kind(
         arch=spec.arch,
         img_size=spec.img_size,
@@ -136,14 +144,28 @@ def _mmpretrain(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
         use_rel_pos_bias=spec.rel_pos_bias == 'per_layer',
         use_shared_rel_pos_bias=spec.rel_pos_bias == 'shared',
         layer_scale_init_value=0.1 if spec.layer_scale else 0,
-        final_norm=spec.out_type in ('raw', 'cls_token'),
+        final_norm=spec.out_type in ('raw', 'cls_token') and not early,
         out_type=spec.out_type,
+        out_indices=[early - 1, -1] if early else -1,
         patch_cfg=dict(padding=0),
     )
     backbone = _load(model, select_part(state, 'backbone.'), dtype)
     if spec.kind == 'backbone':
         return lambda image, mask: backbone(image)[-1]
-    return _with_head(backbone, state, 'head.cls_head' if spec.kind == 'mim' else 'head.fc', dtype)
+    if early:
+        arch = spec.arch | dict(depth=spec.arch['num_layers'])
+        neck = BEiTV2Neck(spec.aggregation_blocks, early, arch)
+        _load(neck, select_part(state, 'neck.'), dtype)
+
+    def features(image: Tensor, mask: Tensor) -> Tensor:
+        if spec.kind != 'mim':
+            return backbone(image)[0]
+        outputs = backbone(image, mask)
+        if early:
+            return torch.cat(neck(outputs, backbone.shared_rel_pos_bias), 1)
+        return outputs[0][:, 1:]
+
+    return _with_head(features, state, 'head.cls_head' if spec.kind == 'mim' else 'head.fc', dtype)
 
 
 def _mmseg(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
@@ -171,13 +193,11 @@ def _mmseg(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
 
 
 def _with_head(
-    backbone: nn.Module, state: dict[str, Tensor], name: str, dtype: torch.dtype
+    features: Predictor, state: dict[str, Tensor], name: str, dtype: torch.dtype
 ) -> Predictor:
-    """Return a backbone with a linear head: on all patches for 'head.proj' and 'head.cls_head'."""
+    """Return the linear head `name` on features."""
     weight, bias = (state[f'{name}.{part}'].to(dtype) for part in ('weight', 'bias'))
-    if name == 'head.fc':
-        return lambda image, mask: F.linear(backbone(image)[0], weight, bias)
-    return lambda image, mask: F.linear(backbone(image, mask)[0][:, 1:], weight, bias)
+    return lambda image, mask: F.linear(features(image, mask), weight, bias)
 
 
 def _upernet(state: dict[str, Tensor], spec: ModelSpec, dtype: torch.dtype) -> nn.Module:

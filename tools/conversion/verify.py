@@ -30,8 +30,12 @@ def verify(checkpoint: Checkpoint, target: str, path: Path, backbone_only: bool)
     mask = torch.rand(1, *spec.grid, generator=generator) < 0.4
 
     source_model, source_name = None, 'ours'
-    # mmseg's backbone has no last norm, so its output is not comparable.
-    comparable = not backbone_only and spec.out_type == target_spec.out_type
+    # mmseg's backbone has no last norm, and most libraries lack patch aggregation: then the output
+    # of the source's library is not comparable.
+    comparable = not backbone_only and all(
+        getattr(spec, name) == getattr(target_spec, name)
+        for name in ('out_type', 'aggregation_blocks')
+    )
     if comparable and (file := _library_path(checkpoint)):
         try:
             source_model = library_model(checkpoint.origin, file, spec)
