@@ -1,12 +1,9 @@
 """The published models: the index states the truth, and mmpretrain and mmseg find and run them."""
 
 import json
-import os
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -45,12 +42,9 @@ def make_small() -> dict:
     return dict(backbone=dict(arch=dict(small.ARCH, _delete_=True)), head=dict(in_channels=32))
 
 
-def run_python(code: str) -> str:
+def printed(code: str) -> str:
     """Return the last line that code prints in a process of its own."""
-    path = os.pathsep.join([*filter(None, [os.environ.get('PYTHONPATH')]), str(ROOT)])
-    environment = os.environ | dict(PYTHONPATH=path)
-    command = [sys.executable, '-c', code]
-    done = subprocess.run(command, env=environment, text=True, capture_output=True)
+    done = small.run_python(code)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
 
@@ -165,7 +159,7 @@ print(json.dumps([sorted(names), kinds, len(finders)]))
 """
     expected = sorted(name for name in ENTRIES if 'ade20k' not in name)
     kinds = ['beit_mm.models.beit', 'beit_mm.models.beit', 'beit_mm.models.pretrainer']
-    assert json.loads(run_python(code)) == [expected, kinds, 0]
+    assert json.loads(printed(code)) == [expected, kinds, 0]
 
 
 def test_without_mmpretrain_its_import_fails_as_usual():
@@ -177,7 +171,7 @@ try:
 except ModuleNotFoundError as error:
     print(error)
 """
-    assert 'mmpretrain' in run_python(code)
+    assert 'mmpretrain' in printed(code)
 
 
 def test_published_files_are_loaded_by_name(tmp_path, monkeypatch, capfd):

@@ -1,7 +1,6 @@
 """Each mistake in a config is found before anything is built, and no config of ours has one."""
 
 import copy
-import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,17 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from PIL import Image
 from shapes import draw as shapes
 from small import ARCH, CONFIGS, each, load, shrink
 from torch.distributed import HashStore
 
-from beit_mm.config_check import names
 from beit_mm.config_check.finding import Finding
-from beit_mm.config_check.images import check_test_batch, size_after
 from beit_mm.config_check.metrics import reported_keys
 from beit_mm.config_check.preflight import preflight, share_findings
-from beit_mm.config_check.renamed import RENAMED
 from beit_mm.config_check.report import format_list
 from beit_mm.config_check.run import check_work_dir
 from beit_mm.models import BEiT
@@ -237,54 +232,11 @@ def test_only_rank_0_checks_and_all_ranks_get_its_findings():
     assert calls == [0]
 
 
-# -- names -----------------------------------------------------------------------------------------
-
-
-def test_a_missing_requirement_of_a_package_is_an_error(tmp_path, monkeypatch):
-    (tmp_path / 'hollow').mkdir()
-    (tmp_path / 'hollow/__init__.py').touch()
-    (tmp_path / 'hollow/registry.py').write_text('import a_package_that_is_nowhere')
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match='a_package_that_is_nowhere'):
-        names.find_classes('NoSuch', 'hollow')
-
-
 def test_targets_of_lora_are_no_types(data, tmp_path):
     cfg = small_config(CLASSIFY, data, tmp_path)
     targets = [dict(type='qkv'), dict(type='.*fc1')]
     cfg.model = dict(type='LoRAModel', module=cfg.model, alpha=1, rank=1, targets=targets)
     assert 'targets' not in str(describe(preflight(cfg)))
-
-
-@pytest.mark.parametrize(('old', 'new'), RENAMED.items())
-def test_an_old_name_is_gone_and_its_new_name_exists(old, new):
-    name, _, argument = old.partition('.')
-    classes = names.find_classes(name, 'beit_mm')
-    known = [each for each in (old, new) if names.find_classes(each, 'beit_mm')]
-    if old in ('codes', 'data_wait', 'rss'):  # keys of the training log
-        files = (ROOT / 'beit_mm').rglob('*.py')
-        known = [new] if any(f"{new}'" in path.read_text() for path in files) else []
-    elif '=' in old:
-        known = [new]  # a value: `test_an_old_name_stops_every_command`
-    elif '/' in old:
-        known = reported_keys(dict(type='TokenizerMetric')) + reported_keys(dict(type='MIMMetric'))
-    elif argument:
-        known = set().union(*map(names.accepted_arguments, classes))
-    assert (argument or old) not in known and (new in known or new.startswith('removed'))
-
-
-def test_the_changelog_and_the_table_of_old_names_agree():
-    text = (ROOT / 'CHANGELOG.md').read_text()
-    table = text.partition('### In configs and logs\n')[2].partition('\n### ')[0]
-    found = {}
-    for line in table.splitlines():
-        kind, old, new = ([*map(str.strip, line.strip('|').split('|')), '', '', ''])[:3]
-        if kind in ('argument', 'hook', 'log key'):
-            olds, news = (re.findall('`(.+?)`', cell) for cell in (old, new))
-            if new.startswith('removed'):
-                news = ['removed']
-            found |= dict(zip(olds, news * len(olds) if len(news) == 1 else news, strict=True))
-    assert found == {old: new.partition(':')[0] for old, new in RENAMED.items()}
 
 
 # -- single rules ----------------------------------------------------------------------------------
@@ -310,33 +262,3 @@ def test_the_keys_that_a_metric_reports_are_known(metric, result):
 def test_the_check_of_the_work_dir_leaves_no_files(tmp_path):
     assert list(check_work_dir(dict(work_dir=f'{tmp_path}/new/run'))) == []
     assert list(tmp_path.iterdir()) == []
-
-
-CROP = dict(type='RandomCrop', crop_size=64)
-
-
-@pytest.mark.parametrize(
-    ('steps', 'size'),
-    [
-        ([dict(type='RandomResizedCrop', scale=64), dict(type='AutoAugment')], (64, 64)),
-        ([dict(type='mmpretrain.EfficientNetCenterCrop', crop_size=64)], (64, 64)),
-        ([dict(type='Resize', scale=(64, 32)), dict(type='RandomErasing')], (32, 64)),
-        ([CROP, dict(type='RandomCutOut', n_holes=1)], (64, 64)),
-        ([CROP, dict(type='ResizeEdge', scale=32)], (32, 32)),
-        ([CROP, dict(type='Pad', size_divisor=32)], None),
-        ([CROP, dict(type='RandomChoice', transforms=[])], None),
-    ],
-)
-def test_the_size_after_a_pipeline_is_known_unless_a_step_may_change_it(steps, size):
-    assert size_after(steps) == size
-
-
-def test_validation_images_of_different_sizes_are_named(tmp_path):
-    for height in (8, 16):
-        Image.new('RGB', (8, height)).save(tmp_path / f'{height}.png')
-    dataset = dict(data_root=str(tmp_path), data_prefix=dict(img_path='.'), pipeline=['read'])
-    cfg = dict(default_scope='mmseg', val_dataloader=dict(batch_size=2, dataset=dataset))
-    (finding,) = check_test_batch(cfg)
-    assert 'has images of 8×8 and 16×8 pixels, which do not fit in one batch' in str(finding)
-    dataset['pipeline'].append(dict(type='Resize', scale=(8, 8)))
-    assert not list(check_test_batch(cfg))

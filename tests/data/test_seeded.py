@@ -1,12 +1,10 @@
 """A sample depends on (seed, epoch, index) and on nothing else."""
 
 import random
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import BaseDataset, Compose
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -102,31 +100,3 @@ def test_a_long_skip_costs_nothing():
     resumed = KeyedSampler(range(1_300_000), seed=0, infinite=True)
     resumed.skip(10**12)
     assert next(iter(resumed))[0] == 10**12 // 1_300_000
-
-
-# -- tools of mmpretrain and mmseg -------------------------------------------------------------------
-
-
-class Listed(BaseDataset):
-    """Sample i is the result of its pipeline."""
-
-    METAINFO: ClassVar = dict(classes=('a', 'b'))
-
-    def load_data_list(self) -> list[dict]:
-        return [dict(img_path=f'{i}.png', gt_label=i % 2) for i in range(N)]
-
-
-def test_a_subset_and_another_pipeline_are_those_of_the_wrapped_data_set():
-    DATASETS.register_module(module=Listed, force=True)
-    steps = [lambda info: (info['img_path'], random.random())]
-    whole = SeededDataset(dict(type='Listed', pipeline=[]), pipeline=steps)
-    part = whole.get_subset([7, 3])
-    assert isinstance(part, SeededDataset) and len(part) == 2 and len(whole) == N
-    assert [part[i][0] for i in range(2)] == ['7.png', '3.png']
-    assert part[0][1] == whole[0][1] and part[0, 0] != part[1, 0]  # still seeded
-    whole.pipeline = Compose([lambda info: info['img_path']])
-    assert whole[3] == '3.png' and whole.pipeline.transforms
-    assert whole.METAINFO == whole.metainfo == dict(classes=('a', 'b'))
-    assert whole.get_data_info(3)['img_path'] == '3.png'
-    with pytest.raises(AttributeError):
-        _ = whole.nothing

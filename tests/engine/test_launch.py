@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from small import run_python
 from trials import toy
 
 from beit_mm.checkpoint.files import read_file
@@ -85,7 +86,7 @@ def test_every_slurm_step_has_its_own_port(monkeypatch):
 
 
 @pytest.mark.parametrize(('variable', 'rank'), [('RANK', 0), ('RANK', 1), ('SLURM_PROCID', 1)])
-def test_only_rank_0_prints_the_warnings_of_imports(variable, rank):
+def test_only_rank_0_prints_the_warnings_of_imports(variable, rank, monkeypatch):
     code = """if True:
         import runpy, sys, warnings
         sys.argv = ['train.py', '--help']
@@ -94,14 +95,10 @@ def test_only_rank_0_prints_the_warnings_of_imports(variable, rank):
         except SystemExit:
             warnings.warn('of a library', FutureWarning)
     """
-    env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'SLURM_PROCID')}
-    done = subprocess.run(
-        [sys.executable, '-c', code],
-        env=env | {variable: str(rank)},
-        cwd=toy.ROOT,
-        text=True,
-        capture_output=True,
-    )
+    for name in ('RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(rank))
+    done = run_python(code)
     assert done.returncode == 0 and 'usage: train.py' in done.stdout
     assert ('Warning' in done.stderr) is (rank == 0), done.stderr
 

@@ -6,14 +6,13 @@ How soon they end is measured by `tools/stress.py ranks`.
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from itertools import product
 
 import pytest
 import torch
+from small import run_python
 from trials import ranks, toy
 from trials.ranks import until
 
@@ -135,5 +134,5 @@ def test_a_rank_that_exits_while_it_writes_its_heartbeat_keeps_its_exit_code():
         time.sleep(0.2)
         sys.exit(143)
     """
-    done = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
+    done = run_python(code)
     assert done.returncode == 143, done.stderr
