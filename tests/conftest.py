@@ -19,6 +19,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from shapes import draw as shapes
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from beit_mm import compat
@@ -114,3 +115,21 @@ def unformatted(monkeypatch: pytest.MonkeyPatch) -> None:
     # One stack imports it late, the other early.
     for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
         monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What mmengine logs."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture(scope='session')
+def few_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images of Shapes for training and four for validation, in both layouts."""
+    out = tmp_path_factory.mktemp('few') / 'shapes'
+    sizes = dict(segmentation_train=12, segmentation_val=4, labels=(12,))
+    shapes.write(out, train=12, val=4, size=64, jobs=1, **sizes)
+    return out

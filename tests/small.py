@@ -1,5 +1,6 @@
 """All configs of the project, functions that shrink them to a size for a CPU, and code in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from torch import nn
 
 from beit_mm.models import BEiTPretrainer
 from beit_mm.registry import MODELS
@@ -168,3 +170,16 @@ def run_python(code: str, *paths: object) -> subprocess.CompletedProcess:
     env = os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, places)))
     command = [sys.executable, '-c', code]
     return subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True)
+
+
+def randomize(model: nn.Module, std: float = 0.3) -> nn.Module:
+    """Draw all parameters, in place, so that outputs depend on each of them."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=std)
+    return model
+
+
+def read_scalars(work_dir: Path) -> list[dict]:
+    """Return the lines that runs in this folder logged."""
+    texts = [path.read_text() for path in sorted(work_dir.glob('*/vis_data/scalars.json'))]
+    return [json.loads(line) for text in texts for line in text.splitlines()]

@@ -32,14 +32,6 @@ SEGMENT = 'segmentation/vit-base_in1k-ft_setr-pup_8xb2-amp-160k_ade20k-512x512'
 METRICS = dict(mmpretrain='accuracy/top1', mmseg='mIoU')
 
 
-@pytest.fixture(scope='session')
-def data(tmp_path_factory) -> Path:
-    """Draw twelve images of Shapes for training and four for validation, in both layouts."""
-    out = tmp_path_factory.mktemp('configs') / 'shapes'
-    shapes.write(out, train=12, val=4, size=64, segmentation_train=12, segmentation_val=4, jobs=1)
-    return out
-
-
 def build(cfg: Config) -> nn.Module:
     init_default_scope(cfg.default_scope)
     if cfg.get('data_preprocessor'):
@@ -51,8 +43,8 @@ def build(cfg: Config) -> nn.Module:
 
 
 @pytest.mark.parametrize('name', each(CONFIGS))
-def test_two_iterations_on_shapes(name, data, tmp_path):
-    cfg = shrink(load(name), data, tmp_path)
+def test_two_iterations_on_shapes(name, few_shapes, tmp_path):
+    cfg = shrink(load(name), few_shapes, tmp_path)
     runner = build_runner(cfg)
     runner.train()
     assert runner.iter == 2
@@ -65,16 +57,16 @@ def test_two_iterations_on_shapes(name, data, tmp_path):
         assert math.isfinite(value)
 
 
-def test_a_segmentor_is_tested_at_several_scales(data, tmp_path):
+def test_a_segmentor_is_tested_at_several_scales(few_shapes, tmp_path):
     cfg = load(SEGMENT)
     launch.augment_test(cfg)
-    runner = build_runner(shrink(cfg, data, tmp_path))
+    runner = build_runner(shrink(cfg, few_shapes, tmp_path))
     assert math.isfinite(runner.test()['mIoU'])
     assert len(runner.test_dataloader.dataset[0]['inputs']) == 12
 
 
-def test_a_classifier_is_tested_on_images_and_their_mirror_images(data, tmp_path):
-    cfg = shrink(load(FINETUNE), data, tmp_path)
+def test_a_classifier_is_tested_on_images_and_their_mirror_images(few_shapes, tmp_path):
+    cfg = shrink(load(FINETUNE), few_shapes, tmp_path)
     launch.augment_test(cfg)
     runner = build_runner(cfg)
     assert math.isfinite(runner.test()['accuracy/top1'])
@@ -90,13 +82,13 @@ def test_a_classifier_is_tested_on_images_and_their_mirror_images(data, tmp_path
     torch.testing.assert_close(merged, alone.mean(0))
 
 
-def test_merged_lora_weights_are_those_of_the_plain_config(data, tmp_path):
+def test_merged_lora_weights_are_those_of_the_plain_config(few_shapes, tmp_path):
     """Only the additions and the head are trained, and a checkpoint holds nothing else."""
     source = tmp_path / 'beit.pth'
-    plain = shrink(load(IN22K), data, tmp_path)
+    plain = shrink(load(IN22K), few_shapes, tmp_path)
     torch.save(dict(state_dict=build(plain).state_dict()), source)
     (path,) = (ROOT / 'configs/lora').glob('*.py')
-    cfg = shrink(Config.fromfile(path), data, tmp_path)
+    cfg = shrink(Config.fromfile(path), few_shapes, tmp_path)
     backbone(cfg).init_cfg = dict(type='Pretrained', checkpoint=str(source))
     build_runner(cfg).train()
     model = build(cfg)
@@ -122,12 +114,12 @@ def test_tta_needs_a_pipeline(tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'grid'), [(FINETUNE_384, 24), (SEGMENT, 4)])
-def test_fine_tuned_weights_start_384_pixels_and_segmentation(name, grid, data, tmp_path):
-    first = shrink(load(FINETUNE), data, tmp_path / 'first')
+def test_fine_tuned_weights_start_384_pixels_and_segmentation(name, grid, few_shapes, tmp_path):
+    first = shrink(load(FINETUNE), few_shapes, tmp_path / 'first')
     build_runner(first).train()
     path = str(tmp_path / 'first/epoch_1.pth')
     source = checkpoint.load(path)[0]
-    real, cfg = load(name), shrink(load(name), data, tmp_path / 'second')
+    real, cfg = load(name), shrink(load(name), few_shapes, tmp_path / 'second')
     backbone(cfg).init_cfg = dict(backbone(real).init_cfg, checkpoint=path)
     parts = ['backbone.blocks', 'backbone.patch', 'backbone.cls']
     if 'head' in cfg.model:
@@ -142,8 +134,8 @@ def test_fine_tuned_weights_start_384_pixels_and_segmentation(name, grid, data, 
     assert torch.equal(positions[:, 0], source['backbone.pos_embed'][:, 0])
 
 
-def test_a_linear_probe_averages_patches_and_trains_only_the_classifier(data, tmp_path):
-    runner = build_runner(shrink(load(PROBE), data, tmp_path))
+def test_a_linear_probe_averages_patches_and_trains_only_the_classifier(few_shapes, tmp_path):
+    runner = build_runner(shrink(load(PROBE), few_shapes, tmp_path))
     model = runner.model
     model.init_weights()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -158,8 +150,8 @@ def test_a_linear_probe_averages_patches_and_trains_only_the_classifier(data, tm
     assert changed == {'head.fc.weight', 'head.fc.bias'}
 
 
-def test_an_image_smaller_than_the_test_crop_is_padded(data, tmp_path):
-    model = build(shrink(load(SEGMENT), data, tmp_path)).eval()
+def test_an_image_smaller_than_the_test_crop_is_padded(few_shapes, tmp_path):
+    model = build(shrink(load(SEGMENT), few_shapes, tmp_path)).eval()
     shape = 32, 200
     sample = SegDataSample(metainfo=dict(ori_shape=shape, img_shape=shape))
     batch = dict(inputs=[torch.randint(256, (3, *shape), dtype=torch.uint8)], data_samples=[sample])

@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MMLogger
 
 from beit_mm import engine
 from beit_mm.apis.base_inferencer import Inferencer
@@ -191,15 +190,10 @@ WARNINGS = {
 
 
 @pytest.mark.parametrize('mistake', WARNINGS)
-def test_a_risk_is_a_warning(mistake, caplog):
+def test_a_risk_is_a_warning(mistake, log):
     make, message = WARNINGS[mistake]
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    try:
-        make()
-    finally:
-        logger.removeHandler(caplog.handler)
-    (said,) = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+    make()
+    (said,) = [record.getMessage() for record in log.records if record.levelname == 'WARNING']
     assert re.search(message, said)
 
 

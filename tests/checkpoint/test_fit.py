@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
-from small import same_tensors
+from small import randomize, same_tensors
 
 from beit_mm.checkpoint import load_backbone
 from beit_mm.checkpoint.fit import adapt_patch_embed, check_fit
@@ -26,9 +25,7 @@ def make(seed: int = 1, **kwargs) -> BEiT:
     """Return a small BEiT with random parameters."""
     torch.manual_seed(seed)
     model = BEiT(**dict(arch=ARCH, img_size=32, patch_size=8) | kwargs).double()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    return model.eval()
+    return randomize(model).eval()
 
 
 def save(path, model: BEiT, prefix: str = 'backbone.', others: tuple = ()) -> str:
@@ -49,14 +46,6 @@ def last_block(model: BEiT, x: torch.Tensor) -> torch.Tensor:
     model(x)
     handle.remove()
     return seen[0]
-
-
-@pytest.fixture
-def log(caplog):
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 # -- from task to task

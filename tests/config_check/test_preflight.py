@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from shapes import draw as shapes
 from small import ARCH, CONFIGS, each, load, shrink
 from torch.distributed import HashStore
 
@@ -24,13 +23,6 @@ from beit_mm.registry import METRICS
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp('preflight') / 'shapes'
-    shapes.write(out, train=4, val=2, size=64, segmentation_train=4, segmentation_val=2, jobs=1)
-    return out
-
-
 def small_config(name: str, data: Path, work_dir: Path) -> Config:
     """Return a config with its own schedule and length, a small model, and data that exist."""
     real, cfg = load(name), shrink(load(name), data, work_dir)
@@ -43,9 +35,9 @@ def describe(findings: list[Finding]) -> list[str]:
 
 
 @pytest.mark.parametrize('name', each(CONFIGS))
-def test_no_small_config_of_ours_has_a_finding(name, data, tmp_path):
-    findings = preflight(small_config(name, data, tmp_path))
-    of_the_data = 'lr for this batch', 'no pixel of 4 label maps has'  # there are few images
+def test_no_small_config_of_ours_has_a_finding(name, few_shapes, tmp_path):
+    findings = preflight(small_config(name, few_shapes, tmp_path))
+    of_the_data = 'lr for this batch', 'no pixel of 12 label maps has'  # there are few images
     for finding in findings:
         assert not finding.stops and any(words in str(finding) for words in of_the_data), finding
 
@@ -188,10 +180,10 @@ CASES = [(case, True) for case in MISTAKES] + [(case, False) for case in REMARKS
 
 
 @pytest.mark.parametrize(('case', 'stops'), CASES, ids=[case[2] for case, _ in CASES])
-def test_a_mistake_is_found_and_explained(case, stops, data, weights, tmp_path, monkeypatch):
+def test_a_mistake_is_found_and_explained(case, stops, few_shapes, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(weights)
     name, options, expected = case
-    cfg = small_config(name, data, tmp_path)
+    cfg = small_config(name, few_shapes, tmp_path)
     before = describe(preflight(cfg))
     cfg.merge_from_dict(copy.deepcopy(options))
     found = [finding for finding in preflight(cfg) if str(finding) not in before]
@@ -199,8 +191,8 @@ def test_a_mistake_is_found_and_explained(case, stops, data, weights, tmp_path, 
     assert len(found) <= 3, describe(found)  # two rules may find the same mistake
 
 
-def test_all_findings_come_in_one_list_errors_first(data, tmp_path):
-    cfg = small_config(CLASSIFY, data, tmp_path)
+def test_all_findings_come_in_one_list_errors_first(few_shapes, tmp_path):
+    cfg = small_config(CLASSIFY, few_shapes, tmp_path)
     cfg.merge_from_dict({'optim_wraper': {}, 'param_scheduler.1.end': 40, 'load_from': 'gone.pth'})
     findings = preflight(cfg)
     stops = [finding.stops for finding in findings]
@@ -232,8 +224,8 @@ def test_only_rank_0_checks_and_all_ranks_get_its_findings():
     assert calls == [0]
 
 
-def test_targets_of_lora_are_no_types(data, tmp_path):
-    cfg = small_config(CLASSIFY, data, tmp_path)
+def test_targets_of_lora_are_no_types(few_shapes, tmp_path):
+    cfg = small_config(CLASSIFY, few_shapes, tmp_path)
     targets = [dict(type='qkv'), dict(type='.*fc1')]
     cfg.model = dict(type='LoRAModel', module=cfg.model, alpha=1, rank=1, targets=targets)
     assert 'targets' not in str(describe(preflight(cfg)))

@@ -1,7 +1,6 @@
 """A token cache has the tokens that the tokenizer would compute, to the bit, or is refused."""
 
 import itertools
-import json
 import multiprocessing
 import os
 import pickle
@@ -15,8 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from shapes import draw as shapes
-from small import backbone, find_dataset, load, shrink
+from small import backbone, find_dataset, load, read_scalars, same_tensors, shrink
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.data import token_cache
@@ -31,16 +29,11 @@ IMAGES, CROPS, TOTAL, INTERRUPTED = 12, 2, 24, 15  # four epochs of six batches 
 FILES = ('ids', 'done', 'names', 'probe.npy')
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    """Return drawn images; `config` adds a tokenizer whose ids of them differ."""
-    out, few = tmp_path_factory.mktemp('cache') / 'shapes', (IMAGES,)
-    shapes.write(out, IMAGES, 4, segmentation_train=2, segmentation_val=2, labels=few, jobs=1)
-    return out
-
-
 def config(data: Path, folder: Path, **dataset: object) -> Config:
-    """Return the quickstart's pre-training, small; `dataset` are arguments of its SeededDataset."""
+    """Return the quickstart's pre-training, small, with a tokenizer whose ids of the images differ.
+
+    `dataset` are arguments of its SeededDataset.
+    """
     torch.manual_seed(0)
     cfg = shrink(load('quickstart/pretrain'), data, folder)
     tokenizer, target = data / 'tokenizer.pth', cfg.model.target
@@ -68,10 +61,10 @@ def small_blocks() -> Iterator[None]:
 
 
 @pytest.fixture(scope='module')
-def cache(data, small_blocks, tmp_path_factory) -> Path:
+def cache(few_shapes, small_blocks, tmp_path_factory) -> Path:
     """Return a cache in blocks of five images, which tests must not change."""
     root = tmp_path_factory.mktemp('cache')
-    return make(config(data, root / 'work'), root / 'tokens')
+    return make(config(few_shapes, root / 'work'), root / 'tokens')
 
 
 def make(cfg: Config, path: Path, num_crops: int = CROPS, split: str = 'train') -> Path:
@@ -95,24 +88,17 @@ def online(cfg: Config, inputs: dict) -> torch.Tensor:
 def trained(cfg: Config) -> tuple[dict, dict]:
     """Return what each iteration logged, and the weights at the end."""
     build_runner(cfg).train()
-    texts = [path.read_text() for path in Path(cfg.work_dir).rglob('scalars.json')]
-    lines = [json.loads(line) for text in texts for line in text.splitlines()]
-    logged = {
-        line['step']: (line['loss'], line['masked_accuracy']) for line in lines if 'loss' in line
-    }
+    lines = [line for line in read_scalars(Path(cfg.work_dir)) if 'loss' in line]
+    logged = {line['step']: (line['loss'], line['masked_accuracy']) for line in lines}
     return logged, read_file(Path(cfg.work_dir, f'iter_{TOTAL}.pth'))['state_dict']
-
-
-def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 # -- cached equals online ----------------------------------------------------------------------------
 
 
-def test_cached_ids_are_those_of_each_crop_and_image(data, cache, tmp_path):
-    cached = dataset(config(data, tmp_path / 'a', token_cache=str(cache)))
-    plain = dataset(cfg := config(data, tmp_path / 'b', num_crops=CROPS))
+def test_cached_ids_are_those_of_each_crop_and_image(few_shapes, cache, tmp_path):
+    cached = dataset(config(few_shapes, tmp_path / 'a', token_cache=str(cache)))
+    plain = dataset(cfg := config(few_shapes, tmp_path / 'b', num_crops=CROPS))
     seen = []
     for key in itertools.product(range(2 * CROPS), range(IMAGES)):
         inputs, expected = cached[key]['inputs'], plain[key]['inputs']
@@ -126,9 +112,9 @@ def test_cached_ids_are_those_of_each_crop_and_image(data, cache, tmp_path):
     assert len(torch.stack(seen).flatten(1).unique(dim=0)) == CROPS * IMAGES
 
 
-def test_a_repeated_crop_has_another_mask_and_the_first_epochs_are_unchanged(data, tmp_path):
-    repeated = dataset(config(data, tmp_path / 'a', num_crops=CROPS))
-    plain = dataset(config(data, tmp_path / 'b'))
+def test_a_repeated_crop_has_another_mask_and_the_first_epochs_are_unchanged(few_shapes, tmp_path):
+    repeated = dataset(config(few_shapes, tmp_path / 'a', num_crops=CROPS))
+    plain = dataset(config(few_shapes, tmp_path / 'b'))
     masks = set()
     for epoch in range(4 * CROPS):
         samples = repeated[epoch, 3], repeated[epoch % CROPS, 3], plain[epoch, 3]
@@ -143,12 +129,12 @@ def test_a_repeated_crop_has_another_mask_and_the_first_epochs_are_unchanged(dat
 
 @pytest.mark.parametrize('num_crops', [CROPS, TOTAL * 2 // IMAGES])
 def test_a_run_with_caches_is_the_run_with_the_tokenizer_and_resumes_exactly(
-    num_crops, data, tmp_path
+    num_crops, few_shapes, tmp_path
 ):
     """It needs no weights of the tokenizer, and as many crops as epochs need no `num_crops`."""
 
     def run(name: str, *splits: str, **dataset) -> tuple[dict, dict]:
-        cfg = config(data, tmp_path / name, **dataset)
+        cfg = config(few_shapes, tmp_path / name, **dataset)
         cfg.optim_wrapper.accumulative_counts = 4
         cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
         for split in splits:
@@ -159,26 +145,30 @@ def test_a_run_with_caches_is_the_run_with_the_tokenizer_and_resumes_exactly(
         return trained(cfg)
 
     for split, crops in dict(train=num_crops, val=1).items():
-        make(cfg := config(data, tmp_path / 'made'), tmp_path / f'{split}_tokens', crops, split)
+        make(
+            cfg := config(few_shapes, tmp_path / 'made'), tmp_path / f'{split}_tokens', crops, split
+        )
     plain, plain_weights = run('plain', **dict(num_crops=CROPS) if num_crops == CROPS else {})
     logged, weights = run('cached', 'train', 'val')
-    assert len(logged) == TOTAL and logged == plain and same(weights, plain_weights)
+    assert len(logged) == TOTAL and logged == plain and same_tensors(weights, plain_weights)
     assert weights['target_fingerprint'] == MODELS.build(cfg.model.target).fingerprint()
     torch.manual_seed(5), np.random.seed(5)
     resumed, resumed_weights = run('resumed', 'train', 'val')
     assert resumed == {step: values for step, values in logged.items() if step > INTERRUPTED}
-    assert same(weights, resumed_weights)
+    assert same_tensors(weights, resumed_weights)
 
 
 # -- writing -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.long
-def test_a_kill_at_any_write_leaves_right_ids_and_the_same_command_continues(data, cache, tmp_path):
+def test_a_kill_at_any_write_leaves_right_ids_and_the_same_command_continues(
+    few_shapes, cache, tmp_path
+):
     path, calls, codes = tmp_path / 'killed', 0, [1]
     expected = np.fromfile(cache / 'ids', '<u2').reshape(CROPS, IMAGES, -1)
     while codes[-1]:
-        target, arguments = dies, (config(data, tmp_path / 'work'), path, calls % 5)
+        target, arguments = dies, (config(few_shapes, tmp_path / 'work'), path, calls % 5)
         child = multiprocessing.get_context('fork').Process(target=target, args=arguments)
         child.start(), child.join()
         codes.append(child.exitcode)
@@ -214,8 +204,8 @@ def dies(cfg: Config, path: Path, at: int) -> None:
     make(cfg, path)
 
 
-def test_a_second_creator_opens_the_cache_of_the_first(data, tmp_path):
-    path, images = tmp_path / 'caches/new', dataset(config(data, tmp_path, num_crops=CROPS))
+def test_a_second_creator_opens_the_cache_of_the_first(few_shapes, tmp_path):
+    path, images = tmp_path / 'caches/new', dataset(config(few_shapes, tmp_path, num_crops=CROPS))
     first = TokenCache.create(path, (8, 8), dict(tokenizer=1), images)
     first.write(1, 2, np.full((2, 8, 8), 65535))
     second = TokenCache.create(path, (8, 8), dict(tokenizer=2), images)
@@ -247,8 +237,10 @@ CHANGES = [
 
 
 @pytest.mark.parametrize('settings, change, message', CHANGES)
-def test_another_seed_pipeline_or_list_is_refused(settings, change, message, data, cache, tmp_path):
-    cfg = config(data, tmp_path, **dict(token_cache=str(cache)) | settings)
+def test_another_seed_pipeline_or_list_is_refused(
+    settings, change, message, few_shapes, cache, tmp_path
+):
+    cfg = config(few_shapes, tmp_path, **dict(token_cache=str(cache)) | settings)
     change(find_dataset(cfg.train_dataloader))
     if message is None:
         assert dataset(cfg)[0, 0]['inputs']['mask'].sum() <= 20
@@ -267,9 +259,9 @@ def moved(data: Path, cache: Path, folder: Path) -> tuple[Config, Path]:
 
 
 def test_another_order_is_refused_at_the_start_or_when_an_image_is_read(
-    data, cache, tmp_path, monkeypatch
+    few_shapes, cache, tmp_path, monkeypatch
 ):
-    cfg, root = moved(data, cache, tmp_path)
+    cfg, root = moved(few_shapes, cache, tmp_path)
     lines = (root / 'meta/train.txt').read_text().splitlines()
     lines[5:7] = lines[6], lines[5]
     (root / 'meta/train.txt').write_text('\n'.join(lines))
@@ -283,8 +275,8 @@ def test_another_order_is_refused_at_the_start_or_when_an_image_is_read(
         found[0, 5]
 
 
-def test_other_images_with_the_same_names_are_refused(data, cache, tmp_path):
-    cfg, root = moved(data, cache, tmp_path)
+def test_other_images_with_the_same_names_are_refused(few_shapes, cache, tmp_path):
+    cfg, root = moved(few_shapes, cache, tmp_path)
     images = [path for path in sorted((root / 'train').rglob('*.*')) if path.is_file()]
     content = [path.read_bytes() for path in images]
     for path, other in zip(images, content[1:] + content[:1], strict=True):
@@ -294,15 +286,15 @@ def test_other_images_with_the_same_names_are_refused(data, cache, tmp_path):
 
 
 @pytest.mark.parametrize('given', [True, False])
-def test_another_tokenizer_is_refused(given, data, cache, tmp_path):
+def test_another_tokenizer_is_refused(given, few_shapes, cache, tmp_path):
     """Whether it is given or belongs to the checkpoint that the run resumes."""
-    cfg = config(data, tmp_path / 'run', token_cache=str(cache))
+    cfg = config(few_shapes, tmp_path / 'run', token_cache=str(cache))
     other = MODELS.build(cfg.model.target.tokenizer)
     torch.save(dict(state_dict=other.state_dict()), tmp_path / 'other.pth')
     cfg.model.target.checkpoint = str(tmp_path / 'other.pth')
     message = r'tokenizer: the cache has \d+, the run \d+'
     if not given:
-        plain = config(data, tmp_path / 'plain')
+        plain = config(few_shapes, tmp_path / 'plain')
         plain.model.target.checkpoint = cfg.model.target.checkpoint
         trained(plain)
         cfg.model.target.checkpoint = None
@@ -313,8 +305,8 @@ def test_another_tokenizer_is_refused(given, data, cache, tmp_path):
         build_runner(cfg).train()
 
 
-def test_a_model_without_tokens_is_refused(data, cache, tmp_path):
-    cfg = config(data, tmp_path, token_cache=str(cache))
+def test_a_model_without_tokens_is_refused(few_shapes, cache, tmp_path):
+    cfg = config(few_shapes, tmp_path, token_cache=str(cache))
     cfg.model.target, cfg.model.head.out_channels = dict(type='PixelTarget', patch_size=8), 192
     with pytest.raises(ValueError, match='remove token_cache'):
         build_runner(cfg).train()

@@ -19,11 +19,6 @@ from beit_mm.engine import AtomicCheckpointHook, checkpointing, launch
 from beit_mm.engine.find_checkpoint import find_resume_checkpoint, list_checkpoints
 
 
-@pytest.fixture(autouse=True)
-def quick(unformatted):
-    """Build Runners, and their forks, without formatting their configs."""
-
-
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob('*.pth'))
 

@@ -1,6 +1,5 @@
 """Between two lines of the log the host never waits for the device; the log has means over ranks."""
 
-import json
 import math
 import sys
 from collections import Counter
@@ -12,8 +11,7 @@ import torch
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from shapes.draw import write
-from small import load, shrink
+from small import load, read_scalars, shrink
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from trials import toy
@@ -72,8 +70,7 @@ def test_log_and_checkpoint_hold_the_losses_of_one_rank_with_the_global_batch(
 ):
     """Checkpoints between two lines of the log, too; a skipped step is NaN."""
     assert train(tmp_path, ranks, interval) == pytest.approx(expected, rel=1e-6, nan_ok=True)
-    logs = (tmp_path / 'run').glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    lines = read_scalars(tmp_path / 'run')
     logged = {line['step']: line['loss'] for line in lines if 'lr' in line}
     assert interval in logged
     for step, loss in logged.items():
@@ -153,12 +150,10 @@ class Iterations(Hook):
             self.found += self.waits.counts
 
 
-def test_no_iteration_waits_and_the_log_is_the_stock_one(tmp_path, unformatted):
-    write(tmp_path / 'shapes', 8, 4, size=64, jobs=1)
-
+def test_no_iteration_waits_and_the_log_is_the_stock_one(few_shapes, tmp_path):
     def run(deferred: bool) -> tuple[Counter, dict]:
         torch.manual_seed(0)  # of the tokenizer's weights
-        cfg = shrink(load('quickstart/pretrain'), tmp_path / 'shapes', tmp_path / 'work')
+        cfg = shrink(load('quickstart/pretrain'), few_shapes, tmp_path / 'work')
         cfg.train_cfg.update(max_iters=8, val_interval=100)
         cfg.default_hooks.logger = dict(type='LoggerHook', interval=4)
         runner = build_runner(cfg)

@@ -1,6 +1,5 @@
 """A run that was interrupted and resumed is, bit for bit, the run that was not interrupted."""
 
-import json
 import random
 from itertools import product
 from pathlib import Path
@@ -12,8 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from shapes import draw as shapes
-from small import backbone, find_dataset, load, shrink
+from small import backbone, find_dataset, load, read_scalars, shrink
 from trials import toy
 from trials.kill import differences
 
@@ -24,7 +22,6 @@ from beit_mm.engine.launch import build_runner
 from beit_mm.engine.process_group import leave
 from beit_mm.registry import HOOKS
 
-pytestmark = pytest.mark.usefixtures('unformatted')
 TASKS = ('tokenizer', 'pretrain', 'classification', 'segmentation')
 IMAGES, BATCH = 12, 2
 ITERATIONS, SAVED_AT = 12, 7  # two epochs of six batches; saved after one batch of the second
@@ -42,21 +39,6 @@ class Witness(Hook):
 
     def after_train(self, runner):
         torch.save(self.seen, Path(runner.work_dir, f'seen_{get_rank()}.pth'))
-
-
-@pytest.fixture(scope='session')
-def data(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp('resume') / 'shapes'
-    shapes.write(
-        out,
-        train=IMAGES,
-        val=4,
-        segmentation_train=IMAGES,
-        segmentation_val=4,
-        labels=(IMAGES,),
-        jobs=1,
-    )
-    return out
 
 
 def config(
@@ -89,18 +71,15 @@ def config(
     if amp:
         cfg.optim_wrapper.type = 'beit_mm.CPUAmpOptimWrapper'  # bfloat16 also where it is slow
     if ema:
-        cfg.custom_hooks = [
-            *cfg.get('custom_hooks', []),
-            dict(type='mmengine.EMAHook', momentum=0.1),
-        ]
+        ema_hook = dict(type='mmengine.EMAHook', momentum=0.1)
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), ema_hook]
     if task == 'tokenizer':
         cfg.custom_hooks[0].num_images = 4
     else:
         backbone(cfg).drop_path_rate = 0.5
     if task == 'classification':
-        cfg.model.train_cfg = dict(
-            augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
-        )
+        augments = [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
+        cfg.model.train_cfg = dict(augments=augments)
     return cfg
 
 
@@ -108,12 +87,10 @@ def outcome(folder: Path, after: int = 0) -> dict:
     """Return the last checkpoint of a run and what it logged `after` an iteration."""
     last = read_file(folder / f'iter_{ITERATIONS}.pth')
     kept = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'gradients')
-    logged = {}
-    for path in folder.rglob('scalars.json'):
-        for line in map(json.loads, path.read_text().splitlines()):
-            if 'loss' in line and line['step'] > after:
-                clocks = ('time', 'data_time', 'memory')
-                logged[line['step']] = {k: v for k, v in line.items() if k not in clocks}
+    logged, clocks = {}, ('time', 'data_time', 'memory')
+    for line in read_scalars(folder):
+        if 'loss' in line and line['step'] > after:
+            logged[line['step']] = {k: v for k, v in line.items() if k not in clocks}
     return {key: last[key] for key in kept if key in last} | dict(logged=logged)
 
 
@@ -155,9 +132,9 @@ def name(setup: object) -> str:
     [*SHORT, *(pytest.param(*one, marks=pytest.mark.long) for one in LONG)],
     ids=name,
 )
-def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(task, setup, data, tmp_path):
-    plain = train(config(task, data, tmp_path / 'plain', **setup))
-    again = resumed(config(task, data, tmp_path / 'again', **setup), plain)
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(task, setup, few_shapes, tmp_path):
+    plain = train(config(task, few_shapes, tmp_path / 'plain', **setup))
+    again = resumed(config(task, few_shapes, tmp_path / 'again', **setup), plain)
     expected = outcome(plain, after=SAVED_AT)
     assert expected['logged'].keys() == set(range(SAVED_AT + 1, ITERATIONS + 1))
     assert differences(expected, outcome(again)) == []
@@ -166,36 +143,34 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(task, setup, data, t
 
 
 def test_another_tokenizer_is_an_error_when_resuming_but_not_when_starting_from_weights(
-    data, tmp_path
+    few_shapes, tmp_path
 ):
-    plain = train(config('pretrain', data, tmp_path / 'plain'))
-    cfg = config('pretrain', data, tmp_path / 'again')
+    plain = train(config('pretrain', few_shapes, tmp_path / 'plain'))
+    cfg = config('pretrain', few_shapes, tmp_path / 'again')
     state = read_file(cfg.model.target.checkpoint)['state_dict']
-    torch.save(
-        dict(state_dict={key: value + 0.1 for key, value in state.items()}),
-        cfg.model.target.checkpoint,
+    other = {key: value + 0.1 for key, value in state.items()}
+    torch.save(dict(state_dict=other), cfg.model.target.checkpoint)
+    message = (
+        r'the tokens of another tokenizer .*\. Set model\.target\.checkpoint, or the token cache'
     )
-    with pytest.raises(
-        ValueError,
-        match=r'learned the tokens of another tokenizer .*\. Set model\.target\.checkpoint, or the token cache',
-    ):
+    with pytest.raises(ValueError, match=message):
         resumed(cfg, plain)
     cfg.resume, cfg.experiment_name = False, 'begun'
     begun = outcome(train(cfg))['state_dict']['target_fingerprint']
     assert begun and begun != outcome(plain)['state_dict']['target_fingerprint']
 
 
-def test_one_seed_determines_weights_order_and_crops_and_is_kept_when_resuming(data, tmp_path):
-    cfg = config('pretrain', data, tmp_path / 'plain')
+def test_one_seed_determines_weights_order_and_crops_and_is_kept_when_resuming(
+    few_shapes, tmp_path
+):
+    cfg = config('pretrain', few_shapes, tmp_path / 'plain')
     cfg.randomness = dict(seed=5)
     plain = train(cfg)
     meta = read_file(plain / f'iter_{SAVED_AT}.pth')['meta']
     assert meta['seed'] == meta['sampler_seed'] == meta['data_seed'] == 5
-    with pytest.raises(
-        ValueError,
-        match=r'drew its crops with seed 5, this config has seed 0: set randomness\.seed',
-    ):
-        resumed(config('pretrain', data, tmp_path / 'again'), plain)
+    message = r'drew its crops with seed 5, this config has seed 0: set randomness\.seed'
+    with pytest.raises(ValueError, match=message):
+        resumed(config('pretrain', few_shapes, tmp_path / 'again'), plain)
 
 
 # -- several processes
@@ -227,14 +202,14 @@ RANKS = [
 
 
 @pytest.mark.parametrize(('task', 'setup'), RANKS, ids=name)
-def test_two_ranks_see_what_one_sees_and_resume_exactly(task, setup, data, tmp_path):
-    plain = on_two_ranks(config(task, data, tmp_path / 'plain', batch=BATCH // 2, **setup))
-    cfg = config(task, data, tmp_path / 'again', batch=BATCH // 2, **setup)
+def test_two_ranks_see_what_one_sees_and_resume_exactly(task, setup, few_shapes, tmp_path):
+    plain = on_two_ranks(config(task, few_shapes, tmp_path / 'plain', batch=BATCH // 2, **setup))
+    cfg = config(task, few_shapes, tmp_path / 'again', batch=BATCH // 2, **setup)
     cfg.resume, cfg.load_from = True, str(plain / f'iter_{SAVED_AT}.pth')
     again = on_two_ranks(cfg)
     assert differences(outcome(plain, after=SAVED_AT), outcome(again)) == []
 
-    cfg = config(task, data, tmp_path / 'alone', **setup)
+    cfg = config(task, few_shapes, tmp_path / 'alone', **setup)
     cfg.custom_hooks.append(dict(type='beit_mm.Witness'))
     alone = seen(train(cfg), 1)
     assert len(alone) == ITERATIONS

@@ -86,12 +86,12 @@ def test_metrics_of_masked_tokens_are_means_and_equation_3_is_nats_per_image():
     }
 
 
+MASKED = torch.tensor([True, False])
+PIXELS = [dict(mse=torch.tensor([e, 9.0]), valid=MASKED, hidden=MASKED) for e in (0.5, 0.7, 0.9)]
+
+
 def test_the_loss_of_pixels_is_the_mean_squared_error_of_masked_patches():
-    hidden = torch.tensor([True, False])
-    samples = [
-        dict(mse=torch.tensor([mse, 9.0]), valid=hidden, hidden=hidden) for mse in (0.5, 0.7, 0.9)
-    ]
-    assert evaluate(MIMMetric(), samples) == {'mim/val_loss': pytest.approx(0.7)}
+    assert evaluate(MIMMetric(), PIXELS) == {'mim/val_loss': pytest.approx(0.7)}
 
 
 # -- both
@@ -101,18 +101,8 @@ RANKS = [(1, False), (2, True), (4, True), (4, False)]
 KINDS = {
     'tokenizer': (lambda: TokenizerMetric(vocab_size=8), SAMPLES),
     'tokens': (MIMMetric, PREDICTIONS[:3]),
-    'all tokens': (
-        MIMMetric,
-        [dict(sample, valid=torch.ones(3).bool()) for sample in PREDICTIONS[:3]],
-    ),
-    'pixels': (
-        MIMMetric,
-        [
-            dict(mse=torch.tensor([mse, 9.0]), valid=masked, hidden=masked)
-            for mse in (0.5, 0.7, 0.9)
-            for masked in [torch.tensor([True, False])]
-        ],
-    ),
+    'all tokens': (MIMMetric, [one | dict(valid=torch.ones(3).bool()) for one in PREDICTIONS[:3]]),
+    'pixels': (MIMMetric, PIXELS),
 }
 
 

@@ -1,6 +1,5 @@
 """A probe changes nothing in a run and warns of a model that does not learn."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,11 +62,7 @@ def train(cfg: Config, *hooks: dict, build=Runner.from_cfg) -> tuple[dict, list[
     cfg.custom_hooks = list(hooks)
     runner = build(cfg)
     runner.train()
-    lines = [
-        json.loads(line)
-        for log in Path(cfg.work_dir).glob('*/vis_data/scalars.json')
-        for line in log.read_text().splitlines()
-    ]
+    lines = small.read_scalars(Path(cfg.work_dir))
     probed = [line for line in lines if any(key.startswith('probe/') for key in line)]
     return runner.model.state_dict(), probed
 

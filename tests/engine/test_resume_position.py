@@ -13,7 +13,6 @@ from beit_mm.checkpoint.files import read_file
 from beit_mm.engine.launch import build_runner
 from beit_mm.registry import DATASETS, HOOKS
 
-pytestmark = pytest.mark.usefixtures('unformatted')
 SIZE, BATCH = 1_000_000, 4
 READ = multiprocessing.Value('i')  # samples, by all workers
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small import randomize
 
 from beit_mm.models import BEiT
 from beit_mm.models.attention import attention_of_blocks, attention_rollout
@@ -24,9 +25,7 @@ IMAGE = torch.randn(2, 3, 40, 24, generator=torch.Generator().manual_seed(1))
 def backbone(request) -> BEiT:
     torch.manual_seed(0)
     model = BEiT(ARCH, img_size=32, patch_size=8, **KINDS[request.param]).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model
+    return randomize(model, 0.5)
 
 
 def softmax_by_hand(module, x, grid, bias) -> np.ndarray:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from small import randomize
 from torch import func
 
 from beit_mm.models import BEiT, DiscreteVAE, MIMHead, PatchwiseBEiT, SETRPUPHead, UPerHead
@@ -23,10 +24,7 @@ def make(random: bool = True, **kwargs) -> BEiT:
     torch.manual_seed(0)
     model = BEiT(**dict(arch=TINY, img_size=32, patch_size=8) | kwargs).double()
     model.init_weights()
-    if random:
-        for p in model.parameters():
-            torch.nn.init.normal_(p, std=0.3)
-    return model.eval()
+    return randomize(model).eval() if random else model.eval()
 
 
 def image(batch: int = 2, h: int = 32, w: int = 32) -> torch.Tensor:

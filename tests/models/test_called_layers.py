@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 from mmpretrain.models import LoRAModel
+from small import randomize
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
@@ -23,16 +24,10 @@ parametrize_patch_ids = pytest.mark.parametrize(
 )
 
 
-def randomize(model: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for p in model.parameters():
-        nn.init.normal_(p, std=0.3)
-    return model.double().eval()
-
-
 @pytest.fixture
 def model() -> BEiT:
-    return randomize(BEiT(**SETTINGS))
+    torch.manual_seed(0)
+    return randomize(BEiT(**SETTINGS)).double().eval()
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -146,7 +141,7 @@ def test_adapters_of_mmpretrain_change_the_output_learn_and_can_be_merged(patch_
     targets = [dict(type=name) for name in ('qkv', 'attn.proj', 'fc1', 'fc2')]
     backbone = dict(type='beit_mm.BEiT', **SETTINGS)
     adapted = LoRAModel(backbone, alpha=2, rank=2, targets=targets).double()
-    randomize(adapted.module)
+    randomize(adapted.module).eval()
     modules = dict(adapted.module.named_modules())
     layers = {name: layer for name, layer in modules.items() if hasattr(layer, 'lora_up')}
     assert len(layers) == 8

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import make_pretrainer
+from small import make_pretrainer, randomize
 
 from beit_mm.engine import MIMMetric
 from beit_mm.models import BEiTPretrainer, DiscreteVAE, MIMDataPreprocessor
@@ -35,9 +35,7 @@ def make(
         target = dict(type='TokenTarget', tokenizer=vae, checkpoint=checkpoint)
     target = target | dict(recover=recover)
     model = make_pretrainer(target, channels, NUM_MASKED, rel_pos_bias='shared')
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    return model.double()
+    return randomize(model).double()
 
 
 def batch(**view: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import randomize
 from torch._subclasses import FakeTensorMode
 
 from beit_mm.models import BEiT, tracing
@@ -118,10 +119,7 @@ def make_model(**settings) -> BEiT:
     torch.manual_seed(0)
     arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
     common = dict(arch=arch, img_size=32, patch_size=8, rel_pos_bias='per_layer', layer_scale=0.1)
-    model = BEiT(**common | settings).eval()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    return model
+    return randomize(BEiT(**common | settings)).eval()
 
 
 def on_meta(model: BEiT, image: torch.Tensor) -> None:

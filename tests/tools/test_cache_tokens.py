@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.test_token_cache import FILES, config, data  # noqa: F401
+from data.test_token_cache import FILES, config
 from small import ROOT
 
 from beit_mm.data.token_cache import TokenCache
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.any_stack
 
 
 @pytest.fixture
-def run(data, tmp_path):  # noqa: F811
+def run(few_shapes, tmp_path):
     """Run the tool in this process, with changes to the config."""
 
     def call(*words: object, changes: dict | None = None, out: str = 'tokens') -> Path:
-        cfg = config(data, tmp_path / 'work')
+        cfg = config(few_shapes, tmp_path / 'work')
         cfg.merge_from_dict(changes or {})
         cfg.dump(tmp_path / 'config.py')
         folders = [tmp_path / 'config.py', '--out', tmp_path / out]
@@ -76,8 +76,8 @@ def test_what_cannot_be_cached_is_named(changes, message, run, tmp_path):
     assert not (tmp_path / 'tokens').exists()
 
 
-def test_more_codes_than_16_bits_are_an_error(data, run, tmp_path):  # noqa: F811
-    tokenizer = config(data, tmp_path / 'work').model.target.tokenizer
+def test_more_codes_than_16_bits_are_an_error(few_shapes, run, tmp_path):
+    tokenizer = config(few_shapes, tmp_path / 'work').model.target.tokenizer
     tokenizer.vocab_size = (1 << 16) + 1
     large = str(tmp_path / 'large.pth')
     torch.save(dict(state_dict=MODELS.build(tokenizer).state_dict()), large)

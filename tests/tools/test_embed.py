@@ -13,6 +13,7 @@ from embedding import features
 from embedding.page import draw_components
 from PIL import Image
 from pyarrow import parquet
+from small import randomize
 
 from beit_mm.models import BEiT
 from beit_mm.viz.inputs import normalize, read_image
@@ -27,9 +28,7 @@ SIZE = 32  # of the images and the model: no resizing
 def write_weights(path: Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
     model = BEiT(ARCH, img_size=SIZE, patch_size=8, rel_pos_bias='per_layer', mask_token=True)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    torch.save(dict(state_dict=model.state_dict()), path)
+    torch.save(dict(state_dict=randomize(model, 0.2).state_dict()), path)
 
 
 @pytest.fixture(autouse=True)

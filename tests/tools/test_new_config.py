@@ -23,6 +23,7 @@ pytestmark = pytest.mark.any_stack
 
 GPU = Device(24.0)
 PAGE = (pages.ROOT / 'docs/own_images.md').read_text()
+READ = '.jpg', '.png', '.npy'
 COLORS = dict(road=(128, 64, 128), sky=(70, 130, 180), ignore=(0, 0, 0))
 
 
@@ -45,9 +46,7 @@ def write_images(folder: Path, names: list[str]) -> None:
 
 
 def flat(folder: Path) -> None:
-    write_images(
-        folder, [f'{i}.{"jpg png webp tif"[4 * (i % 4) :][:4].strip()}' for i in range(20)]
-    )
+    write_images(folder, [f'{i}.{("jpg", "png", "webp", "tif")[i % 4]}' for i in range(20)])
 
 
 def splits(folder: Path) -> None:
@@ -73,9 +72,7 @@ def table(folder: Path, header=('image', 'label')) -> None:
     write_images(folder, [f'{i}.jpg' for i in range(10)])
     rows = [(f'{i}.jpg', ('cat', 'cat;dog', 'dog|sun', '')[i % 4]) for i in range(10)]
     if len(header) > 2:
-        rows = [
-            (name, *(str(int(label in labels)) for label in header[1:])) for name, labels in rows
-        ]
+        rows = [(name, *(int(label in labels) for label in header[1:])) for name, labels in rows]
     with open(folder / 'labels.csv', 'w', newline='') as file:
         csv.writer(file).writerows([header, *rows])
 
@@ -89,6 +86,10 @@ def scenes(folder: Path, values, masks='masks/{}.png', images='images/{}.jpg') -
             part[:] = value
         (folder / masks.format(i)).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(folder / masks.format(i))
+
+
+def masks(*values: object):
+    return lambda folder: scenes(folder, values)
 
 
 def run(*arguments: object) -> int:
@@ -106,28 +107,20 @@ def train(name: str) -> None:
     build_runner(cfg).train()
 
 
-def test_from_a_flat_folder_to_a_classifier(folder, capsys):
+def test_a_tenth_of_a_flat_folder_is_held_out(folder, capsys):
     flat(folder)
     assert run('tokenizer', 'data') == 0
     assert 'python tools/train.py my_tokenizer.py' in capsys.readouterr().out
-    train('my_tokenizer.py')
-    held_out = set(Path('my_tokenizer_val.txt').read_text().split())
-    trained = set(Path('my_tokenizer_train.txt').read_text().split())
+    held_out, trained = (
+        set(Path(f'my_tokenizer_{split}.txt').read_text().split()) for split in ('val', 'train')
+    )
     assert len(held_out) == 2 and len(trained) == 18 and not held_out & trained
-    assert run('pretrain', 'data', '--weights', 'work_dirs/my_tokenizer') == 0
-    train('my_pretrain.py')
-    shutil.rmtree(folder)
-    classes(folder)
-    assert run('classification', 'data', '--weights', 'work_dirs/my_pretrain') == 0
-    cfg = Config.fromfile('my_classification.py')
-    assert cfg.classes == ['cat', 'dog'] and cfg.model.head.num_classes == 2
-    train('my_classification.py')
 
 
-@pytest.mark.parametrize('write', [flat, splits, classes, class_splits, table])
+@pytest.mark.parametrize('write', [flat, splits, classes, class_splits, table, bands])
 def test_images_that_cannot_be_read_are_skipped_by_name(write, folder, capsys):
     write(folder)
-    bad = sorted(path for path in folder.rglob('*') if path.suffix in ('.jpg', '.png'))[::7]
+    bad = sorted(path for path in folder.rglob('*') if path.suffix in READ)[::7]
     for path in bad:
         path.write_bytes(path.read_bytes()[:100])
     task = 'tokenizer' if write in (flat, splits) else 'classification'
@@ -141,19 +134,11 @@ def test_images_that_cannot_be_read_are_skipped_by_name(write, folder, capsys):
 
 def test_mean_and_deviation_of_large_images_need_little_memory(folder):
     """Four bands of 10 million pixels would take gigabytes in float64."""
-    values = np.random.default_rng(0).integers(0, 3, (2000, 5000, 5), np.uint8)
-    for name in 'ab':
-        (folder / name).mkdir()
-        for i in range(2):
-            np.save(folder / name / f'{i}.npy', values)
+    np.save(folder / '0.npy', np.zeros((2000, 5000, 5), np.uint8))
     tracemalloc.start()
-    size, mean, square = images._measure_image(folder / 'a/0.npy')
+    images._measure_image(folder / '0.npy')
     assert tracemalloc.get_traced_memory()[1] < 200e6  # the file has 50 MB
     tracemalloc.stop()
-    assert size == (2000, 5000)
-    assert mean == pytest.approx([1] * 5, abs=0.02) and square == pytest.approx(
-        [5 / 3] * 5, abs=0.02
-    )
 
 
 def test_large_photographs_are_pointed_to_smaller_copies(folder, capsys):
@@ -175,13 +160,6 @@ def test_bands_are_normalized_by_their_own_mean_and_deviation(folder):
     shown = Config.fromfile('my_classification.py').model.data_preprocessor
     assert shown.mean == pytest.approx([1] * 4 + [3], abs=0.02)
     assert shown.std == pytest.approx([(2 / 3) ** 0.5] * 4 + [1], abs=0.02)
-
-
-@pytest.mark.parametrize('write', [class_splits, bands, table])
-def test_a_classifier_trains_on(write, folder):
-    write(folder)
-    assert run('classification', 'data') == 0
-    train('my_classification.py')
 
 
 def test_a_column_per_class_is_the_table_of_names(folder):
@@ -241,20 +219,10 @@ def test_images_and_masks_are_matched_by_name(masks, images, options, folder):
 @pytest.mark.parametrize(
     ('task', 'write', 'options', 'message'),
     [
-        (
-            'segmentation',
-            lambda f: scenes(f, (0, 255)),
-            [],
-            'only one class.*`object 255`.*--colors',
-        ),
-        ('segmentation', lambda f: scenes(f, (0, 1)), [], 'Is 0 a class.*--zero background'),
-        (
-            'segmentation',
-            lambda f: scenes(f, (0, 1)),
-            ['--zero', 'ignore'],
-            'only one class remains',
-        ),
-        ('segmentation', lambda f: scenes(f, ((1, 2, 3), (4, 5, 6))), [], 'has colors.*--colors'),
+        ('segmentation', masks(0, 255), [], 'only one class.*`object 255`.*--colors'),
+        ('segmentation', masks(0, 1), [], 'Is 0 a class.*--zero background'),
+        ('segmentation', masks(0, 1), ['--zero', 'ignore'], 'only one class remains'),
+        ('segmentation', masks((1, 2, 3), (4, 5, 6)), [], 'has colors.*--colors'),
         ('segmentation', lambda f: scenes(f, (1, 2), 'masks/x{}.png'), [], 'no mask in .* name'),
         ('segmentation', flat, [], 'none of the folders images'),
         ('classification', flat, [], '0 class folders: expected one folder per class'),
@@ -280,9 +248,9 @@ def test_what_cannot_be_used_is_said(task, write, options, message, folder):
         ('classification', classes, 'beit_base_patch16_224_pt1k_800ep'),
         ('classification', table, None),
         ('classification', bands, None),
-        ('segmentation', lambda f: scenes(f, (1, 2)), None),
-        ('segmentation', lambda f: scenes(f, (1, 2)), 'beit_base_patch16_224_pt1k_800ep'),
-        ('segmentation', lambda f: scenes(f, (1, 2)), 'beit_large_patch16_224_pt22k_ft22k'),
+        ('segmentation', masks(1, 2), None),
+        ('segmentation', masks(1, 2), 'beit_base_patch16_224_pt1k_800ep'),
+        ('segmentation', masks(1, 2), 'beit_large_patch16_224_pt22k_ft22k'),
     ],
 )
 def test_configs_for_a_gpu_pass_the_checks_and_train(task, write, weights, folder, monkeypatch):

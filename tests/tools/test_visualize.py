@@ -30,9 +30,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     torch.manual_seed(0)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     Image.fromarray(pixels).save('photo.png')
-    backbone = BEiT(ARCH, img_size=32, patch_size=8, rel_pos_bias='shared', mask_token=True)
-    for parameter in backbone.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    settings = dict(img_size=32, patch_size=8, rel_pos_bias='shared', mask_token=True)
+    backbone = small.randomize(BEiT(ARCH, **settings))
     state = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
     state |= {'head.proj.weight': torch.randn(16, 64), 'head.proj.bias': torch.zeros(16)}
     torch.save(state, 'mim.pth')
