@@ -161,28 +161,12 @@ def test_an_image_smaller_than_the_test_crop_is_padded(few_shapes, tmp_path):
 
 # -- at its real size ------------------------------------------------------------------------------
 
-# Million parameters in the official README, with heads for the data set.
-MILLIONS = {
-    'pretrain/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k': 91.97,  # unilm issue 383
-    'tokenizer/dvae_64xb8-coslr-3000k_in1k-256px': 97.62,  # DALL-E: 53 786 240 + 43 829 766
-    'classification/beit-base-p16_8xb128-amp-coslr-100e_in1k': 86.5,
-    'classification/beit-large-p16_8xb128-amp-coslr-50e_in1k': 304.4,
-    'classification/beit-base-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-384px': 86.7,
-    'classification/beit-large-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-384px': 305.0,
-    'classification/beit-large-p16_in22k-ft_8xb64-amp-coslr-30e_in1k-512px': 305.7,
-    'segmentation/beit-base_in22k-ft_upernet_8xb2-amp-160k_ade20k-640x640': 163,
-    'segmentation/beit-large_in22k-ft_upernet_8xb1-amp-320k_ade20k-640x640': 441,
-}
-
 
 @pytest.mark.parametrize('name', each(CONFIGS))
 def test_a_config_builds_without_its_checkpoint(name):
+    """Numbers of parameters are those of `test_shelf.py`."""
     with torch.device('meta'):
-        model = build(load(name))
-    if name in MILLIONS:
-        tolerance = 0.06 if isinstance(MILLIONS[name], float) else 0.5
-        number = sum(p.numel() for p in model.parameters()) / 1e6
-        assert number == pytest.approx(MILLIONS[name], abs=tolerance)
+        build(load(name))
 
 
 def test_pretraining_names_the_last_checkpoint_of_the_tokenizer():

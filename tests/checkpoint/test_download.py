@@ -13,6 +13,8 @@ from safetensors.torch import save
 from beit_mm.checkpoint import download
 from beit_mm.checkpoint.files import read_file
 
+pytestmark = pytest.mark.any_stack
+
 REPOSITORY = 'org/beit'
 
 

@@ -19,6 +19,8 @@ from beit_mm.data.two_views import (
 )
 from beit_mm.models import DiscreteVAE
 
+pytestmark = pytest.mark.any_stack
+
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 VIEWS = (('patch_view', 224, 'bicubic'), ('token_view', 112, 'lanczos'))
 

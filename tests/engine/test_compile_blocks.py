@@ -12,6 +12,8 @@ from beit_mm.engine.hooks.compile_blocks import CompileBlocks, compile_blocks
 from beit_mm.models import BEiT, TokenTarget
 from beit_mm.registry import MODELS
 
+pytestmark = pytest.mark.any_stack
+
 ARCH = dict(embed_dims=32, num_layers=6, num_heads=4, feedforward_channels=64)
 TOKENIZER = dict(type='DiscreteVAE', vocab_size=32, width=8, blocks=1, width_in=8)
 

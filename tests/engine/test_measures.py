@@ -7,6 +7,8 @@ import torch
 
 from beit_mm.engine.measures import attention_distance, effective_rank, knn_top1, linear_probe
 
+pytestmark = pytest.mark.any_stack
+
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -9,6 +9,8 @@ from torch import nn
 from beit_mm.models.block import Block, attend, take_bias_rows, take_rows
 from beit_mm.models.plain_layers import scaled_linear
 
+pytestmark = pytest.mark.any_stack
+
 
 def test_drop_path_drops_images_and_keeps_the_mean():
     block, x = Block(8, 2, 16, 0.5, None, None), torch.ones(4000, 1, 1, dtype=torch.float64)

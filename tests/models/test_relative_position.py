@@ -23,6 +23,8 @@ from beit_mm.models.relative_position import (
     resize_bias_table,
 )
 
+pytestmark = pytest.mark.any_stack
+
 SIZES = [1, 2, 3, 4, 7, 14]
 parametrize_sizes = pytest.mark.parametrize('source, target', product(SIZES, SIZES))
 

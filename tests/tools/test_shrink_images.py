@@ -9,6 +9,8 @@ import pytest
 import shrink_images
 from PIL import Image
 
+pytestmark = pytest.mark.any_stack
+
 
 def run(source: Path, target: Path, side: int, *options: object) -> int:
     words = [source, target, '--side', side, *options, '--jobs', 1]

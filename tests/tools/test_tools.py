@@ -65,33 +65,28 @@ def test_the_wheel_holds_all_modules_configs_tools_and_the_model_index(wheel):
     assert not [name for name in held if '__pycache__' in name]
 
 
-def test_applications_run_from_an_installed_wheel(wheel, tmp_path):
-    """Also the template of a page, and mmpretrain's list of models."""
-    wheel.extractall(tmp_path / 'site')
-    path = os.pathsep.join([str(tmp_path / 'site'), *filter(None, [os.environ.get('PYTHONPATH')])])
-    code = """
-import sys; sys.path.insert(0, 'site/beit_mm/.mim/tools')
+IN_ONE_PROCESS = """
+import sys
 from pathlib import Path
-import recipe.plan; from recipe.chain import read_recipe
-quickstart = read_recipe('site/beit_mm/.mim/configs/quickstart/recipe.py')
-print(recipe.plan.shell_script(quickstart, recipe.plan.RunSettings(Path('work')), []))
+from beit_mm.command import main
+def call(command):
+    sys.argv = command.split()
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+call('beit-mm reproduce --scale minutes --seeds 1 --dry-run')
+call('beit-mm recipe run configs/quickstart/recipe.py --dry-run')
 from reproduce import page, scale
-hour = scale.Scale.read(Path('site/beit_mm/.mim/configs/reproduce/hour.py'))
+hour = scale.Scale.read(Path('../site/beit_mm/.mim/configs/reproduce/hour.py'))
 page.write(Path('out'), hour.cfg, 'hour', {}, [])
-import beit_mm.utils.model_hub
 from mmpretrain.apis.model import ModelHub
 print(ModelHub.get('beit_base_patch16_224_pt22k_ft1k').config.filename)
 """
-    environment = os.environ | dict(PYTHONPATH=path)
-    output = call(sys.executable, '-c', code, cwd=tmp_path, env=environment)
-    mim = tmp_path / 'site/beit_mm/.mim'
-    assert f'site/beit_mm/.mim/tools/train.py {mim}/configs/' in output
-    assert 'Nothing contradicts' in (tmp_path / 'out/results.md').read_text()
-    config = Path(output.strip().splitlines()[-1])
-    assert config.is_file() and mim in config.parents, output
 
 
 def test_the_command_of_an_installed_package_trains_in_an_empty_folder(wheel, tmp_path):
+    """Also applications, the template of a page, and mmpretrain's list of models."""
     wheel.extractall(tmp_path / 'site')
     entry = next(name for name in wheel.namelist() if name.endswith('entry_points.txt'))
     assert 'beit-mm = beit_mm.command:main' in wheel.read(entry).decode()
@@ -101,21 +96,27 @@ def test_the_command_of_an_installed_package_trains_in_an_empty_folder(wheel, tm
         Image.new('RGB', (64, 48), (30 * i, 0, 0)).save(path)
     path = os.pathsep.join([str(tmp_path / 'site'), *filter(None, [os.environ.get('PYTHONPATH')])])
 
-    def run(command: str) -> str:
-        words = [sys.executable, '-m', *command.replace('beit-mm', 'beit_mm.command').split()]
-        return call(*words, cwd=tmp_path / 'here', env=os.environ | dict(PYTHONPATH=path))
+    def run(*words: str) -> str:
+        environment = os.environ | dict(PYTHONPATH=path)
+        return call(sys.executable, *words, cwd=tmp_path / 'here', env=environment)
 
-    written = run('beit-mm new-config classification pets --weights none')
+    written = run(
+        '-m', 'beit_mm.command', *['new-config', 'classification', 'pets', '--weights', 'none']
+    )
     config = (tmp_path / 'here/my_classification.py').read_text()
     assert "_base_ = 'beit_mm::quickstart/classification_112.py'" in config
-    train = written.strip().splitlines()[-2]
-    assert train.strip() == 'beit-mm train my_classification.py'
-    short = ' --cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 param_scheduler=None'
-    assert 'accuracy/top1' in run(train.strip() + short)
-    planned = run('beit-mm reproduce --scale minutes --seeds 1 --dry-run')
-    assert str(tmp_path / 'site/beit_mm/.mim/configs/quickstart/tokenizer.py') in planned, planned
-    assert 'pretrain/pixels' in planned
-    assert 'tools/train.py' in run('beit-mm recipe run configs/quickstart/recipe.py --dry-run')
+    train = written.strip().splitlines()[-2].split()
+    assert train == ['beit-mm', 'train', 'my_classification.py']
+    short = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'param_scheduler=None']
+    trained = run('-m', 'beit_mm.command', *train[1:], '--cfg-options', *short)
+    assert 'accuracy/top1' in trained, trained
+
+    planned, mim = run('-c', IN_ONE_PROCESS), tmp_path / 'site/beit_mm/.mim'
+    assert f'{mim}/configs/quickstart/tokenizer.py' in planned, planned
+    assert 'pretrain/pixels' in planned and f'{mim}/tools/train.py' in planned, planned
+    assert 'Nothing contradicts' in (tmp_path / 'here/out/results.md').read_text()
+    config = Path(planned.strip().splitlines()[-1])
+    assert config.is_file() and mim in config.parents, planned
 
 
 def test_an_installation_adds_no_other_package(source):
