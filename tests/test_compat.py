@@ -233,12 +233,6 @@ def test_fault_a_resumed_run_loads_what_it_was_trained_on():
     assert 'read [0, 1, 2, 3, 4] called [3, 4]' in run_python(ITERATIONS).stdout
 
 
-@pytest.mark.parametrize('code', [EPOCHS, ITERATIONS], ids=['epochs', 'iterations'])
-def test_a_resumed_run_loads_and_counts_from_its_position(code, capsys):
-    exec(code, {})
-    assert 'read [3, 4] called [3, 4]' in capsys.readouterr().out
-
-
 # -- channels
 
 

@@ -13,7 +13,7 @@ from beit_mm.checkpoint import load, load_backbone
 from beit_mm.data.blockwise_mask import BlockwiseMask, exact_blockwise_mask
 from beit_mm.data.seeded_dataset import SeededDataset
 from beit_mm.engine.find_checkpoint import find_resume_checkpoint
-from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, MIMDataPreprocessor, TokenTarget
+from beit_mm.models import BEiT, BEiTPretrainer, DiscreteVAE, MIMDataPreprocessor
 from beit_mm.models.relative_position import resize_bias_table
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
@@ -60,11 +60,6 @@ def load_saved(tmp_path, source: dict, load, model, **more: torch.Tensor) -> Non
     state = beit(**source).state_dict() | more
     torch.save(dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), tmp_path / 'a.pth')
     load(model(), str(tmp_path / 'a.pth'))
-
-
-def load_other_tokenizer(tmp_path) -> torch.Tensor:
-    torch.save(DiscreteVAE(**VAE | dict(width=8)).state_dict(), tmp_path / 'vae.pth')
-    return TokenTarget(dict(type='DiscreteVAE', **VAE), str(tmp_path / 'vae.pth')).tokenizer
 
 
 def resume_among_others(tmp_path) -> None:
@@ -130,8 +125,6 @@ MISTAKES = {
         r'need a trained tokenizer, and none was given\. Train one with `python tools/train\.py ', FileNotFoundError),
     'tokenizer file that was not found': (lambda _: pretrainer(target=TOKENS | dict(checkpoint='work_dirs/gone.pth')).init_weights(),
         r'no checkpoint at work_dirs/gone\.pth. Expected the \.pth file that an earlier stage wrote', FileNotFoundError),
-    'tokenizer of another shape': (load_other_tokenizer,
-        r'vae\.pth does not fit this DiscreteVAE\. .*of another shape: .*Give .*: vocab_size, width, groups, blocks'),
     'neither token view nor ids': (lambda _: pretrainer().loss(batch(without='token_ids')),
         r'neither a token_view nor cached token_ids: set TwoViews\.token_size'),
     # pixels

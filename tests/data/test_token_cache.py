@@ -1,7 +1,6 @@
 """A token cache has the tokens that the tokenizer would compute, to the bit, or is refused."""
 
 import itertools
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -15,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from small import backbone, find_dataset, load, read_scalars, same_tensors, shrink
+from trials import toy
 
 from beit_mm.checkpoint.files import read_file
 from beit_mm.data import token_cache
@@ -79,12 +79,6 @@ def dataset(cfg: Config, split: str = 'train') -> SeededDataset:
     return DATASETS.build(cfg[f'{split}_dataloader'].dataset)
 
 
-def online(cfg: Config, inputs: dict) -> torch.Tensor:
-    target = MODELS.build(cfg.model.target)
-    with torch.no_grad():
-        return target(dict(token_view=inputs['token_view'][None].float() / 255))[0]
-
-
 def trained(cfg: Config) -> tuple[dict, dict]:
     """Return what each iteration logged, and the weights at the end."""
     build_runner(cfg).train()
@@ -93,20 +87,18 @@ def trained(cfg: Config) -> tuple[dict, dict]:
     return logged, read_file(Path(cfg.work_dir, f'iter_{TOTAL}.pth'))['state_dict']
 
 
-# -- cached equals online ----------------------------------------------------------------------------
-
-
 def test_cached_ids_are_those_of_each_crop_and_image(few_shapes, cache, tmp_path):
     cached = dataset(config(few_shapes, tmp_path / 'a', token_cache=str(cache)))
     plain = dataset(cfg := config(few_shapes, tmp_path / 'b', num_crops=CROPS))
-    seen = []
+    target, seen = MODELS.build(cfg.model.target), []
     for key in itertools.product(range(2 * CROPS), range(IMAGES)):
         inputs, expected = cached[key]['inputs'], plain[key]['inputs']
         assert inputs.keys() == {'patch_view', 'token_ids', 'mask'}
         assert inputs['token_ids'].dtype == torch.int64
         assert torch.equal(inputs['patch_view'], expected['patch_view'])
         assert torch.equal(inputs['mask'], expected['mask'])
-        assert torch.equal(inputs['token_ids'], online(cfg, expected))
+        token_view = expected['token_view'][None].float() / 255
+        assert torch.equal(inputs['token_ids'], target(dict(token_view=token_view))[0])
         seen.append(inputs['token_ids'])
     assert len(torch.stack(seen).unique()) > 8  # equal ids would prove nothing
     assert len(torch.stack(seen).flatten(1).unique(dim=0)) == CROPS * IMAGES
@@ -158,9 +150,6 @@ def test_a_run_with_caches_is_the_run_with_the_tokenizer_and_resumes_exactly(
     assert same_tensors(weights, resumed_weights)
 
 
-# -- writing -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.long
 def test_a_kill_at_any_write_leaves_right_ids_and_the_same_command_continues(
     few_shapes, cache, tmp_path
@@ -168,9 +157,9 @@ def test_a_kill_at_any_write_leaves_right_ids_and_the_same_command_continues(
     path, calls, codes = tmp_path / 'killed', 0, [1]
     expected = np.fromfile(cache / 'ids', '<u2').reshape(CROPS, IMAGES, -1)
     while codes[-1]:
-        target, arguments = dies, (config(few_shapes, tmp_path / 'work'), path, calls % 5)
-        child = multiprocessing.get_context('fork').Process(target=target, args=arguments)
-        child.start(), child.join()
+        cfg = config(few_shapes, tmp_path / 'work')
+        child = toy.start(dies, cfg, path, calls % 5, log=tmp_path / 'log')
+        child.join()
         codes.append(child.exitcode)
         calls += 1
         if (path / 'about.json').exists():
@@ -200,7 +189,6 @@ def dies(cfg: Config, path: Path, at: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     os.fsync = deadly
-    torch.set_num_threads(1)
     make(cfg, path)
 
 

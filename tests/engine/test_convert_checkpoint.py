@@ -20,15 +20,8 @@ from beit_mm.models import BEiTPretrainer
 from beit_mm.registry import MODELS
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
-BACKBONE = dict(
-    type='beit_mm.BEiT',
-    arch=ARCH,
-    img_size=32,
-    patch_size=8,
-    rel_pos_bias='per_layer',
-    layer_scale=0.1,
-    out_type='avg_featmap',
-)
+POSITIONS = dict(img_size=32, patch_size=8, rel_pos_bias='per_layer', layer_scale=0.1)
+BACKBONE = dict(type='beit_mm.BEiT', arch=ARCH, out_type='avg_featmap', **POSITIONS)
 HEAD = dict(type='LinearClsHead', num_classes=3, in_channels=16)
 HALF = dict(mean=[127.5] * 3, std=[127.5] * 3)
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])

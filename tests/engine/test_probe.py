@@ -137,15 +137,6 @@ def test_a_model_has_a_warning_unless_it_is_above_chance(data, tmp_path):
         assert not find_guessing({name: 12.1} | values, 900)
 
 
-def test_modes_of_modules_are_restored(data, tmp_path):
-    cfg = make_config('pretrain', data, tmp_path)
-    cfg.model.backbone.frozen_stages = 1
-    model = make_model(cfg).train()
-    modes = [module.training for module in model.modules()]
-    make_probe(cfg, model, num_images=2).measure(model)
-    assert [module.training for module in model.modules()] == modes and len(set(modes)) == 2
-
-
 def test_by_default_a_hundred_images_are_trained_on_per_measured_one(data, tmp_path):
     cfg = make_config('pretrain', data, tmp_path)  # batches of 2
     model = make_model(cfg)

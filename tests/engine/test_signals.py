@@ -97,18 +97,10 @@ def test_torchrun_passes_a_signal_on_and_waits_for_the_checkpoint(tmp_path, numb
     work, config, log = tmp_path / 'work', tmp_path / 'toy.py', tmp_path / 'log'
     cfg = toy.config(work, iters=100_000, interval=100_000, val=100_000, resume=False)
     env = toy.write_config(cfg, config)
-    command = [
-        'bash',
-        str(toy.ROOT / 'tools/dist_train.sh'),
-        str(config),
-        '2',
-        '--work-dir',
-        str(work),
-    ]
+    command = ['bash', 'tools/dist_train.sh', str(config), '2', '--work-dir', str(work)]
     with log.open('w') as out:
-        torchrun = subprocess.Popen(
-            command, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        options = dict(env=env, cwd=toy.ROOT, stdout=out, stderr=subprocess.STDOUT)
+        torchrun = subprocess.Popen(command, start_new_session=True, **options)
     assert until(lambda: 'Epoch(train)' in log.read_text() or torchrun.poll() is not None)
     torchrun.send_signal(number)
     code = torchrun.wait(signals.MAX_SECONDS)

@@ -73,45 +73,6 @@ def test_positions_are_interpolated_for_other_sizes_and_learn(positions):
             assert p.grad.any(), name
 
 
-def test_out_types_are_views_of_one_sequence():
-    out_types = ('raw', 'featmap', 'avg_featmap', 'cls_token')
-    found = [
-        make(rel_pos_bias='shared', out_type=out_type, random=False)(image())[0]
-        for out_type in out_types
-    ]
-    raw, featmap, average, cls = found
-    norm = torch.nn.functional.layer_norm
-    patches = featmap.flatten(2).transpose(1, 2)
-    torch.testing.assert_close(norm(patches, (32,), eps=1e-6), raw[:, 1:])
-    torch.testing.assert_close(norm(patches.mean(1), (32,), eps=1e-6), average)
-    assert torch.equal(cls, raw[:, 0])
-
-
-def test_activation_checkpointing_does_not_change_gradients():
-    gradients = []
-    for with_cp in (False, True):
-        model = make(rel_pos_bias='shared', layer_scale=0.1, with_cp=with_cp).train()
-        model(image())[0].square().sum().backward()
-        gradients.append([p.grad for p in model.parameters()])
-    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    'settings',
-    [
-        dict(mask_token=True, rel_pos_bias='shared', layer_scale=0.1),
-        dict(out_type='avg_featmap', rel_pos_bias='per_layer'),
-        dict(out_type='featmap', abs_pos_embed=True),
-        dict(out_type='cls_token', rel_pos_bias='per_layer'),
-    ],
-)
-def test_every_parameter_is_used(settings):
-    model = make(**settings).train()
-    mask = torch.rand(2, 4, 4) < 0.5 if 'mask_token' in settings else None
-    model(image(), mask)[0].square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
-
-
 @pytest.mark.parametrize('stages, table_trains', [(-1, True), (0, True), (1, False), (2, False)])
 def test_frozen_stages_stay_as_they_are(stages, table_trains):
     model = make(frozen_stages=stages, drop_path_rate=0.5, rel_pos_bias='shared').train()

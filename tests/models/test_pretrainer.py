@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from small import make_pretrainer, randomize
 
 from beit_mm.engine import MIMMetric
-from beit_mm.models import BEiTPretrainer, DiscreteVAE, MIMDataPreprocessor
+from beit_mm.models import BEiTPretrainer, DiscreteVAE
 from beit_mm.models.pretrainer import select_masked_patches
 
 K, NUM_MASKED = 16, 6
@@ -178,17 +178,3 @@ def test_figures_are_comparable_between_models_that_recover_masked_or_all_patche
         for found in logged.values():
             accuracy = found['masked_accuracy'].item()
             assert accuracy == pytest.approx(of_masked['masked_accuracy'])
-
-
-def test_views_are_normalized():
-    rng = torch.Generator().manual_seed(0)
-    patch_view = torch.randint(256, (2, 3, 8, 8), generator=rng, dtype=torch.uint8)
-    token_view = torch.randint(256, (2, 3, 4, 4), generator=rng, dtype=torch.uint8)
-    mask = torch.ones(2, 1, 1, dtype=torch.bool)
-    inputs = dict(patch_view=patch_view, token_view=token_view, mask=mask)
-    out = MIMDataPreprocessor()(dict(inputs=inputs))['inputs']
-    for channel, (mean, std) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]):
-        expected = (patch_view[:, channel] / 255 - mean) / std
-        torch.testing.assert_close(out['patch_view'][:, channel], expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(out['token_view'], token_view.float() / 255)
-    assert out['mask'] is mask and inputs['patch_view'] is patch_view

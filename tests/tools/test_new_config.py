@@ -3,7 +3,6 @@
 import csv
 import re
 import shutil
-import tracemalloc
 from pathlib import Path
 
 import new_config
@@ -13,7 +12,7 @@ import pytest
 import small
 from mmengine.config import Config
 from PIL import Image
-from starter import images, lengths
+from starter import lengths
 from starter.models import Device
 
 from beit_mm.config_check.preflight import preflight
@@ -23,13 +22,11 @@ pytestmark = pytest.mark.any_stack
 
 GPU = Device(24.0)
 PAGE = (pages.ROOT / 'docs/own_images.md').read_text()
-READ = '.jpg', '.png', '.npy'
 COLORS = dict(road=(128, 64, 128), sky=(70, 130, 180), ignore=(0, 0, 0))
 
 
 def noise(seed: int, channels: int = 3) -> np.ndarray:
-    shape = (70, 90, channels) if channels > 1 else (70, 90)
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (70, 90, channels), np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +85,7 @@ def scenes(folder: Path, values, masks='masks/{}.png', images='images/{}.jpg') -
         Image.fromarray(mask).save(folder / masks.format(i))
 
 
-def masks(*values: object):
+def halves(*values: object):
     return lambda folder: scenes(folder, values)
 
 
@@ -96,13 +93,15 @@ def run(*arguments: object) -> int:
     return new_config.main(list(map(str, arguments)))
 
 
+def shorten(cfg: Config) -> Config:
+    cfg.train_cfg.update(max_iters=2, val_interval=2)
+    cfg.default_hooks.checkpoint.interval, cfg.param_scheduler = 2, None
+    return cfg
+
+
 def train(name: str) -> None:
-    cfg = Config.fromfile(name)
-    cfg.work_dir = f'work_dirs/{Path(name).stem}'
-    cfg.train_cfg.max_iters = 2
-    cfg.train_cfg.val_interval = 2
-    cfg.default_hooks.checkpoint.interval = 2
-    cfg.param_scheduler, cfg.launcher = None, 'none'
+    cfg = shorten(Config.fromfile(name))
+    cfg.work_dir, cfg.launcher = f'work_dirs/{Path(name).stem}', 'none'
     cfg.env_cfg.dist_cfg.backend = 'gloo'
     build_runner(cfg).train()
 
@@ -111,16 +110,15 @@ def test_a_tenth_of_a_flat_folder_is_held_out(folder, capsys):
     flat(folder)
     assert run('tokenizer', 'data') == 0
     assert 'python tools/train.py my_tokenizer.py' in capsys.readouterr().out
-    held_out, trained = (
-        set(Path(f'my_tokenizer_{split}.txt').read_text().split()) for split in ('val', 'train')
-    )
+    files = [Path(f'my_tokenizer_{split}.txt').read_text() for split in ('val', 'train')]
+    held_out, trained = (set(text.split()) for text in files)
     assert len(held_out) == 2 and len(trained) == 18 and not held_out & trained
 
 
 @pytest.mark.parametrize('write', [flat, splits, classes, class_splits, table, bands])
 def test_images_that_cannot_be_read_are_skipped_by_name(write, folder, capsys):
     write(folder)
-    bad = sorted(path for path in folder.rglob('*') if path.suffix in READ)[::7]
+    bad = sorted(path for path in folder.rglob('*') if path.suffix in ('.jpg', '.png', '.npy'))[::7]
     for path in bad:
         path.write_bytes(path.read_bytes()[:100])
     task = 'tokenizer' if write in (flat, splits) else 'classification'
@@ -132,21 +130,12 @@ def test_images_that_cannot_be_read_are_skipped_by_name(write, folder, capsys):
     assert not any(path.name in lists.replace('"', ' ').split() for path in bad)
 
 
-def test_mean_and_deviation_of_large_images_need_little_memory(folder):
-    """Four bands of 10 million pixels would take gigabytes in float64."""
-    np.save(folder / '0.npy', np.zeros((2000, 5000, 5), np.uint8))
-    tracemalloc.start()
-    images._measure_image(folder / '0.npy')
-    assert tracemalloc.get_traced_memory()[1] < 200e6  # the file has 50 MB
-    tracemalloc.stop()
-
-
 def test_large_photographs_are_pointed_to_smaller_copies(folder, capsys):
     for i in range(4):
         Image.new('RGB', (600, 450)).save(folder / f'{i}.jpg')
     assert run('tokenizer', 'data') == 0
-    (command,) = re.findall(r'python (tools/shrink_images.*)', capsys.readouterr().out)
-    assert command == 'tools/shrink_images.py data data_small --side 149'
+    command = 'python tools/shrink_images.py data data_small --side 149\n'
+    assert command in capsys.readouterr().out
 
 
 def test_bands_are_normalized_by_their_own_mean_and_deviation(folder):
@@ -219,10 +208,10 @@ def test_images_and_masks_are_matched_by_name(masks, images, options, folder):
 @pytest.mark.parametrize(
     ('task', 'write', 'options', 'message'),
     [
-        ('segmentation', masks(0, 255), [], 'only one class.*`object 255`.*--colors'),
-        ('segmentation', masks(0, 1), [], 'Is 0 a class.*--zero background'),
-        ('segmentation', masks(0, 1), ['--zero', 'ignore'], 'only one class remains'),
-        ('segmentation', masks((1, 2, 3), (4, 5, 6)), [], 'has colors.*--colors'),
+        ('segmentation', halves(0, 255), [], 'only one class.*`object 255`.*--colors'),
+        ('segmentation', halves(0, 1), [], 'Is 0 a class.*--zero background'),
+        ('segmentation', halves(0, 1), ['--zero', 'ignore'], 'only one class remains'),
+        ('segmentation', halves((1, 2, 3), (4, 5, 6)), [], 'has colors.*--colors'),
         ('segmentation', lambda f: scenes(f, (1, 2), 'masks/x{}.png'), [], 'no mask in .* name'),
         ('segmentation', flat, [], 'none of the folders images'),
         ('classification', flat, [], '0 class folders: expected one folder per class'),
@@ -248,9 +237,9 @@ def test_what_cannot_be_used_is_said(task, write, options, message, folder):
         ('classification', classes, 'beit_base_patch16_224_pt1k_800ep'),
         ('classification', table, None),
         ('classification', bands, None),
-        ('segmentation', masks(1, 2), None),
-        ('segmentation', masks(1, 2), 'beit_base_patch16_224_pt1k_800ep'),
-        ('segmentation', masks(1, 2), 'beit_large_patch16_224_pt22k_ft22k'),
+        ('segmentation', halves(1, 2), None),
+        ('segmentation', halves(1, 2), 'beit_base_patch16_224_pt1k_800ep'),
+        ('segmentation', halves(1, 2), 'beit_large_patch16_224_pt22k_ft22k'),
     ],
 )
 def test_configs_for_a_gpu_pass_the_checks_and_train(task, write, weights, folder, monkeypatch):
@@ -260,8 +249,7 @@ def test_configs_for_a_gpu_pass_the_checks_and_train(task, write, weights, folde
     cfg = Config.fromfile(f'my_{task}.py')
     assert preflight(cfg) == []
     cfg = small.shrink(cfg, None, Path('work'))
-    if task == 'segmentation':
-        cfg.param_scheduler = None  # its warm-up is longer than two iterations
+    cfg.param_scheduler = None  # a warm-up may be longer than two iterations
     build_runner(cfg).train()
 
 
@@ -297,12 +285,6 @@ def test_the_commands_of_the_pages_train(page, folder, monkeypatch, unformatted)
     write_images(Path('my/images'), [f'{i}.jpg' for i in range(12)])
     classes(Path('my/classes'))
     scenes(Path('my/scenes'), (0, 1, 2))
-
-    def shorten(cfg: Config) -> Config:
-        cfg.train_cfg.update(max_iters=2, val_interval=2)
-        cfg.default_hooks.checkpoint.interval = 2
-        cfg.param_scheduler = None
-        return cfg
 
     runs = pages.ShortRuns(monkeypatch, shorten, ('iter_2',))
     blocks = pages.blocks((pages.ROOT / page).read_text(), 'bash')
