@@ -37,7 +37,7 @@ def describe(findings: list[Finding]) -> list[str]:
 @pytest.mark.parametrize('name', each(CONFIGS))
 def test_no_small_config_of_ours_has_a_finding(name, few_shapes, tmp_path):
     findings = preflight(small_config(name, few_shapes, tmp_path))
-    of_the_data = 'lr for this batch', 'no pixel of 12 label maps has'  # there are few images
+    of_the_data = 'lr for this batch', 'no pixel of'  # there are few images
     for finding in findings:
         assert not finding.stops and any(words in str(finding) for words in of_the_data), finding
 
@@ -188,7 +188,7 @@ def test_a_mistake_is_found_and_explained(case, stops, few_shapes, weights, tmp_
     cfg.merge_from_dict(copy.deepcopy(options))
     found = [finding for finding in preflight(cfg) if str(finding) not in before]
     assert any(expected in str(each) and each.stops == stops for each in found), describe(found)
-    assert len(found) <= 3, describe(found)  # two rules may find the same mistake
+    assert len(found) <= 4, describe(found)  # several rules may find the same mistake
 
 
 def test_all_findings_come_in_one_list_errors_first(few_shapes, tmp_path):
