@@ -1,5 +1,6 @@
 """Between two lines of the log the host never waits for the device; the log has means over ranks."""
 
+import json
 import math
 import sys
 from collections import Counter
