@@ -15,10 +15,9 @@ import sys
 
 from command_line import make_parser, positive
 from image_folders.samples import check_split
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from beit_mm.engine.launch import require_packages
+from beit_mm.engine.launch import load_config
 from beit_mm.utils.cfg_options import Options
 
 SPLITS = ('train', 'val', 'test')
@@ -32,9 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     add('--jobs', type=positive, default=os.cpu_count() or 1, help='processes')
     add('--cfg-options', nargs='+', action=Options, help='KEY=VALUE … of the config')
     args = parser.parse_args(arguments)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    require_packages(cfg)
+    cfg = load_config(args)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     splits = [split for split in SPLITS if cfg.get(f'{split}_dataloader')]
     if args.split and args.split not in splits:

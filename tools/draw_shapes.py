@@ -2,7 +2,9 @@
 
 import sys
 
+from command_line import errors_on_one_line
 from shapes.draw import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with errors_on_one_line():
+        sys.exit(main())

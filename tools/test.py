@@ -8,6 +8,8 @@ silence_other_ranks()
 import beit_mm.registry  # noqa: F401  names the packages that are missing
 
 # isort: split
+import sys
+
 from mmengine.evaluator import DumpResults
 
 from beit_mm.engine import launch, process_group
@@ -31,10 +33,13 @@ def main() -> None:
         launch.augment_test(cfg)
     if args.amp:
         cfg.test_cfg.fp16 = True
-    runner = launch.build_runner(cfg, every_key=True)
-    if args.out:
-        runner.test_evaluator.metrics.append(DumpResults(args.out))
-    runner.test()
+    try:
+        runner = launch.build_runner(cfg, every_key=True)
+        if args.out:
+            runner.test_evaluator.metrics.append(DumpResults(args.out))
+        runner.test()
+    except FileNotFoundError as error:  # a checkpoint or data
+        sys.exit(f'error: {error}')
     process_group.leave()
 
 

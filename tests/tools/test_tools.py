@@ -13,6 +13,8 @@ import pytest
 import weights
 from PIL import Image
 
+from beit_mm.command import find_tools
+
 pytestmark = pytest.mark.any_stack
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +119,46 @@ def test_the_command_of_an_installed_package_trains_in_an_empty_folder(wheel, tm
     assert 'Nothing contradicts' in (tmp_path / 'here/out/results.md').read_text()
     config = Path(planned.strip().splitlines()[-1])
     assert config.is_file() and mim in config.parents, planned
+
+
+MISSING = """
+cache-tokens none.py --out tokens
+check-data none.py
+check-layout imagenet none
+convert none.pth out.pth --to hf
+draw-shapes /proc/none/shapes --train 1 --val 1
+embed none --checkpoint none.pth --out features.npz
+export none.py none.pth out.onnx
+new-config classification none
+recipe run none.py
+recipe check none.py
+report none
+reproduce --scale none
+shrink-images none out --side 9
+test none.py none.pth
+test TOKENIZER none.pth
+train none.py
+visualize tokens none.png --tokenizer none.pth
+visualize segment none.py none.pth none.png
+""".strip().splitlines()
+
+
+def test_each_tool_is_asked_for_a_missing_file():
+    """`weights` reads the index of the package; `benchmark` and `stress` need no file."""
+    assert {line.split()[0] for line in MISSING} | {'weights', 'stress', 'benchmark'} == set(
+        find_tools()
+    )
+
+
+@pytest.mark.parametrize('line', MISSING)
+def test_a_missing_file_is_an_error_without_a_traceback(line, tmp_path, monkeypatch, capsys):
+    tool, *words = line.replace('TOKENIZER', str(ROOT / 'configs/quickstart/tokenizer.py')).split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [tool, *words])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(find_tools()[tool]), run_name='__main__')
+    message = str(stopped.value.code) + capsys.readouterr().err
+    assert ('error: ' in message and 'none' in message) or 'data/quickstart' in message
 
 
 def test_an_installation_adds_no_other_package(source):
