@@ -192,3 +192,18 @@ def test_everything_fits_a_dark_phone_and_can_be_reached_by_keyboard(chromium, p
     unnamed = """[...document.querySelectorAll('input, select, [tabindex]')].filter(
         e => !e.labels?.length && !e.getAttribute('aria-label')).length"""
     assert chromium.value(unnamed) == 0
+
+
+def test_the_page_answers_clicks_inside_a_notebook(chromium, page, tmp_path):
+    """There it is the `srcdoc` of a frame, which has no address to store the selection in."""
+    path = tmp_path / 'notebook.html'
+    path.write_text(
+        f'<body style="margin:0"><iframe srcdoc="{escape(page.read_text())}" width=1200 height=900>'
+    )
+    inside = 'frames[0]?.document.body'
+    chromium.open(path, 1300, 1000, f'{inside}?.dataset.ready !== undefined')
+    status = f"{inside}.querySelector('#status').textContent"
+    before = chromium.value(status)
+    point = POINT.replace('document.', 'frames[0].document.')
+    chromium.click(*chromium.value(point.format('#view', 0.05, 0.9)))
+    assert chromium.value(status) != before and 'Patch in column 1, row 5' in chromium.value(status)
