@@ -21,7 +21,7 @@ from beit_mm.engine.launch import build_runner
 pytestmark = pytest.mark.any_stack
 
 GPU = Device(24.0)
-PAGE = (pages.ROOT / 'docs/own_images.md').read_text()
+PAGE, USE = ((pages.ROOT / f'docs/{name}.md').read_text() for name in ('own_images', 'use'))
 COLORS = dict(road=(128, 64, 128), sky=(70, 130, 180), ignore=(0, 0, 0))
 
 
@@ -285,6 +285,7 @@ def test_the_commands_of_the_pages_train(page, folder, monkeypatch, unformatted)
     write_images(Path('my/images'), [f'{i}.jpg' for i in range(12)])
     classes(Path('my/classes'))
     scenes(Path('my/scenes'), (0, 1, 2))
+    write_images(Path(), ['photo.jpg'])
 
     runs = pages.ShortRuns(monkeypatch, shorten, ('iter_2',))
     blocks = pages.blocks((pages.ROOT / page).read_text(), 'bash')
@@ -294,7 +295,12 @@ def test_the_commands_of_the_pages_train(page, folder, monkeypatch, unformatted)
     logs = runs.logs()
     for task, metric in dict(classification='accuracy/top1', segmentation='mIoU').items():
         assert metric in logs[f'my_{task}']
+    assert re.search(r'my_tokenizer\S*, written by beit_mm', logs['my_pretrain'])
+    assert 'mim/val_loss' in logs['my_pretrain']
     if page != 'README.md':
-        assert list(logs)[:2] == ['my_tokenizer', 'my_pretrain']
-        assert 'mim/val_loss' in logs['my_pretrain']
-        assert all('my_pretrain' in logs[f'my_{t}'] for t in ('classification', 'segmentation'))
+        assert re.search(r'my_pretrain\S*, written by beit_mm', logs['my_tuned'])
+        classify, segment = (text for text in pages.blocks(USE, 'python') if 'photo.jpg' in text)
+        assert re.search(r'^(cat|dog) 0\.\d+$', small.run_python(classify).stdout, re.M)
+        code = f'{segment}\nprint(classes.shape)'
+        shape = small.run_python(code).stdout.splitlines()[-1]
+        assert shape == str(np.asarray(Image.open('photo.jpg')).shape[:2])
