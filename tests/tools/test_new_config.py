@@ -300,7 +300,9 @@ def test_the_commands_of_the_pages_train(page, folder, monkeypatch, unformatted)
     if page != 'README.md':
         assert re.search(r'my_pretrain\S*, written by beit_mm', logs['my_tuned'])
         classify, segment = (text for text in pages.blocks(USE, 'python') if 'photo.jpg' in text)
-        assert re.search(r'^(cat|dog) 0\.\d+$', small.run_python(classify).stdout, re.M)
-        code = f'{segment}\nprint(classes.shape)'
-        shape = small.run_python(code).stdout.splitlines()[-1]
+        here = f'import os; os.chdir({str(Path.cwd())!r})\n'
+        done = small.run_python(here + classify)
+        assert re.search(r'^(cat|dog) 0\.\d+$', done.stdout, re.M), done.stderr
+        done = small.run_python(f'{here}{segment}\nprint(classes.shape)')
+        shape = done.stdout.splitlines()[-1]
         assert shape == str(np.asarray(Image.open('photo.jpg')).shape[:2])
