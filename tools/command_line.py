@@ -1,14 +1,13 @@
 """Parsers and errors that the commands in tools/ share."""
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from beit_mm.utils.command_line import make_parser
 
-def make_parser(description: str | None) -> ArgumentParser:
-    """Return a parser whose help shows a docstring as it is."""
-    return ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+__all__ = ['errors_on_one_line', 'make_parser', 'positive']
 
 
 def positive(text: str) -> int:

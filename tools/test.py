@@ -16,7 +16,7 @@ from beit_mm.engine import launch, process_group
 
 
 def main() -> None:
-    parser = launch.make_parser(__doc__)
+    parser = launch.make_run_parser(__doc__)
     parser.add_argument(
         'checkpoint', help='file of training with this config, or of another project, same model'
     )

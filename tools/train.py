@@ -21,7 +21,7 @@ from beit_mm.engine.find_checkpoint import list_checkpoints
 
 
 def main() -> None:
-    parser = launch.make_parser(__doc__)
+    parser = launch.make_run_parser(__doc__)
     parser.add_argument(
         '--resume',
         nargs='?',

@@ -11,13 +11,12 @@ A checkpoint may come from any project in docs/checkpoints.md: a file, a Hugging
 from argparse import ArgumentParser
 from pathlib import Path
 
-import command_line
-from command_line import errors_on_one_line, positive
+from command_line import errors_on_one_line, make_parser, positive
 from visualization import attention, models
 
 
-def make_parser() -> ArgumentParser:
-    parser = command_line.make_parser(__doc__)
+def make_visualize_parser() -> ArgumentParser:
+    parser = make_parser(__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
 
     def add(name: str, help: str, out: str, *positionals: str) -> ArgumentParser:
@@ -65,7 +64,7 @@ def make_parser() -> ArgumentParser:
 
 @errors_on_one_line()
 def main(arguments: list[str] | None = None) -> None:
-    args = make_parser().parse_args(arguments)
+    args = make_visualize_parser().parse_args(arguments)
     args.run(args)
     if args.out.suffix == '.html':
         print(f'{args.out}: open it in a browser')

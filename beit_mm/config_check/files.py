@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..checkpoint.download import is_missing
 from ..utils.config_tree import get, kind, walk
+from ..utils.installation import command
 from .finding import Finding
 from .names import accepted_arguments, find_classes
 
@@ -43,7 +44,7 @@ def check_files(cfg: dict) -> Iterator[Finding]:
             yield Finding(path, effect)
     for name, cache in caches.items():
         if cache and not Path(cache, 'about.json').exists():
-            effect = 'this is no token cache: write it with tools/cache_tokens.py'
+            effect = f'this is no token cache: write it with `{command("cache_tokens")}`'
             yield Finding(f'{name}.dataset.token_cache={cache}', effect)
     if cfg.get('load_from') and is_missing(cfg['load_from']):
         yield Finding('load_from', f'{cfg["load_from"]} not found')

@@ -28,6 +28,7 @@ from ..data.token_cache import BLOCK, TokenCache
 from ..models import TokenTarget
 from ..registry import DATASETS, MODELS
 from ..utils.cfg_options import Options
+from ..utils.command_line import make_parser
 from . import launch
 from .cpu import adapt_to_cpu
 from .process_group import LAUNCHERS, join, leave
@@ -36,8 +37,8 @@ BATCH_SIZE = 32  # images that the tokenizer reads at once
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = make_parser().parse_args(arguments)
-    cfg = read_config(args)
+    args = _make_parser().parse_args(arguments)
+    cfg = _read_config(args)
     try:
         dataset, target = build_dataset(cfg, args.split, args.crops), MODELS.build(cfg.model.target)
         if not isinstance(target, TokenTarget):
@@ -55,10 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _make_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
     parser.add_argument('config', help='config of a pre-training run')
     parser.add_argument('--out', type=Path, required=True, help='folder of the cache')
     parser.add_argument('--crops', type=int, help='crops per image (default: one per epoch)')
@@ -70,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_config(args: argparse.Namespace) -> Config:
+def _read_config(args: argparse.Namespace) -> Config:
     """Return the config as a run on this machine would have it, and join the process group."""
     cfg = launch.load_config(args)
     init_default_scope(cfg.get('default_scope', 'beit_mm'))

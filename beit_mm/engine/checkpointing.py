@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint.integrity import add_save_time
 from ..registry import HOOKS
+from ..utils.installation import command
 from .atomic_file import remove_file, remove_partial_files, write_file
 from .find_checkpoint import MID_EPOCH_NAME, checkpoint_folder, find_resume_checkpoint
 
@@ -133,7 +134,7 @@ class AtomicCheckpointHook(CheckpointHook):
             runner.logger.warning(
                 f'{runner._load_from} is from the end of its run ({unit} {done} of {end}): nothing '
                 f'is left to train. To train longer raise train_cfg.max_{unit}s, to measure it run '
-                'tools/test.py'
+                f'`{command("test")}`'
             )
         if runner.val_loop is None or runner.message_hub.get_info('iter_validated') == runner.iter:
             return

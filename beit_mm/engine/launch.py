@@ -14,6 +14,7 @@ from ..data.check_samples import CheckSamples
 from ..data.image_folders import list_readable
 from ..utils.arguments import join_names
 from ..utils.cfg_options import Options
+from ..utils.command_line import make_parser
 from ..utils.config_tree import find_dataset, get, kind, nodes
 from ..utils.installation import command
 from .cpu import adapt_to_cpu
@@ -28,9 +29,9 @@ from .watchdog import Watchdog
 _HOST_LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
 
 
-def make_parser(description: str) -> ArgumentParser:
+def make_run_parser(description: str) -> ArgumentParser:
     """Return a parser with the arguments that training and testing share, for `read_config`."""
-    parser = ArgumentParser(description=description)
+    parser = make_parser(description)
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--work-dir', help='folder for logs and checkpoints (default: work_dirs/NAME OF THE CONFIG)'

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..utils.config_tree import get
+from ..utils.installation import find_file
 from ..utils.processes import end_with_parent
 from .find_checkpoint import list_checkpoints
 
@@ -24,7 +25,9 @@ LAUNCHERS = dict(
     ),
 )
 _COMMANDS = dict(
-    pytorch='bash tools/dist_train.sh CONFIG N', slurm='bash tools/slurm_train.sh', mpi='mpirun'
+    pytorch=f'bash {find_file("tools/dist_train.sh")} CONFIG N',
+    slurm=f'bash {find_file("tools/slurm_train.sh")}',
+    mpi='mpirun',
 )
 _PARENT = os.getppid()  # read at import: torchrun may die while this process starts
 

@@ -119,6 +119,12 @@ def test_the_command_of_an_installed_package_trains_in_an_empty_folder(wheel, tm
     assert 'Nothing contradicts' in (tmp_path / 'here/out/results.md').read_text()
     config = Path(planned.strip().splitlines()[-1])
     assert config.is_file() and mim in config.parents, planned
+    for tool, example in {
+        'recipe check': 'usage: beit-mm recipe check',
+        'cache-tokens': 'torchrun --nproc-per-node 8 --no-python beit-mm cache-tokens CONFIG',
+    }.items():
+        shown = run('-m', 'beit_mm.command', *tool.split(), '--help')
+        assert example in shown and 'tools/' not in shown
 
 
 MISSING = """

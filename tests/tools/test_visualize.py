@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_commands_in_the_documentation_are_accepted():
     lines = (small.ROOT / 'docs/look.md').read_text().splitlines()
     commands = [line.split()[2:] for line in lines if 'python tools/visualize.py' in line]
-    verbs = {visualize.make_parser().parse_args(command).command for command in commands}
+    verbs = {visualize.make_visualize_parser().parse_args(command).command for command in commands}
     assert verbs == {'attention', 'fill', 'tokens', 'segment'}
 
 

@@ -6,6 +6,7 @@ from statistics import mean
 
 from recipe.records import read_record
 
+from beit_mm.utils.installation import command
 from beit_mm.viz.pages import write_page
 
 from . import pictures
@@ -57,7 +58,7 @@ def _suggest_folder(stage_dir: Path) -> str:
     logs = stage_dir.rglob('vis_data/scalars.json')
     if runs := sorted({str(log.parents[2].relative_to(stage_dir)) for log in logs}):
         return f'expected one of {", ".join(runs)} in it'
-    return 'expected a folder that tools/train.py has written (--work-dir)'
+    return f'expected a folder that `{command("train")}` has written (--work-dir)'
 
 
 def locate_stage(stage_dir: Path) -> tuple[Path, str]:
