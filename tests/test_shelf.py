@@ -22,7 +22,7 @@ from PIL import Image
 from shapes import draw as shapes
 
 from beit_mm.checkpoint import read_checkpoint
-from beit_mm.checkpoint.export import export
+from beit_mm.checkpoint.export import export_checkpoint
 from beit_mm.checkpoint.published import published
 
 ROOT = small.ROOT
@@ -129,7 +129,7 @@ def test_the_entrys_command_converts_an_official_file(name, tmp_path, monkeypatc
     _, model = build(name)
     randomize(model, tmp_path / 'random.pth')
     state = {key: value for key, value in model.state_dict().items() if 'target' not in key}
-    export(dict(state), 'unilm', tmp_path / name, {}, safetensors=False)
+    export_checkpoint(dict(state), 'unilm', tmp_path / name, {}, safetensors=False)
     command = shlex.split(ENTRIES[name].data['Converted From']['Command'])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(ROOT / command[1]))['main'](command[2:])
@@ -180,7 +180,7 @@ def test_published_files_are_loaded_by_name(tmp_path, monkeypatch, capfd):
 
     model, official = get_model(NAME, **make_small()), tmp_path / 'official.pth'
     randomize(model, tmp_path / 'random.pth')
-    export(dict(model.state_dict()), 'unilm', official, {}, safetensors=False)
+    export_checkpoint(dict(model.state_dict()), 'unilm', official, {}, safetensors=False)
     monkeypatch.setitem(published(), NAME, dict(published()[NAME], address=str(official)))
     hint = 'put beit_mm:// before its path'
     found = get_model(NAME, pretrained=True, **make_small())

@@ -15,7 +15,7 @@ from pathlib import Path
 from command_line import make_parser, positive
 from image_folders.layout import check_ade20k, check_imagenet
 
-CLASSES = dict(imagenet=1000, imagenet22k=21_841, ade20k=150)
+NUM_CLASSES = dict(imagenet=1000, imagenet22k=21_841, ade20k=150)
 COUNTS = dict(  # kind → split → number of images
     imagenet=dict(train=1_281_167, val=50_000),
     imagenet22k=dict(train=14_197_122),
@@ -26,7 +26,7 @@ COUNTS = dict(  # kind → split → number of images
 def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add('kind', choices=CLASSES)
+    add('kind', choices=NUM_CLASSES)
     add('root', type=Path, help='the folder that configs call data_root')
     add('--classes', type=positive, help='number of classes (default: of the data set)')
     add('--any-count', action='store_true', help='accept any number of images')
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     counts = COUNTS[args.kind]
     if args.any_count:
         counts = dict.fromkeys(counts)
-    classes = args.classes or CLASSES[args.kind]
+    classes = args.classes or NUM_CLASSES[args.kind]
     if args.kind == 'ade20k':
         found = check_ade20k(args.root, classes, counts, args.zero_is_class)
     else:

@@ -18,8 +18,8 @@ from command_line import errors_on_one_line, make_parser
 from conversion.card import write_card
 
 from beit_mm.checkpoint import read_checkpoint
-from beit_mm.checkpoint.export import TARGETS, export
-from beit_mm.checkpoint.fit import PARTS
+from beit_mm.checkpoint.export import TARGETS, export_checkpoint
+from beit_mm.checkpoint.fit import BACKBONE_PARTS
 from beit_mm.checkpoint.parse import Checkpoint
 from beit_mm.utils.arguments import join_names
 
@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoint = read_checkpoint(args.src)
     remove_unknown_parts(checkpoint, args.backbone)
     safetensors = args.format == 'safetensors' or (args.to == 'hf' and not args.format)
-    spec, notes = export(checkpoint.state, args.to, args.dst, checkpoint.meta, safetensors)
+    spec, notes = export_checkpoint(
+        checkpoint.state, args.to, args.dst, checkpoint.meta, safetensors
+    )
     if args.to == 'hf':
         write_card(args.dst, checkpoint, spec)
     skipped = {k: why for k, why in checkpoint.skipped.items() if not k.endswith('_index')}
@@ -65,7 +67,7 @@ def remove_unknown_parts(checkpoint: Checkpoint, backbone_only: bool) -> None:
         first, second, *_ = *key.split('.'), ''
         if first not in KNOWN:
             parts[key] = first
-        elif first == 'backbone' and second not in PARTS:
+        elif first == 'backbone' and second not in BACKBONE_PARTS:
             parts[key] = second
     names = sorted(set(parts.values()))
     if names and not backbone_only:

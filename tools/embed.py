@@ -20,9 +20,9 @@ import torch
 from command_line import errors_on_one_line, make_parser, positive
 from embedding.choice import choose, print_accuracy
 from embedding.features import Store, accuracy_per_block, embed
-from embedding.images import Images, read_labels
+from embedding.images import Images, read_classes
 from embedding.page import write_neighbors
-from embedding.write import check_format, write
+from embedding.write import check_format, write_features
 from image_folders.listing import list_images
 
 from beit_mm.data.image_files import SUFFIXES
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError(f'{args.data} has no image')
     labels = {}
     if args.knn is not None:
-        labels = read_labels(Path(args.knn) if args.knn else None, names)
+        labels = read_classes(Path(args.knn) if args.knn else None, names)
     weights = ModelWeights(args.checkpoint)
     backbone = weights.backbone().to('cuda' if torch.cuda.is_available() else 'cpu')
     choice = choose(args, weights, len(backbone.blocks))
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f'skipped: {text}')
     if not store.done.any():
         raise ValueError(f'none of {len(names)} images in {args.data} can be read')
-    write(
+    write_features(
         args.out,
         list(compress(names, store.done)),
         store.features[store.done],

@@ -19,7 +19,7 @@ from pathlib import Path
 from command_line import errors_on_one_line, make_parser
 from mmengine.config import Config
 from starter.models import find_device
-from starter.write import TASKS, next_commands, write_config
+from starter.write import TASK_TITLES, next_commands, write_config
 
 from beit_mm.config_check.preflight import preflight
 from beit_mm.config_check.report import format_list
@@ -27,7 +27,7 @@ from beit_mm.config_check.report import format_list
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument('task', choices=TASKS)
+    parser.add_argument('task', choices=TASK_TITLES)
     parser.add_argument('data', type=Path, help='folder of the images')
     parser.add_argument(
         '--weights',

@@ -30,7 +30,7 @@ def make_visualize_parser() -> ArgumentParser:
         return command
 
     command = add('attention', 'what a patch attends to in each head', 'work_dirs/attention')
-    command.set_defaults(run=attention.run)
+    command.set_defaults(run=attention.show_attention)
     command.add_argument('--checkpoint', required=True, help='a BEiT of any project')
     command.add_argument('--patch', metavar='X,Y', help='a pixel in the patch (the middle)')
     command.add_argument('--layer', type=int, metavar='L', help='1 is the first (the last)')

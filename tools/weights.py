@@ -30,7 +30,7 @@ def answers(address: str) -> str | None:
         return f'{type(error).__name__} {error}'
 
 
-def check(offline: bool) -> int:
+def check_addresses(offline: bool) -> int:
     addresses = set()
     for entry in published().values():
         addresses |= {entry['address'], *entry.get('also', ())}
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--offline', action='store_true', help='ask no address')
     args = parser.parse_args(argv)
     if args.command == 'check':
-        return check(args.offline)
+        return check_addresses(args.offline)
     if args.command == 'write':
         for path, text in written().items():
             path.write_text(text, encoding='utf-8')

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .model_spec import SHARED_TABLE, TABLE, ModelSpec, infer_spec
+from .model_spec import BIAS_TABLE, SHARED_TABLE, ModelSpec, infer_spec
 from .origins import from_ours, to_dalle
 from .published import NORMALIZATIONS
 
@@ -24,7 +24,7 @@ TARGETS = dict(  # the kinds of model that each project has
 )
 
 
-def export(
+def export_checkpoint(
     state: dict[str, Tensor], target: str, path: Path, meta: dict, safetensors: bool
 ) -> tuple[ModelSpec, list[str]]:
     """Write `state` (our names) for `target` to a file, for 'hf' to a folder.
@@ -86,7 +86,7 @@ def fit_target(
     state, notes = dict(state), []
     if target in ('timm', 'mmseg') and spec.rel_pos_bias == 'shared':
         table, depth = state.pop(SHARED_TABLE), spec.arch['num_layers']
-        state |= {f'backbone.blocks.{i}.attn.{TABLE}': table.clone() for i in range(depth)}
+        state |= {f'backbone.blocks.{i}.attn.{BIAS_TABLE}': table.clone() for i in range(depth)}
         notes.append(f'expanded: {SHARED_TABLE} (copied into {depth} layers, as {target} has it)')
     for key in list(state):
         if key.startswith('backbone.') and key.split('.')[1] in _list_missing_parts(

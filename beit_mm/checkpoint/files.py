@@ -79,7 +79,7 @@ def _read_torch(path: Path, map_location: Any) -> Any:
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         try:
-            return pickled_modules.read(path)
+            return pickled_modules.read_module(path)
         except Exception:
             raise ValueError(_explain_refusal(path, error)) from error
     except Exception as error:  # damaged bytes raise many types

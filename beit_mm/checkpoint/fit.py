@@ -11,10 +11,10 @@ from ..models.embeddings import resize_pos_embed
 from ..models.relative_position import Grid, resize_bias_table
 from ..utils.arguments import join_names
 from ..utils.installation import command
-from .model_spec import TABLE, infer_square_side
+from .model_spec import BIAS_TABLE, infer_square_side
 from .report import KeyReport
 
-_SHARED = f'rel_pos_bias.{TABLE}'
+_SHARED = f'rel_pos_bias.{BIAS_TABLE}'
 _PATCH_EMBED = 'patch_embed.proj.weight'
 _OPTIONAL = dict(  # parts that a BEiT may lack → why they are skipped then
     mask_token='used in pre-training only',
@@ -22,7 +22,7 @@ _OPTIONAL = dict(  # parts that a BEiT may lack → why they are skipped then
     norm='mean pooling and feature maps precede it',
     fc_norm='belongs to the pooled feature',
 )
-PARTS = ('cls_token', 'pos_embed', 'patch_embed', 'rel_pos_bias', 'blocks', *_OPTIONAL)
+BACKBONE_PARTS = ('cls_token', 'pos_embed', 'patch_embed', 'rel_pos_bias', 'blocks', *_OPTIONAL)
 
 
 def fit_backbone(
@@ -46,7 +46,7 @@ def fit_backbone(
         _adapt(state, model, report)
     if _SHARED in state and model.rel_pos_bias is None and model.blocks[0].attn.bias_grid:
         table, depth = state.pop(_SHARED), len(model.blocks)
-        state |= {f'blocks.{i}.attn.{TABLE}': table.clone() for i in range(depth)}
+        state |= {f'blocks.{i}.attn.{BIAS_TABLE}': table.clone() for i in range(depth)}
         report.add('expanded', _SHARED, f'copied into {depth} layers')
     _resize_positions(state, model, report, grid)
     for key in list(state):
@@ -129,7 +129,7 @@ def _resize_positions(
 ) -> None:
     own = model.state_dict()
     for key, value in state.items():
-        is_table = key.endswith(TABLE)
+        is_table = key.endswith(BIAS_TABLE)
         if key not in own or value.ndim != own[key].ndim or not (is_table or key == 'pos_embed'):
             continue
         if value.shape == own[key].shape and grid in (None, model.grid):
@@ -149,7 +149,7 @@ def _advise(model: nn.Module, source: str, unexpected: list[str], mismatched: li
     if not hasattr(model, 'backbone') and not isinstance(model, BEiT):
         return ': vocab_size, width, groups, blocks'
     advice = ': arch, positions, layer_scale, head'
-    if any(TABLE in entry or 'pos_embed' in entry for entry in mismatched):
+    if any(BIAS_TABLE in entry or 'pos_embed' in entry for entry in mismatched):
         advice += ', and init_cfg.grid=(h, w) for positions of a grid that is not square'
     if any(_PATCH_EMBED in entry for entry in mismatched):
         advice += (
@@ -158,7 +158,7 @@ def _advise(model: nn.Module, source: str, unexpected: list[str], mismatched: li
             f'checkpoint={source!r}, adapt_patch_embed=True)'
         )
     parts = {key.removeprefix('backbone.').split('.')[0] for key in unexpected}
-    if isinstance(model, BEiT) and (added := sorted(parts - set(PARTS))):
+    if isinstance(model, BEiT) and (added := sorted(parts - set(BACKBONE_PARTS))):
         advice += (
             f'. An adapter adds {join_names(added)}. To extract the backbone alone, run '
             f'`{command("convert")} {source} backbone.pth --to beit_mm --backbone`'

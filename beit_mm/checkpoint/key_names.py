@@ -3,7 +3,7 @@
 import re
 
 Names = list[tuple[str, str]]  # (theirs, ours): how a key starts; {} is a number
-TABLE = 'relative_position_bias_table'
+BIAS_TABLE = 'relative_position_bias_table'
 
 _HEADS = [('lm_head.', 'head.proj.'), ('head.', 'head.fc.')]
 _UNILM: Names = [  # the names of the backbone are ours
@@ -16,7 +16,7 @@ _HF_LAYER: Names = [  # after beit.encoder.layer.{}. and backbone.blocks.{}.
     ('layernorm_after.', 'norm2.'),
     ('lambda_1', 'gamma_1'),
     ('lambda_2', 'gamma_2'),
-    (f'attention.attention.relative_position_bias.{TABLE}', f'attn.{TABLE}'),
+    (f'attention.attention.relative_position_bias.{BIAS_TABLE}', f'attn.{BIAS_TABLE}'),
     ('attention.attention.query.bias', 'attn.q_bias'),
     ('attention.attention.value.bias', 'attn.v_bias'),
     # `origins` merges these three matrices into one.

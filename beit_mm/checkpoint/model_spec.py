@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..models.relative_position import Grid
-from .key_names import TABLE
+from .key_names import BIAS_TABLE
 
-SHARED_TABLE = f'backbone.rel_pos_bias.{TABLE}'
+SHARED_TABLE = f'backbone.rel_pos_bias.{BIAS_TABLE}'
 
 _OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # of UPerNet and SETR-PUP, by depth
-_HEADS = dict(  # kind of model → weight with one row per class or code
+_HEAD_WEIGHTS = dict(  # kind of model → weight with one row per class or code
     tokenizer='encoder.output.conv.weight',
     mim='head.proj.weight',
     classifier='head.fc.weight',
@@ -84,14 +84,14 @@ def infer_spec(state: dict[str, Tensor], num_heads: int | None = None) -> ModelS
 
     Raises ValueError if a part of the backbone is missing or its grid is not square.
     """
-    kind = next((kind for kind, head in _HEADS.items() if head in state), 'backbone')
-    classes = None if kind == 'backbone' else len(state[_HEADS[kind]])
+    kind = next((kind for kind, head in _HEAD_WEIGHTS.items() if head in state), 'backbone')
+    classes = None if kind == 'backbone' else len(state[_HEAD_WEIGHTS[kind]])
     if kind == 'tokenizer':
         in_channels = _get(state, 'encoder.input.weight').shape[1]
         return ModelSpec(kind, in_channels=in_channels, classes=classes)
     dims, in_channels, patch_size, _ = _get(state, 'backbone.patch_embed.proj.weight').shape
     hidden = len(_get(state, 'backbone.blocks.0.mlp.fc1.weight'))
-    table = state.get(SHARED_TABLE, state.get(f'backbone.blocks.0.attn.{TABLE}'))
+    table = state.get(SHARED_TABLE, state.get(f'backbone.blocks.0.attn.{BIAS_TABLE}'))
     absolute = state.get('backbone.pos_embed')
     positions = absolute if table is None else table
     if table is not None:

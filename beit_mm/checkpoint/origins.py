@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models.relative_position import relative_position_index
 from .key_names import NAMES, rename, rename_hf
-from .model_spec import SHARED_TABLE, TABLE, count_layers, infer_square_grid
+from .model_spec import BIAS_TABLE, SHARED_TABLE, count_layers, infer_square_grid
 from .state_dicts import rename_keys
 
 ORIGINS = (*NAMES, 'dall-e')
@@ -89,7 +89,7 @@ def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], d
         return rename_hf(key) if origin == 'hf' else rename(key, NAMES[origin])
 
     state = rename_keys(state, our_name)
-    tables = [k for k in state if k.startswith('backbone.blocks.') and k.endswith(TABLE)]
+    tables = [k for k in state if k.startswith('backbone.blocks.') and k.endswith(BIAS_TABLE)]
     if SHARED_TABLE in state and tables:  # the official data2vec adds both to its attention
         shared = state.pop(SHARED_TABLE)
         state |= {key: state[key] + shared for key in tables}
@@ -173,7 +173,7 @@ def _split_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _find_idle_layer(state: dict[str, Tensor]) -> list[str]:
-    """Return the keys of a last layer whose branches are scaled by zero, which `export` adds."""
+    """Return the keys of a last layer that `export_checkpoint` adds, whose branches are scaled by 0."""
     last = f'backbone.blocks.{count_layers(state) - 1}.'
     scales = [state.get(f'{last}gamma_{i}') for i in (1, 2)]
     if any(scale is None or scale.any() for scale in scales):
@@ -188,7 +188,7 @@ def _make_index_buffers(state: dict[str, Tensor]) -> dict[str, Tensor]:
             infer_square_grid(table)
         ).clone()
         for key, table in state.items()
-        if key.endswith(TABLE)
+        if key.endswith(BIAS_TABLE)
     }
 
 

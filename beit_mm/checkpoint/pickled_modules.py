@@ -38,7 +38,7 @@ _REFUSED_OPCODES = {code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, 
 _STAND_INS = ('dall_e.', 'torch.nn.modules.')
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read_module(path: Path) -> dict[str, Tensor]:
     """Return the state dict of a module that `torch.save` pickled, on the CPU.
 
     Raises UnpicklingError that names what is not allowed. The file must have been refused by

@@ -29,7 +29,7 @@ EQUAL_SETTINGS = [  # name in the table, setting, the setting that has to be equ
 
 def compare(summary: ConfigSummary, recipe: PaperRecipe) -> list[Finding]:
     """Return all findings: contradictions first (`stops` is True), then differences."""
-    findings = [finding for rule in RULES for finding in rule(summary, recipe)]
+    findings = [finding for rule in COMPARISON_RULES for finding in rule(summary, recipe)]
     return sorted(findings, key=lambda finding: not finding.stops)
 
 
@@ -164,7 +164,7 @@ def _difference(what: str, expected: object, yours: object, effect: str) -> Find
     return Finding(what, effect, show_value(yours), show_value(expected), stops=False)
 
 
-RULES: list[Callable[[ConfigSummary, PaperRecipe], Iterator[Finding]]] = [
+COMPARISON_RULES: list[Callable[[ConfigSummary, PaperRecipe], Iterator[Finding]]] = [
     schedule_fits_run,
     lr_fits_batch,
     settings_are_equal,

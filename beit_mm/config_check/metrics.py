@@ -19,8 +19,8 @@ MIM_KEYS = dict(
     log_p_tokens='greater', log_p_pixels='greater', eq3='greater', val_loss_all='less',
     marginal_entropy_all=None, marginal_accuracy_all=None, accuracy_all='greater',
 )  # fmt: skip
-RULES = {f'tokenizer/{key}': rule for key, rule in TOKENIZER_KEYS.items()}
-RULES |= {f'mim/{key}': rule for key, rule in MIM_KEYS.items()}
+SAVE_BEST_RULES = {f'tokenizer/{key}': rule for key, rule in TOKENIZER_KEYS.items()}
+SAVE_BEST_RULES |= {f'mim/{key}': rule for key, rule in MIM_KEYS.items()}
 SEGMENTATION_KEYS = dict(
     mIoU=('mIoU', 'mAcc'), mDice=('mDice', 'mAcc'), mFscore=('mFscore', 'mPrecision', 'mRecall')
 )  # fmt: skip
@@ -63,7 +63,7 @@ def check_save_best(cfg: dict) -> Iterator[Finding]:
     rules = rules * len(wanted) if len(rules) == 1 else rules
     for given, rule in zip(wanted, rules, strict=False):
         key = lists[0][0] if given == 'auto' and lists[0] else given
-        expected = RULES.get(key) or _inferred_rule(key, hook)
+        expected = SAVE_BEST_RULES.get(key) or _inferred_rule(key, hook)
         if given == 'auto' and 'mIoU' in known:
             effect = f"common classes decide {key}, which it takes: set save_best='mIoU'"
         elif known and key not in known:

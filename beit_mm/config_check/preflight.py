@@ -23,7 +23,7 @@ from .weights import check_weights
 CHECK_MINUTES = 30  # other ranks wait so long for rank 0
 # Raised by rules, mmengine and models for a value of another type than expected.
 ERRORS = AssertionError, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError
-RULES: list[Callable[[dict], Iterator[Finding]]] = [
+CHECKS: list[Callable[[dict], Iterator[Finding]]] = [
     names.check_runner_keys, names.check_types_and_arguments, names.check_optimizer_keys,
     files.check_files,
     labels.check_labels, labels.check_ignored_class,
@@ -41,7 +41,7 @@ def preflight(cfg: Config, ranks: int = 1) -> list[Finding]:
     """Return what is wrong with training with `cfg` on `ranks` processes: errors, then remarks."""
     plain = cfg.to_dict()
     names.find_classes.cache_clear()
-    findings = [finding for rule in RULES for finding in _apply(rule, plain)]
+    findings = [finding for rule in CHECKS for finding in _apply(rule, plain)]
     findings += _apply(_check_recipe, plain, ranks)
     has_errors = any(finding.stops for finding in findings)
     for finding in _apply(check_weights, plain):

@@ -14,7 +14,7 @@ from .finding import HALF, IMAGENET
 from .summary_model import summarize_model
 from .summary_optimizer import find_decayed_tensors, summarize_optimizer, summarize_schedule
 
-NUM_IMAGES = dict(IN1k=1_281_167, IN22k=14_197_122, ADE20K=20_210)  # training sets
+DATASET_SIZES = dict(IN1k=1_281_167, IN22k=14_197_122, ADE20K=20_210)  # training sets
 PUBLIC = re.compile(r'pt22k|ft22k|in2[12]k')  # in the names of weights pre-trained on ImageNet-22k
 BACKBONES = ('BEiT', 'BEiTViT', 'BEiTPretrainViT')
 
@@ -90,7 +90,7 @@ def summarize(
     summary['data'] = _find_data(cfg)
     summary['per_rank'] = get(cfg, 'train_dataloader', 'batch_size')
     summary |= summarize_optimizer(cfg, summary)
-    num_images = NUM_IMAGES.get(summary['data'])
+    num_images = DATASET_SIZES.get(summary['data'])
     steps = num_images / summary.step_batch if num_images and summary.step_batch else None
     summary |= summarize_schedule(cfg, summary['lr'], steps)
     summary |= summarize_model(cfg, model, summary['task'])

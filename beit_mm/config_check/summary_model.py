@@ -17,7 +17,7 @@ MASKS = dict(
     BEiTMaskGenerator=('blockwise', 'num_masking_patches', 'input_size', 'min_num_patches', 4),
 )
 # setting: type of the part in the model or the training set, and its arguments
-PARTS = dict(
+SUMMARIZED_TRANSFORMS = dict(
     flip=('RandomFlip', ['prob']),
     jitter=('ColorJitter', ['brightness', 'contrast', 'saturation']),
     rand_augment=('RandAugment', ['magnitude_level', 'magnitude_std']),
@@ -89,7 +89,7 @@ def _summarize_backbone(backbone: dict, scope: str | None) -> dict:
 
 def _summarize_parts(tree: object) -> dict:
     found = {}
-    for setting, (name, arguments) in PARTS.items():
+    for setting, (name, arguments) in SUMMARIZED_TRANSFORMS.items():
         part = find(tree, name)
         values = [part.get(argument) for argument in arguments] if part else [OFF]
         found[setting] = (values[0] or OFF) if len(values) == 1 else tuple(v or 0 for v in values)

@@ -3,7 +3,7 @@
 from ..utils.config_tree import get, kind
 from .finding import OFF
 
-TABLE = 'layers.0.attn.relative_position_bias_table'
+BIAS_TABLE_KEY = 'layers.0.attn.relative_position_bias_table'
 
 
 def summarize_optimizer(cfg: dict, summary: dict) -> dict:
@@ -35,7 +35,7 @@ def find_decayed_tensors(cfg: dict, summary: dict) -> dict[str, bool]:
         ('cls_token', 'cls_token', 3, True),
         ('LayerScale', 'layers.0.gamma_1', 1, summary['layer_scale'] != OFF),
         ('pos_embed', 'pos_embed', 3, 'absolute' in positions),
-        ('relative position tables', TABLE, 2, 'relative' in positions),
+        ('relative position tables', BIAS_TABLE_KEY, 2, 'relative' in positions),
         ('mask_token', 'mask_token', 3, summary['task'] == 'pretrain'),
     ]
     paramwise = wrapper.get('paramwise_cfg') or {}

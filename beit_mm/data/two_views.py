@@ -35,7 +35,9 @@ def random_crop(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resize(image: np.ndarray, side: int, interpolation: str, backend: str = 'pillow') -> np.ndarray:
+def resize_square(
+    image: np.ndarray, side: int, interpolation: str, backend: str = 'pillow'
+) -> np.ndarray:
     """Resize uint8 [H, W] or [H, W, C] to `side` × `side` with antialiasing, as PIL does."""
     if image.shape[:2] == (side, side):
         return image
@@ -47,7 +49,7 @@ def resize(image: np.ndarray, side: int, interpolation: str, backend: str = 'pil
     method = Image.Resampling[interpolation.upper()]
     if image.ndim == 2 or image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize((side, side), method))
-    return cv2.merge([resize(band, side, interpolation) for band in cv2.split(image)])
+    return cv2.merge([resize_square(band, side, interpolation) for band in cv2.split(image)])
 
 
 @cache
@@ -108,7 +110,7 @@ class TwoViews(BaseTransform):
             image = cv2.flip(image[:, ::-1], 1)
         image = np.ascontiguousarray(image)
         for name, side, interpolation in self.views:
-            view = resize(image, side, interpolation, self.backend)
+            view = resize_square(image, side, interpolation, self.backend)
             results[name] = view if color is None else cv2.transform(view, color)
         return results
 

@@ -12,7 +12,7 @@ from ..data import image_files
 from ..data.image_files import BadSample
 
 
-def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
+def read_model_image(path: str | Path, channels: int = 3) -> np.ndarray:
     """Read an image file for a model: uint8 [H, W, channels], RGB if there are three.
 
     Raises FileNotFoundError; BadSample, a ValueError that names the file, if it cannot be read or

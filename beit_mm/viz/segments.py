@@ -16,7 +16,7 @@ from ..data.loaders import ReadLabels, replace_loaders
 from ..utils.arguments import join_names
 from ..utils.config_tree import find_dataset
 from .images import overlay_classes, overlay_errors, pick_error_color
-from .inputs import read_image, to_rgb
+from .inputs import read_model_image, to_rgb
 from .pages import write_page
 
 MIN_LABELED, MIN_CLASS = 0.05, 0.005  # shares of pixels below which an IoU is unreliable
@@ -120,7 +120,7 @@ def write_segments(
     """Write a page about image files. `labels` is a folder with a label map IMAGE.png per image."""
     scenes = []
     for file in images:
-        image = to_rgb(read_image(file, count_channels(model.model.backbone)), bands)
+        image = to_rgb(read_model_image(file, count_channels(model.model.backbone)), bands)
         scenes.append(model.draw(str(file), image, labels and labels / f'{file.stem}.png'))
         print(scenes[-1]['summary'])
 

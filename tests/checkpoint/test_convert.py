@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from small import same_tensors
 
 from beit_mm.checkpoint import load, origins, read_checkpoint
-from beit_mm.checkpoint.export import TARGETS, export
+from beit_mm.checkpoint.export import TARGETS, export_checkpoint
 
 pytestmark = pytest.mark.any_stack
 
@@ -97,9 +97,9 @@ def test_verify_runs_the_model_of_the_source_not_our_reading_of_it(
 def test_verify_finds_wrong_output(write, tmp_path, monkeypatch):
     def spoil(state, *args):
         state = {k: v * 1.01 if k.endswith('fc1.weight') else v for k, v in state.items()}
-        return export(state, *args)
+        return export_checkpoint(state, *args)
 
-    monkeypatch.setattr(tool, 'export', spoil)
+    monkeypatch.setattr(tool, 'export_checkpoint', spoil)
     message = r'error: the outputs of .* differ by .*: do not use .*out\.pth'
     with pytest.raises(SystemExit, match=message):
         convert(write('classifier'), tmp_path / 'out.pth', 'unilm', '--verify')

@@ -13,7 +13,7 @@ from small import same_tensors
 from torch import nn
 
 from beit_mm.checkpoint import load, read_checkpoint
-from beit_mm.checkpoint.export import export
+from beit_mm.checkpoint.export import export_checkpoint
 from beit_mm.checkpoint.fit import fit_backbone
 from beit_mm.checkpoint.model_spec import infer_spec
 from beit_mm.checkpoint.origins import identify, to_ours
@@ -139,7 +139,7 @@ def test_hugging_face(case, randomize, tmp_path):
 def test_hugging_face_at_384_with_the_positions_that_we_resized(case, randomize, tmp_path):
     hugging_face(case, randomize, tmp_path / 'theirs')
     state = resized(load(str(tmp_path / 'theirs'))[0], 384)
-    spec, _ = export(state, 'hf', tmp_path / 'out', {}, True)
+    spec, _ = export_checkpoint(state, 'hf', tmp_path / 'out', {}, True)
     assert spec.grid == (24, 24)
     name, path, tolerance = f'{case}, 224 → 384', tmp_path / 'out', {torch.float64: 1e-10}
     compare(name, state, 'hf', path, spec, 384, tolerance)
@@ -204,7 +204,7 @@ def test_timm(name, img_size, head, randomize, tmp_path):
         state = {k: v for k, v in state.items() if k.startswith('backbone.')}
     if img_size != 224 or head == 'features':
         state, path = resized(state, img_size), tmp_path / 'out.pth'
-        export(state, 'timm', path, {}, False)
+        export_checkpoint(state, 'timm', path, {}, False)
     is_base = (name, img_size) == ('beit_base', 224)
     tolerance = TOLERANCE if is_base else {torch.float64: 1e-10}
     case = f'timm {name}, {head}, {img_size}'
@@ -226,7 +226,7 @@ def test_openmmlab(library, kind, make_state, tmp_path):
     state = make_state(made, arch=small if kind == 'segmentor' else BASE, img_size=224)
     if kind == 'backbone':
         state = {k: v for k, v in state.items() if k.startswith('backbone.')}
-    spec, _ = export(state, library, tmp_path / 'a.pth', {}, False)
+    spec, _ = export_checkpoint(state, library, tmp_path / 'a.pth', {}, False)
     found, origin = load(str(tmp_path / 'a.pth'))
     assert origin == ('mmseg' if kind == 'segmentor' else 'mmpretrain')  # same keys
     compare(f'{library} {kind}, 224', found, library, tmp_path / 'a.pth', spec)
@@ -234,7 +234,7 @@ def test_openmmlab(library, kind, make_state, tmp_path):
 
 def test_mmpretrains_dalle_encoder(make_state, tmp_path):
     path, image = tmp_path / 'dalle_encoder.pth', torch.rand(2, 3, 112, 112)
-    spec, _ = export(make_state('tokenizer'), 'mmpretrain', path, {}, False)
+    spec, _ = export_checkpoint(make_state('tokenizer'), 'mmpretrain', path, {}, False)
     with torch.no_grad():
         a = our_model(load(str(path))[0])(image, None)
         b = library_model('mmpretrain', path, spec)(image, None)

@@ -14,7 +14,7 @@ from beit_mm.data.two_views import (
     TwoViews,
     channels_first,
     random_crop,
-    resize,
+    resize_square,
     torch_resizes,
 )
 from beit_mm.models import DiscreteVAE
@@ -63,7 +63,7 @@ def test_tokens_of_torchs_views_are_those_of_pils_but_not_without_antialiasing()
     crops = [cropped(photo(375, 500, seed=seed), seed) for seed in range(8)]
     resizes = dict(
         pil=lambda crop: pil(crop, 112, 'lanczos'),
-        torch=lambda crop: resize(crop, 112, 'lanczos', 'torch'),
+        torch=lambda crop: resize_square(crop, 112, 'lanczos', 'torch'),
         cv2=lambda crop: cv2.resize(crop, (112, 112), interpolation=cv2.INTER_LANCZOS4),
     )
     ids = {}
@@ -83,14 +83,16 @@ def test_torchs_resizing_is_pils_within_few_levels(side, how):
     for seed, shape in enumerate([(375, 500), (300, 300), (120, 150), (231, 90), (40, 500)]):
         image = photo(*shape, seed=seed)
         difference = np.abs(
-            resize(image, side, how, 'torch').astype(int) - resize(image, side, how)
+            resize_square(image, side, how, 'torch').astype(int) - resize_square(image, side, how)
         )
         assert difference.max() <= 4 and difference.mean() < 0.4
 
 
 def test_what_torch_cannot_resize_is_resized_by_pil():
     assert torch_resizes('bicubic') and not torch_resizes('hamming')
-    assert np.array_equal(resize(photo(), 50, 'hamming', 'torch'), resize(photo(), 50, 'hamming'))
+    assert np.array_equal(
+        resize_square(photo(), 50, 'hamming', 'torch'), resize_square(photo(), 50, 'hamming')
+    )
 
 
 @pytest.mark.parametrize('backend', ['pillow', 'torch'])
@@ -98,8 +100,8 @@ def test_what_torch_cannot_resize_is_resized_by_pil():
 def test_any_channels_are_resized_channel_by_channel(backend, channels):
     image = np.random.default_rng(0).integers(0, 256, (40, 30, channels), np.uint8)
     bands = [np.ascontiguousarray(image[..., i]) for i in range(channels)]
-    own = [resize(band, 16, 'bicubic', backend) for band in bands]
-    found = resize(image[..., 0] if channels == 1 else image, 16, 'bicubic', backend)
+    own = [resize_square(band, 16, 'bicubic', backend) for band in bands]
+    found = resize_square(image[..., 0] if channels == 1 else image, 16, 'bicubic', backend)
     assert np.array_equal(channels_first(found), np.stack(own))
 
 

@@ -21,7 +21,9 @@ from beit_mm.engine.hooks.probe import choose_images, find_guessing
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('drawn')
-    shapes.write(folder, train=8, val=20, size=64, segmentation_train=2, segmentation_val=1, jobs=1)
+    shapes.draw_dataset(
+        folder, train=8, val=20, size=64, segmentation_train=2, segmentation_val=1, jobs=1
+    )
     return folder
 
 

@@ -29,7 +29,7 @@ EXAMPLE, CONFIG = re.findall(
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     out = tmp_path_factory.mktemp('tokenizer') / 'shapes'
-    shapes.write(out, 12, 4, segmentation_train=2, segmentation_val=2, labels=(12,), jobs=1)
+    shapes.draw_dataset(out, 12, 4, segmentation_train=2, segmentation_val=2, labels=(12,), jobs=1)
     return out
 
 

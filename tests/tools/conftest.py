@@ -11,7 +11,7 @@ from shapes import draw as shapes
 def drawn(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('drawn') / 'shapes'
     sizes = dict(segmentation_train=20, segmentation_val=12, labels=(20,))
-    shapes.write(out, 20, 10, size=32, jobs=1, **sizes)
+    shapes.draw_dataset(out, 20, 10, size=32, jobs=1, **sizes)
     return out
 
 

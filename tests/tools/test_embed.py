@@ -16,7 +16,7 @@ from pyarrow import parquet
 from small import randomize
 
 from beit_mm.models import BEiT
-from beit_mm.viz.inputs import normalize, read_image
+from beit_mm.viz.inputs import normalize, read_model_image
 from beit_mm.viz.model_weights import ModelWeights
 
 pytestmark = pytest.mark.any_stack
@@ -61,7 +61,7 @@ def test_features_are_those_of_the_block(feature):
     backbone.blocks[1].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     for name, values in zip(found['names'], found['features'], strict=True):
         with torch.no_grad():
-            backbone(normalize(read_image(Path('data', name)), weights.normalization))
+            backbone(normalize(read_model_image(Path('data', name)), weights.normalization))
         sequence = outputs.pop()[0].numpy()
         patches = sequence[1:].reshape(4, 4, 24)
         expected = dict(mean=patches.mean((0, 1)), cls=sequence[0], map=patches)[feature]
@@ -91,7 +91,7 @@ def test_an_interrupted_run_goes_on(monkeypatch, capsys):
 @pytest.mark.parametrize('change', ['weights', 'image', 'option'])
 def test_what_was_stored_for_another_run_is_not_used(change, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(embed, 'write', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(embed, 'write_features', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run()
     assert Path('f.partial/done.npy').exists()

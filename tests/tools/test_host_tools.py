@@ -12,7 +12,7 @@ import pages
 import pytest
 import small
 from mmengine.config import Config
-from shapes.draw import write
+from shapes.draw import draw_dataset
 
 from beit_mm.engine.launch import build_runner
 
@@ -54,7 +54,7 @@ BROKEN = {  # in OpenMMLab's own last releases
 def folder(tmp_path_factory) -> Path:
     """A folder with four images of each kind, and a short run of the quickstart's classification."""
     place = tmp_path_factory.mktemp('other')
-    write(place / 'data/quickstart', 4, 4, segmentation_train=4, segmentation_val=2, jobs=1)
+    draw_dataset(place / 'data/quickstart', 4, 4, segmentation_train=4, segmentation_val=2, jobs=1)
     (place / 'configs').symlink_to(pages.ROOT / 'configs')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

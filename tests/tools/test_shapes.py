@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from shapes import draw as shapes
-from shapes.draw import CLASSES, PALETTE, SPECIES, scene, write
+from shapes.draw import CLASSES, PALETTE, SPECIES, draw_dataset, scene
 from shapes.layout import layout, palette_of, texture_of
 
 pytestmark = pytest.mark.any_stack
@@ -32,7 +32,7 @@ GOLDEN = {
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
     out = tmp_path_factory.mktemp('shapes') / 'set'
-    assert write(out, **SMALL)
+    assert draw_dataset(out, **SMALL)
     return out
 
 
@@ -109,12 +109,12 @@ def test_lists_number_the_class_folders_and_label_maps_are_those_of_the_scenes(d
 
 def test_a_finished_set_is_kept_and_other_files_are_not_overwritten(drawn, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob('*')}
-    assert write(drawn, **SMALL) is False
+    assert draw_dataset(drawn, **SMALL) is False
     assert 'already' in capsys.readouterr().err
     (tmp_path / 'photo.jpg').write_bytes(b'mine')
     for out, settings in ((drawn, SMALL | dict(seed=4)), (tmp_path, SMALL)):
         with pytest.raises(ValueError, match='choose another folder or delete it'):
-            write(out, **settings)
+            draw_dataset(out, **settings)
     assert before == {path: path.stat().st_mtime_ns for path in drawn.rglob('*')}
 
 
@@ -130,16 +130,16 @@ def test_an_interrupted_drawing_is_no_data_set_and_two_processes_draw_the_same(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shapes, '_draw', dies)
-        write(out, **SMALL)
+        draw_dataset(out, **SMALL)
     assert not out.exists()
-    assert write(out, **SMALL | dict(jobs=2)) and files(out) == files(drawn)
+    assert draw_dataset(out, **SMALL | dict(jobs=2)) and files(out) == files(drawn)
     assert [path.name for path in tmp_path.iterdir()] == ['set']
 
 
 @pytest.mark.parametrize('given', [dict(train=-1), dict(size=8), dict(seed=-1), dict(labels=(41,))])
 def test_bad_numbers_are_refused_before_anything_is_written(tmp_path, given):
     with pytest.raises(ValueError, match=f'{next(iter(given))}.*expected'):
-        write(tmp_path / 'set', **SMALL | given)
+        draw_dataset(tmp_path / 'set', **SMALL | given)
     assert not [*tmp_path.iterdir()]
 
 

@@ -55,7 +55,7 @@ def test_pictures_show_the_attention_of_the_selected_patch_on_the_original_image
     printed = capsys.readouterr().out
     assert 'photo.png: 70×50 pixels, input 48×32, 6×4 patches' in printed
     assert 'column 6, row 1: 4 pictures' in printed
-    weights, photo = ModelWeights('mim.pth'), inputs.read_image('photo.png')
+    weights, photo = ModelWeights('mim.pth'), inputs.read_model_image('photo.png')
     given = inputs.normalize(inputs.resize(photo, (32, 48)), weights.normalization)
     attention = attention_of_blocks(weights.backbone(), given)[0][0, :, 1 + 5, 1:]
     heads = attention.view(2, 4, 6).numpy()

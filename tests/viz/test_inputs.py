@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beit_mm.checkpoint.export import export
+from beit_mm.checkpoint.export import export_checkpoint
 from beit_mm.checkpoint.published import NORMALIZATIONS
 from beit_mm.models import BEiT, DiscreteVAE
 from beit_mm.models.attention import attention_of_blocks
@@ -30,7 +30,7 @@ def test_a_checkpoint_of_any_project_builds_its_model(tmp_path, target, head, se
         torch.nn.init.normal_(parameter, std=0.3)
     state = {f'backbone.{k}': v for k, v in model.state_dict().items()}
     state |= {f'{head}.weight': torch.randn(20, 64), f'{head}.bias': torch.randn(20)}
-    export(state, target, tmp_path / 'out', {}, False)
+    export_checkpoint(state, target, tmp_path / 'out', {}, False)
     weights = ModelWeights(str(tmp_path / 'out'))
     found = attention_of_blocks(weights.backbone(), IMAGE)
     for theirs, ours in zip(found, attention_of_blocks(model, IMAGE), strict=True):
@@ -75,6 +75,6 @@ def test_sizes_are_multiples_near_the_shape_of_the_image():
 def test_files_are_read_as_rgb_and_resized_by_pillow(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'a.png')
-    assert np.array_equal(inputs.read_image(tmp_path / 'a.png'), pixels)
+    assert np.array_equal(inputs.read_model_image(tmp_path / 'a.png'), pixels)
     resized = np.array(Image.fromarray(pixels).resize((20, 10), Image.Resampling.BICUBIC))
     assert np.array_equal(inputs.resize(pixels, (10, 20)), resized)

@@ -12,13 +12,13 @@ from shapes import draw as shapes
 
 from beit_mm.checkpoint.loading import load_model
 from beit_mm.viz.images import overlay_classes
-from beit_mm.viz.inputs import read_image
+from beit_mm.viz.inputs import read_model_image
 from beit_mm.viz.segments import Segmentor, find_unreliable, mean_iou, measure_areas
 
 
 def test_prediction_and_truth_are_those_of_the_configs_data_set(tmp_path):
     sizes = dict(train=10, val=10, size=64, segmentation_train=4, segmentation_val=2)
-    shapes.write(tmp_path, **sizes, jobs=1)
+    shapes.draw_dataset(tmp_path, **sizes, jobs=1)
     cfg, checkpoint = small.with_weights('quickstart/segmentation', tmp_path, tmp_path)
     item = DATASETS.build(cfg.test_dataloader.dataset)[0]
     with torch.no_grad():
@@ -31,7 +31,7 @@ def test_prediction_and_truth_are_those_of_the_configs_data_set(tmp_path):
     assert np.array_equal(truth, sample.gt_sem_seg.data[0].numpy())
     assert ours.classes[0] == 'background' and len(ours.palette) == 11
 
-    image = read_image(sample.img_path)
+    image = read_model_image(sample.img_path)
     scene = ours.draw(sample.img_path, image, Path(sample.seg_map_path))
     assert list(scene['pictures']) == ['image', 'predicted', 'truth', 'errors']
     assert scene['classes'] == set(np.unique(predicted)) | set(np.unique(truth)) - {255}

@@ -14,7 +14,9 @@ from .other_training import hf_sizes
 from .timing import DEVICE, TOY, BenchmarkSettings, autocast, dtypes, row, take_turns
 from .training import ROOT
 
-CONFIG = ROOT / 'configs/segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512.py'
+SEGMENTATION_CONFIG = (
+    ROOT / 'configs/segmentation/beit-base_upernet_8xb2-amp-160k_ade20k-512x512.py'
+)
 IMAGE_SIZES = ((512, 683), (1024, 2048))
 GFLOP = 35  # per image
 
@@ -78,7 +80,7 @@ def build_segmentor(library: str, quick: bool) -> nn.Module:
     import mmseg.models  # noqa: F401 (registers)
 
     init_default_scope('mmseg')
-    model = Config.fromfile(CONFIG).model
+    model = Config.fromfile(SEGMENTATION_CONFIG).model
     model.backbone.init_cfg, model.test_cfg = None, ConfigDict(model.test_cfg)
     for part in (model.neck, model.decode_head):
         part.norm_cfg = dict(type='BN')

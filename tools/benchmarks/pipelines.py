@@ -21,7 +21,7 @@ from beit_mm.data.blockwise_mask import BlockwiseMask
 from beit_mm.utils.config_tree import find_dataset
 
 from .timing import BenchmarkSettings, row, take_turns
-from .training import CONFIG
+from .training import PRETRAINING_CONFIG
 
 Loader = Callable[[str], dict]
 
@@ -45,8 +45,8 @@ def mask(settings: BenchmarkSettings) -> Iterator[dict]:
 def data(settings: BenchmarkSettings) -> Iterator[dict]:
     """Time whole pipelines on one thread, as in a worker."""
     loaders = dict(ours=our_loader())
-    for library in settings.installed(*LOADERS):
-        loaders[library] = LOADERS[library]()
+    for library in settings.installed(*LIBRARY_LOADERS):
+        loaders[library] = LIBRARY_LOADERS[library]()
     threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -78,7 +78,7 @@ def draw_images(folder: Path, number: int) -> list[str]:
 
 
 def our_loader() -> Loader:
-    cfg = Config.fromfile(CONFIG)
+    cfg = Config.fromfile(PRETRAINING_CONFIG)
     init_default_scope(cfg.default_scope)
     dataset = find_dataset(cfg.train_dataloader)
     pipeline = Compose(dataset['pipeline'])
@@ -130,4 +130,4 @@ def torchvision_loader() -> Loader:
     return load
 
 
-LOADERS = dict(mmpretrain=mmpretrain_loader, torchvision=torchvision_loader)
+LIBRARY_LOADERS = dict(mmpretrain=mmpretrain_loader, torchvision=torchvision_loader)

@@ -26,7 +26,7 @@ from . import other_training
 from .timing import DEVICE, TOY, BenchmarkSettings, Turn, dtypes, peak_memory, row, take_turns
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / 'configs/pretrain/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k.py'
+PRETRAINING_CONFIG = ROOT / 'configs/pretrain/beit_beit-base-p16_8xb256-amp-coslr-800e_in1k.py'
 # GFLOP per image, all patches counted: encoder 35 forward and 70 backward, head 3, tokenizer 52
 GFLOP_TOKENIZER, GFLOP_CACHED = 52, 108
 TOY_TOKENIZER = dict(vocab_size=32, width=8, blocks=1, width_in=8)
@@ -50,7 +50,7 @@ def build_pretrainer(
     settings: BenchmarkSettings, dtype: torch.dtype
 ) -> tuple[Config, BEiTPretrainer]:
     """Build the model of a config of BEiT-B with random weights."""
-    cfg = Config.fromfile(CONFIG)
+    cfg = Config.fromfile(PRETRAINING_CONFIG)
     init_default_scope(cfg.default_scope)
     if settings.quick:
         cfg.model.backbone.arch, cfg.model.head.in_channels = TOY, TOY['embed_dims']

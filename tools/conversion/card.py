@@ -13,7 +13,7 @@ from beit_mm.checkpoint.published import find_published
 PIPELINES = dict(classifier='image-classification', segmentor='image-segmentation')
 FIGURES = dict(top1='top-1 (%)', top5='top-5 (%)', miou='mIoU (%)', miou_ms='mIoU, several scales')
 TIMES = 'step', 'time', 'data_time'  # beside the metrics of a validation
-TEMPLATES = Environment(
+ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).with_name('templates')),
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -51,7 +51,7 @@ def write_card(folder: Path, checkpoint: Checkpoint, spec: ModelSpec) -> None:
         paper=entry.get('paper'),
         config=checkpoint.meta.get('cfg', '').strip(),
     )
-    path.write_text(TEMPLATES.get_template('card.md').render(values), encoding='utf-8')
+    path.write_text(ENVIRONMENT.get_template('card.md').render(values), encoding='utf-8')
 
 
 def find_base(entry: dict) -> str | None:

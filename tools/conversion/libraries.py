@@ -63,8 +63,9 @@ def our_model(
 def library_model(
     library: str, path: Path, spec: ModelSpec, dtype: torch.dtype = torch.float32
 ) -> Predictor | None:
-    """Return the library's model of a file that `export` wrote for it; None if there is no library.
+    """Return the library's model of a file that `export_checkpoint` wrote.
 
+    Returns None if there is no library for `library`.
     Raises ImportError with the pip command if the library is not installed.
     """
     makers = dict(hf=_hf, timm=_timm, mmpretrain=_mmpretrain, mmseg=_mmseg)

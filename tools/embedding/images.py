@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from beit_mm.data.image_files import BadSample
-from beit_mm.viz.inputs import fit_size, normalize, read_image, resize
+from beit_mm.viz.inputs import fit_size, normalize, read_model_image, resize
 from beit_mm.viz.model_weights import ModelWeights
 
 
@@ -28,7 +28,7 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         """Return the index and the image [C, size, size], or why it cannot be read."""
         try:
-            image = read_image(self.paths[index], self.channels)
+            image = read_model_image(self.paths[index], self.channels)
         except BadSample as error:
             return index, str(error)
         image = resize(image, fit_size(image.shape[:2], self.size, 1))
@@ -44,7 +44,7 @@ def collate(samples: list[tuple[int, Tensor | str]]) -> tuple[list[int], Tensor,
     return list(images), torch.stack([*images.values()]) if images else torch.empty(0), faults
 
 
-def read_labels(table: Path | None, names: list[str]) -> dict[str, str]:
+def read_classes(table: Path | None, names: list[str]) -> dict[str, str]:
     """Return image → class, from a CSV file with the columns image and label, or from folders.
 
     Raises ValueError if the table lacks the columns, or fewer than two classes have images.

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from beit_mm.models import BEiT
-from beit_mm.viz.inputs import read_image, to_rgb
+from beit_mm.viz.inputs import read_model_image, to_rgb
 from beit_mm.viz.pages import write_page
 
 from .features import block_outputs
@@ -83,7 +83,7 @@ def _patches(backbone: BEiT, image: Tensor, block: int) -> Tensor:
 
 def _thumbnail(path: Path, channels: int) -> str:
     """Return the center of an image, small, as a JPEG in a data URI."""
-    picture = ImageOps.fit(Image.fromarray(to_rgb(read_image(path, channels))), (SIDE, SIDE))
+    picture = ImageOps.fit(Image.fromarray(to_rgb(read_model_image(path, channels))), (SIDE, SIDE))
     file = io.BytesIO()
     picture.save(file, 'JPEG', quality=80)
     return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-SUFFIXES = ('.npz', '.csv', '.parquet')
+FILE_FORMATS = ('.npz', '.csv', '.parquet')
 
 
 def check_format(path: Path, feature: str) -> None:
     """Raise ValueError for a suffix that cannot hold the features, ImportError without pyarrow."""
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f'--out {path}: expected a file that ends with {", ".join(SUFFIXES)}')
+    if path.suffix not in FILE_FORMATS:
+        raise ValueError(f'--out {path}: expected a file that ends with {", ".join(FILE_FORMATS)}')
     if feature == 'map' and path.suffix != '.npz':
         raise ValueError(f'--out {path}: maps have an array per image, expected a file .npz')
     if path.suffix == '.parquet':
         _import_pyarrow()
 
 
-def write(path: Path, names: list[str], features: np.ndarray) -> None:
+def write_features(path: Path, names: list[str], features: np.ndarray) -> None:
     """Write the names and features [N, …] of images."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == '.npz':

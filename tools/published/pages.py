@@ -10,7 +10,7 @@ from beit_mm.checkpoint.published import published
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = dict(top1='Top 1 Accuracy', top5='Top 5 Accuracy', miou='mIoU', miou_ms='mIoU(ms+flip)')
 KINDS = dict(pretrain='mim', classification='classifier', segmentation='segmentor')
-TASKS = dict(classifier='Image Classification', segmentor='Semantic Segmentation')
+TASK_OF_KIND = dict(classifier='Image Classification', segmentor='Semantic Segmentation')
 HEADER = (
     '# Written by `python tools/weights.py write` from beit_mm/checkpoint/published.yml: '
     'change that file instead.\n'
@@ -50,7 +50,7 @@ def metafile(kind: str) -> str:
         family, address, found = entry['family'], entry['address'], figures(entry)
         paper = dict(Title=family, URL=entry['paper'])
         collections[family] = dict(Name=f'{family}, {kind}', Paper=paper, Code=entry['code'])
-        results = dict(Task=TASKS.get(kind), Dataset=entry['data'][-1], Metrics=found)
+        results = dict(Task=TASK_OF_KIND.get(kind), Dataset=entry['data'][-1], Metrics=found)
         command = f'python tools/convert.py {name} checkpoints/{name}_beit-mm.pth --to beit_mm'
         models.append({
             'Name': name,

@@ -19,7 +19,7 @@ from .summary import (
     rows,
     scalars,
     sentences,
-    summarize,
+    summarize_stages,
     text_table,
     validations,
 )
@@ -35,7 +35,7 @@ def write_reports(recipe: Recipe, work_dir: Path, folders: list[Path]) -> None:
     if missing := [str(path) for path in stage_dirs if not read_record(path)]:
         print(f'Not finished yet: {", ".join(missing)}. The report follows the last stage.')
         return
-    summaries = [summarize(folder, names) for folder in folders]
+    summaries = [summarize_stages(folder, names) for folder in folders]
     for folder, found in zip(folders, summaries, strict=True):
         write_json(folder / 'summary.json', found)
     combined = summaries[0] if len(summaries) == 1 else over_seeds(summaries)

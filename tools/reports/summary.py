@@ -60,7 +60,7 @@ def validations(lines: list[dict], metric: str) -> list[tuple[int, float]]:
     return found
 
 
-def summarize(work_dir: Path, names: list[str]) -> dict:
+def summarize_stages(work_dir: Path, names: list[str]) -> dict:
     """Return metrics by the parts of the stages' names, wall seconds, memory and versions."""
     summary, walls, peaks = {}, {}, [0.0]
     if (prepared := work_dir / PREPARED).exists():

@@ -8,7 +8,7 @@ from mmengine.config import Config
 _PATH = Path(__file__).parents[2] / 'configs/reproduce/_base_/ablations.py'
 _CONFIG = Config.fromfile(str(_PATH))
 BEIT = _CONFIG.beit
-TASKS = dict(classification='top1', segmentation='mIoU')  # task → metric
+METRIC_OF_TASK = dict(classification='top1', segmentation='mIoU')  # task → metric
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Ablation:
     start: str | None = None
     through: str | None = None
     kind: str = 'pretrained'
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = tuple(METRIC_OF_TASK)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 import numpy as np
 from scipy import stats
 
-from .ablations import CLAIMS, TASKS, Claim
+from .ablations import CLAIMS, METRIC_OF_TASK, Claim
 
 Figures = dict[str, dict]  # seed → stage → its results
 SIGNIFICANCE = 0.05
@@ -82,7 +82,7 @@ class JudgedClaim:
 def judge(figures: Figures, labels: dict[str, str]) -> list[JudgedClaim]:
     """Judge all claims whose ablations both have results; `labels` maps a task to its labels."""
     judged = []
-    for claim, (task, metric) in itertools.product(CLAIMS, TASKS.items()):
+    for claim, (task, metric) in itertools.product(CLAIMS, METRIC_OF_TASK.items()):
         if metric not in claim.gap:
             continue
         prefix = f'{task}/{labels[task]}'

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from reports.summary import JUDGED
 
 from . import judge
-from .ablations import ABLATIONS, TASKS
+from .ablations import ABLATIONS, METRIC_OF_TASK
 from .judge import CONTRADICTED, OPEN, SUPPORTED, Figures
 
 LENGTHS = ('sixteenth', 'quarter', 'beit', 'longer')  # ablations that differ in length only
@@ -26,7 +26,7 @@ def write(out: Path, scale: dict, name: str, figures: Figures, runs: list[dict])
     """Write `out/results.md` and `out/results/NAME_*.svg`; `runs` lists what made the figures."""
     stages = {stage for by_stage in figures.values() for stage in by_stage}
     ablations = [a for a in ABLATIONS if any(stage.endswith(f'/{a}') for stage in stages)]
-    judged = judge.judge(figures, {task: scale[task]['main'] for task in TASKS})
+    judged = judge.judge(figures, {task: scale[task]['main'] for task in METRIC_OF_TASK})
     order = (CONTRADICTED, OPEN, SUPPORTED)
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
@@ -66,7 +66,7 @@ def _claim_row(one: judge.JudgedClaim) -> list[str]:
 
 def _ablation_row(scale: dict, figures: Figures, ablation: str) -> list[str]:
     cells = [ABLATIONS[ablation].title]
-    for task, metric in TASKS.items():
+    for task, metric in METRIC_OF_TASK.items():
         found = judge.values(figures, f'{task}/{scale[task]["main"]}/{ablation}', metric)
         paper = ABLATIONS[ablation].paper.get(metric, math.nan)
         cells += [_number(paper, 2), _spread(list(found.values()))]
@@ -75,7 +75,7 @@ def _ablation_row(scale: dict, figures: Figures, ablation: str) -> list[str]:
 
 def _crossings(scale: dict, figures: Figures, ablations: list[str]) -> list[list[str]]:
     rows = []
-    for task, metric in TASKS.items():
+    for task, metric in METRIC_OF_TASK.items():
         for labels in scale[task]['labels']:
             for ablation in [length for length in LENGTHS if length in ablations]:
                 stages = [f'{task}/{labels}/{start}' for start in (ablation, 'scratch')]
@@ -123,7 +123,7 @@ def _write_charts(folder: Path, name: str, scale: dict, figures: Figures) -> lis
     for old in folder.glob(f'{name}_*.svg'):
         old.unlink()
     charts = []
-    for task, metric in TASKS.items():
+    for task, metric in METRIC_OF_TASK.items():
         for labels in scale[task]['labels']:
             title = f'{task}, {labels} labels: {JUDGED[metric]}'
             starts = ('scratch', *reversed(LENGTHS))

@@ -13,8 +13,8 @@ from recipe.records import digest
 
 from beit_mm.utils.installation import find_file
 
-from .ablations import ABLATIONS, BEIT, TASKS
-from .scale import Scale, data_options, resize, write_config
+from .ablations import ABLATIONS, BEIT, METRIC_OF_TASK
+from .scale import Scale, apply_scale, data_options, write_ablation_config
 
 
 @lru_cache
@@ -36,7 +36,7 @@ def choose_ablations(scale: Scale, names: list[str] | None) -> list[str]:
 def make_recipe(scale: Scale, names: list[str], seed: int, work_dir: Path) -> Recipe:
     """Return the recipe of one seed; its generated configs are written to `work_dir/configs`."""
     stages = [*_tokenizer_stages(scale, names), *_pretrain_stages(scale, names, work_dir)]
-    for task in TASKS:  # classification first, since it is the intermediate task
+    for task in METRIC_OF_TASK:  # classification first, since it is the intermediate task
         stages += _task_stages(scale, names, task)
     prepare = [command.format(data=scale.data) for command in scale.cfg.get('prepare', [])]
     folder = str(work_dir / f'seed-{seed}')
@@ -57,7 +57,7 @@ def _pretrain_stages(scale: Scale, names: list[str], work_dir: Path) -> Iterator
         if ablation.config is None or ablation.start:
             continue
         path = work_dir / 'configs' / f'{name}.py'
-        write_config(path, pretrain_config(scale, name), ablation.config)
+        write_ablation_config(path, pretrain_config(scale, name), ablation.config)
         key = 'model.target.checkpoint'
         weights = {key: ablation.tokenizer} if _predicts_tokens(name) else {}
         yield Stage(f'pretrain/{name}', str(path), weights, _with_data(scale, str(path), {}))
@@ -91,9 +91,9 @@ def pretrain_config(scale: Scale, name: str) -> dict:
     tokenizer = scale.cfg['tokenizers'].get(ablation.tokenizer, {})
     for part, values in tokenizer.get('parts', {}).items():
         parts[part] = parts.get(part, {}) | values
-    cfg = resize(_load(ablation.config), parts, whole)
+    cfg = apply_scale(_load(ablation.config), parts, whole)
     if ablation.length != 1:
-        loop = resize(_load(BEIT), parts, whole)['train_cfg']
+        loop = apply_scale(_load(BEIT), parts, whole)['train_cfg']
         unit = 'max_iters' if 'max_iters' in loop else 'max_epochs'
         cfg['train_cfg'][unit] = round(loop[unit] * ablation.length)
     return cfg

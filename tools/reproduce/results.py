@@ -14,12 +14,12 @@ from recipe.plan import plan
 from recipe.records import read_json, read_record, write_json
 from reports.summary import metrics, processor, scalars, validations, versions
 
-from .ablations import TASKS
+from .ablations import METRIC_OF_TASK
 
-CURVES = (*TASKS.values(), 'val_loss', 'masked_accuracy', 'marginal_entropy')
+CURVES = (*METRIC_OF_TASK.values(), 'val_loss', 'masked_accuracy', 'marginal_entropy')
 OVER_ALL_TOKENS = ('val_loss_all', 'accuracy_all', 'marginal_entropy_all', 'marginal_accuracy_all')
 TOKENIZER = ('psnr', 'psnr_mean_color', 'vocab_size', 'codes_used', 'perplexity', 'mse')
-METRICS = (*CURVES, *OVER_ALL_TOKENS, *TOKENIZER, 'marginal_accuracy')
+KEPT_METRICS = (*CURVES, *OVER_ALL_TOKENS, *TOKENIZER, 'marginal_accuracy')
 
 
 def read(out: Path, scale: str) -> dict:
@@ -51,7 +51,9 @@ def _read_stage(stage_dir: Path) -> dict:
     for name in CURVES:
         if points := validations(lines, name):
             curves[name] = [[step, round(value, 4)] for step, value in points]
-    last = {key: round(value, 4) for key, value in metrics(stage_dir).items() if key in METRICS}
+    last = {
+        key: round(value, 4) for key, value in metrics(stage_dir).items() if key in KEPT_METRICS
+    }
     wall_s = round(read_record(stage_dir)['wall_s'], 1)
     return dict(metrics=last, curves=curves, wall_s=wall_s)
 

@@ -16,7 +16,7 @@ KEYS = {
     'data', 'prepare', 'seeds', 'ablations', 'note', 'comparison', 'tokenizers', 'pretrain',
     'classification', 'segmentation', 'curves',
 }  # fmt: skip
-RENAMED = dict(rows='ablations', budget='comparison')  # 0.2.0, codespell:ignore
+RENAMED_KEYS = dict(rows='ablations', budget='comparison')  # 0.2.0, codespell:ignore
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Scale:
 
 def check_keys(path: Path, cfg: dict) -> None:
     """Raise ValueError if a scale file has a key that nothing reads."""
-    if old := sorted(cfg.keys() & RENAMED.keys()):
-        raise ValueError(f'{path}: {old[0]} was renamed: write {RENAMED[old[0]]!r}')
+    if old := sorted(cfg.keys() & RENAMED_KEYS.keys()):
+        raise ValueError(f'{path}: {old[0]} was renamed: write {RENAMED_KEYS[old[0]]!r}')
     for key in sorted(cfg.keys() - KEYS):
         raise ValueError(
             f'{path}: unknown key {key!r}: expected {", ".join(sorted(KEYS))}. Remove a helper '
@@ -49,7 +49,7 @@ def check_keys(path: Path, cfg: dict) -> None:
         )
 
 
-def resize(config: dict, parts: dict[str, dict], whole: dict) -> dict:
+def apply_scale(config: dict, parts: dict[str, dict], whole: dict) -> dict:
     """Return the config with other sizes of its parts, merged with the settings `whole`.
 
     `parts` maps the type of a part to its settings. A part's None stays None; a dict that has the
@@ -68,7 +68,7 @@ def resize(config: dict, parts: dict[str, dict], whole: dict) -> dict:
     return merged.to_dict()
 
 
-def write_config(path: Path, cfg: dict, origin: str) -> None:
+def write_ablation_config(path: Path, cfg: dict, origin: str) -> None:
     lines = [f'{key} = {pformat(value, 4, 120)}' for key, value in cfg.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('\n'.join([f'# {origin}, at another scale', *lines]) + '\n')

@@ -25,7 +25,7 @@ from beit_mm.utils.installation import command
 from shapes.layout import CLASSES, PALETTE, SPECIES
 from shapes.scene import scene
 
-__all__ = ['CLASSES', 'PALETTE', 'SPECIES', 'scene', 'write']
+__all__ = ['CLASSES', 'PALETTE', 'SPECIES', 'draw_dataset', 'scene']
 
 VERSION = 3  # of what is drawn
 # First scene of each split. Multiples of ten keep the class index % 10.
@@ -36,7 +36,7 @@ JPEG_OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, 95,
                 cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # fmt: skip
 
 
-def write(
+def draw_dataset(
     out: str | Path,
     train: int,
     val: int,
@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--jobs', type=int, help='processes; default: one per core')
     parser.add_argument('--wrapped', action='store_true', help='draw every second thing as a disc')
     try:
-        write(**vars(parser.parse_args(arguments)))
+        draw_dataset(**vars(parser.parse_args(arguments)))
     except ValueError as error:
         parser.error(str(error))
     return 0

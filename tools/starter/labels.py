@@ -12,7 +12,7 @@ from beit_mm.data.image_files import SUFFIXES
 
 from .images import Split, check_not_empty, find_splits, hold_out
 
-TABLE = 'labels.csv'
+LABELS_FILE = 'labels.csv'
 SEPARATORS = (';', '|')  # between the labels of an image
 
 
@@ -33,7 +33,7 @@ def find_labels(folder: Path, out: Path) -> Labels:
 
     Raises ValueError if there are neither, or the splits have other classes.
     """
-    if (folder / TABLE).is_file():
+    if (folder / LABELS_FILE).is_file():
         return _read_table(folder, out)
     if folders := find_splits(folder):
         numberings = {name: read_numbering(str(path), path, None) for name, path in folders.items()}
@@ -47,7 +47,7 @@ def find_labels(folder: Path, out: Path) -> Labels:
     if len(classes) < 2:
         raise ValueError(
             f'{folder} has {len(classes)} class folders: expected one folder per class, or a table '
-            f'{TABLE} with the columns image and label'
+            f'{LABELS_FILE} with the columns image and label'
         )
     for split in splits.values():
         check_not_empty(split.folder, split.names)
@@ -79,7 +79,7 @@ def _split_classes(folder: Path, classes: list[str], out: Path) -> dict[str, Spl
 
 def _read_table(folder: Path, out: Path) -> Labels:
     """Read columns image and label (`cat;dog`), or one column of 0 and 1 per class."""
-    path = folder / TABLE
+    path = folder / LABELS_FILE
     with open(path, encoding='utf-8-sig', newline='') as file:
         header, *rows = csv.reader(file)
     classes, labels = (header[1:], {}) if len(header) > 2 else ([], {})

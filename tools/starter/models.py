@@ -50,7 +50,7 @@ class Weights:
     tokenizer: dict | None = None
 
 
-def find_weights(source: str) -> Weights:
+def inspect_weights(source: str) -> Weights:
     """Find out about weights: a name of docs/models.md, `hf://ORG/NAME`, a file, a folder or a URL.
 
     Published weights are not read. Raises ValueError for another architecture.

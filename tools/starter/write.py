@@ -19,18 +19,18 @@ from .lengths import (
     choose_iterations,
     choose_workers,
 )
-from .models import DEFAULT_WEIGHTS, DIMS, Device, Weights, choose_base, find_weights
+from .models import DEFAULT_WEIGHTS, DIMS, Device, Weights, choose_base, inspect_weights
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-TEMPLATES = Environment(
+ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).with_name('templates')),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-TEMPLATES.filters['repr'] = repr
-TASKS = dict(
+ENVIRONMENT.filters['repr'] = repr
+TASK_TITLES = dict(
     tokenizer='Tokenizer',
     pretrain='Pre-training',
     classification='Classification',
@@ -62,7 +62,7 @@ def write_config(
     base = Config.fromfile(path)
     labels = f'{len(data.classes)} classes' if data.classes else 'no labels'
     values = dict(
-        title=f'{TASKS[task]} for the images in {folder.as_posix()} ({labels}).',
+        title=f'{TASK_TITLES[task]} for the images in {folder.as_posix()} ({labels}).',
         out=out.as_posix(),
         train=command('train'),
         base=name_base(path, out),
@@ -77,7 +77,7 @@ def write_config(
     values |= choose_inputs(task, start, base, data)
     if task != 'segmentation':
         advise_smaller_copies(folder, data, values['view'])
-    text = TEMPLATES.get_template(f'{task}.py.jinja').render(values)
+    text = ENVIRONMENT.get_template(f'{task}.py.jinja').render(values)
     out.write_text(text.lstrip('\n'), encoding='utf-8')
 
 
@@ -125,13 +125,13 @@ def choose_weights(task: str, source: str | None, device: Device) -> Weights:
                 'pre-training needs a tokenizer: pass --weights with the folder of its run, such '
                 'as work_dirs/my_tokenizer'
             )
-        found = find_weights(source)
+        found = inspect_weights(source)
         if found.tokenizer is None:
             raise ValueError(f'--weights {source}: expected a tokenizer')
         return Weights(source, size, in_channels=found.in_channels, tokenizer=found.tokenizer)
     if source == 'none' or not (source or device.gib):
         return Weights(None, size, normalization=NORMALIZATIONS['imagenet'])
-    found = find_weights(source or DEFAULT_WEIGHTS)
+    found = inspect_weights(source or DEFAULT_WEIGHTS)
     if found.tokenizer:
         raise ValueError(f'--weights {source} is a tokenizer: expected a BEiT')
     return found

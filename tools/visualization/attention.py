@@ -9,11 +9,11 @@ from torch import Tensor
 
 from beit_mm.models import BEiT
 from beit_mm.viz import attention, explorer
-from beit_mm.viz.inputs import fit_size, normalize, read_image, resize, to_rgb
+from beit_mm.viz.inputs import fit_size, normalize, read_model_image, resize, to_rgb
 from beit_mm.viz.model_weights import ModelWeights
 
 
-def run(args: Namespace) -> None:
+def show_attention(args: Namespace) -> None:
     if args.html and args.patch:
         raise ValueError('--patch selects a patch for pictures: remove it, or remove --html')
     weights = ModelWeights(args.checkpoint)
@@ -35,7 +35,7 @@ def run(args: Namespace) -> None:
     pages = []
     names = [path.name for path in args.images]
     for path in args.images:
-        image = read_image(path, weights.spec.in_channels)
+        image = read_model_image(path, weights.spec.in_channels)
         patch_size = backbone.patch_size
         size = fit_size(image.shape[:2], args.size or min(weights.spec.img_size), patch_size)
         grid = size[0] // patch_size, size[1] // patch_size

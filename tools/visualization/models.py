@@ -8,7 +8,7 @@ from mmengine.config import Config
 from beit_mm.checkpoint import load_model
 from beit_mm.models import Tokenizer
 from beit_mm.viz.fill import draw_filled, make_masks
-from beit_mm.viz.inputs import fit_size, read_image, resize
+from beit_mm.viz.inputs import fit_size, read_model_image, resize
 from beit_mm.viz.model_weights import ModelWeights
 from beit_mm.viz.pages import write_page
 from beit_mm.viz.tokens import write_tokens
@@ -31,7 +31,7 @@ def fill(args: Namespace) -> None:
     masks = make_masks(args.ratios, args.masks, backbone.grid, args.seed)
     images = []
     for path in args.images:
-        image = read_image(path, weights.spec.in_channels)
+        image = read_model_image(path, weights.spec.in_channels)
         columns, rows = draw_filled(
             backbone, head, tokenizer, image, masks, weights.normalization, args.bands
         )
@@ -44,7 +44,7 @@ def tokens(args: Namespace) -> None:
     stride = tokenizer.stride
     images = {}
     for path in args.images:
-        image = read_image(path, tokenizer.in_channels)
+        image = read_model_image(path, tokenizer.in_channels)
         size = fit_size(image.shape[:2], args.size or 14 * stride, stride)
         images[str(path)] = resize(image, size, 'lanczos')
     write_tokens(args.out, tokenizer, images, args.bands)

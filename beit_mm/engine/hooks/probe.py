@@ -87,7 +87,7 @@ class Probe(Hook):
         collate = FUNCTIONS.get(loader.get('collate_fn', dict(type='pseudo_collate'))['type'])
         with seeded(0):
             dataset = DATASETS.build(loader['dataset'])
-            classes = find_classes(dataset)
+            classes = find_sample_classes(dataset)
             indices = choose_images(classes, self.num_images)
             images, batch_size = Subset(dataset, indices.tolist()), loader.get('batch_size', 1)
             self.batches = list(DataLoader(images, batch_size, collate_fn=collate))
@@ -176,7 +176,7 @@ class Probe(Hook):
         ]
 
 
-def find_classes(dataset) -> np.ndarray:
+def find_sample_classes(dataset) -> np.ndarray:
     """Return the class of each sample: its label, or the folder of its image."""
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     if all(isinstance(info.get('gt_label'), int | np.integer) for info in infos):

@@ -160,7 +160,7 @@ def test_two_processes_train_a_stage_and_resume_after_one_was_killed(tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv('PYTHONPATH', f'{ROOT}{os.pathsep}{tmp_path}', prepend=os.pathsep)
-    shapes.write(Path('data'), train=500, val=4, size=64, labels=(500,), jobs=1)
+    shapes.draw_dataset(Path('data'), train=500, val=4, size=64, labels=(500,), jobs=1)
     Path('kill_once.py').write_text(KILL_ONCE)
     Path('small.py').write_text(
         f"_base_ = '{ROOT}/configs/quickstart/classification.py'\n"
