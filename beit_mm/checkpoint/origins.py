@@ -173,7 +173,7 @@ def _split_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _find_idle_layer(state: dict[str, Tensor]) -> list[str]:
-    """Return the keys of a last layer that `export_checkpoint` adds, whose branches are scaled by 0."""
+    """Return the keys of the layer that `export_checkpoint` adds; its branches are scaled by 0."""
     last = f'backbone.blocks.{count_layers(state) - 1}.'
     scales = [state.get(f'{last}gamma_{i}') for i in (1, 2)]
     if any(scale is None or scale.any() for scale in scales):

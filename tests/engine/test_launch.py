@@ -137,7 +137,7 @@ def test_an_option_that_sets_a_variable_of_the_config_is_refused(tmp_path):
 
     def read(option: str) -> Config:
         words = [str(path), '--cfg-options', option]
-        return launch.read_config(launch.make_parser('').parse_args(words))
+        return launch.read_config(launch.make_run_parser('').parse_args(words))
 
     with pytest.raises(SystemExit, match='epochs=… would change nothing'):
         read('epochs=2')
