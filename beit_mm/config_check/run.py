@@ -32,6 +32,19 @@ def check_loop(cfg: dict) -> Iterator[Finding]:
         yield Finding(what, f'the run ends before, at {length}', stops=False)
 
 
+def check_schedules(cfg: dict) -> Iterator[Finding]:
+    """Yield a scheduler that begins after the end of the run, which is where it would end."""
+    train, given = cfg.get('train_cfg') or {}, cfg.get('param_scheduler') or []
+    unit = 'iters' if 'max_iters' in train else 'epochs'
+    length = train.get(f'max_{unit}')
+    for i, scheduler in enumerate(given if isinstance(given, list | tuple) else [given]):
+        begin, by_epoch = scheduler.get('begin', 0), scheduler.get('by_epoch', True)
+        has_run_unit = by_epoch == (unit == 'epochs')
+        if length and has_run_unit and scheduler.get('end') is None and begin >= length:
+            effect = f'the run ends at {length}: raise train_cfg.max_{unit}, or shorten the warm-up'
+            yield Finding(f'param_scheduler.{i}.begin={begin}', effect)
+
+
 def check_anneal_hooks(cfg: dict) -> Iterator[Finding]:
     length = get(cfg, 'train_cfg', 'max_iters')
     for i, hook in enumerate(cfg.get('custom_hooks') or []):

@@ -73,6 +73,7 @@ def pretrained(checkpoint: str) -> dict:
 
 # config, what is set, part of the finding
 MISTAKES = [
+    (CLASSIFY, {'train_cfg.max_iters': 5, 'param_scheduler.1.end': None}, 'param_scheduler.1.begin=5: the run ends at 5: raise train_cfg.max_iters'),
     (CLASSIFY, dict(optim_wraper={}), "optim_wraper: nothing reads this key: did you mean 'optim_wrapper'?"),
     (CLASSIFY, {'default_hooks.chekpoint': None}, "default_hooks.chekpoint: this hook is added to the default one"),  # codespell:ignore
     (PRETRAIN, {f'{DATA}.pipeline.2.type': 'TwoVews'},
