@@ -131,5 +131,5 @@ def few_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve images of Shapes for training and four for validation, in both layouts."""
     out = tmp_path_factory.mktemp('few') / 'shapes'
     sizes = dict(segmentation_train=12, segmentation_val=4, labels=(12,))
-    shapes.write(out, train=12, val=4, size=64, jobs=1, **sizes)
+    shapes.draw_dataset(out, train=12, val=4, size=64, jobs=1, **sizes)
     return out
