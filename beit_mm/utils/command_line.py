@@ -29,4 +29,4 @@ def adapt_commands(text: str) -> str:
     if command('x').startswith('python'):
         return text
     text = re.sub(r'(torchrun .+?) tools/', r'\1 --no-python tools/', text)
-    return re.sub(r'(?:python )?\btools/(\w+)\.py', lambda tool: command(tool[1]), text)
+    return re.sub(r'(?:(?<!-)python )?\btools/(\w+)\.py', lambda tool: command(tool[1]), text)
