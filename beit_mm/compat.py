@@ -84,7 +84,9 @@ def apply() -> None:
     _count_batches_inside_an_epoch()
     _skip_without_loading()
     _normalize_any_number_of_channels()
-    _hide_messages_of_imports()
+    _keep_names_of_metrics()
+    _build_no_deprecated_client()
+    _hide_messages()
 
 
 def _load_weights_only() -> None:
@@ -272,12 +274,42 @@ def fix_class_weights() -> None:
     cross_entropy_loss.cross_entropy = functools.partial(cross_entropy, stock)
 
 
-def _hide_messages_of_imports() -> None:
-    """Hide two messages that no user can act on.
+def _keep_names_of_metrics() -> None:
+    """Accept metrics without a prefix, such as mmseg's IoUMetric, without a warning.
+
+    mmengine warns about them; the names of their values stay what they are.
+    """
+    from mmengine.evaluator import BaseMetric
+
+    BaseMetric.default_prefix = ''
+
+
+def _build_no_deprecated_client() -> None:
+    """Build a FileClient only for a config with `file_client_args`.
+
+    mmengine always builds one when training starts and when it saves. The client warns twice that
+    it is deprecated, and is used with these arguments only.
+    """
+    from mmengine.fileio import FileClient as Stock
+    from mmengine.hooks import checkpoint_hook
+    from mmengine.runner import checkpoint
+
+    class FileClient(Stock):
+        @classmethod
+        def infer_client(cls, file_client_args: dict | None = None, uri: Any = None) -> Any:
+            return file_client_args and super().infer_client(file_client_args, uri)
+
+    checkpoint_hook.FileClient = checkpoint.FileClient = FileClient
+
+
+def _hide_messages() -> None:
+    """Hide four messages that no user can act on.
 
     mmcv warns that mmcv-lite has no compiled operators, which no model here needs. OneDL's data
     sets print that a package of OneDL is missing, since mmengine prints what is logged without a
-    logger, debug messages too.
+    logger, debug messages too. PyTorch warns where nvcc is installed and no GPU is present. mmseg
+    advises `avg_non_ignore=True`, which fails with class weights; with them, ignored pixels never
+    count.
     """
     from mmengine import logging as mmengine_logging
 
@@ -290,3 +322,7 @@ def _hide_messages_of_imports() -> None:
 
     mmengine_logging.print_log = print_log
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
+    warnings.filterwarnings('ignore', 'Default ``avg_non_ignore`` is False')
+    logging.getLogger('torch.utils.cpp_extension').addFilter(
+        lambda record: 'No CUDA runtime is found' not in record.msg
+    )

@@ -75,10 +75,10 @@ def shrink(cfg: Config, data: Path | None, work_dir: Path) -> Config:
             dataset.ann_file = '' if ade else f'meta/{"train" if split == "train" else "val"}.txt'
     if cfg.train_cfg.type == 'EpochBasedTrainLoop':
         cfg.train_cfg.max_epochs = 1
-        for scheduler in nodes(cfg.param_scheduler):
-            scheduler.begin = 0  # the run is shorter than the warm-up
     else:
         cfg.train_cfg.update(max_iters=2, val_interval=2)
+    for scheduler in nodes(cfg.param_scheduler):
+        scheduler.begin = 0  # the run is shorter than the warm-up
     for node in nodes([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
         if 'vocab_size' in node:
             node.vocab_size = TOKENIZER['vocab_size']

@@ -248,10 +248,49 @@ def test_images_of_any_number_of_channels_are_normalized():
 # -- messages of imports
 
 
-def test_fault_imports_print_what_no_user_can_act_on():
-    code = 'import mmcv.cnn.bricks.transformer, mmpretrain.datasets'
+def test_fault_imports_print_what_no_user_can_act_on(tmp_path, monkeypatch):
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path))  # as where nvcc is installed
+    code = 'import mmcv.cnn.bricks.transformer, mmpretrain.datasets, torch.utils.cpp_extension'
     fault, fixed = run_python(code), run_python(f'import beit_mm.registry, {code[7:]}')
     assert (fixed.returncode, fixed.stdout) == (0, '')
-    assert 'MultiScaleDeformableAttention' not in fixed.stderr
-    assert 'MultiScaleDeformableAttention' in fault.stderr
+    for words in ('MultiScaleDeformableAttention', 'No CUDA runtime is found'):
+        assert words not in fixed.stderr
+        assert words in fault.stderr or (words.startswith('No') and torch.cuda.is_available())
     assert ('Could not import OneDL' in fault.stdout) is ONEDL
+
+
+# -- warnings of a run
+
+SHORT_RUN = """
+import tempfile
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import MMLogger
+from mmengine.runner.checkpoint import save_checkpoint
+from mmseg.evaluation import IoUMetric
+from mmseg.models.losses import CrossEntropyLoss
+class Run:
+    work_dir, logger = tempfile.mkdtemp(), MMLogger.get_instance('short')
+CheckpointHook().before_train(Run)
+save_checkpoint({}, f'{Run.work_dir}/a.pth', backend_args={})
+print(IoUMetric().prefix or 'no prefix')
+CrossEntropyLoss(class_weight=[1.0, 2.0])
+"""
+AVERAGE = """
+import torch
+from mmseg.models.losses import CrossEntropyLoss
+loss = CrossEntropyLoss(class_weight=[1.0, 2.0], avg_non_ignore=True)
+loss(torch.zeros(1, 2, 2, 2), torch.tensor([[[0, 1], [1, 255]]]), ignore_index=255)
+"""
+
+
+def test_fault_a_run_warns_of_what_no_user_can_act_on():
+    fault, fixed = run_python(SHORT_RUN), run_python('import beit_mm.registry\n' + SHORT_RUN)
+    assert fixed.returncode == 0 and 'warning' not in (fixed.stdout + fixed.stderr).lower()
+    assert 'no prefix' in fixed.stdout, 'metrics keep their names'
+    messages = 'FileClient" will be deprecated', 'HardDiskBackend', 'The prefix is not set'
+    for words in (*messages, 'set ``avg_non_ignore=True``'):
+        assert words in fault.stdout + fault.stderr, words
+
+
+def test_fault_what_mmseg_advises_beside_class_weights_fails():
+    assert 'IndexError' in run_python(AVERAGE).stderr

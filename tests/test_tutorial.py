@@ -34,6 +34,7 @@ def write_configs(place: Path, text: str) -> None:
 
 def shorten(cfg: Config) -> Config:
     cfg.train_cfg.update(max_iters=4, val_interval=4)
+    cfg.param_scheduler = None  # the run is shorter than the warm-up
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     hooks = dict(InitCodebook=dict(num_images=16), Probe=dict(interval=2, num_images=12))
     for hook in cfg.get('custom_hooks', ()):

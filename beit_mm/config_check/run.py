@@ -17,19 +17,16 @@ def check_loop(cfg: dict) -> Iterator[Finding]:
     """Yield a loop that does not fit its sampler, its checkpoints or its validation."""
     train, hook = cfg.get('train_cfg') or {}, get(cfg, 'default_hooks', 'checkpoint') or {}
     by_epoch = 'max_epochs' in train and 'max_iters' not in train
-    length = train.get('max_epochs' if by_epoch else 'max_iters') or 0
     if not by_epoch and hook and hook.get('by_epoch', True) and not hook.get('save_best'):
         effect = 'only one checkpoint is written, at the end: set by_epoch=False'
         yield Finding('default_hooks.checkpoint.by_epoch', effect, stops=False)
     if by_epoch and get(cfg, 'train_dataloader', 'sampler', 'infinite'):
         yield Finding('train_dataloader.sampler.infinite', 'an epoch never ends: set it to False')
     interval = train.get('val_interval', 1 if by_epoch else 1000)
-    what = f'train_cfg.val_interval={interval}'
     if cfg.get('val_dataloader') and interval < 1:
         off = 'val_dataloader=None val_cfg=None val_evaluator=None'
+        what = f'train_cfg.val_interval={interval}'
         yield Finding(what, f'expected at least 1. For no validation set {off}')
-    if cfg.get('val_dataloader') and length and interval > length:
-        yield Finding(what, f'the run ends before, at {length}', stops=False)
 
 
 def check_schedules(cfg: dict) -> Iterator[Finding]:
@@ -48,7 +45,7 @@ def check_schedules(cfg: dict) -> Iterator[Finding]:
 def check_anneal_hooks(cfg: dict) -> Iterator[Finding]:
     length = get(cfg, 'train_cfg', 'max_iters')
     for i, hook in enumerate(cfg.get('custom_hooks') or []):
-        if kind(hook) == 'Anneal' and length and hook['iters'] > length:
+        if kind(hook) == 'Anneal' and length and (hook.get('iters') or 0) > length:
             effect = f'{hook["attribute"]} does not reach {hook["end"]:.3g}. Set it to {length}'
             yield Finding(f'custom_hooks.{i}.iters={hook["iters"]}', effect, stops=False)
 

@@ -1,6 +1,6 @@
 # Masked image modeling on Shapes at 64 px: 8×8 patches, 25 of them masked. The small twin of configs/pretrain.
 #   python tools/train.py configs/quickstart/pretrain.py \
-#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_1400.pth
+#       --cfg-options model.target.checkpoint=work_dirs/quickstart/tokenizer/iter_700.pth
 # Hardware: two CPU cores, about four minutes.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
@@ -72,7 +72,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=3.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=40, end=iters, eta_min=4e-5),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=40, eta_min=4e-5),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters)
 val_cfg = dict(type='ValLoop')

@@ -8,7 +8,7 @@ default_scope = 'beit_mm'
 
 codes = 512
 token_size = 32
-iters = 1400
+iters = 700
 
 model = dict(
     type='DiscreteVAE',
@@ -62,12 +62,12 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=5e-3, betas=(0.9, 0.95), weight_decay=1e-4, fused=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iters, eta_min=5e-5),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, eta_min=5e-5),
 ]
 custom_hooks = [
     dict(type='InitCodebook', num_images=192, sharpness=15.0),
-    dict(type='Anneal', attribute='beta', start=0.1, end=0.02, iters=iters),
-    dict(type='Anneal', attribute='temperature', start=1.0, end=1 / 16, iters=iters),
+    dict(type='Anneal', attribute='beta', start=0.1, end=0.02),
+    dict(type='Anneal', attribute='temperature', start=1.0, end=1 / 16),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters)
 val_cfg = dict(type='ValLoop')

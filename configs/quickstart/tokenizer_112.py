@@ -4,6 +4,10 @@
 # Hardware: one CPU core, about three minutes.
 _base_ = 'tokenizer.py'
 
+iters = 1400
+train_cfg = dict(max_iters=iters, val_interval=iters)
+default_hooks = dict(checkpoint=dict(interval=iters))
+
 data_root = 'data/quickstart_112/imagenet'
 train_pipeline = _base_.train_pipeline
 val_pipeline = _base_.val_pipeline

@@ -26,10 +26,13 @@ arch = dict(embed_dims=96, num_layers=3, num_heads=3, feedforward_channels=384)
 once = 10**9  # an interval that never ends: only the last step is validated and kept
 
 tokenizers = {
-    'tokenizer': dict(config='configs/quickstart/tokenizer.py', parts=dict(MIMHead=dict(out_channels={8192: codes, 768: 192}))),
+    'tokenizer': dict(
+        config='configs/quickstart/tokenizer.py',
+        options={'train_cfg.max_iters': 1400},
+        parts=dict(MIMHead=dict(out_channels={8192: codes, 768: 192}))),
     'other-tokenizer': dict(
         config='configs/quickstart/tokenizer.py',
-        options={'model.vocab_size': 128, 'val_evaluator.vocab_size': 128, 'test_evaluator.vocab_size': 128},
+        options={'train_cfg.max_iters': 1400, 'model.vocab_size': 128, 'val_evaluator.vocab_size': 128, 'test_evaluator.vocab_size': 128},
         parts=dict(DiscreteVAE=dict(vocab_size=128), MIMHead=dict(out_channels={8192: 128}))),
 }
 
@@ -102,7 +105,7 @@ classification = dict(
         annotations='meta/train.txt'))
 segmentation = dict(
     config='configs/quickstart/segmentation.py',
-    options=schedule(320, 80),
+    options={**schedule(320, 80), 'model.decode_head.channels': 32, 'model.decode_head.num_stages': 3},
     labels={str(n): {'train_dataloader.dataset.dataset.ann_file': f'training_{n}.txt'} for n in (20, 200)} |
     {'2000': {'train_dataloader.dataset.dataset.ann_file': ''}},
     main='200',

@@ -27,6 +27,14 @@ def test_a_resumed_run_sees_the_same_values(train):
     assert seen == [cosine(0, 6.6, 4, i) for i in range(6)]
 
 
+def test_by_default_the_end_is_that_of_the_run(train):
+    seen, data = [], [dict(inputs=torch.zeros(3, 8, 8))] * 5
+    model = DiscreteVAE(vocab_size=16, width=8, groups=2, blocks=1, width_in=4)
+    model.register_forward_pre_hook(lambda *_: seen.append(model.beta))
+    train(model, data, Anneal('beta', 1.0, 0.0), 5)
+    assert seen == [cosine(1.0, 0.0, 5, i) for i in range(5)]
+
+
 @pytest.mark.parametrize('attribute', ['betta', 'weight', 'forward', 3])
 def test_a_model_without_that_number_is_an_error_that_names_the_fix(attribute):
     message = f'Linear has no number {attribute!r}.*custom_hooks=\\[\\]'

@@ -28,7 +28,7 @@ SMALL = 'model.backbone.arch.embed_dims=24 model.head.in_channels=24'
 SHORTER = {  # part of a command → options that make it short
     'vis_scheduler': '--cfg-options train_cfg.max_iters=3 custom_hooks=[] param_scheduler.0.end=1 '
     'param_scheduler.1.begin=1',
-    'kfold': '--work-dir folds --no-pin-memory --cfg-options train_cfg.max_iters=1 '
+    'kfold': '--work-dir folds --no-pin-memory --cfg-options train_cfg.max_iters=1 param_scheduler=None '
     f'train_cfg.val_interval=1 train_dataloader.batch_size=2 {FILE}meta/train.txt {SMALL}',
     'segmentation.py --not-show': f'--cfg-options {FILE}',
     'vis_tsne': '--perplexity 2',

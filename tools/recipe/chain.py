@@ -125,12 +125,18 @@ def parse_options(options: list[str]) -> dict:
     return parser.parse_args(['--cfg-options', *options]).cfg_options or {}
 
 
-def expected_checkpoint(stage: Stage, stage_dir: Path, options: list[str]) -> str:
-    """Return the path of a stage's future last checkpoint, '<…>' if the config does not tell."""
+def stage_length(stage: Stage, options: list[str]) -> tuple[str, int] | None:
+    """Return ('epoch' or 'iter', their number) of a stage's training, None if it is not stated."""
     cfg = Config.fromfile(stage.config)
     cfg.merge_from_dict(parse_options(options))
     hook = cfg.get('default_hooks', {}).get('checkpoint', {})
     unit, length = ('epoch', 'max_epochs') if hook.get('by_epoch', True) else ('iter', 'max_iters')
-    if length not in cfg.get('train_cfg', {}):
-        return f'<last checkpoint in {stage_dir}>'
-    return str(stage_dir / f'{unit}_{cfg.train_cfg[length]}.pth')
+    number = cfg.get('train_cfg', {}).get(length)
+    return number and (unit, number)
+
+
+def expected_checkpoint(stage: Stage, stage_dir: Path, options: list[str]) -> str:
+    """Return the path of a stage's future last checkpoint, '<…>' if the config does not tell."""
+    if length := stage_length(stage, options):
+        return str(stage_dir / f'{length[0]}_{length[1]}.pth')
+    return f'<last checkpoint in {stage_dir}>'

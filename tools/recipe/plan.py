@@ -26,6 +26,10 @@ class RunSettings:
     launch: Launch = field(default_factory=Launch)
     only: tuple[str, ...] = ()
 
+    @property
+    def on_slurm(self) -> bool:
+        return self.launch.launcher == 'slurm'
+
 
 @dataclass(frozen=True)
 class PlannedStage:
@@ -117,7 +121,7 @@ def shell_script(recipe: Recipe, settings: RunSettings, job_command: list[str]) 
     stages = plan(recipe, settings)
     if not stages:
         lines = ['# all stages are finished']
-    elif settings.launch.launcher == 'slurm':
+    elif settings.on_slurm:
         lines += _job_lines(recipe, settings, stages, job_command)
     else:
         lines += [shell_line(split_command(line)) for line in recipe.prepare]

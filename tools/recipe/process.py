@@ -1,4 +1,4 @@
-"""Run a command of a stage on this terminal, pass signals on to it, and measure its memory."""
+"""Run a command of a stage, pass signals on to it, and measure its memory."""
 
 import importlib
 import multiprocessing
@@ -7,12 +7,14 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from beit_mm import compat
 from beit_mm.utils.processes import end_with_parent, peak_memory_mib
 
 from .commands import shell_line
+from .display import log_tail
 
 # Signal to this process → signal to the command. Training saves on all but SIGHUP, which the kernel
 # sends when a terminal is closed.
@@ -37,19 +39,28 @@ class Stopped(BaseException):
         self.number = number
 
 
-def execute(title: str, command: list[str], log_dir: Path) -> float:
+def execute(
+    title: str,
+    command: list[str],
+    log: Path | None = None,
+    update: Callable[[], None] = lambda: None,
+) -> float:
     """Run a command and return the peak memory (GiB) of its largest process.
 
-    SIGTERM, SIGUSR1, SIGINT and SIGHUP are passed on; the command can save before it ends.
+    The output is appended to `log`, or goes to this terminal without one. `update` is called every
+    0.05 s. SIGTERM, SIGUSR1, SIGINT and SIGHUP are passed on; the command can save before it ends.
 
-    Raises StageFailed with the title, the exit code and the newest log in `log_dir`, and Stopped
-    after a signal.
+    Raises StageFailed with the title, the exit code and the end of the log, and Stopped after a
+    signal.
     """
-    say(f'{title}\n   {shell_line(command)}')
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open('a') as file:
+            file.write(f'{shell_line(command)}\n')
     if _is_python_script(command):
         _import_hosts()
     sys.stdout.flush()
-    process = multiprocessing.get_context('fork').Process(target=_run_in_child, args=(command,))
+    process = multiprocessing.get_context('fork').Process(target=_run_in_child, args=(command, log))
     received: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: received.append(number))
@@ -62,7 +73,7 @@ def execute(title: str, command: list[str], log_dir: Path) -> float:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-        code, peak = _wait(process.pid, received)
+        code, peak = _wait(process.pid, received, update)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -70,13 +81,13 @@ def execute(title: str, command: list[str], log_dir: Path) -> float:
     if received or ended_by in FORWARDED:
         raise Stopped(received[0] if received else ended_by)
     if code:
-        logs = sorted(log_dir.glob('*/*.log'))
-        where = f'; log: {logs[-1]}' if logs else ''
-        raise StageFailed(f'{title} failed with exit code {code}{where}\n   {shell_line(command)}')
+        lines = [f'{title} failed with exit code {code}.']
+        lines += [f'The end of its log {log}:', log_tail(log)] if log else []
+        raise StageFailed('\n'.join([*lines, f'The command was: {shell_line(command)}']))
     return peak
 
 
-def _wait(pid: int, received: list[int]) -> tuple[int, float]:
+def _wait(pid: int, received: list[int], update: Callable[[], None]) -> tuple[int, float]:
     """Wait for a process and pass on the signals in `received`; return exit code and peak memory.
 
     Polls, because a handler does not run while a blocking wait4 is interrupted in another thread.
@@ -89,6 +100,7 @@ def _wait(pid: int, received: list[int]) -> tuple[int, float]:
         for number in received[forwarded:]:
             os.kill(pid, FORWARDED[number])
             forwarded += 1
+        update()
         time.sleep(POLL_SECONDS)
 
 
@@ -104,12 +116,16 @@ def _import_hosts() -> None:
             importlib.import_module(f'{host}.{part}')
 
 
-def _run_in_child(command: list[str]) -> None:
+def _run_in_child(command: list[str], log: Path | None) -> None:
     """Run a Python script in this forked process; other commands replace the process.
+
+    The output is appended to `log` if there is one.
 
     On a machine with a GPU every command replaces the process, since the driver does not survive a
     fork.
     """
+    if log:
+        _redirect_output(log)
     os.setsid()  # A terminal signals only the parent, which passes the signal on once.
     for number in FORWARDED:
         is_interrupt = number == signal.SIGINT
@@ -125,5 +141,10 @@ def _run_in_child(command: list[str]) -> None:
         os.execvp(command[0], command)
 
 
-def say(text: str) -> None:
-    print(f'━━ {text}', flush=True)
+def _redirect_output(log: Path) -> None:
+    """Append the output of this process and of its children to a file."""
+    with log.open('ab') as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    sys.stdout = open(1, 'w', buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, 'w', buffering=1, closefd=False)  # noqa: SIM115

@@ -1,11 +1,13 @@
 """Run a recipe: skip finished stages, resume interrupted ones, restart those with other inputs."""
 
 import time
+from pathlib import Path
 
-from .chain import Recipe
+from .chain import Recipe, stage_length
 from .commands import shell_line, split_command
+from .display import StageDisplay, headline, say
 from .plan import PREPARE, PlannedStage, RunSettings, plan_stage, selected_stages
-from .process import execute, say
+from .process import execute
 from .records import (
     BEGUN,
     FINISHED,
@@ -16,6 +18,8 @@ from .records import (
     read_record,
     write_json,
 )
+
+LOG = 'output.log'  # in a stage's folder: what its commands print
 
 
 def run(recipe: Recipe, settings: RunSettings) -> None:
@@ -48,11 +52,25 @@ def prepare(recipe: Recipe, settings: RunSettings) -> None:
     is_recorded = (read_json(path) or {}).get('commands') == recipe.prepare
     if is_recorded and settings.only and PREPARE not in settings.only:
         return
+    if not recipe.prepare:
+        return
     start = time.monotonic()
     for line in recipe.prepare:
-        execute('prepare', split_command(line), settings.work_dir)
-    if recipe.prepare and not is_recorded:
-        write_json(path, dict(commands=recipe.prepare, wall_s=time.monotonic() - start))
+        log = settings.work_dir / f'{PREPARE}.log'
+        _execute(PREPARE, split_command(line), None if settings.on_slurm else log)
+    seconds = time.monotonic() - start
+    if not is_recorded:
+        write_json(path, dict(commands=recipe.prepare, wall_s=seconds))
+    say(f'{PREPARE}: done in {seconds:.0f} s')
+
+
+def _execute(title: str, command: list[str], log: Path | None, epochs: int = 1) -> float:
+    """Run a command and return its peak memory (GiB); show its progress if it writes a log."""
+    if log is None:
+        say(f'{title}\n   {shell_line(command)}')
+        return execute(title, command)
+    with StageDisplay(title, log, epochs) as display:
+        return execute(title, command, log, display.update)
 
 
 def _run_stage(planned: PlannedStage, settings: RunSettings) -> None:
@@ -65,10 +83,12 @@ def _run_stage(planned: PlannedStage, settings: RunSettings) -> None:
 
     start = time.monotonic()
     commands = [planned.command(settings)]
-    peak = execute(title, commands[0], stage_dir)
+    log = None if settings.on_slurm else stage_dir / LOG
+    unit, length = stage_length(stage, planned.options) or ('', 1)
+    peak = _execute(title, commands[0], log, length if unit == 'epoch' else 1)
     if stage.test:
         commands.append(planned.command(settings, str(find_checkpoint(stage_dir))))
-        peak = max(peak, execute(f'{title}, test', commands[1], stage_dir / 'test'))
+        peak = max(peak, _execute(f'{title}, test', commands[1], log))
     seconds = time.monotonic() - start
 
     record = dict(
@@ -83,4 +103,5 @@ def _run_stage(planned: PlannedStage, settings: RunSettings) -> None:
     )
     write_json(stage_dir / FINISHED, record)
     (stage_dir / BEGUN).unlink()
-    say(f'{title}: done in {seconds:.0f} s, {peak:.2f} GiB in the largest process')
+    result = '; '.join(filter(None, [f'{seconds:.0f} s', f'{peak:.1f} GiB', headline(stage_dir)]))
+    say(f'{title}: done in {result}')

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmengine.logging import MMLogger
 from recipe.chain import Recipe
 from recipe.records import read_record, write_json
 
@@ -41,6 +42,7 @@ def write_reports(recipe: Recipe, work_dir: Path, folders: list[Path]) -> None:
     combined = summaries[0] if len(summaries) == 1 else over_seeds(summaries)
     write_json(work_dir / 'summary.json', combined)
     print(f'\n{text_table(combined)}\n', flush=True)
+    MMLogger.get_current_instance().setLevel('WARNING')  # the stages' logs say which keys load
     path = work_dir / 'report.html'
     write(path, folders[0], names, combined, recipe.title, recipe.note)
     print(f'Report with pictures: {path}')

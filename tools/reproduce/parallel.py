@@ -8,8 +8,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from recipe import runner
 from recipe.chain import Recipe
+from recipe.display import say
 from recipe.plan import RunSettings
-from recipe.process import StageFailed, Stopped, say
+from recipe.process import StageFailed, Stopped
 
 from beit_mm.utils.processes import end_with_parent
 

@@ -14,14 +14,16 @@ from ...utils.unwrap_model import unwrap_model
 class Anneal(Hook):
     """Hook that sets a number of the model before each iteration, along half a cosine.
 
-    The value depends on the iteration only, so resume is exact. DALL-E (app. A.2) trains with
+    It reaches `end` at iteration `iters`, by default at the end of training. The value depends on
+    the iteration only, so resume is exact. DALL-E (app. A.2) trains with
     `Anneal('beta', 0, 6.6, 5000)` and `Anneal('temperature', 1, 1 / 16, 150000)`.
 
     Raises ValueError before training if the model has no such number.
     """
 
-    def __init__(self, attribute: str, start: float, end: float, iters: int):
-        check_integers(1, iters=iters)
+    def __init__(self, attribute: str, start: float, end: float, iters: int | None = None):
+        if iters is not None:
+            check_integers(1, iters=iters)
         check_numbers(start=start, end=end)
         self.attribute, self.start, self.end, self.iters = attribute, start, end, iters
 
@@ -34,7 +36,7 @@ class Anneal(Hook):
             )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        value = cosine(self.start, self.end, self.iters, runner.iter)
+        value = cosine(self.start, self.end, self.iters or runner.max_iters, runner.iter)
         setattr(unwrap_model(runner), self.attribute, value)
 
 
