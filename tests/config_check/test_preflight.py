@@ -153,7 +153,7 @@ REMARKS = [
     (CLASSIFY, {'model.data_preprocessor.to_rgb': False}, 'its mean is for red, green, blue: set to_rgb=True'),
     (CLASSIFY, {'param_scheduler.1.end': 140}, 'end of the schedule: 140; training stops before lr reaches'),
     (SEGMENT, {'param_scheduler.1.end': 50}, 'end of the schedule: 50; the last 150 iterations train at lr 0'),
-    (CLASSIFY, {'param_scheduler.0.end': 30}, 'warm-up: 30'),
+    (CLASSIFY, {'param_scheduler.0.end': 100}, 'warm-up: 100'),
     (CLASSIFY, {'default_hooks.checkpoint.by_epoch': True}, 'only one checkpoint is written, at the end'),
     (CLASSIFY, dict(load_from='some.pth', model=HOST), 'some.pth: backbone.bn1.bias, '),
     (CLASSIFY, dict(auto_scale_lr=dict(base_batch_size=4096)), 'lr for this batch'),
