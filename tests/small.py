@@ -109,6 +109,15 @@ def shrink_model(model: dict, work_dir: Path) -> None:
             work_dir.mkdir(parents=True, exist_ok=True)
             torch.save(dict(state_dict=MODELS.build(node.tokenizer).state_dict()), path)
             node.checkpoint = str(path)
+        elif kind(node) == 'Teacher' and not _exists(node):
+            path = work_dir / 'teacher.pth'
+            work_dir.mkdir(parents=True, exist_ok=True)
+            backbone = MODELS.build(node.backbone)
+            state = getattr(backbone, 'timm_model', backbone).state_dict()
+            if node.get('projection'):
+                state[node.projection] = torch.randn(node.channels, 32)
+            torch.save(state, path)
+            node.checkpoint = str(path)
 
 
 def _exists(weights: dict | None) -> bool:
@@ -128,6 +137,13 @@ def shrink_sizes(model: dict) -> None:
             node.out_indices = min(indices, 2) if is_single else (0, 1, 2, 3)[-len(indices) :]
         elif kind(node) == 'DiscreteVAE':
             node.update(TOKENIZER)
+        elif kind(node) == 'VQKD':
+            node.update(vocab_size=TOKENIZER['vocab_size'])
+            node.encoder.arch = dict(ARCH)
+        elif kind(node) == 'Teacher':
+            node.channels = node.channels if node.get('projection') else 32
+        elif kind(node) == 'TIMMBackbone':
+            node.update(embed_dim=32, depth=2, num_heads=2)
         elif kind(node) in ('LinearClsHead', 'MultiLabelLinearClsHead'):
             node.update(in_channels=32, init_cfg=None)
         elif kind(node) == 'MIMHead':

@@ -23,7 +23,10 @@ from beit_mm.checkpoint.fit import BACKBONE_PARTS
 from beit_mm.checkpoint.parse import Checkpoint
 from beit_mm.utils.arguments import join_names
 
-KNOWN = ('backbone', 'head', 'neck', 'decode_head', 'auxiliary_head', 'encoder', 'decoder')
+KNOWN = (
+    'backbone', 'head', 'neck', 'decode_head', 'auxiliary_head', 'encoder', 'decoder',
+    'encoder_head', 'decoder_head', 'codebook',
+)  # fmt: skip
 
 
 @errors_on_one_line(RuntimeError)

@@ -6,5 +6,13 @@ compat.require('torch', 'mmengine', 'mmcv')
 
 from .loading import load_backbone, load_model, load_tokenizer
 from .parse import load, read_checkpoint
+from .teachers import load_teacher
 
-__all__ = ['load', 'load_backbone', 'load_model', 'load_tokenizer', 'read_checkpoint']
+__all__ = [
+    'load',
+    'load_backbone',
+    'load_model',
+    'load_teacher',
+    'load_tokenizer',
+    'read_checkpoint',
+]

@@ -13,13 +13,14 @@ from .model_spec import BIAS_TABLE, SHARED_TABLE, ModelSpec, infer_spec
 from .origins import from_ours, to_dalle
 from .published import NORMALIZATIONS
 
-_ALL = ('backbone', 'mim', 'classifier', 'segmentor', 'tokenizer')
+_ALL = ('backbone', 'mim', 'classifier', 'segmentor', 'tokenizer', 'vqkd')
+TOKENIZERS = 'tokenizer', 'vqkd'
 TARGETS = dict(  # the kinds of model that each project has
     beit_mm=_ALL,
     hf=_ALL[:4],
     timm=('backbone', 'classifier'),
-    unilm=_ALL[:4],
-    mmpretrain=('backbone', 'mim', 'classifier', 'tokenizer'),
+    unilm=(*_ALL[:4], 'vqkd'),
+    mmpretrain=('backbone', 'mim', 'classifier', 'tokenizer', 'vqkd'),
     mmseg=('backbone', 'segmentor'),
 )
 
@@ -63,16 +64,16 @@ def fit_target(
     Raises ValueError if `target` has no such model.
     """
     if spec.kind not in TARGETS[target]:
-        hint = (
-            '' if spec.kind == 'tokenizer' else '. To convert the backbone alone, pass --backbone'
-        )
+        hint = '' if spec.kind in TOKENIZERS else '. To convert the backbone alone, pass --backbone'
         raise ValueError(
             f'{target} has no model for a {spec.kind}, only for {", ".join(TARGETS[target])}{hint}'
         )
-    if spec.kind == 'tokenizer':
-        encoder_only = target == 'mmpretrain' and any(key.startswith('decoder.') for key in state)
-        notes = ['skipped: decoder.* (mmpretrain reads the encoder alone)'] if encoder_only else []
-        return state, notes
+    if spec.kind in TOKENIZERS:
+        decoder = [key for key in state if key.startswith(('decoder.', 'decoder_head.'))]
+        if target != 'mmpretrain' or not decoder:
+            return state, []
+        encoder = {key: value for key, value in state.items() if key not in decoder}
+        return encoder, ['skipped: decoder.* (mmpretrain reads the encoder alone)']
     if target == 'beit_mm':
         return state, []
     if spec.kind == 'segmentor' and 'neck.upsample_4x.0.weight' not in state:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.beit import BEiT
+from ..models.dvae import DiscreteVAE
 from ..models.embeddings import resize_pos_embed
 from ..models.relative_position import Grid, resize_bias_table
 from ..utils.arguments import join_names
@@ -146,8 +147,10 @@ def _resize_positions(
 
 def _advise(model: nn.Module, source: str, unexpected: list[str], mismatched: list[str]) -> str:
     """Return which settings to change, after the words 'the settings of its training'."""
-    if not hasattr(model, 'backbone') and not isinstance(model, BEiT):
+    if isinstance(model, DiscreteVAE):
         return ': vocab_size, width, groups, blocks'
+    if not hasattr(model, 'backbone') and not isinstance(model, BEiT):
+        return ''
     advice = ': arch, positions, layer_scale, head'
     if any(BIAS_TABLE in entry or 'pos_embed' in entry for entry in mismatched):
         advice += ', and init_cfg.grid=(h, w) for positions of a grid that is not square'

@@ -87,6 +87,25 @@ _OPENMMLAB: Names = [  # mmpretrain and mmseg
     ('head.cls_head.', 'head.proj.'),
     ('neck.norm.', 'backbone.norm.'),  # BEiT v2
 ]
+_VQKD: Names = [
+    ('encode_task_layer.', 'encoder_head.'),
+    ('decode_task_layer.', 'decoder_head.'),
+    ('quantize.embedding.weight', 'codebook.codes'),
+]
+VQKD_NAMES = dict(  # the parts of VQ-KD, each of which is a vision transformer
+    beit_mm=[],
+    unilm=[*_VQKD, *((f'{part}.fc_norm.', f'{part}.norm.') for part in ('encoder', 'decoder'))],
+    mmpretrain=[
+        *_VQKD,
+        *((f'{part}.ln1.', f'{part}.norm.') for part in ('encoder', 'decoder')),
+        *(
+            (theirs.replace('backbone.', part), ours.replace('backbone.', part))
+            for part in ('encoder.', 'decoder.')
+            for theirs, ours in _OPENMMLAB
+            if theirs.startswith(('backbone.patch_embed', 'backbone.layers'))
+        ),
+    ],
+)
 NAMES = dict(beit_mm=[], unilm=_UNILM, timm=_HEADS, hf=_HF, mmpretrain=_OPENMMLAB, mmseg=_OPENMMLAB)
 
 

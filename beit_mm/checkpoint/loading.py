@@ -10,7 +10,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from .. import compat
-from ..models import BEiT, DiscreteVAE, Tokenizer
+from ..models import VQKD, BEiT, DiscreteVAE, Tokenizer
 from ..models.relative_position import Grid
 from ..registry import WEIGHT_INITIALIZERS
 from .files import read_file
@@ -20,6 +20,8 @@ from .report import KeyReport
 from .state_dicts import find_weights, list_unused_copies
 
 _NORMS = ('fc_norm.', 'norm.')  # fine-tuning may add them
+# Weight with one row per code → its tokenizer.
+_CODES = {'codebook.codes': 'VQKD', 'encoder.output.conv.weight': 'DiscreteVAE'}
 _BUFFERS = ('target_counts', 'target_fingerprint')  # of pre-training
 
 
@@ -44,10 +46,7 @@ def fit_checkpoint(
     for key, reason in checkpoint.skipped.items():
         report.add('skipped', key, reason)
     if isinstance(model, Tokenizer):
-        state = checkpoint.state
-        has_decoder = any(key.startswith('decoder.') for key in state)
-        is_encoder = isinstance(model, DiscreteVAE) and not has_decoder and not every_key
-        check_fit(model, state, checkpoint.source, ('decoder.',) if is_encoder else ())
+        state = _fit_tokenizer(checkpoint, model, report, every_key)
     elif isinstance(model, BEiT):
         for name in sorted({k.split('.')[0] for k in checkpoint.state} - {'backbone'}):
             report.add('skipped', f'{name}.*', 'no part of the backbone')
@@ -81,10 +80,11 @@ def load_backbone(
 
 @WEIGHT_INITIALIZERS.register_module()
 def load_tokenizer(model: Tokenizer, source: str) -> None:
-    """Load a tokenizer: ours, DALL-E's (folder or encoder.pkl), or mmpretrain's encoder.
+    """Load a tokenizer of this project, the official code (VQ-KD), DALL-E or mmpretrain.
 
-    With an encoder alone, `decoder` of a DiscreteVAE becomes None: it gives ids but cannot decode
-    them. Raises ValueError that names every key that does not match.
+    DALL-E's is a folder or encoder.pkl, mmpretrain's an encoder. With an encoder alone, `decoder`
+    of a DiscreteVAE becomes None: it gives ids but cannot decode them. Raises ValueError that names
+    every key that does not match.
     """
     state, report = fit_checkpoint(parse_for(model, read_file(source), source), model)
     model.load_state_dict(state, strict=False)
@@ -132,7 +132,7 @@ def parse_for(model: nn.Module, raw: Any, source: str) -> Checkpoint:
     Keys are not renamed if the file is of the same model, or if the model is a tokenizer of the
     user. `parse_checkpoint` would skip buffers such as `target_fingerprint`.
     """
-    is_foreign = isinstance(model, Tokenizer) and not isinstance(model, DiscreteVAE)
+    is_foreign = isinstance(model, Tokenizer) and not isinstance(model, DiscreteVAE | VQKD)
     if not is_foreign and not hasattr(model, 'backbone'):
         return parse_checkpoint(raw, source)
     state, wrapper = find_weights(raw, source)
@@ -173,15 +173,44 @@ def _fit_backbone(
     grid: Grid | None = None,
     adapt: bool = False,
 ) -> dict[str, Tensor]:
+    _check_heads(checkpoint, model)
+    state = fit_backbone(checkpoint.part('backbone.'), model, report, grid, adapt)
+    check_fit(model, state, checkpoint.source, optional)
+    return state
+
+
+def _fit_tokenizer(
+    checkpoint: Checkpoint, model: Tokenizer, report: KeyReport, every_key: bool
+) -> dict[str, Tensor]:
+    state, source = dict(checkpoint.state), checkpoint.source
+    kinds = {'codebook.codes': 'VQKD', 'encoder.output.conv.weight': 'DiscreteVAE'}
+    holds, own = (
+        next((kinds[k] for k in kinds if k in keys), None) for keys in (state, model.state_dict())
+    )
+    if holds and own and holds != own:
+        raise ValueError(
+            f'{source} holds a {holds}, the config builds a {own}: set '
+            f"tokenizer=dict(type='{holds}', …), or pass the checkpoint of a {own}"
+        )
+    if isinstance(model, VQKD):
+        _check_heads(checkpoint, model.encoder)
+        if model.decoder is None:
+            for key in [key for key in state if key.startswith(('decoder.', 'decoder_head.'))]:
+                report.add('skipped', key, 'used in training with a teacher only')
+                del state[key]
+    has_decoder = any(key.startswith('decoder.') for key in state)
+    is_encoder = isinstance(model, DiscreteVAE) and not has_decoder and not every_key
+    check_fit(model, state, source, ('decoder.',) if is_encoder else ())
+    return state
+
+
+def _check_heads(checkpoint: Checkpoint, model: BEiT) -> None:
     num_heads = checkpoint.meta.get('num_heads', model.num_heads)
     if num_heads != model.num_heads:
         raise ValueError(
             f'{checkpoint.source} was trained with {num_heads} heads, this BEiT has '
             f'{model.num_heads}. Set arch.num_heads={num_heads}'
         )
-    state = fit_backbone(checkpoint.part('backbone.'), model, report, grid, adapt)
-    check_fit(model, state, checkpoint.source, optional)
-    return state
 
 
 def _fit_model(

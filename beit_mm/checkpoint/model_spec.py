@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ SHARED_TABLE = f'backbone.rel_pos_bias.{BIAS_TABLE}'
 _OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # of UPerNet and SETR-PUP, by depth
 _HEAD_WEIGHTS = dict(  # kind of model → weight with one row per class or code
     tokenizer='encoder.output.conv.weight',
+    vqkd='codebook.codes',
     mim='head.proj.weight',
     classifier='head.fc.weight',
     segmentor='decode_head.conv_seg.weight',
@@ -25,7 +26,8 @@ class ModelSpec:
     """Specification of a model.
 
     Args:
-        kind: 'backbone', 'mim', 'classifier', 'segmentor' or 'tokenizer'.
+        kind: 'backbone', 'mim', 'classifier', 'segmentor', 'tokenizer' (discrete VAE) or 'vqkd'.
+            All but 'tokenizer' describe a BEiT; that of 'vqkd' is its encoder.
         aggregation_blocks: number of blocks of BEiT v2's patch aggregation.
         classes: number of classes or codes of the head.
     """
@@ -89,6 +91,10 @@ def infer_spec(state: dict[str, Tensor], num_heads: int | None = None) -> ModelS
     if kind == 'tokenizer':
         in_channels = _get(state, 'encoder.input.weight').shape[1]
         return ModelSpec(kind, in_channels=in_channels, classes=classes)
+    if kind == 'vqkd':
+        parts = [(key, value) for key, value in state.items() if key.startswith('encoder.')]
+        encoder = {key.replace('encoder.', 'backbone.', 1): value for key, value in parts}
+        return replace(infer_spec(encoder, num_heads), kind=kind, classes=classes)
     dims, in_channels, patch_size, _ = _get(state, 'backbone.patch_embed.proj.weight').shape
     hidden = len(_get(state, 'backbone.blocks.0.mlp.fc1.weight'))
     table = state.get(SHARED_TABLE, state.get(f'backbone.blocks.0.attn.{BIAS_TABLE}'))

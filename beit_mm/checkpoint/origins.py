@@ -2,7 +2,8 @@
 
 Our names are those of a model that our configs build: `backbone.…` as in the official code,
 `head.proj` (masked image modeling) or `head.fc` (classes), `neck`, `decode_head` and
-`auxiliary_head` as in mmseg, and `encoder.…`, `decoder.…` for a tokenizer.
+`auxiliary_head` as in mmseg, and `encoder.…`, `decoder.…` for a tokenizer. VQ-KD, the tokenizer of
+BEiT v2, has `encoder_head.…`, `codebook.codes` and `decoder_head.…` as well.
 """
 
 import re
@@ -12,17 +13,23 @@ import torch
 from torch import Tensor
 
 from ..models.relative_position import relative_position_index
-from .key_names import NAMES, rename, rename_hf
+from .key_names import NAMES, VQKD_NAMES, rename, rename_hf
 from .model_spec import BIAS_TABLE, SHARED_TABLE, count_layers, infer_square_grid
 from .state_dicts import rename_keys
 
 ORIGINS = (*NAMES, 'dall-e')
+_CODES = {'codebook.codes', 'quantize.embedding.weight'}  # of VQ-KD, here and elsewhere
 
 _SKIPPED = [  # (pattern of keys, reason), for every project
     (r'(ema|model_ema|ema_model)\.', 'an average of the weights beside the weights'),
     (r'.*relative_position_index$', 'follows from the grid'),
     (r'target_generator\.', 'the tokenizer, which has its own file'),
     (r'(head\.target_counts|target_fingerprint)$', "a record of the run's targets"),
+    (
+        r'quantize\.(embedding\.(cluster_size|embed_avg|initted)|cluster_size)$',
+        'a record of the training of VQ-KD',
+    ),
+    (r'(teacher_model|scaling_layer)\.', 'the teacher of VQ-KD, which has its own file'),
     (r'data_preprocessor\.', 'the config has the normalization'),
     (r'(steps|n_averaged)$', 'a counter of the average'),
 ]
@@ -41,7 +48,9 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
 
     if has(r'((encoder|decoder)\.)?blocks\.(input|output\.conv)\.[wb]$'):
         return 'dall-e'
-    if has(r'encoder\.input\.weight$'):
+    if has(r'quantize\.embedding\.weight$'):
+        return 'mmpretrain' if has(r'encoder\.layers\.') else 'unilm'
+    if has(r'encoder\.input\.weight$|codebook\.codes$'):
         return 'beit_mm'
     if has(r'((beit|data2vec_vision)\.)?embeddings\.(patch_embeddings|cls_token)'):
         return 'hf'
@@ -54,11 +63,6 @@ def identify(keys: Iterable[str], wrapper: str | None = None) -> str:
         if official or wrapper in ('model', 'model_ema'):
             return 'unilm'
         return 'timm' if has(r'head\.') else 'beit_mm'
-    if has(r'quantize\.'):
-        raise ValueError(
-            'this is VQ-KD, the tokenizer of BEiT v2, which is not supported. '
-            "Use DALL-E's tokenizer, or train one"
-        )
     raise ValueError(
         f'these are not the weights of a known BEiT: the keys are {", ".join(sorted(keys)[:4])} …. '
         f'Known projects: {", ".join(ORIGINS)}'
@@ -75,6 +79,8 @@ def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], d
         return _from_dalle(state), {}
     skipped = {key: why for key in state for pattern, why in _SKIPPED if re.match(pattern, key)}
     state = {key: value for key, value in state.items() if key not in skipped}
+    if not _CODES.isdisjoint(state):
+        return rename_keys(state, lambda key: rename(key, VQKD_NAMES[origin])), skipped
     if {'beit.layernorm.weight', 'layernorm.weight'} <= state.keys():
         raise ValueError(
             'the keys are those of BeitForMaskedImageModeling with use_mean_pooling=False, which '
@@ -104,6 +110,8 @@ def to_ours(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Tensor], d
 
 def from_ours(state: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
     """Return our state dict as `origin` would have written it, with the buffers that it stores."""
+    if 'codebook.codes' in state:
+        return _to_vqkd(state, origin)
     names = [(ours, theirs) for theirs, ours in NAMES[origin]]
     if origin == 'hf':
         state = _split_qkv(state)
@@ -137,6 +145,21 @@ def to_dalle(state: dict[str, Tensor]) -> dict[str, Tensor]:
             stem, _, last = key.removeprefix('encoder.').rpartition('.')
             encoder[f'blocks.{stem}.{kinds[last]}'] = value
     return encoder
+
+
+def _to_vqkd(state: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """Return VQ-KD under the names of `origin`, with the records that its code wants to load."""
+    names = [(ours, theirs) for theirs, ours in VQKD_NAMES[origin]]
+    renamed = rename_keys(state, lambda key: rename(key, names))
+    if origin == 'beit_mm':
+        return renamed
+    codes, quantize = state['codebook.codes'], 'quantize.'
+    unused = torch.zeros(len(codes), dtype=codes.dtype)
+    renamed |= {f'{quantize}cluster_size': unused, f'{quantize}embedding.initted': torch.ones(1)}
+    if origin == 'unilm':
+        renamed[f'{quantize}embedding.cluster_size'] = unused.clone()
+        renamed[f'{quantize}embedding.embed_avg'] = codes.clone()
+    return renamed
 
 
 def _find_missing_prefix(state: dict[str, Tensor], origin: str) -> str:

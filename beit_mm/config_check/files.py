@@ -35,10 +35,13 @@ def check_files(cfg: dict) -> Iterator[Finding]:
     caches = {name: get(cfg, name, 'dataset', 'token_cache') for name in loaders}
     parts = {key: cfg.get(key) for key in ('model', 'val_evaluator')}
     for path, node in walk(parts):
-        has_weights = kind(node) in ('Pretrained', 'TokenTarget')
+        has_weights = kind(node) in ('Pretrained', 'TokenTarget', 'Teacher')
         named = node.get('ann_file') or (node.get('checkpoint') if has_weights else None)
         if named and is_missing(named):
             yield Finding(path, f'{named} not found')
+        if kind(node) == 'Teacher' and not named:
+            effect = 'the teacher has no weights: set its checkpoint, see docs/tokenizers.md'
+            yield Finding(path, effect)
         if kind(node) == 'TokenTarget' and not named and not all(caches.values()):
             effect = 'no tokenizer is given: train one, and set model.target.checkpoint to its file'
             yield Finding(path, effect)

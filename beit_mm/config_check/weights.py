@@ -11,12 +11,15 @@ from ..checkpoint.download import is_missing, is_remote
 from ..checkpoint.files import read_file
 from ..checkpoint.loading import check_lora, fit_checkpoint, parse_for
 from ..checkpoint.state_dicts import WRAPPERS, find_weights
-from ..models import BEiT, DiscreteVAE, Tokenizer
+from ..checkpoint.teachers import read_teacher
+from ..models import BEiT, DiscreteVAE, Teacher, Tokenizer
 from ..models.targets import TokenTarget
 from ..registry import MODELS
 from ..utils.arguments import join_names
 from ..utils.config_tree import find, get, kind, nodes
 from .finding import Finding
+
+HOLDERS = 'Pretrained', 'TokenTarget', 'Teacher'  # types with a checkpoint
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -37,7 +40,7 @@ def check_weights(cfg: dict) -> Iterator[Finding]:
     """
     load_from = None if cfg.get('resume') else cfg.get('load_from')
     parts = [node for node in nodes(cfg.get('model')) if node.get('checkpoint')]
-    if not load_from and not any(kind(node) in ('Pretrained', 'TokenTarget') for node in parts):
+    if not load_from and not any(kind(node) in HOLDERS for node in parts):
         return
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     config = _without_lora(cfg['model'])
@@ -57,7 +60,9 @@ def check_weights(cfg: dict) -> Iterator[Finding]:
         if not source or is_remote(source) or is_missing(source):
             continue
         try:
-            if place == 'load_from' and has_lora:
+            if isinstance(module, Teacher):
+                read_teacher(module.module, source, module.projection)
+            elif place == 'load_from' and has_lora:
                 check_lora(find_weights(read_file(source), source)[0], source)
             elif isinstance(module, BEiT | Tokenizer):
                 options = {key: init[key] for key in ('grid', 'adapt_patch_embed') if key in init}
@@ -101,6 +106,8 @@ def _find_starting_weights(
         if isinstance(init, dict) and init.get('type') == 'Pretrained':
             yield f'model.{name}.init_cfg', module, init
     target, backbone = getattr(model, 'target', None), getattr(model, 'backbone', None)
+    if isinstance(teacher := getattr(model, 'teacher', None), Teacher):
+        yield 'model.teacher', teacher, dict(checkpoint=teacher.checkpoint)
     if isinstance(target, TokenTarget):
         yield 'model.target', target.tokenizer_module, dict(checkpoint=target.checkpoint)
     module = backbone if isinstance(backbone, BEiT) else model

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from ..models import Tokenizer
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 from ..utils.arguments import check_numbers
 
@@ -81,10 +82,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
 def _check_backbone(model: nn.Module) -> None:
     name, backbone = type(model).__name__, getattr(model, 'backbone', None)
-    if backbone is None:
+    if backbone is None and not isinstance(model, Tokenizer):
         message = f'{name} has no backbone: all parameters get the learning rate of the head'
         print_log(message, logger='current', level=logging.WARNING)
-    elif not hasattr(backbone, 'get_layer_depth'):
+    elif backbone is not None and not hasattr(backbone, 'get_layer_depth'):
         raise TypeError(
             f'the backbone of {name}, {type(backbone).__name__}, has no get_layer_depth: use '
             'beit_mm.BEiT, a Vision Transformer of mmpretrain, or the constructor '

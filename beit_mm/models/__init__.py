@@ -9,9 +9,12 @@ from .mim_preprocessor import MIMDataPreprocessor
 from .patchwise import PatchwiseBEiT
 from .pretrainer import BEiTPretrainer
 from .targets import PixelTarget, TokenTarget
+from .teacher import Teacher
 from .tokenizer import Tokenizer
+from .vqkd import VQKD
 
 __all__ = [
+    'VQKD',
     'BEiT',
     'BEiTPretrainer',
     'DiscreteVAE',
@@ -19,6 +22,7 @@ __all__ = [
     'MIMHead',
     'PatchwiseBEiT',
     'PixelTarget',
+    'Teacher',
     'TokenTarget',
     'Tokenizer',
 ]

@@ -10,7 +10,7 @@ from ..checkpoint.loading import fit_checkpoint
 from ..checkpoint.model_spec import ModelSpec, infer_spec
 from ..checkpoint.published import NORMALIZATIONS
 from ..checkpoint.state_dicts import find_weights
-from ..models import BEiT, DiscreteVAE, Tokenizer
+from ..models import VQKD, BEiT, DiscreteVAE, Tokenizer
 
 
 class ModelWeights:
@@ -50,7 +50,9 @@ class ModelWeights:
 
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer; without a decoder in the checkpoint it cannot decode ids."""
-        self._check_kind('tokenizer')
+        self._check_kind('tokenizer', 'vqkd')
+        if self.spec.kind == 'vqkd':
+            return self._load(VQKD(**self.tokenizer_settings()))
         model = self._load(DiscreteVAE(**self.tokenizer_settings()))
         if 'decoder.input.weight' not in self.checkpoint.state:
             model.decoder = None
@@ -72,8 +74,13 @@ class ModelWeights:
         model.load_state_dict(state, strict=False)
         return model.eval()
 
-    def tokenizer_settings(self) -> dict[str, int]:
+    def tokenizer_settings(self) -> dict:
+        """Return the arguments of `DiscreteVAE`, or those of `VQKD` without a teacher."""
         state = self.checkpoint.state
+        if self.spec.kind == 'vqkd':
+            vocab_size, code_dims = state['codebook.codes'].shape
+            encoder = self.spec.backbone_settings()
+            return dict(vocab_size=vocab_size, code_dims=code_dims, encoder=encoder)
         blocks = re.findall(r'encoder\.group_(\d+)\.block_(\d+)\.', '\n'.join(state))
         return dict(
             vocab_size=self.spec.classes,

@@ -7,7 +7,7 @@ import torch
 from mmseg.models import FCNHead, Feature2Pyramid, UPerHead
 from torch import Tensor, nn
 
-from beit_mm.models import BEiT, DiscreteVAE
+from beit_mm.models import VQKD, BEiT, DiscreteVAE
 
 ARCH = dict(embed_dims=64, num_layers=4, num_heads=1, feedforward_channels=128)
 PLUS = dict(rel_pos_bias='per_layer', layer_scale=0.1)
@@ -22,6 +22,14 @@ KINDS = dict(
     cls_token_classifier=dict(out_type='cls_token', **PLUS),
     segmentor=dict(out_type='featmap', out_indices=(0, 1, 2, 3), **PLUS),
 )
+
+
+def make_vqkd(arch: dict, img_size: int) -> VQKD:
+    """Return a VQ-KD with its decoder, and a teacher without weights."""
+    backbone = dict(type='BEiT', arch=arch, img_size=img_size)
+    normalization = dict(mean=[127.5] * 3, std=[127.5] * 3)
+    teacher = dict(type='Teacher', backbone=backbone, channels=20, **normalization)
+    return VQKD(24, 6, dict(arch=arch, img_size=img_size), decoder_layers=2, teacher=teacher)
 
 
 @pytest.fixture(scope='session')
@@ -46,12 +54,14 @@ def randomize() -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope='session')
 def make_state(randomize) -> Callable[..., dict[str, Tensor]]:
-    """`make_state(kind)` → a state dict in our names, also for 'tokenizer' and 'backbone'."""
+    """`make_state(kind)` → a state dict in our names, also for 'tokenizer', 'vqkd', 'backbone'."""
 
     def make(kind: str, arch: dict = ARCH, img_size: int = 64, seed: int = 0) -> dict[str, Tensor]:
         if kind == 'tokenizer':
             tokenizer = randomize(DiscreteVAE(vocab_size=16, width=8, width_in=8), seed)
             return dict(tokenizer.state_dict())
+        if kind == 'vqkd':
+            return dict(randomize(make_vqkd(arch, img_size), seed).state_dict())
         settings = KINDS['mim' if kind == 'backbone' else kind]
         parts = dict(backbone=BEiT(arch=arch, img_size=img_size, **settings))
         dims, norm_cfg = arch['embed_dims'], dict(type='BN')

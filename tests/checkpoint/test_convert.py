@@ -11,10 +11,15 @@ import transformers
 from huggingface_hub import ModelCard
 from small import same_tensors
 
-from beit_mm.checkpoint import load, origins, read_checkpoint
+from beit_mm.checkpoint import load, load_tokenizer, origins, read_checkpoint
 from beit_mm.checkpoint.export import TARGETS, export_checkpoint
+from beit_mm.models import VQKD, DiscreteVAE
 
 pytestmark = pytest.mark.any_stack
+
+ENCODER = dict(
+    arch=dict(embed_dims=64, num_layers=4, num_heads=1, feedforward_channels=128), img_size=64
+)
 
 CLASSIFIERS = 'classifier', 'vanilla_classifier', 'cls_token_classifier'
 # Two projects have the same keys: (target, kind of model) → the one that it is taken for.
@@ -40,10 +45,11 @@ def largest_difference(out: str) -> float:
     return float(re.fullmatch(r'max_abs_diff=(.*)', out.splitlines()[-1])[1])
 
 
+KINDS = ['mim', 'v2_mim', 'vanilla_mim', *CLASSIFIERS, 'segmentor', 'tokenizer', 'vqkd']
+
+
 @pytest.mark.parametrize('to', TARGETS)
-@pytest.mark.parametrize(
-    'kind', ['mim', 'v2_mim', 'vanilla_mim', *CLASSIFIERS, 'segmentor', 'tokenizer']
-)
+@pytest.mark.parametrize('kind', KINDS)
 def test_conversion_is_verified_and_comes_back_bit_by_bit(write, tmp_path, capsys, kind, to):
     source, there = write(kind), tmp_path / ('out' if to == 'hf' else 'out.pth')
     task = kind.rpartition('_')[2]
@@ -58,11 +64,12 @@ def test_conversion_is_verified_and_comes_back_bit_by_bit(write, tmp_path, capsy
     expected = load(source)[0]
     if (kind, to) == ('v2_mim', 'hf'):
         expected = {k: v for k, v in expected.items() if 'cls_pt_layers' not in k}
-    encoder_only = (kind, to) == ('tokenizer', 'mmpretrain')
+    encoder_only = kind in ('tokenizer', 'vqkd') and to == 'mmpretrain'
     if encoder_only:
-        expected = {k: v for k, v in expected.items() if k.startswith('encoder.')}
+        expected = {k: v for k, v in expected.items() if not k.startswith('decoder')}
     assert same_tensors(load(str(tmp_path / 'back.pth'))[0], expected)
-    expected_origin = 'dall-e' if encoder_only else 'beit_mm' if kind == 'tokenizer' else to
+    is_dalle = encoder_only and kind == 'tokenizer'
+    expected_origin = 'dall-e' if is_dalle else 'beit_mm' if kind == 'tokenizer' else to
     assert load(str(there))[1] == expected_origin
 
 
@@ -194,3 +201,29 @@ def test_what_cannot_be_converted_is_an_error(write, tmp_path, name, there, to, 
     write('mim')
     with pytest.raises(SystemExit, match=f'error: {message}'):
         convert(tmp_path / name, tmp_path / there, to)
+
+
+def test_vqkd_of_the_official_code_is_read_without_teacher_and_records(make_state, tmp_path):
+    """Its file has the teacher, and counts that only its training needs."""
+    state = make_state('vqkd')
+    theirs = origins.from_ours(state, 'unilm')
+    records = {key for key in theirs if 'cluster_size' in key or key.endswith(('initted', 'avg'))}
+    assert len(records) == 4 and {'encoder.fc_norm.weight', 'decoder.fc_norm.bias'} <= theirs.keys()
+    extra = {'teacher_model.visual.proj': torch.ones(2, 2), 'scaling_layer.shift': torch.ones(3)}
+    torch.save(dict(model=theirs | extra), tmp_path / 'a.pth')
+    found = read_checkpoint(str(tmp_path / 'a.pth'))
+    assert found.origin == 'unilm' and same_tensors(found.state, state)
+    assert found.skipped.keys() == records | extra.keys()
+    tokenizer = VQKD(24, 6, ENCODER)
+    load_tokenizer(tokenizer, str(tmp_path / 'a.pth'))
+    own = {key: state[key] for key in tokenizer.state_dict()}
+    assert same_tensors(tokenizer.state_dict(), own)
+
+
+@pytest.mark.parametrize(('kind', 'other'), [('tokenizer', 'vqkd'), ('vqkd', 'tokenizer')])
+def test_a_tokenizer_of_the_other_version_is_named(write, kind, other):
+    names = dict(tokenizer='DiscreteVAE', vqkd='VQKD')
+    models = dict(tokenizer=DiscreteVAE(16, 8, width_in=8), vqkd=VQKD(24, 6, ENCODER))
+    given, own = names[kind], names[other]
+    with pytest.raises(ValueError, match=rf'holds a {given}, the config builds a {own}: set token'):
+        load_tokenizer(models[other], write(kind))

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from small import make_pretrainer
 from torch.nn.parallel import DistributedDataParallel
 
-from beit_mm.models import BEiTPretrainer, DiscreteVAE
+from beit_mm.models import VQKD, BEiT, BEiTPretrainer, DiscreteVAE
+from beit_mm.models.cosine_codebook import CosineCodebook
 from beit_mm.models.dvae_losses import kl_to_uniform
 
 pytestmark = pytest.mark.any_stack
@@ -72,6 +73,31 @@ def make_tokenizer() -> DiscreteVAE:
     return model
 
 
+def make_vqkd(folder: Path) -> VQKD:
+    """Return a VQ-KD whose teacher's weights are in `folder`."""
+    torch.manual_seed(0)
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
+    backbone = dict(arch=arch, img_size=8, patch_size=2)
+    state = {key: torch.randn_like(value) for key, value in BEiT(**backbone).state_dict().items()}
+    if not (folder / 'teacher.pth').exists():
+        torch.save(state, folder / 'teacher.pth')
+    teacher = dict(
+        type='Teacher', backbone=dict(backbone, type='BEiT'), channels=16, mean=[0] * 3,
+        std=[255] * 3, checkpoint=str(folder / 'teacher.pth'),
+    )  # fmt: skip
+    model = VQKD(12, 4, dict(backbone, abs_pos_embed=True), teacher=teacher, decay=0.5).double()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    model.teacher.module.double()
+    return model
+
+
+def make_vectors() -> torch.Tensor:
+    rng = torch.Generator().manual_seed(4)
+    vectors = torch.randn(60, 4, dtype=torch.float64, generator=rng)
+    return torch.nn.functional.normalize(vectors, dim=1)
+
+
 def part_of(x, rank: int):
     """Return a rank's images of the joined batch."""
     if isinstance(x, dict):
@@ -100,15 +126,31 @@ def run_rank(rank: int, port: int, folder: Path) -> None:
     model = make_tokenizer()
     model.init_codebook(part_of(make_images(), rank))
     saved['codebook'] = model.state_dict()
+    vqkd = make_vqkd(folder)
+    saved['vqkd'] = step(DistributedDataParallel(vqkd), part_of(make_images(), rank))
+    saved['codes'] = vqkd.codebook.codes
+    book = CosineCodebook(12, 4, decay=0.5).double()
+    torch.manual_seed(20 + rank)
+    book.start(part_of(make_vectors(), rank), iterations=0)
+    saved['first means'] = book.codes.clone()
+    torch.manual_seed(20 + rank)
+    book.start(part_of(make_vectors(), rank), iterations=10)
+    saved['clusters'] = book.codes
     torch.save(saved, folder / f'{rank}.pth')
     dist.barrier()  # gloo may abort a rank if the other one leaves first
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope='module')
-def ranks(tmp_path_factory) -> list[dict]:
-    """Return what each rank saved."""
+def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('ranks')
+    make_vqkd(folder)  # writes the teacher
+    return folder
+
+
+@pytest.fixture(scope='module')
+def ranks(folder) -> list[dict]:
+    """Return what each rank saved."""
     path = os.pathsep.join(sys.path)  # has the folder tests
     env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=path)
     store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
@@ -169,6 +211,36 @@ def test_all_ranks_start_with_one_codebook(ranks):
     initial = make_tokenizer().encoder.output.conv.weight
     assert not torch.equal(first['encoder.output.conv.weight'], initial)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_vqkd_on_two_ranks_has_the_gradients_and_codes_of_the_joined_batch(ranks, folder):
+    model = make_vqkd(folder)
+    before = model.codebook.codes.clone()
+    expected, gradients = step(model, make_images())
+    assert not torch.equal(model.codebook.codes, before)
+    for saved in ranks:
+        logged, found = saved['vqkd']
+        assert_equal_gradients(found, gradients)
+        torch.testing.assert_close(saved['codes'], model.codebook.codes, rtol=0, atol=1e-12)
+        for key in ('codes_used', 'perplexity'):
+            torch.testing.assert_close(logged[key], expected[key])
+    for key in ('loss', 'cosine', 'code_distance'):
+        mean = torch.stack([saved['vqkd'][0][key] for saved in ranks]).mean()
+        torch.testing.assert_close(mean, expected[key], rtol=1e-6, atol=0)
+
+
+def test_k_means_on_two_ranks_clusters_the_features_of_both(ranks):
+    book, vectors = CosineCodebook(12, 4, decay=0.5).double(), make_vectors()
+    book.codes.copy_(ranks[0]['first means'])
+    for _ in range(10):
+        ids = book.nearest(vectors)
+        for code in ids.unique():
+            mean = vectors[ids == code].mean(0)
+            book.codes[code] = mean / mean.norm()
+    assert not torch.equal(book.codes, ranks[0]['first means'])
+    for saved in ranks:
+        assert torch.equal(saved['first means'], ranks[0]['first means'])
+        torch.testing.assert_close(saved['clusters'], book.codes, rtol=0, atol=1e-12)
 
 
 if __name__ == '__main__':

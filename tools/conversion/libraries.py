@@ -2,8 +2,13 @@
 
 A `Predictor` is a function (image [B, C, H, W], mask bool [B, h, w]) → output. The output depends
 on the kind of model: 'backbone' its sequence or pooled feature, 'mim' logits of all patches
+<<<<<<< HEAD
 [B, N, |V|] (with patch aggregation both outputs, [B, 2·N, |V|]), 'classifier' logits, 'segmentor'
 logits [B, classes, 4·h, 4·w], 'tokenizer' logits [B, K, H/8, W/8].
+=======
+[B, N, |V|], 'classifier' logits, 'segmentor' logits [B, classes, 4·h, 4·w], 'tokenizer' logits
+[B, K, H/8, W/8], 'vqkd' the unit vectors of the patches [B, h, w, d] of an image in [0, 1].
+>>>>>>> 884cdef (VQ-KD: the tokenizer of BEiT v2, with teachers, parity and conversion)
 """
 
 import importlib
@@ -19,7 +24,7 @@ from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.model_spec import ModelSpec, infer_spec
 from beit_mm.checkpoint.state_dicts import find_weights, select_part
 from beit_mm.compat import require
-from beit_mm.models import BEiT
+from beit_mm.models import VQKD, BEiT
 from beit_mm.models.dvae_losses import map_pixels
 from beit_mm.models.dvae_networks import build_encoder
 
@@ -41,6 +46,8 @@ def our_model(
     spec = infer_spec(state, num_heads)
     if spec.kind == 'tokenizer':
         return _tokenizer(state, dtype)
+    if spec.kind == 'vqkd':
+        return _vqkd(state, spec, dtype)
     settings = spec.backbone_settings()
     if out_indices:
         settings['out_indices'] = tuple(out_indices)
@@ -134,6 +141,8 @@ def _mmpretrain(path: Path, spec: ModelSpec, dtype: torch.dtype) -> Predictor:
         encoder = DALLEEncoder(n_hid=len(state['blocks.input.w']), vocab_size=spec.classes)
         _load(encoder, state, dtype)
         return lambda image, mask: encoder.blocks(map_pixels(image))
+    if spec.kind == 'vqkd':
+        return _mmpretrain_vqkd(state, spec, dtype)
     kind = BEiTPretrainViT if spec.kind == 'mim' else BEiTViT
     early = spec.backbone_settings().get('patch_aggregation', {}).get('layer', 0)
     model = kind(
@@ -230,6 +239,39 @@ def _tokenizer(state: dict[str, Tensor], dtype: torch.dtype) -> Predictor:
     encoder = build_encoder(width, groups, blocks, vocab_size, channels)
     _load(encoder, select_part(state, 'encoder.'), dtype)
     return lambda image, mask: encoder(map_pixels(image))
+
+
+def _vqkd(state: dict[str, Tensor], spec: ModelSpec, dtype: torch.dtype) -> Predictor:
+    codes = state['codebook.codes']
+    model = VQKD(*codes.shape, encoder=spec.backbone_settings())
+    own = {key: state[key] for key in model.state_dict() if key in state}
+    _load(model, own, dtype)
+    return lambda image, mask: model.encode(image)
+
+
+def _mmpretrain_vqkd(state: dict[str, Tensor], spec: ModelSpec, dtype: torch.dtype) -> Predictor:
+    from mmpretrain.models.selfsup.beit import VQKD as TheirVQKD
+
+    encoder = dict(
+        arch=spec.arch,
+        img_size=spec.img_size,
+        patch_size=spec.patch_size,
+        in_channels=spec.in_channels,
+        final_norm=True,
+        out_type='featmap',
+        use_abs_pos_emb=spec.abs_pos_embed,
+        use_rel_pos_bias=spec.rel_pos_bias == 'per_layer',
+        use_shared_rel_pos_bias=spec.rel_pos_bias == 'shared',
+        layer_scale_init_value=0.1 if spec.layer_scale else 0,
+    )
+    model = TheirVQKD(encoder, None, *state['quantize.embedding.weight'].shape)
+    _load(model, state, dtype)
+
+    def vectors(image: Tensor, mask: Tensor) -> Tensor:
+        features = model.encoder(2 * image - 1)[0].movedim(1, -1)
+        return F.normalize(model.encode_task_layer(features), dim=-1)
+
+    return vectors
 
 
 def _require(name: str) -> ModuleType:

@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...checkpoint.loading import check_lora, convert_to, count_channels
-from ...models import BEiT, BEiTPretrainer, Tokenizer
+from ...models import VQKD, BEiT, BEiTPretrainer, Tokenizer
 from ...registry import HOOKS
 from ...utils.unwrap_model import unwrap_model
 
@@ -74,9 +74,12 @@ class ConvertCheckpoint(Hook):
     before_test = before_train
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        normalization = _find_normalization(unwrap_model(runner))
+        model = unwrap_model(runner)
+        normalization = _find_normalization(model)
         if 'mean' in normalization:
             checkpoint['meta']['normalization'] = normalization
+        if isinstance(model, VQKD):  # no weight tells the number of heads
+            checkpoint['meta']['num_heads'] = model.encoder.num_heads
 
 
 def _find_normalization(model: nn.Module) -> dict[str, list[float] | str]:
