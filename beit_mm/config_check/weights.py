@@ -15,7 +15,7 @@ from ..checkpoint.teachers import read_teacher
 from ..models import BEiT, DiscreteVAE, Teacher, Tokenizer
 from ..models.targets import TokenTarget
 from ..registry import MODELS
-from ..utils.arguments import join_names
+from ..utils.arguments import as_pair, join_names
 from ..utils.config_tree import find, get, kind, nodes
 from .finding import Finding
 
@@ -86,15 +86,19 @@ def _check_token_size(cfg: dict, model: nn.Module) -> Iterator[Finding]:
     views = find(get(cfg, 'train_dataloader', 'dataset'), 'TwoViews')
     if not (isinstance(target, TokenTarget) and isinstance(backbone, BEiT) and views):
         return
-    tokenizer = target.tokenizer_module
-    token_size, side = views.get('token_size', 112), backbone.grid[0]
-    if not isinstance(tokenizer, DiscreteVAE) and token_size != side * tokenizer.stride:
+    stride, patch = target.tokenizer_module.stride, backbone.patch_size
+    given, size = as_pair(views.get('token_size', 112)), as_pair(views.get('size', 224))
+    expected = tuple(side // patch * stride for side in size)
+    if not isinstance(target.tokenizer_module, DiscreteVAE) and given != expected:
+        grids = [
+            f'{height / pixels:g}×{width / pixels:g}'
+            for (height, width), pixels in ((given, stride), (size, patch))
+        ]
         effect = (
-            f'{token_size} / stride {tokenizer.stride} is a grid of '
-            f'{token_size / tokenizer.stride:g} tokens per side, the backbone has {side} patches: '
-            f'set {side * tokenizer.stride}'
+            f'{grids[0]} tokens of {stride} pixels for {grids[1]} patches: set '
+            f'{expected[0] if expected[0] == expected[1] else expected}'
         )
-        yield Finding(f'TwoViews.token_size={token_size}', effect)
+        yield Finding(f'TwoViews.token_size={views.get("token_size", 112)}', effect)
 
 
 def _find_starting_weights(

@@ -115,7 +115,7 @@ def test_a_token_size_that_does_not_fit_the_stride_is_found_before_training(
     cfg = pretraining(data, trained, tmp_path)
     cfg.train_dataloader.dataset.dataset.pipeline[2].token_size = 64
     stops = [str(found) for found in preflight(cfg) if found.stops]
-    assert any('64 / stride 4 is a grid of 16' in found for found in stops)
+    assert any('16×16 tokens of 4 pixels for 8×8 patches: set 32' in found for found in stops)
 
 
 def test_tokens_are_shown_inferred_and_exported(trained, tmp_path):

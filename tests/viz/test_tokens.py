@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from beit_mm.models import DiscreteVAE
+from beit_mm.models import VQKD, DiscreteVAE
 from beit_mm.viz import images, tokens
 
 pytestmark = pytest.mark.any_stack
@@ -68,3 +68,28 @@ def test_patches_that_fit_their_code_best_come_first():
     for place, patch in enumerate((1, 2, 0)):
         found = sheet[:4, 5 * place : 5 * place + 4]
         assert np.array_equal(found, picture[:, 4 * patch : 4 * patch + 4])
+
+
+def test_vqkd_is_shown_by_the_patches_nearest_to_each_code(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    arch = dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=64)
+    encoder = dict(arch=arch, img_size=32, patch_size=8, patch_embed_std=0.2)
+    tokenizer = VQKD(4, 6, encoder).eval()
+    tokenizer.init_weights()
+    inputs = {f'{i}.png': random_image(32, 32) for i in range(3)}
+    page = {}
+    monkeypatch.setattr(tokens, 'write_page', lambda path, template, **values: page.update(values))
+    tokens.write_tokens(tmp_path / 'a.html', tokenizer, inputs)
+    assert page['columns'] == ['image', 'tokens'] and len(page['images'][0]['pictures']) == 2
+    pixels = torch.stack([torch.from_numpy(i.transpose(2, 0, 1) / 255) for i in inputs.values()])
+    vectors = tokenizer.encode(pixels.float())
+    ids = tokenizer.codebook.nearest(vectors)
+    code = ids.flatten().bincount().argmax()
+    similarity = (vectors @ tokenizer.codebook.codes[code]).masked_fill(ids != code, -2)
+    best = similarity.flatten().topk(2).indices.tolist()
+    for place, index in enumerate(best):
+        image, row, column = np.unravel_index(index, (3, 4, 4))
+        top, left = 8 * row, 8 * column
+        expected = list(inputs.values())[image][top : top + 8, left : left + 8]
+        found = page['examples'][0][:8, 9 * place : 9 * place + 8]
+        assert np.array_equal(found, expected)

@@ -61,7 +61,7 @@ def make_section(work_dir: Path, name: str) -> dict | None:
     """Return the section for the kind of model that a stage trains; None for other models."""
     model = stage_config(work_dir, name).model
     kind = model.type.rpartition('.')[2]
-    if kind == 'DiscreteVAE':
+    if kind in ('DiscreteVAE', 'VQKD'):
         return _tokenizer(work_dir, name)
     if kind == 'BEiTPretrainer' and 'tokenizer' in model.target:
         return _pretraining(work_dir, name)

@@ -84,7 +84,7 @@ def _sections(work_dir: Path, names: list[str]) -> list[dict]:
         kind = pictures.stage_config(work_dir, name).model.type.rpartition('.')[2]
         if kind == 'EncoderDecoder':
             segmentors.append(name)
-        elif kind in ('DiscreteVAE', 'BEiTPretrainer'):
+        elif kind in ('DiscreteVAE', 'VQKD', 'BEiTPretrainer'):
             sections.append(pictures.make_section(work_dir, name))
     for task, stages in _by_task(segmentors).items():
         sections.append(pictures.segmentation(work_dir, task, stages))

@@ -137,13 +137,14 @@ def rows(summary: dict) -> list[tuple[str, str, str, str, str]]:
 def sentences(summary: dict) -> list[str]:
     """Return one sentence each about the tokenizer and the pre-training, if they ran."""
     lines, tokenizer, pretrain = [], summary.get('tokenizer', {}), summary.get('pretrain', {})
-    if 'psnr' in tokenizer:
-        lines.append(
-            'Tokenizer: PSNR {psnr:.1f} dB (mean color: {psnr_mean_color:.1f}), '
-            '{codes_used:.0f} of {vocab_size:.0f} codes used, perplexity {perplexity:.0f}.'.format(
-                **tokenizer
-            )
-        )
+    qualities = dict(
+        psnr='PSNR {psnr:.1f} dB (mean color: {psnr_mean_color:.1f})',
+        cosine='cosine to the teacher {cosine:.2f}',
+    )
+    for metric, quality in qualities.items():
+        if metric in tokenizer:
+            use = '{codes_used:.0f} of {vocab_size:.0f} codes used, perplexity {perplexity:.0f}.'
+            lines.append(f'Tokenizer: {quality}, {use}'.format(**tokenizer))
     if 'masked_accuracy' in pretrain:
         lines.append(
             'Pre-training: {val_loss:.2f} nats per masked token (ignoring the image: '

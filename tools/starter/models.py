@@ -71,6 +71,11 @@ def inspect_weights(source: str) -> Weights:
             in_channels=spec.in_channels,
             tokenizer=weights.tokenizer_settings(),
         )
+    if spec.kind == 'vqkd':
+        raise ValueError(
+            f'{source} is a VQ-KD: expected a discrete VAE or a BEiT. docs/tokenizers.md shows how '
+            'to pre-train on its tokens'
+        )
     arch = (spec.arch['embed_dims'], spec.arch['num_layers'])
     size = 'small' if spec.arch == SMALL else SIZES.get(arch)
     if size is None or spec.patch_size != (8 if size == 'small' else 16):
