@@ -2,13 +2,9 @@
 
 A `Predictor` is a function (image [B, C, H, W], mask bool [B, h, w]) → output. The output depends
 on the kind of model: 'backbone' its sequence or pooled feature, 'mim' logits of all patches
-<<<<<<< HEAD
 [B, N, |V|] (with patch aggregation both outputs, [B, 2·N, |V|]), 'classifier' logits, 'segmentor'
-logits [B, classes, 4·h, 4·w], 'tokenizer' logits [B, K, H/8, W/8].
-=======
-[B, N, |V|], 'classifier' logits, 'segmentor' logits [B, classes, 4·h, 4·w], 'tokenizer' logits
-[B, K, H/8, W/8], 'vqkd' the unit vectors of the patches [B, h, w, d] of an image in [0, 1].
->>>>>>> 884cdef (VQ-KD: the tokenizer of BEiT v2, with teachers, parity and conversion)
+logits [B, classes, 4·h, 4·w], 'tokenizer' logits [B, K, H/8, W/8], 'vqkd' the unit vectors of the
+patches [B, h, w, d] of an image in [0, 1].
 """
 
 import importlib
