@@ -33,8 +33,7 @@ COLLAPSED = {
         1,
         'all patches got the same code, so the tokenizer learns nothing: the codebook has '
         'collapsed. Stop the run; use a lower learning rate or the InitCodebook hook, for a '
-        'DiscreteVAE a larger marginal_weight than information_weight or a slower temperature '
-        'schedule',
+        'DiscreteVAE a larger marginal_weight or a slower temperature schedule',
     ),
 }
 

@@ -85,11 +85,15 @@ class Teacher:
         network = self.network.to(images.device)
         if self.img_size:
             images = F.interpolate(images, self.img_size, mode='bicubic', antialias=True)
-        features = network((255 * images - self.mean.to(images)) / self.std.to(images))
+        # Moved once: the host waits for each copy to a device.
+        self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
+        mean, std = self.mean.to(images.dtype), self.std.to(images.dtype)
+        features = network((255 * images - mean) / std)
         features = features[-1] if isinstance(features, list | tuple) else features
         features = to_map(features, images.shape[-2:])
         if self.weight is not None:
-            weight = self.weight.to(features)
+            self.weight = self.weight.to(features.device)
+            weight = self.weight.to(features.dtype)
             features = F.linear(features.movedim(1, -1), weight).movedim(-1, 1)
         if features.shape[-2:] != grid:
             features = F.interpolate(features, grid, mode='bilinear', align_corners=False)

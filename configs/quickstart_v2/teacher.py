@@ -1,6 +1,7 @@
 # The teacher of the small VQ-KD: classification on Shapes at 64 px. It sees the labels of all training images.
 #   python tools/draw_shapes.py data/quickstart --train 12000 --val 1000
 #   python tools/train.py configs/quickstart_v2/teacher.py
+# Hardware: two CPU cores, a few minutes by estimate.
 _base_ = '../quickstart/classification.py'
 iters = 400
 

@@ -1,6 +1,7 @@
 # VQ-KD on Shapes at 64 px: 256 codes, 8×8 tokens. The small twin of configs/tokenizer/vqkd_*.
 #   python tools/train.py configs/quickstart_v2/teacher.py
 #   python tools/train.py configs/quickstart_v2/tokenizer.py --cfg-options model.teacher.checkpoint=work_dirs/teacher/iter_400.pth
+# Hardware: two CPU cores, a few minutes by estimate.
 _base_ = '../quickstart/tokenizer.py'
 codes, size, iters, lr = 256, 64, 800, 1e-3
 
