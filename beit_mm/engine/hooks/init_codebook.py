@@ -34,7 +34,7 @@ class InitCodebook(Hook):
         if not hasattr(model, 'init_codebook'):
             raise ValueError(
                 f'InitCodebook: {type(model).__name__} has no codebook. Train a '
-                'beit_mm.DiscreteVAE or VQKD, or run without the hook: --cfg-options custom_hooks=[]'
+                'DiscreteVAE or VQKD, or run without the hook: --cfg-options custom_hooks=[]'
             )
         pretrained = pretrained_checkpoint(model.init_cfg, type(model).__name__)
         if runner.iter or runner.cfg.get('load_from') or pretrained:
