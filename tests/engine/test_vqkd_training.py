@@ -7,30 +7,18 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from shapes import draw as shapes
-from small import ARCH, load, same_tensors, shrink
+from small import load, same_tensors, shrink
 
-from beit_mm.apis import TokenizerInferencer, deploy
-from beit_mm.checkpoint import load_model
 from beit_mm.checkpoint.files import read_file
 from beit_mm.config_check.preflight import preflight
 from beit_mm.engine.launch import build_runner
-from beit_mm.utils.config_tree import find, kind, nodes
-from beit_mm.viz.model_weights import ModelWeights
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    out = tmp_path_factory.mktemp('vqkd') / 'shapes'
-    shapes.write(out, 12, 4, segmentation_train=2, segmentation_val=2, labels=(12,), jobs=1)
-    return out
-
-
-def config(data, folder, iters: int = 6) -> Config:
+def config(few_shapes, folder, iters: int = 6) -> Config:
     torch.manual_seed(0)  # of the teacher
-    cfg = shrink(load('quickstart_v2/tokenizer'), data, folder)
+    cfg = shrink(load('quickstart_v2/tokenizer'), few_shapes, folder)
     cfg.train_dataloader.dataset.dataset.indices = 12
     cfg.train_cfg.update(max_iters=iters, val_interval=iters)
     cfg.param_scheduler = []
@@ -39,10 +27,10 @@ def config(data, folder, iters: int = 6) -> Config:
     return cfg
 
 
-def test_a_resumed_run_has_the_same_weights_and_codes(data, tmp_path):
-    build_runner(config(data, tmp_path / 'one')).train()
-    build_runner(config(data, tmp_path / 'two', iters=3)).train()
-    cfg = config(data, tmp_path / 'two')
+def test_a_resumed_run_has_the_same_weights_and_codes(few_shapes, tmp_path):
+    build_runner(config(few_shapes, tmp_path / 'one')).train()
+    build_runner(config(few_shapes, tmp_path / 'two', iters=3)).train()
+    cfg = config(few_shapes, tmp_path / 'two')
     cfg.resume = True
     build_runner(cfg).train()
     one, two = (read_file(tmp_path / name / 'iter_6.pth')['state_dict'] for name in ('one', 'two'))
@@ -68,8 +56,8 @@ class Break(Hook):
 
 
 @pytest.mark.parametrize('amp', [False, True])
-def test_a_non_finite_step_changes_no_code(amp, data, tmp_path, caplog):
-    cfg = config(data, tmp_path)
+def test_a_non_finite_step_changes_no_code(amp, few_shapes, tmp_path, caplog):
+    cfg = config(few_shapes, tmp_path)
     if amp:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
     runner, hook = build_runner(cfg), Break()
@@ -84,8 +72,8 @@ def test_a_non_finite_step_changes_no_code(amp, data, tmp_path, caplog):
     assert metrics.get_scalar('train/codes_used').current() >= 1
 
 
-def test_a_missing_teacher_is_found_before_training(data, tmp_path):
-    cfg = config(data, tmp_path)
+def test_a_missing_teacher_is_found_before_training(few_shapes, tmp_path):
+    cfg = config(few_shapes, tmp_path)
     assert [str(found) for found in preflight(cfg) if found.stops] == []
     cfg.model.teacher.checkpoint = f'{tmp_path}/gone.pth'
     assert any('gone.pth not found' in str(found) for found in preflight(cfg) if found.stops)
@@ -96,64 +84,9 @@ def test_a_missing_teacher_is_found_before_training(data, tmp_path):
         build_runner(cfg).train()
 
 
-def test_more_codes_than_patches_stop_the_run_before_training(data, tmp_path):
-    cfg = config(data, tmp_path)
+def test_more_codes_than_patches_stop_the_run_before_training(few_shapes, tmp_path):
+    cfg = config(few_shapes, tmp_path)
     cfg.model.vocab_size = cfg.val_evaluator.vocab_size = cfg.test_evaluator.vocab_size = 1000
     cfg.custom_hooks = [dict(type='InitCodebook', num_images=4)]
     with pytest.raises(ValueError, match='1000 codes cannot start from 256 patches of 4 images'):
         build_runner(cfg).train()
-
-
-@pytest.fixture(scope='module')
-def trained(data, tmp_path_factory):
-    """Return the config, the checkpoint and the model of a finished training."""
-    folder = tmp_path_factory.mktemp('trained')
-    cfg = config(data, folder, iters=3)
-    runner = build_runner(cfg)
-    runner.train()
-    cfg.dump(folder / 'config.py')
-    return folder / 'config.py', folder / 'iter_3.pth', runner.model.eval()
-
-
-def pretraining(data, folder, checkpoint) -> Config:
-    cfg = shrink(load('quickstart/pretrain'), data, folder)
-    encoder = dict(arch=ARCH, img_size=64, patch_size=8)
-    cfg.model.target.tokenizer = dict(type='VQKD', vocab_size=32, code_dims=16, encoder=encoder)
-    cfg.model.target.checkpoint = str(checkpoint)
-    for node in nodes([cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader]):
-        if kind(node) == 'TwoViews':
-            node.token_size = 64
-    return cfg
-
-
-def test_pre_training_predicts_its_tokens(data, trained, tmp_path):
-    cfg = pretraining(data, tmp_path, trained[1])
-    assert [str(found) for found in preflight(cfg) if found.stops] == []
-    runner = build_runner(cfg)
-    runner.train()
-    assert runner.model.target_fingerprint == trained[2].fingerprint()
-    assert math.isfinite(runner.message_hub.get_scalar('val/mim/val_loss').current())
-    view = torch.rand(2, 3, 64, 64)
-    assert torch.equal(runner.model.target(dict(token_view=view)), trained[2].tokens(view))
-
-
-def test_a_token_view_of_the_discrete_vae_is_found_before_training(data, trained, tmp_path):
-    cfg = pretraining(data, tmp_path, trained[1])
-    find(cfg.train_dataloader, 'TwoViews').token_size = 32
-    (stop,) = [str(found) for found in preflight(cfg) if found.stops]
-    assert stop == 'TwoViews.token_size=32: 4×4 tokens of 8 pixels for 8×8 patches: set 64'
-
-
-def test_a_checkpoint_alone_builds_the_tokenizer_and_a_config_exports_it(trained, tmp_path):
-    config_file, checkpoint, model = trained
-    views = torch.rand(2, 3, 64, 64)
-    alone = ModelWeights(str(checkpoint)).tokenizer()  # with the number of heads
-    assert alone.teacher is None and torch.equal(alone.tokens(views), model.tokens(views))
-    inferencer = TokenizerInferencer(config_file, checkpoint, device='cpu', show_progress=False)
-    image = (255 * views[0]).round().to(torch.uint8)
-    (found,) = inferencer([image.permute(1, 2, 0).numpy()[..., ::-1].copy()])['predictions']
-    assert found == dict(ids=model.tokens(image[None] / 255)[0].tolist())
-    deployed = deploy.Deployed(load_model(config_file, checkpoint)).eval()
-    deploy.export(deployed, tmp_path / 'a.pt2', 'torch', (64, 64))
-    for size in ((64, 64), (40, 72)):
-        assert deploy.largest_difference(deployed, tmp_path / 'a.pt2', 'torch', size) == 0
