@@ -48,7 +48,7 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr=lr, betas=(0.9, 0.99)), constructor='LayerDecayConstructor')
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iters, eta_min=1e-5),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, eta_min=1e-5),
 ]
 custom_hooks = [dict(type='InitCodebook', num_images=192)]
 train_cfg = dict(max_iters=iters, val_interval=iters)
