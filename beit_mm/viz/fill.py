@@ -43,6 +43,7 @@ def make_masks(ratios: list[float], count: int, grid: tuple[int, int], seed: int
     return np.stack(masks)
 
 
+@torch.no_grad()
 def draw_tokens(
     tokenizer: Tokenizer, ids: Tensor, size: tuple[int, int], bands: list[int] | None = None
 ) -> list[np.ndarray]:
