@@ -139,6 +139,7 @@ def positions(summary: ConfigSummary, recipe: PaperRecipe) -> Iterator[Finding]:
     if variant in (None, 'mixed'):
         return
     paper = OFF if variant == 'vanilla' else dict(base=0.1, large=1e-5).get(summary['arch'])
+    paper = recipe.values.get('layer_scale', paper)
     if paper and not is_close(summary['layer_scale'], paper):
         effect = 'how much a block adds at the start; trained weights bring their own'
         yield _difference('LayerScale at the start', paper, summary['layer_scale'], effect)

@@ -4,7 +4,6 @@ Nothing is built and no data is read: the summary is a function of the config's 
 """
 
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config
@@ -16,6 +15,7 @@ from .summary_optimizer import find_decayed_tensors, summarize_optimizer, summar
 
 DATASET_SIZES = dict(IN1k=1_281_167, IN22k=14_197_122, ADE20K=20_210)  # training sets
 PUBLIC = re.compile(r'pt22k|ft22k|in2[12]k')  # in the names of weights pre-trained on ImageNet-22k
+V2, V2_EPOCHS = 'beitv2_', 1600  # in names of weights of BEiT v2; their epochs unless they say 300e
 BACKBONES = ('BEiT', 'BEiTViT', 'BEiTPretrainViT')
 
 
@@ -24,9 +24,10 @@ class ConfigSummary(dict):
 
     A setting that the config does not show is None, and a part that it does not use is 'off'.
 
-    - Which recipe it is: `task` (tokenizer, pretrain, classification, segmentation), `arch`
-      (base, large, other), `variant` (vanilla, LayerScale, BEiT+, mixed), `frozen`, `data`,
-      `start` (self-supervised, IN1k, IN22k: training of the weights that it starts from).
+    - Which recipe it is: `task` (tokenizer, pretrain, classification, segmentation), `method` (v1,
+      v2), `arch` (base, large, other), `variant` (vanilla, LayerScale, BEiT+, mixed), `frozen`,
+      `data`, `start` (self-supervised, IN1k, IN22k: training of the weights that it starts from),
+      `start_length` (epochs of their pre-training).
     - Batch: `ranks`, `per_rank`, `accumulation`, `base_batch`, `auto_scale`; `lr` after scaling.
     - Schedule, counted in `unit`: `length`, `warmup`, `end`. `stalled`: the run never moves it.
     - Optimizer: `decayed` is a dict kind of tensor → whether it has weight decay.
@@ -64,10 +65,7 @@ def read_summary(
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(options or {})
     cfg, named = cfg.to_dict(), re.search(r'(\d+)xb\d+', Path(path).stem)
-    origin, source = _find_config_of(_starting_checkpoint(cfg), Path(path).parent), None
-    if origin and origin.resolve() != Path(path).resolve():
-        with suppress(ValueError):  # a model other than BEiT
-            source = summarize(Config.fromfile(str(origin)).to_dict())
+    source = _summarize_source(cfg, Path(path).resolve())
     try:
         return summarize(cfg, gpus or (int(named[1]) if named else 1), auto_scale, source)
     except ValueError as error:
@@ -105,7 +103,7 @@ def summarize(
 
 
 def _find_task(model: dict) -> str:
-    if kind(model) == 'DiscreteVAE':
+    if kind(model) in ('DiscreteVAE', 'VQKD'):
         return 'tokenizer'
     backbone = kind(model.get('backbone'))
     if backbone not in BACKBONES:
@@ -139,6 +137,22 @@ def _starting_checkpoint(cfg: dict) -> str | None:
     return pretrained.get('checkpoint') or model.get('pretrained') or cfg.get('load_from')
 
 
+def _summarize_source(cfg: dict, path: Path) -> ConfigSummary | None:
+    """Summarize the run whose weights a config starts from, by the runs before that one."""
+    configs, paths, source = [cfg], [path], None
+    while origin := _find_config_of(_starting_checkpoint(configs[-1]), paths[-1].parent):
+        if origin.resolve() in paths:
+            break
+        paths.append(origin.resolve())
+        configs.append(Config.fromfile(str(origin)).to_dict())
+    for config in reversed(configs[1:]):
+        try:
+            source = summarize(config, source=source)
+        except ValueError:  # a model other than BEiT
+            source = None
+    return source
+
+
 def _find_config_of(checkpoint: str | None, folder: Path) -> Path | None:
     """Return the config of the run that wrote NAME/….pth: NAME.py beside it or near `folder`.
 
@@ -155,11 +169,22 @@ def _find_config_of(checkpoint: str | None, folder: Path) -> Path | None:
 def _summarize_start(checkpoint: str | None, source: ConfigSummary | None) -> dict:
     """Return what the weights were trained on, by the run's config or else by the file's name."""
     if source:
-        start = 'self-supervised' if source['task'] == 'pretrain' else source['data']
-        return dict(start=start, start_mean_std=source['mean_std'])
+        is_pretrained = source['task'] == 'pretrain'
+        return dict(
+            method=source['method'],
+            start='self-supervised' if is_pretrained else source['data'],
+            start_length=source['length' if is_pretrained else 'start_length'],
+            start_mean_std=source['mean_std'],
+        )
     name = Path(checkpoint or '').name.lower()
+    if name.startswith(V2):
+        tuned = re.search('ft(21k|1k)', name)
+        start = {'21k': 'IN22k', '1k': 'IN1k'}[tuned[1]] if tuned else 'self-supervised'
+        length = 300 if '300e' in name else V2_EPOCHS
+        return dict(method='v2', start=start, start_length=length, start_mean_std=IMAGENET)
     if PUBLIC.search(name):
-        return dict(start='IN22k' if 'ft22k' in name else 'self-supervised', start_mean_std=HALF)
+        start = 'IN22k' if 'ft22k' in name else 'self-supervised'
+        return dict(method='v1', start=start, start_mean_std=HALF)
     if name.startswith('beit_') and 'in1k' in name:
-        return dict(start='self-supervised', start_mean_std=IMAGENET)
+        return dict(method='v1', start='self-supervised', start_mean_std=IMAGENET)
     return {}

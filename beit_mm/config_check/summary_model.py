@@ -115,15 +115,19 @@ def _summarize_masking(model: dict, pipeline: object, image_size: int) -> dict:
     target, head = model.get('target') or model.get('target_generator'), model.get('head') or {}
     pixels, recover = kind(target) == 'PixelTarget', target.get('recover', 'masked')
     tokenizer = DALLE if kind(target) == 'DALL-E' else target.get('tokenizer') or {}
+    is_vqkd = 'VQKD' in (kind(target), kind(tokenizer))
     views, token_size = find(pipeline, 'TwoViews', TWO_PICTURES), None
     if views and not pixels:
         token_size = views.get('token_size', views.get('second_size', 112))
     has_num_masked = 'target' in model and recover == 'masked'
     stride = 2 ** (tokenizer.get('groups', 4) - 1)
+    vocabulary = tokenizer.get('vocab_size', 8192 if is_vqkd else None)
     found = dict(
+        method='v2' if is_vqkd else 'v1',
+        aggregation=_summarize_aggregation(model),
         target='pixels' if pixels else 'tokens',
         recover=recover,
-        vocabulary=3 * target.get('patch_size', 16) ** 2 if pixels else tokenizer.get('vocab_size'),
+        vocabulary=3 * target.get('patch_size', 16) ** 2 if pixels else vocabulary,
         predicted=head.get('out_channels', head.get('num_embed')),
         model_num_masked=model.get('num_masked', 75) if has_num_masked else None,
         token_size=token_size,
@@ -140,6 +144,15 @@ def _summarize_masking(model: dict, pipeline: object, image_size: int) -> dict:
             min_block=mask.get(block, smallest),
         )
     return found
+
+
+def _summarize_aggregation(model: dict) -> tuple[int, int] | str:
+    """Return (block, further blocks) of patch aggregation: ours, or mmpretrain's neck."""
+    if own := model['backbone'].get('patch_aggregation'):
+        return own['layer'], own.get('num_blocks', 2)
+    if neck := find(model.get('neck'), 'BEiTV2Neck'):
+        return neck.get('early_layers', 9), neck.get('num_layers', 2)
+    return OFF
 
 
 def _summarize_classifier(cfg: dict, model: dict) -> dict:
@@ -173,7 +186,17 @@ def _summarize_tokenizer(cfg: dict, model: dict) -> dict:
     annealed = {node.get('attribute'): node for node in hooks if kind(node) == 'Anneal'}
     ends = {name: (node.get('end'), node.get('iters')) for name, node in annealed.items()}
     ema = find(hooks, 'EMAHook')
+    if kind(model) == 'VQKD':
+        pipeline = get(find_dataset(get(cfg, 'train_dataloader', 'dataset')), 'pipeline')
+        found = dict(
+            method='v2',
+            vocabulary=model.get('vocab_size', 8192),
+            code_dims=model.get('code_dims', 32),
+            decay=model.get('decay', 0.99),
+        )
+        return found | _summarize_parts(pipeline) | _summarize_crop(pipeline)
     return dict(
+        method='v1',
         vocabulary=model.get('vocab_size'),
         likelihood=model.get('likelihood', 'logit_laplace'),
         kl=ends.get('beta', OFF),

@@ -1,0 +1,7 @@
+# Segmentation of ADE20K with UPerNet on BEiT v2 base after pre-training and intermediate fine-tuning on ImageNet-21k.
+#   bash tools/dist_train.sh configs/segmentation/beitv2-base_in21k-ft_upernet_8xb2-amp-160k_ade20k-512x512.py 8
+# Hardware: 8 GPUs of 32 GB, by estimate. Expected mIoU: 53.5 (official code)
+_base_ = 'beitv2-base_upernet_8xb2-amp-160k_ade20k-512x512.py'
+pretrained = 'beitv2_base_patch16_224_pt1k_ft21k'
+model = dict(backbone=dict(init_cfg=dict(checkpoint=pretrained)))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.85))
