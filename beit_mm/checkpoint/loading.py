@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import compat
 from ..models import VQKD, BEiT, DiscreteVAE, Tokenizer
 from ..models.relative_position import Grid
+from ..models.targets import TokenTarget
 from ..registry import WEIGHT_INITIALIZERS
 from .files import read_file
 from .fit import check_fit, fit_backbone
@@ -52,6 +53,7 @@ def fit_checkpoint(
             report.add('skipped', f'{name}.*', 'no part of the backbone')
         state = _fit_backbone(checkpoint, model, report, _NORMS, grid, adapt_patch_embed)
     else:
+        _check_head(checkpoint, model)
         state = _fit_model(checkpoint, model, report, every_key)
     for key in model.state_dict():
         if key in state:
@@ -210,6 +212,26 @@ def _check_heads(checkpoint: Checkpoint, model: BEiT) -> None:
         raise ValueError(
             f'{checkpoint.source} was trained with {num_heads} heads, this BEiT has '
             f'{model.num_heads}. Set arch.num_heads={num_heads}'
+        )
+
+
+def _check_head(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Raise ValueError if a head of others predicts the tokens of another kind of tokenizer.
+
+    Our own files have the tokenizer's fingerprint instead.
+    """
+    target = getattr(model, 'target', None)
+    is_known = checkpoint.origin == 'beit_mm' or 'head.proj.weight' not in checkpoint.state
+    if is_known or not isinstance(target, TokenTarget):
+        return
+    is_v2 = any(key.startswith('backbone.cls_pt_layers.') for key in checkpoint.state)
+    tokenizer = target.tokenizer_module
+    if is_v2 == isinstance(tokenizer, DiscreteVAE):
+        raise ValueError(
+            f'the head of {checkpoint.source} predicts the tokens of '
+            f'{"VQKD (BEiT v2)" if is_v2 else "a DiscreteVAE (BEiT)"}, and model.target has a '
+            f'{type(tokenizer).__name__}: set model.target.tokenizer to that kind, or load the '
+            'backbone alone by model.backbone.init_cfg'
         )
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from beit_mm.checkpoint import read_checkpoint
 from beit_mm.checkpoint.loading import fit_checkpoint
 from beit_mm.checkpoint.origins import from_ours, identify, to_ours
-from beit_mm.models import BEiT
+from beit_mm.models import BEiT, Tokenizer
+from beit_mm.registry import MODELS
 
 DEPTH, EARLY, K = 4, 2, 50
 ARCH = dict(embed_dims=768, num_layers=DEPTH, num_heads=12, feedforward_channels=3072)
@@ -123,6 +124,37 @@ def test_fine_tuning_reports_the_further_blocks_as_skipped(randomize, tmp_path):
         _, report = fit_checkpoint(read_checkpoint(str(path)), model)
         reason = r"\d+ +skipped +cls_pt_layers\.\*\.mlp\.fc1\.weight \(BEiT v2's patch aggregation"
         assert re.search(reason, str(report)), report
+
+
+class OtherTokenizer(Tokenizer):
+    vocab_size, stride = K, 16
+
+
+@pytest.mark.parametrize('is_v2', [True, False])
+def test_a_head_of_another_kind_of_tokens_is_an_error(is_v2, randomize, tmp_path):
+    """Both kinds of official heads have 8192 outputs, so shapes do not tell."""
+    small = dict(embed_dims=64, num_layers=3, num_heads=1, feedforward_channels=128, depth=3)
+    state = to_ours(randomize(TheirPretrainer(small)).state_dict(), 'mmpretrain')[0]
+    if not is_v2:
+        state = {key: value for key, value in state.items() if 'cls_pt_layers' not in key}
+    torch.save(dict(model=from_ours(state, 'unilm')), tmp_path / 'a.pth')
+    checkpoint = read_checkpoint(str(tmp_path / 'a.pth'))
+    MODELS.register_module(module=OtherTokenizer, force=True)
+    vae = dict(type='DiscreteVAE', vocab_size=K, width=8, blocks=1, width_in=4)
+    arch = {k: v for k, v in small.items() if k != 'depth'}
+    settings = dict(arch=arch, img_size=224, patch_size=16, rel_pos_bias='shared', layer_scale=0.1)
+    if is_v2:
+        settings['patch_aggregation'] = dict(layer=EARLY)
+    models = [
+        make_pretrainer(dict(type='TokenTarget', tokenizer=tokenizer), K, 75, **settings)
+        for tokenizer in (vae, dict(type='OtherTokenizer'))
+    ]
+    wrong, right = models if is_v2 else models[::-1]
+    message = 'VQKD .*has a DiscreteVAE' if is_v2 else 'a DiscreteVAE .*has a OtherTokenizer'
+    with pytest.raises(ValueError, match=rf'a\.pth predicts the tokens of {message}.*init_cfg'):
+        fit_checkpoint(checkpoint, wrong)
+    state, _ = fit_checkpoint(checkpoint, right)
+    assert 'head.proj.weight' in state
 
 
 # -- faults of mmpretrain
