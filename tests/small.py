@@ -131,6 +131,8 @@ def shrink_sizes(model: dict) -> None:
                 arch=dict(ARCH),
                 init_cfg=node.get('init_cfg') if _exists(node.get('init_cfg')) else None,
             )
+            if node.get('patch_aggregation'):
+                node.patch_aggregation.layer = 2
             node.frozen_stages = min(node.get('frozen_stages', -1), ARCH['num_layers'])
             indices = node.get('out_indices', -1)
             is_single = isinstance(indices, int)

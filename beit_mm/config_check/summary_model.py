@@ -190,6 +190,7 @@ def _summarize_tokenizer(cfg: dict, model: dict) -> dict:
         pipeline = get(find_dataset(get(cfg, 'train_dataloader', 'dataset')), 'pipeline')
         found = dict(
             method='v2',
+            arch=(model.get('encoder') or {}).get('arch', 'base'),
             vocabulary=model.get('vocab_size', 8192),
             code_dims=model.get('code_dims', 32),
             decay=model.get('decay', 0.99),
