@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     size = tuple(args.size or deploy.image_size(deployed))
     deploy.export(deployed, args.out, args.format, size)
     free = f'{size[0]}×{size[1]}'
-    if deployed.kind == 'tokenizer':
+    if deployed.any_size:
         free = f'any multiple of {deployed.model.stride}'
     order = ' RGB' if deployed.channels == 3 else ''
     image = f'float32 [B, {deployed.channels}, H, W]{order} 0 … 255 of {free}'

@@ -1,8 +1,8 @@
 """Models exported for runtimes that have neither this project nor mmpretrain or mmseg.
 
 The input is `image`, float32 [B, C, H, W], 0 … 255, RGB if C is 3; mean and std are part of the
-exported model. The batch size is free. The image size is fixed, except that of a tokenizer, which
-may be any multiple of its stride.
+exported model. The batch size is free. The image size is fixed, except that of a tokenizer other
+than VQ-KD, which may be any multiple of its stride.
 
 | model | outputs |
 |---|---|
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..checkpoint.loading import count_channels
-from ..models import Tokenizer
+from ..models import VQKD, Tokenizer
 
 FORMATS = dict(onnx='.onnx', torch='.pt2')
 
@@ -37,6 +37,8 @@ class Deployed(nn.Module):
     def __init__(self, model: nn.Module, backbone: bool = False):
         super().__init__()
         self.model, self.kind = model, _find_kind(model, backbone)
+        # The positions of VQ-KD are resized for one size of images.
+        self.any_size = self.kind == 'tokenizer' and not isinstance(model, VQKD)
         self.channels = count_channels(getattr(model, 'backbone', model))
         for name in ('mean', 'std'):
             value = getattr(model.data_preprocessor, name, None)
@@ -83,9 +85,10 @@ def _find_kind(model: nn.Module, backbone: bool) -> str:
 
 def image_size(deployed: Deployed) -> tuple[int, int]:
     """Return (height, width) in pixels that the model was made for."""
-    if deployed.kind == 'tokenizer':
+    if deployed.any_size:
         return (16 * deployed.model.stride,) * 2
-    backbone = deployed.model.backbone
+    is_vqkd = deployed.kind == 'tokenizer'
+    backbone = deployed.model.encoder if is_vqkd else deployed.model.backbone
     if not hasattr(backbone, 'grid'):
         raise ValueError(
             f'the image size of {type(backbone).__name__} is unknown: pass --size HEIGHT WIDTH'
@@ -102,7 +105,7 @@ def export(deployed: Deployed, path: Path, file_format: str, size: tuple[int, in
         _import('onnx')
         _import('onnxscript')
     shapes = {0: Dim('batch', min=1, max=4096)}
-    if deployed.kind == 'tokenizer':
+    if deployed.any_size:
         for axis, name in ((2, 'h'), (3, 'w')):
             shapes[axis] = deployed.model.stride * Dim(name, min=1, max=1024)
     image = random_images(2, deployed.channels, size)
