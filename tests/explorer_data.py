@@ -25,4 +25,4 @@ def read_page(text: str) -> list[tuple[str, Maps]]:
 
 def restore(maps: Maps) -> np.ndarray:
     """Return the attention f32 [L, H + 1, C, C]."""
-    return maps.levels.astype(np.float32) / 255 * maps.maximum[..., None]
+    return (maps.levels.astype(np.float32) / 255) ** 2 * maps.maximum[..., None]

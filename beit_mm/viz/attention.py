@@ -12,6 +12,8 @@ from ..models.attention import attention_of_blocks, attention_rollout
 from ..models.relative_position import Grid
 from .images import frame_patch, overlay_heat
 
+ROLLOUT_RANGE = 0.05, 0.95  # quantiles that get the darkest and the brightest color
+
 
 def patch_at(x: int, y: int, size: tuple[int, int], grid: Grid) -> tuple[int, int]:
     """Return (row, column) of the patch at pixel (x, y) of an image of `size` (height, width).
@@ -49,14 +51,21 @@ def attention_from_patch(
 def draw_attention(
     image: np.ndarray, name: str, values: np.ndarray, patch: tuple[int, int]
 ) -> np.ndarray:
-    """Draw a map [h, w] of `attention_from_patch` over an image, with a frame around its patch.
+    """Draw a map [h, w] of `attention_from_patch` over an image, with a frame around its patch."""
+    limits = find_limits(name, values, patch)
+    return frame_patch(overlay_heat(image, values, *limits), patch, values.shape)
 
-    The rollout is scaled to the maximum of the other patches. Scaled to the patch itself, all of
-    them would be black.
+
+def find_limits(name: str, values: np.ndarray, patch: tuple[int, int]) -> tuple[float, float]:
+    """Return the values of a map [h, w] with the darkest and the brightest color.
+
+    Those of the rollout are quantiles of the other patches: its values differ little, except for a
+    few patches such as the patch itself.
     """
+    if name != 'rollout' or values.size == 1:
+        return 0.0, values.max()
     others = np.delete(values, patch[0] * values.shape[1] + patch[1])
-    maximum = others.max() if name == 'rollout' and len(others) else None
-    return frame_patch(overlay_heat(image, values, maximum), patch, values.shape)
+    return tuple(np.quantile(others, ROLLOUT_RANGE, method='lower'))
 
 
 def pool(attention: Tensor, grid: Grid, factor: int) -> Tensor:

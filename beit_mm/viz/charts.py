@@ -42,7 +42,7 @@ def line_chart(
     file = io.StringIO()
     colors = line_colors(lines)
     with rc_context({'svg.hashsalt': repr(lines)}, fname=STYLE):
-        figure = Figure((5.8, 3.2))
+        figure = Figure((4.8, 2.7))
         axes = figure.add_subplot()
         for name, points in finite.items():
             if points:

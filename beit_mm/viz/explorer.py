@@ -11,8 +11,8 @@ from torch import Tensor
 from ..models import BEiT
 from ..models.attention import attention_of_blocks, attention_rollout
 from ..models.relative_position import Grid
-from .attention import pool
-from .images import HEAT, OPACITY, to_data_uri
+from .attention import ROLLOUT_RANGE, pool
+from .images import HEAT_MAPS, OPACITY, to_data_uri
 from .inputs import resize
 from .pages import write_page
 
@@ -24,7 +24,7 @@ MAX_IMAGE_PIXELS = 1024  # of the longer side
 class Maps(NamedTuple):
     """Attention of L blocks with H heads and the rollout, between the C cells of a grid."""
 
-    levels: np.ndarray  # uint8 [L, H + 1, C, C], 255 is the row's maximum
+    levels: np.ndarray  # uint8 [L, H + 1, C, C], 255 · √(share / maximum of the row)
     maximum: np.ndarray  # f32 [L, H + 1, C]
     to_cls: np.ndarray  # f32 [L, H + 1, C], attention to [CLS]
     grid: Grid
@@ -75,7 +75,7 @@ def _pack(attention: Tensor, grid: Grid, factor: int) -> tuple[np.ndarray, np.nd
     if factor > 1:
         patches = pool(patches, grid, factor)
     maximum = patches.amax(-1)
-    levels = (255 * patches / maximum.clamp_min(1e-30)[..., None]).round().byte()
+    levels = (255 * (patches / maximum.clamp_min(1e-30)[..., None]).sqrt()).round().byte()
     to_cls = (1 - patches.sum(-1)).clamp(0, 1)
     return levels.numpy(), maximum.numpy(), to_cls.numpy()
 
@@ -84,14 +84,18 @@ def write_explorer(
     path: Path, images: list[tuple[str, np.ndarray, Maps]], source_note: str, notes: list[str]
 ) -> None:
     """Write the page for images: (name, uint8 RGB [H, W, 3], maps)."""
-    entries = [_image_data(*image) for image in images]
     write_page(
         path,
         'explorer.html',
         title='What a patch attends to',
         source_note=source_note,
         notes=notes,
-        data=dict(palette=_base64(HEAT), opacity=OPACITY, images=entries),
+        data=dict(
+            palettes=[(name, _base64(colors)) for name, colors in HEAT_MAPS.items()],
+            opacity=OPACITY,
+            rollout_range=ROLLOUT_RANGE,
+            images=[_image_data(*image) for image in images],
+        ),
     )
 
 

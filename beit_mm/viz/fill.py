@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..data.blockwise_mask import blockwise_mask
 from ..models import BEiT, Tokenizer
-from .images import gray_out, outline_masked, to_uint8
+from .images import gray_out, magnify, outline_masked, to_uint8
 from .inputs import normalize, resize, to_rgb, to_tensor
 from .tokens import color_tokens
 
@@ -64,26 +64,30 @@ def draw_filled(
     masks: np.ndarray,
     normalization: dict,
     bands: list[int] | None = None,
-) -> tuple[list[str], list[list[np.ndarray]]]:
-    """Draw an image uint8 [H, W, C] under masks bool [M, h, w]: column heads and two rows.
+) -> list[tuple[np.ndarray, np.ndarray, str]]:
+    """Draw an image uint8 [H, W, C] under masks bool [M, h, w]: pairs of pictures with a caption.
 
-    The upper row is the input, the lower one the decoded tokens, or the tokens in colors if the
-    tokenizer cannot decode them; the first column has no mask. The image is resized to the size
-    that positions were learned for, as in validation.
+    The first pair is the image and its decoded tokens. In the others masked patches are gray, and
+    filled in by the model. A tokenizer that cannot decode has tokens in colors. The image is
+    resized to the patches of the masks; small pictures are magnified.
     """
-    patch_view = resize(image, tuple(side * backbone.patch_size for side in backbone.grid))
-    token_view = resize(image, tuple(side * tokenizer.stride for side in backbone.grid), 'lanczos')
+    sides = np.array(masks.shape[1:])
+    patch_view = resize(image, tuple(sides * backbone.patch_size))
+    token_view = resize(image, tuple(sides * tokenizer.stride), 'lanczos')
     ids = tokenizer.tokens(to_tensor(token_view)[None] / 255)
     shape = len(masks), -1, -1
     inputs = normalize(patch_view, normalization).expand(*shape, -1)
     filled = fill_in(backbone, head, inputs, ids.expand(shape), torch.from_numpy(masks))
 
     visible = to_rgb(patch_view, bands)
-    lower = draw_tokens(tokenizer, torch.cat([ids, filled]), token_view.shape[:2], bands)
-    columns, upper = ['image; its tokens'], [visible]
-    for i, mask in enumerate(masks):
-        correct = (filled[i] == ids[0]).numpy()[mask].mean()
-        columns.append(f'{mask.mean():.0%} masked; {correct:.0%} correct')
-        upper.append(gray_out(visible, mask))
-        lower[i + 1] = outline_masked(lower[i + 1], mask)
-    return columns, [upper, lower]
+    drawn = draw_tokens(tokenizer, torch.cat([ids, filled]), visible.shape[:2], bands)
+    original, *decoded = [magnify(resize(each, visible.shape[:2])) for each in drawn]
+    pairs = [(magnify(visible), original, 'the image, and its tokens')]
+    for mask, picture, found in zip(masks, decoded, filled.numpy(), strict=True):
+        true = ids[0].numpy()[mask]
+        correct, frequent = (found[mask] == true).mean(), np.bincount(true).max() / true.size
+        caption = f'{mask.mean():.0%} masked: {correct:.0%} of the tokens correct'
+        caption += f' (the most frequent token: {frequent:.0%})'
+        hidden = outline_masked(magnify(gray_out(visible, mask)), mask)
+        pairs.append((hidden, outline_masked(picture, mask), caption))
+    return pairs

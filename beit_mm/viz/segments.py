@@ -15,7 +15,7 @@ from ..data.label_maps import IGNORE
 from ..data.loaders import ReadLabels, replace_loaders
 from ..utils.arguments import join_names
 from ..utils.config_tree import find_dataset
-from .images import overlay_classes, overlay_errors, pick_error_color
+from .images import magnify, outline_classes, overlay_errors, pick_error_color
 from .inputs import read_model_image, to_rgb
 from .pages import write_page
 
@@ -64,24 +64,28 @@ class Segmentor:
     def draw(self, path: str, image: np.ndarray, labels: Path | None = None) -> dict:
         """Draw the prediction over an image, uint8 RGB, and with `labels` the truth and the errors.
 
-        Returns `pictures` by name, `summary`, the `classes` that occur, and `areas` of
-        `measure_areas` (None without `labels`) in an image of so many `pixels`.
+        Returns the `name` of the image, `pictures` by name, the `classes` that occur, and with
+        `labels` the `areas` of `measure_areas`, `mean_iou`, and `iou` of each class with its color.
         """
         predicted, truth = self.predict(path, labels)
-        pictures = dict(image=image, predicted=overlay_classes(image, predicted, self.palette))
-        summary, classes, areas = Path(path).name, set(np.unique(predicted)), None
+        drawn = outline_classes(image, predicted, self.palette)
+        found = dict(name=Path(path).name, classes=set(np.unique(predicted)), mean_iou='', iou={})
+        found['pictures'] = dict(image=magnify(image), predicted=drawn)
+        found['pixels'] = predicted.size
         if truth is not None:
             labeled = truth != IGNORE
             wrong = labeled & (predicted != truth)
-            pictures['truth'] = overlay_classes(image, truth, self.palette)
-            pictures['errors'] = overlay_errors(image, wrong, labeled, self.error_color)
-            count = labeled.sum()
-            areas = measure_areas(predicted, truth, len(self.classes))
-            accuracy = 1 - wrong.sum() / max(count, 1)
-            summary += f': {accuracy:.1%} of {count} labeled pixels correct, {mean_iou(areas)}'
-            classes |= set(np.unique(truth[labeled]))
-        found = dict(summary=summary, classes=classes, areas=areas, pixels=predicted.size)
-        return dict(found, pictures=pictures)
+            found['pictures'] |= dict(
+                truth=outline_classes(image, truth, self.palette),
+                errors=overlay_errors(image, wrong, labeled, self.error_color),
+            )
+            found['areas'] = areas = measure_areas(predicted, truth, len(self.classes))
+            found['classes'] |= set(np.unique(truth[labeled]))
+            found['mean_iou'] = mean_iou(areas)
+            for i in areas[1].nonzero().flatten():
+                iou = areas[0, i] / areas[1, i]
+                found['iou'][f'{self.classes[i]} {iou:.1%}'] = self.palette[i]
+        return found
 
 
 def measure_areas(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> torch.Tensor:
@@ -122,7 +126,7 @@ def write_segments(
     for file in images:
         image = to_rgb(read_model_image(file, count_channels(model.model.backbone)), bands)
         scenes.append(model.draw(str(file), image, labels and labels / f'{file.stem}.png'))
-        print(scenes[-1]['summary'])
+        print(f'{scenes[-1]["name"]}: {scenes[-1]["mean_iou"]}' if labels else scenes[-1]['name'])
 
     classes = sorted(set().union(*(scene['classes'] for scene in scenes)))
     colors = {model.classes[i]: model.palette[i] for i in classes}

@@ -33,6 +33,36 @@ def paths(svg: str) -> list[str]:
     return [path.get('d') for path in found if 'stroke-width: 2' in path.get('style', '')]
 
 
+@pytest.mark.parametrize('width', [1200, 400])
+def test_pages_fit_the_window_and_charts_their_labels(chromium, tmp_path, width):
+    template = make_environment().from_string(
+        "{% extends 'page.html' %}{% from 'parts.html' import charts, gallery, picture_table %}"
+        '{% block body %}{{ charts(figures) }}{{ picture_table(names, [images, images]) }}'
+        "{{ gallery(images, names, '15rem') }}{% endblock %}"
+    )
+    lines = [
+        [(1, 1e-7), (5e5, 3e-7)],
+        [(0, 123456.0), (1e6, 123457.0)],
+        [(999, -2946.5), (1001, 1e9)],
+        [(1, 0.5)],
+    ]
+    figures = [dict(title=80 * 'a', lines={80 * 'b': points}) for points in lines]
+    images = 4 * [np.zeros((8, 8, 3), np.uint8)]
+    page = tmp_path / 'page.html'
+    page.write_text(template.render(title='page', figures=figures, names=4 * ['c'], images=images))
+    chromium.open(page, width, 800, "document.readyState === 'complete' && document.title")
+    assert chromium.value('document.documentElement.scrollWidth') <= width
+    cut_off = chromium.value(
+        """[...document.querySelectorAll('svg text')].filter(text => {
+            const [inner, outer] = [text, text.closest('svg')].map(e => e.getBoundingClientRect());
+            return inner.left < outer.left - 1 || inner.right > outer.right + 1
+                || inner.top < outer.top - 1 || inner.bottom > outer.bottom + 1;
+        }).map(text => text.textContent)"""
+    )
+    assert chromium.value("document.querySelectorAll('svg text').length") > 30
+    assert cut_off == []
+
+
 def test_names_are_text_in_every_part_of_a_page():
     template = make_environment().from_string(
         "{% from 'parts.html' import charts, gallery, legend, picture_table, text_table %}"

@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS
 from shapes import draw as shapes
 
 from beit_mm.checkpoint.loading import load_model
-from beit_mm.viz.images import overlay_classes
+from beit_mm.viz.images import outline_classes
 from beit_mm.viz.inputs import read_model_image
 from beit_mm.viz.segments import Segmentor, find_unreliable, mean_iou, measure_areas
 
@@ -35,11 +35,16 @@ def test_prediction_and_truth_are_those_of_the_configs_data_set(tmp_path):
     scene = ours.draw(sample.img_path, image, Path(sample.seg_map_path))
     assert list(scene['pictures']) == ['image', 'predicted', 'truth', 'errors']
     assert scene['classes'] == set(np.unique(predicted)) | set(np.unique(truth)) - {255}
-    shown = overlay_classes(image, predicted, ours.palette)
+    shown = outline_classes(image, predicted, ours.palette)
     assert np.array_equal(scene['pictures']['predicted'], shown)
-    correct = (predicted == truth)[truth != 255]
-    assert f'{correct.mean():.1%} of {len(correct)} labeled pixels correct' in scene['summary']
-    assert scene['areas'][0].sum() == correct.sum()
+    labeled = truth != 255
+    assert scene['areas'][0].sum() == (predicted == truth)[labeled].sum()
+    expected = {}
+    for i in np.union1d(predicted[labeled], truth[labeled]):
+        of_class = (predicted[labeled] == i), (truth[labeled] == i)
+        iou = np.logical_and(*of_class).sum() / np.logical_or(*of_class).sum()
+        expected[f'{ours.classes[i]} {iou:.1%}'] = ours.palette[i]
+    assert scene['iou'] == expected and scene['mean_iou'] == mean_iou(scene['areas'])
     assert list(ours.draw(sample.img_path, image)['pictures']) == ['image', 'predicted']
 
     cfg.model.decode_head.num_classes = 7

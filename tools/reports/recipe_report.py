@@ -13,7 +13,7 @@ from beit_mm.utils.installation import command
 from beit_mm.viz.pages import write_page
 
 from . import pictures
-from .run_report import TEMPLATES
+from .run_report import TEMPLATES, judge_run, probe_charts
 from .summary import (
     JUDGED,
     over_seeds,
@@ -24,6 +24,7 @@ from .summary import (
     text_table,
     validations,
 )
+from .terms import find_words
 
 
 def write_reports(recipe: Recipe, work_dir: Path, folders: list[Path]) -> None:
@@ -53,6 +54,11 @@ def write(
 ) -> None:
     """Write the page about the stages `names` in `work_dir`; its numbers are those of `summary`."""
     records = {name: read_record(work_dir / name) for name in names}
+    verdicts = []
+    for name in names:
+        found = judge_run(work_dir / name, pictures.stage_config(work_dir, name))
+        verdicts.append((name, found.word, found.reason))
+    lines = sentences(summary)
     versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
     write_page(
         path,
@@ -64,9 +70,16 @@ def write(
             (f'{task}: {metric}', start, value, gain)
             for task, start, metric, value, gain in rows(summary)
         ],
-        sentences=sentences(summary),
+        sentences=lines,
+        verdicts=verdicts,
+        words=find_words(*lines, *(reason for _, _, reason in verdicts)),
         num_seeds=summary.get('seeds'),
         curves=_curves(work_dir, names, summary),
+        probes={
+            name: measures
+            for name in names
+            if (measures := probe_charts(scalars(work_dir / name, of_probe=True)))
+        },
         sections=_sections(work_dir, names),
         stages=_stages(records, summary),
         commands=[command for record in records.values() for command in record['commands']],

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from statistics import mean
 
+from mmengine.config import Config
 from recipe.records import read_record
 
 from beit_mm.utils.installation import command
@@ -11,6 +12,8 @@ from beit_mm.viz.pages import write_page
 
 from . import pictures
 from .summary import metrics, scalars, validations
+from .terms import VALUES, find_words
+from .verdict import Verdict, judge
 
 TEMPLATES = Path(__file__).parent / 'templates'
 _NO_CURVE = {'step', 'iter', 'epoch', 'memory', 'data_time', 'base_lr'}
@@ -36,7 +39,11 @@ def write(path: Path, stage_dir: Path) -> None:
     cfg, log = pictures.stage_config(work_dir, name), _latest_log(stage_dir)
     batch_size = cfg.train_dataloader.batch_size * count_processes(log)
     section, no_pictures = _pictures(work_dir, name)
-    values = metrics(stage_dir).items()
+    found = judge_run(stage_dir, cfg)
+    results = []
+    for key, value in metrics(stage_dir).items():
+        if _is_number(value):
+            results.append((key, f'{value:.4g}', VALUES.get(key, '')))
     write_page(
         path,
         'run.html',
@@ -44,7 +51,9 @@ def write(path: Path, stage_dir: Path) -> None:
         title=f'Run {name}',
         heading=name,
         iterations=next((line['step'] for line in reversed(lines) if 'lr' in line), 0),
-        results=[(key, f'{value:.4g}') for key, value in values if _is_number(value)],
+        verdict=found,
+        results=results,
+        words=find_words(found.reason, *(meaning for _, _, meaning in results)),
         curves=charts(lines, batch_size),
         probes=probe_charts(scalars(stage_dir, of_probe=True)),
         pictures=section,
@@ -66,6 +75,17 @@ def locate_stage(stage_dir: Path) -> tuple[Path, str]:
     stage_dir = stage_dir.resolve()
     name = (read_record(stage_dir) or {}).get('name', stage_dir.name)
     return stage_dir.parents[len(Path(name).parts) - 1], name
+
+
+def judge_run(stage_dir: Path, cfg: Config) -> Verdict:
+    """Judge what a run has logged."""
+    losses = [line['loss'] for line in scalars(stage_dir) if 'lr' in line and 'loss' in line]
+    last_rank = None
+    for line in scalars(stage_dir, of_probe=True):
+        ranks = {key: value for key, value in line.items() if '/effective_rank/' in key}
+        last_rank = list(ranks.values())[-1] if ranks else last_rank
+    head = cfg.model.get('decode_head') or cfg.model.get('head') or {}
+    return judge(losses, metrics(stage_dir), last_rank, head.get('num_classes'))
 
 
 def charts(lines: list[dict], batch_size: int) -> list[dict]:
@@ -90,9 +110,12 @@ def charts(lines: list[dict], batch_size: int) -> list[dict]:
             curves[f'validation: {metric}'] = points
 
     losses = {name: points for name, points in curves.items() if re.search(r'(^|\.)loss', name)}
-    found = [dict(title='loss', lines=losses)] if losses else []
-    others = [name for name in curves if name not in losses]
-    return found + [dict(title=name, lines={name: curves[name]}) for name in others]
+    shown = {name: p for name, p in losses.items() if name == 'loss' or p != losses.get('loss')}
+    found = [dict(title='loss', lines=shown, note='')] if losses else []
+    for name in [name for name in curves if name not in losses]:
+        note = VALUES.get(name.removeprefix('validation: '), '')
+        found.append(dict(title=name, lines={name: curves[name]}, note=note))
+    return found
 
 
 def _is_number(value: object) -> bool:
@@ -113,7 +136,7 @@ def probe_charts(lines: list[dict]) -> list[dict]:
         averaged = {}
         for layer, steps in layers.items():
             averaged[layer] = [(step, mean(values)) for step, values in steps.items()]
-        charts.append(dict(title=measure, lines=averaged))
+        charts.append(dict(title=measure, lines=averaged, note=VALUES.get(measure, '')))
     return charts
 
 

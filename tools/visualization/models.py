@@ -28,14 +28,15 @@ def fill(args: Namespace) -> None:
             f'{args.checkpoint} was trained with another tokenizer than {args.tokenizer}: pass '
             'the checkpoint that model.target.checkpoint of its config names'
         )
-    masks = make_masks(args.ratios, args.masks, backbone.grid, args.seed)
     images = []
     for path in args.images:
         image = read_model_image(path, weights.spec.in_channels)
-        columns, rows = draw_filled(
+        grid = fit_size(image.shape[:2], min(backbone.grid), 1)
+        masks = make_masks(args.ratios, args.masks, grid, args.seed)
+        pairs = draw_filled(
             backbone, head, tokenizer, image, masks, weights.normalization, args.bands
         )
-        images.append(dict(name=path.name, columns=columns, rows=rows))
+        images.append(dict(name=path.name, pairs=pairs))
     write_page(args.out, 'fill.html', title='What pre-training predicts', images=images)
 
 

@@ -1,6 +1,7 @@
 // biome-ignore lint/suspicious/noRedundantUseStrict: included in a page as a classic script, not as a module
 'use strict';
-// The state is part of the address: #image=0&patch=3,5&layer=12&map=mean&color=1.
+// The state is part of the address: #image=0&patch=3,5&layer=12&map=mean. Then follow the settings
+// that are not the default: &overlay=off&opacity=60&colors=viridis.
 
 const $ = id => document.getElementById(id);
 const clamp = (value, high) => Math.min(Math.max(value || 0, 0), high);
@@ -8,8 +9,13 @@ const toBytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(
 const percent = share => `${(100 * share).toPrecision(3).replace(/\.?0+$/, '')} %`;
 
 const data = JSON.parse($('data').textContent);
-const palette = toBytes(data.palette);
-const state = {image: 0, row: 0, column: 0, layer: 1, map: 'mean', color: false};
+const palettes = Object.fromEntries(data.palettes.map(([name, text]) => [name, toBytes(text)]));
+const defaults = {
+  overlay: 'on',
+  opacity: Math.round(100 * data.opacity),
+  colors: Object.keys(palettes)[0],
+};
+const state = {image: 0, row: 0, column: 0, layer: 1, map: 'mean', ...defaults};
 let current; // the decoded entry of the selected image
 
 function makeCanvas(width, height) {
@@ -31,25 +37,12 @@ async function decode(entry) {
     rows,
     columns,
     photo,
-    gray: toGray(photo),
     maps: ['mean', 'rollout', ...heads],
     levels: toBytes(entry.levels),
     maximum: new Float32Array(toBytes(entry.maximum).buffer),
     toCls: new Float32Array(toBytes(entry.to_cls).buffer),
   };
   return entry.decoded;
-}
-
-function toGray(photo) {
-  const [canvas, context] = makeCanvas(photo.width, photo.height);
-  context.drawImage(photo, 0, 0);
-  const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-  for (let i = 0; i < pixels.data.length; i += 4) {
-    const [r, g, b] = pixels.data.subarray(i, i + 3);
-    pixels.data.fill(0.299 * r + 0.587 * g + 0.114 * b, i, i + 3);
-  }
-  context.putImageData(pixels, 0, 0);
-  return canvas;
 }
 
 // How much the selected patch attends to each patch in one map, and to [CLS].
@@ -71,24 +64,27 @@ function readMap(map) {
   const block = (state.layer - 1) * (current.heads + 1) + index;
   const row = block * cells + state.row * current.columns + state.column;
   const levels = current.levels.subarray(row * cells, (row + 1) * cells);
-  const unit = current.maximum[row] / 255;
-  return {shares: Float32Array.from(levels, level => level * unit), toCls: current.toCls[row]};
+  const unit = current.maximum[row] / 255 ** 2;
+  return {shares: Float32Array.from(levels, level => level ** 2 * unit), toCls: current.toCls[row]};
 }
 
-// The share with the brightest color. The rollout is scaled without the selected patch, whose own
-// share would leave the others black.
-function brightest(map, shares) {
+// The shares with the darkest and the brightest color. Those of the rollout are quantiles of the
+// other patches: its values differ little, except for a few patches such as the selected one.
+function findLimits(map, shares) {
+  if (map !== 'rollout' || shares.length === 1) return [0, Math.max(...shares)];
   const own = state.row * current.columns + state.column;
-  return Math.max(...(map === 'rollout' ? shares.filter((_, i) => i !== own) : shares));
+  const others = shares.filter((_, i) => i !== own).sort();
+  return data.rollout_range.map(quantile => others[Math.floor(quantile * (others.length - 1))]);
 }
 
 // Return a canvas with one pixel per patch.
 function paint(map, shares, opacity) {
-  const high = brightest(map, shares) || 1;
+  const [low, high] = findLimits(map, shares);
+  const palette = palettes[state.colors];
   const [canvas, context] = makeCanvas(current.columns, current.rows);
   const pixels = context.createImageData(canvas.width, canvas.height);
   shares.forEach((share, i) => {
-    const level = Math.min(Math.round((255 * share) / high), 255);
+    const level = clamp(Math.round((255 * (share - low)) / (high - low)), 255);
     pixels.data.set(palette.subarray(3 * level, 3 * level + 3), 4 * i);
     pixels.data[4 * i + 3] = 255 * opacity;
   });
@@ -111,9 +107,11 @@ function draw() {
   const {shares, toCls} = readMap(state.map);
   drawView(shares);
   writeStatus(shares, toCls);
-  const color = state.color ? '&color=1' : '';
   const patch = `${state.column + 1},${state.row + 1}`;
-  const hash = `#image=${state.image}&patch=${patch}&layer=${state.layer}&map=${state.map}${color}`;
+  let hash = `#image=${state.image}&patch=${patch}&layer=${state.layer}&map=${state.map}`;
+  for (const [name, value] of Object.entries(defaults)) {
+    if (state[name] !== value) hash += `&${name}=${state[name]}`;
+  }
   // A page inside a notebook has no address of its own.
   if (location.protocol !== 'about:' && location.hash !== hash) history.replaceState(null, '', hash);
 }
@@ -122,8 +120,11 @@ function drawView(shares) {
   const view = $('view');
   const context = view.getContext('2d');
   context.imageSmoothingEnabled = false;
-  context.drawImage(state.color ? current.photo : current.gray, 0, 0, view.width, view.height);
-  context.drawImage(paint(state.map, shares, data.opacity), 0, 0, view.width, view.height);
+  context.drawImage(current.photo, 0, 0, view.width, view.height);
+  if (state.overlay === 'on') {
+    const overlay = paint(state.map, shares, state.opacity / 100);
+    context.drawImage(overlay, 0, 0, view.width, view.height);
+  }
   const width = view.width / current.columns;
   const height = view.height / current.rows;
   const line = Math.max(2, view.width / 240);
@@ -141,7 +142,9 @@ function writeStatus(shares, toCls) {
   const best = shares.indexOf(Math.max(...shares));
   const column = (best % current.columns) + 1;
   const row = Math.floor(best / current.columns) + 1;
-  $('high').textContent = percent(brightest(state.map, shares));
+  const [low, high] = findLimits(state.map, shares);
+  $('low').textContent = state.map === 'rollout' ? `≤ ${percent(low)}` : percent(low);
+  $('high').textContent = state.map === 'rollout' ? `≥ ${percent(high)}` : percent(high);
   $('layer-number').value = `${state.layer} of ${current.layers}`;
   $('layer').setAttribute('aria-valuetext', $('layer-number').value);
   $('status').textContent =
@@ -179,7 +182,7 @@ async function showImage(index) {
   $('layer').value = state.layer;
   $('maps').replaceChildren(...current.maps.map(makeMapButton));
   if ($('image')) $('image').value = index;
-  $('color').checked = state.color;
+  showSettings();
   selectPatch(state.row, state.column);
   document.body.dataset.ready = index;
 }
@@ -200,17 +203,32 @@ function showAddress() {
   state.row = row ? row - 1 : Math.floor(grid[0] / 2);
   state.layer = Number(given.get('layer')) || layers;
   state.map = given.get('map') || 'mean';
-  state.color = given.has('color');
+  state.overlay = given.get('overlay') === 'off' ? 'off' : 'on';
+  state.opacity = given.has('opacity') ? clamp(Number(given.get('opacity')), 100) : defaults.opacity;
+  state.colors = Object.hasOwn(palettes, given.get('colors')) ? given.get('colors') : defaults.colors;
   showImage(index);
 }
 
-function drawScale() {
+function showSettings() {
+  $('overlay').checked = state.overlay === 'on';
+  $('opacity').value = state.opacity;
+  $('opacity-number').value = `${state.opacity} %`;
+  $('colors').value = state.colors;
   const context = $('bar').getContext('2d');
   const pixels = context.createImageData(256, 1);
   for (let level = 0; level < 256; level++) {
-    pixels.data.set([...palette.subarray(3 * level, 3 * level + 3), 255], 4 * level);
+    const color = palettes[state.colors].subarray(3 * level, 3 * level + 3);
+    pixels.data.set([...color, 255], 4 * level);
   }
   context.putImageData(pixels, 0, 0);
+}
+
+function changeSettings() {
+  state.overlay = $('overlay').checked ? 'on' : 'off';
+  state.opacity = Number($('opacity').value);
+  state.colors = $('colors').value;
+  showSettings();
+  draw();
 }
 
 $('view').addEventListener('click', event => {
@@ -231,11 +249,8 @@ $('layer').addEventListener('input', () => {
   state.layer = Number($('layer').value);
   draw();
 });
-$('color').addEventListener('change', () => {
-  state.color = $('color').checked;
-  draw();
-});
+for (const id of ['overlay', 'opacity', 'colors']) $(id).addEventListener('input', changeSettings);
 if ($('image')) $('image').addEventListener('change', () => showImage(Number($('image').value)));
+$('colors').append(...Object.keys(palettes).map(name => new Option(name)));
 addEventListener('hashchange', showAddress);
-drawScale();
 showAddress();
