@@ -17,7 +17,7 @@ from torch import nn
 
 from beit_mm.checkpoint.loading import load_model
 from beit_mm.viz.fill import draw_tokens, fill_in
-from beit_mm.viz.images import gray_out, overlay_classes, to_uint8
+from beit_mm.viz.images import gray_out, outline_classes, to_uint8
 
 NUM_IMAGES = 6
 
@@ -123,9 +123,9 @@ def segmentation(work_dir: Path, task: str, names: list[str]) -> dict:
         if not rows:
             for image, sample in zip(images, found.samples, strict=True):
                 truth = sample.gt_sem_seg.data[0].numpy()
-                rows.append([image, overlay_classes(image, truth, palette)])
+                rows.append([image, outline_classes(image, truth, palette)])
         for row, image, sample in zip(rows, images, found.samples, strict=True):
-            row.append(overlay_classes(image, sample.pred_sem_seg.data[0].numpy(), palette))
+            row.append(outline_classes(image, sample.pred_sem_seg.data[0].numpy(), palette))
     text = 'Validation images.'
     if len(names) > 1:
         text += ' All columns have the same labels and number of steps, from different starts.'
