@@ -47,16 +47,15 @@ def judge(
     broken = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
     if broken:
         return Verdict('diverged', f'logged loss {broken[0] + 1} of {len(losses)} is not finite')
-    for rule in (_judge_tokenizer, _judge_pretraining):
-        if verdict := rule(values):
-            return verdict
-    if last_rank is not None and last_rank < MIN_RANK:
-        return Verdict(
-            'collapsed',
-            'the last block gives all images nearly the same features '
-            f'(effective rank {last_rank:.1f})',
-        )
-    return _judge_task(values, num_classes) or _judge_losses(losses)
+    found = [
+        _judge_tokenizer(values),
+        _judge_pretraining(values),
+        _judge_features(last_rank),
+        _judge_task(values, num_classes),
+    ]
+    found = [verdict for verdict in found if verdict]
+    problems = [verdict for verdict in found if not verdict.is_good]
+    return (problems or found or [_judge_losses(losses)])[0]
 
 
 def _judge_tokenizer(values: dict[str, float]) -> Verdict | None:
@@ -68,6 +67,8 @@ def _judge_tokenizer(values: dict[str, float]) -> Verdict | None:
     if 'cosine' in values:
         cosine = f'the cosine with the features of the teacher is {values["cosine"]:.2f}'
         return Verdict('learns', f'{cosine}, and {used}', is_good=True)
+    if 'psnr' not in values:
+        return None
     gain = values['psnr'] - values['psnr_mean_color']
     if gain <= 0:
         psnr = f'PSNR {values["psnr"]:.1f} dB'
@@ -95,6 +96,13 @@ def _judge_pretraining(values: dict[str, float]) -> Verdict | None:
         text = f'{shares}, and {chance:.1f} % by always choosing the most frequent token'
         return Verdict('not better than the marginal', text)
     return Verdict('learns', losses, is_good=True)
+
+
+def _judge_features(last_rank: float | None) -> Verdict | None:
+    if last_rank is None or last_rank >= MIN_RANK:
+        return None
+    text = 'the last block gives all images nearly the same features'
+    return Verdict('collapsed', f'{text} (effective rank {last_rank:.1f})')
 
 
 def _judge_task(values: dict[str, float], num_classes: int | None) -> Verdict | None:

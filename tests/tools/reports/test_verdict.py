@@ -15,6 +15,8 @@ CASES = {
     'a tenth of the codes': (FALLING, TOKENIZER | dict(codes_used=52), None, None, 'learns'),
     'a mean color': (FALLING, TOKENIZER | dict(psnr=16.0), None, None, 'learns nothing'),
     'features as target': (FLAT, dict(codes_used=9, vocab_size=9, cosine=0.5), None, None, 'learns'),
+    'codes alone': (FLAT, dict(codes_used=9, vocab_size=9), None, None, 'does not learn'),
+    'equal features': (FALLING, MIM, 1.5, None, 'collapsed'),
     'a pre-training': (FLAT, MIM, 9.0, None, 'learns'),
     'loss of the marginal': (FALLING, MIM | dict(val_loss=5.95), 9.0, None, 'not better than the marginal'),
     'accuracy of the marginal': (FALLING, MIM | dict(masked_accuracy=0.6), 9.0, None, 'not better than the marginal'),
