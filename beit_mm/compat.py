@@ -303,13 +303,13 @@ def _build_no_deprecated_client() -> None:
 
 
 def _hide_messages() -> None:
-    """Hide four messages that no user can act on.
+    """Hide five messages that no user can act on.
 
     mmcv warns that mmcv-lite has no compiled operators, which no model here needs. OneDL's data
     sets print that a package of OneDL is missing, since mmengine prints what is logged without a
     logger, debug messages too. PyTorch warns where nvcc is installed and no GPU is present. mmseg
     advises `avg_non_ignore=True`, which fails with class weights; with them, ignored pixels never
-    count.
+    count. mmseg 1.2.2 warns of a function that it calls itself.
     """
     from mmengine import logging as mmengine_logging
 
@@ -323,6 +323,7 @@ def _hide_messages() -> None:
     mmengine_logging.print_log = print_log
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
     warnings.filterwarnings('ignore', 'Default ``avg_non_ignore`` is False')
+    warnings.filterwarnings('ignore', '``build_loss`` would be deprecated soon')
     logging.getLogger('torch.utils.cpp_extension').addFilter(
         lambda record: 'No CUDA runtime is found' not in record.msg
     )
