@@ -35,6 +35,7 @@ UNSTATED = {
     'linear-probe': dict(min_lr=0, warmup=0),
     'in1k-ft_upernet': dict(lr=3e-5, layer_decay=0.9),
 }
+LONG_WARMUP = 'beitv2-base-p16_in21k-ft'  # 20 of 30 epochs
 _runs = count()
 
 
@@ -109,7 +110,7 @@ def test_every_step_has_the_learning_rate_of_the_paper(name, tmp_path):
     assert rates(shorten(load(name)), tmp_path) == pytest.approx(expected_rates(name), **tolerance)
 
 
-@pytest.mark.parametrize('name', each(FINETUNE))
+@pytest.mark.parametrize('name', each([name for name in FINETUNE if LONG_WARMUP not in name]))
 @pytest.mark.parametrize(('steps', 'factor'), [(2, 0.8), (7, 1.5)])
 def test_a_schedule_follows_another_length_and_number_of_ranks(name, steps, factor, tmp_path):
     """`--cfg-options train_cfg.max_epochs=…` is enough; ranks change the steps per epoch."""
@@ -162,7 +163,7 @@ def test_every_parameter_has_the_official_learning_rate_and_weight_decay(name):
         PARAM_SCHEDULERS.build(length | one, default_args=defaults) for one in cfg.param_scheduler
     ]
     warmest = max(range(len(expected)), key=expected.__getitem__)
-    assert 0 < warmest < len(expected) // 2
+    assert 0 < warmest < len(expected) * (0.7 if LONG_WARMUP in name else 0.5)
     for iteration, rate in enumerate(expected):
         if iteration in (0, warmest, len(expected) // 2, len(expected) - 1):
             groups = wrapper.optimizer.param_groups
