@@ -76,6 +76,7 @@ READ_BOTH = f'{READ} LoadAnnotations pillow |'
 VIEW = 'ResizeEdge short 256 pillow bicubic | CenterCrop 224×224 |'
 JITTER = 'ColorJitter | RandomFlip 0.5 |'
 BOTH = '224 bicubic 112 lanczos |'
+BOTH_V2 = '224 bicubic 224 bicubic |'
 GREY = 'RandAugment bicubic pad 128×128×128 | RandomErasing 127.5×127.5×127.5 127.5×127.5×127.5 | PackInputs'
 MEAN = 'RandAugment bicubic pad 104×116×124 | RandomErasing 103.53×116.28×123.675 57.375×57.12×58.395 | PackInputs'  # BGR
 END = 'RandomFlip 0.5 | PhotoMetricDistortion | PackSegInputs'
@@ -112,8 +113,8 @@ def quick_views(side: int) -> tuple[str, str]:
     return f'{READ} RandomFlip 0.5 | TwoViews crop {views}', f'{READ} TwoViews whole {views}'
 
 
-def quick_tokens(side: int) -> tuple[str, str]:
-    how = f'{side}×{side} pillow lanczos |'
+def quick_tokens(side: int, interpolation: str = 'lanczos') -> tuple[str, str]:
+    how = f'{side}×{side} pillow {interpolation} |'
     train = f'{READ} RandomResizedCrop {how} RandomFlip 0.5 | PackInputs'
     return train, f'{READ} Resize {how} PackInputs'
 
@@ -122,25 +123,28 @@ def quick_tokens(side: int) -> tuple[str, str]:
 BLOCKS, RANDOM = 'BlockwiseMask | ', 'RandomMask | '
 PLAIN_224 = 'classification/(vit|beit)-(base|large)-p16(_layer-scale)?_8xb128-.*'
 TABLE = {
-    'tokenizer/.*': (
+    'tokenizer/vqkd_.*': (UNIT, *imagenet(224, 'PackInputs')),
+    'tokenizer/dvae_.*': (
         UNIT,
         f'{READ} RandomResize 4096×256 cv2 area | RandomCrop 256×256 | RandomFlip 0.5 | PackInputs',
         f'{READ} ResizeEdge short 256 cv2 area | CenterCrop 256×256 | PackInputs',
     ),
     'pretrain/.*_in22k': (HALF, *two_views(BOTH, BLOCKS)),
-    'pretrain/.*_in1k|ablations/.*p16_(recover-all|layer-scale)_.*': (IMAGENET, *two_views(BOTH, BLOCKS)),
+    'pretrain/beitv2_.*': (IMAGENET, *two_views(BOTH_V2, BLOCKS)),
+    'pretrain/beit_.*_in1k|ablations/.*p16_(recover-all|layer-scale)_.*': (IMAGENET, *two_views(BOTH, BLOCKS)),
     'ablations/.*p16_random-mask_.*': (IMAGENET, *two_views(BOTH, RANDOM)),
     'ablations/.*p16_no-mask_recover-all_.*': (IMAGENET, *two_views(BOTH)),
     'ablations/.*p16_pixels_8xb.*': (IMAGENET, *two_views('224 bicubic |', BLOCKS)),
     'ablations/.*p16_pixels_random-mask_.*': (IMAGENET, *two_views('224 bicubic |', RANDOM)),
     PLAIN_224: (IMAGENET, *imagenet(224, MEAN)),
+    'classification/beitv2-.*': (IMAGENET, *imagenet(224, MEAN)),
     'classification/vit-.*-384px': (IMAGENET, *imagenet(384, MEAN, 384)),
     'classification/.*_linear-probe_.*': (
         IMAGENET,
         f'{READ} RandomResizedCrop 224×224 pillow bilinear | RandomFlip 0.5 | PackInputs',
         f'{READ} {VIEW} PackInputs',
     ),
-    'classification/.*_in22k-(pre|ft)_.*_in1k': (HALF, *imagenet(224, GREY)),
+    'classification/beit-.*_in22k-(pre|ft)_.*_in1k': (HALF, *imagenet(224, GREY)),
     'classification/.*_in22k-ft_.*-384px': (HALF, *imagenet(384, GREY, 384)),
     'classification/.*_in22k-ft_.*-512px': (HALF, *imagenet(512, GREY, 512)),
     'classification/.*_in22k': (HALF, *imagenet(224, GREY)),  # tests what the user held back
@@ -151,7 +155,8 @@ TABLE = {
     'quickstart/tokenizer_112': (UNIT, *quick_tokens(56)),
     'quickstart/pretrain': (IMAGENET, *quick_views(64)),
     'quickstart/pretrain_112': (IMAGENET, *quick_views(112)),
-    'quickstart/classification(_112)?': (IMAGENET, f'{READ} RandomFlip 0.5 | PackInputs', f'{READ} PackInputs'),
+    'quickstart_v2/tokenizer': (UNIT, *quick_tokens(64, 'bicubic')),
+    'quickstart/classification(_112)?|quickstart_v2/teacher': (IMAGENET, f'{READ} RandomFlip 0.5 | PackInputs', f'{READ} PackInputs'),
     'quickstart/segmentation(_112)?': (
         IMAGENET, f'{READ_BOTH} RandomFlip 0.5 | PackSegInputs', f'{READ_BOTH} PackSegInputs'),
 }  # fmt: skip

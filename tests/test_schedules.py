@@ -136,8 +136,9 @@ def official_factors(name: str, parameter: str, dims: int) -> tuple[float, float
             layer = int(block[1]) + 1
         elif inner in ('cls_token', 'mask_token', 'pos_embed') or inner.startswith('patch_embed.'):
             layer = 0
-    is_exempt = dims == 1 or inner == 'pos_embed'  # 1-D: biases, norms, LayerScale
-    if inner == 'cls_token':
+    position = re.sub('^(encoder|decoder).', '', inner)  # VQ-KD has two of each
+    is_exempt = dims == 1 or position == 'pos_embed'  # 1-D: biases, norms, LayerScale
+    if position == 'cls_token':
         is_exempt = 'upernet' not in name  # a slip with which UPerNet's figures were made
     return rate ** (depth + 1 - layer), 0.0 if is_exempt else values['weight_decay']
 

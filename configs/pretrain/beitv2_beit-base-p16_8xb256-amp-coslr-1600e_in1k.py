@@ -28,7 +28,7 @@ model = dict(
 train_pipeline = _base_.train_pipeline
 train_pipeline[3].update(token_size=224, token_interpolation='bicubic', scale=(0.2, 1.0))
 test_pipeline = _base_.test_pipeline
-test_pipeline[3].update(token_size=224)
+test_pipeline[3].update(token_size=224, token_interpolation='bicubic')
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 val_dataloader = dict(dataset=dict(dataset=dict(pipeline=test_pipeline)))
 test_dataloader = val_dataloader

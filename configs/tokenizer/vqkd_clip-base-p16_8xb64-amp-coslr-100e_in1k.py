@@ -4,7 +4,8 @@
 # codes in use (official TOKENIZER.md). Watch `tokenizer/codes_used`. Learning rate: 5e-5 for 128 images in the official script.
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
-codes, size, epochs, warmup, lr, min_lr = 8192, 224, 100, 10, 2e-4, 1e-5
+codes, size, epochs, lr, min_lr = 8192, 224, 100, 2e-4, 1e-5
+warmup = max(epochs // 10, 1)
 
 model = dict(
     type='VQKD',

@@ -21,16 +21,9 @@ def test_a_complete_pre_training_of_mmpretrain_is_read_without_its_tokenizer(mak
     assert skipped['data_preprocessor.mean'] == 'the config has the normalization'
 
 
-@pytest.mark.parametrize(
-    ('keys', 'message'),
-    [
-        (['a'], 'not the weights of a known BEiT: the keys are a .*Known projects'),
-        (['encoder.blocks.0.attn.qkv.weight', 'quantize.embedding.weight'], 'this is VQ-KD, the tokenizer of BEiT v2'),
-    ],
-)  # fmt: skip
-def test_another_network_is_an_error_that_shows_its_keys(keys, message):
-    with pytest.raises(ValueError, match=message):
-        identify(keys)
+def test_another_network_is_an_error_that_shows_its_keys():
+    with pytest.raises(ValueError, match='not the weights of a known BEiT: the keys are a .*Known'):
+        identify(['a'])
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,8 @@ def compare(case, state, library, path, spec=None, img_size=224, tolerance=TOLER
         with outputs_of_blocks() as other:
             b = library_model(library, path, spec, dtype)(image, mask)
         assert a.shape == b.shape and b.std() > 1e-3
-        # Hugging Face may have one more block, which is idle.
-        blocks = [relative(x, y) for x, y in zip(own, other, strict=False)]
+        # Hugging Face may have one more block, which is idle. Our last block may compute only patches.
+        blocks = [relative(x, y[:, -x.size(1) :]) for x, y in zip(own, other, strict=False)]
         assert len(blocks) == len(own) > 1
         found[dtype] = relative(a, b)
         # The sum of two tables is rounded to f32, which the blocks show more than the output.

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beit_mm.models import (
+    VQKD,
     BEiT,
     BEiTPretrainer,
     DiscreteVAE,
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.any_stack
 # EncoderDecoder and UPerHead have no arguments of their own.
 FUZZED = {
     'BEiT', 'BEiTPretrainer', 'DiscreteVAE', 'EncoderDecoder', 'MIMDataPreprocessor', 'MIMHead',
-    'PatchwiseBEiT', 'PixelTarget', 'SETRPUPHead', 'TokenTarget', 'UPerHead',
+    'PatchwiseBEiT', 'PixelTarget', 'SETRPUPHead', 'Teacher', 'TokenTarget', 'UPerHead', 'VQKD',
 }  # fmt: skip
 ARCH = dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=8)
 VAE = dict(vocab_size=5, width=4, groups=3, blocks=1, width_in=4)  # stride 4
@@ -97,6 +98,43 @@ def test_a_tokenizer_of_any_settings_is_refused_or_learns(size, **settings):
         with pytest.raises(ValueError, match=f'{size[0]}, {size[1]}'):
             model.loss(images)
         return 'refused'
+    assert_learns(model, model.loss(images)['loss'])
+    assert model.tokens(images).max() < settings['vocab_size']
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory) -> dict:
+    backbone = dict(arch=ARCH, img_size=16, patch_size=4, out_type='featmap')
+    path = tmp_path_factory.mktemp('teacher') / 'teacher.pth'
+    torch.save(BEiT(**backbone).state_dict(), path)
+    backbone['type'] = 'beit_mm.BEiT'
+    return dict(type='beit_mm.Teacher', backbone=backbone, checkpoint=str(path))
+
+
+@examples(60)
+@given(
+    vocab_size=integers(2, 9), code_dims=integers(1, 6), decoder_layers=integers(1, 2),
+    beta=mostly(st.sampled_from([0.0, 1.0, 6])), decay=mostly(st.sampled_from([0.0, 0.99]), st.one_of(st.just(1.0), wrong)),
+    channels=mostly(st.just(8), integers(1, 9)), mean=mostly(st.just([127.5] * 3)),
+    std=mostly(st.just([127.5] * 3), st.one_of(wrong, st.just([1, 0, 1]))),
+    size=mostly(st.sampled_from([(8, 16), (16, 16)]), st.tuples(st.integers(0, 40), st.integers(0, 40))),
+)  # fmt: skip
+def test_vq_kd_of_any_settings_is_refused_or_learns(teacher, channels, mean, std, size, **settings):
+    of_teacher = dict(channels=channels, mean=mean, std=std)
+    encoder = dict(arch=ARCH, img_size=16, patch_size=4)
+    try:
+        model = VQKD(encoder=encoder, teacher=teacher | of_teacher, **settings)
+    except Exception as error:
+        return refused(error, **settings, **of_teacher, **{'std[1]': 0})
+    images = torch.rand(2, 3, *size)
+    problems = {f'{size[0]}, {size[1]}': 0 in size or size[0] % 4 or size[1] % 4}
+    problems['channels'] = channels != 8
+    if any(problems.values()):
+        with pytest.raises(ValueError) as refusal:
+            model.loss(images)
+        assert any(words in str(refusal.value) for words, is_given in problems.items() if is_given)
+        return 'refused'
+    model.init_weights()
     assert_learns(model, model.loss(images)['loss'])
     assert model.tokens(images).max() < settings['vocab_size']
 
