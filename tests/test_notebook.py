@@ -26,7 +26,7 @@ def read() -> nbformat.NotebookNode:
 @pytest.fixture
 def executed(tmp_path, monkeypatch) -> nbformat.NotebookNode:
     """Run the notebook in an empty folder with a zip file of class folders."""
-    shapes.write(
+    shapes.draw_dataset(
         tmp_path / 'drawn', 40, 1, size=48, segmentation_train=1, segmentation_val=1, jobs=1
     )
     (tmp_path / 'drawn/imagenet/train').rename(tmp_path / 'pets')

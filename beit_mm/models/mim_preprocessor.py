@@ -4,7 +4,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 
 from ..registry import MODELS
-from ..utils.arguments import check_numbers, check_tensor
+from ..utils.arguments import check_mean_and_std, check_tensor
 
 
 @MODELS.register_module()
@@ -19,11 +19,7 @@ class MIMDataPreprocessor(BaseDataPreprocessor):
         self, mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)
     ):
         super().__init__(non_blocking=True)
-        are_lists = isinstance(mean, list | tuple) and isinstance(std, list | tuple)
-        if not are_lists or not mean or len(mean) != len(std):
-            raise ValueError(f'mean={mean!r}, std={std!r}: expected one number per channel each')
-        check_numbers(**{f'mean[{i}]': value for i, value in enumerate(mean)})
-        check_numbers(1e-6, **{f'std[{i}]': value for i, value in enumerate(std)})
+        check_mean_and_std(mean, std)
         self.register_buffer('mean', torch.tensor(mean).float().view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).float().view(-1, 1, 1), persistent=False)
 

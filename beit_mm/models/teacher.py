@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..registry import MODELS, WEIGHT_INITIALIZERS
-from ..utils.arguments import as_pair, check_integers, check_numbers, check_sizes
+from ..utils.arguments import as_pair, check_integers, check_mean_and_std, check_sizes
 from .relative_position import Grid
 
 
@@ -45,10 +45,7 @@ class Teacher:
         img_size: int | Sequence[int] | None = None,
     ):
         check_integers(1, channels=channels)
-        check_numbers(**{f'mean[{i}]': value for i, value in enumerate(mean)})
-        check_numbers(1e-6, **{f'std[{i}]': value for i, value in enumerate(std)})
-        if len(mean) != len(std):
-            raise ValueError(f'mean={mean}, std={std}: expected one number per channel each')
+        check_mean_and_std(mean, std)
         if img_size is not None:
             check_sizes(1, img_size=img_size)
         self.checkpoint, self.projection, self.channels = checkpoint, projection, channels
@@ -95,6 +92,11 @@ class Teacher:
             self.weight = self.weight.to(features.device)
             weight = self.weight.to(features.dtype)
             features = F.linear(features.movedim(1, -1), weight).movedim(-1, 1)
+        if features.shape[1] != self.channels:
+            raise ValueError(
+                f'the teacher returns {features.shape[1]} channels, model.teacher.channels is '
+                f'{self.channels}: set {features.shape[1]}'
+            )
         if features.shape[-2:] != grid:
             features = F.interpolate(features, grid, mode='bilinear', align_corners=False)
         return features
@@ -103,12 +105,7 @@ class Teacher:
         """Load the weights and try an image of `size`; ValueError if the features do not fit."""
         parameter = next(self.network.parameters())
         image = torch.zeros(1, len(self.mean), *size, device=parameter.device)
-        features = self(image.to(parameter.dtype), grid)
-        if features.shape[1] != self.channels:
-            raise ValueError(
-                f'the teacher returns {features.shape[1]} channels, model.teacher.channels is '
-                f'{self.channels}: set {features.shape[1]}'
-            )
+        self(image.to(parameter.dtype), grid)
 
 
 def to_map(features: Tensor, size: Sequence[int]) -> Tensor:

@@ -23,6 +23,15 @@ def check_numbers(least: float = -math.inf, **settings: object) -> None:
     _check(settings, is_valid, f'a finite number{limit}')
 
 
+def check_mean_and_std(mean: object, std: object) -> None:
+    """Raise ValueError unless both are lists of one number per channel, `std` above 0."""
+    are_lists = isinstance(mean, list | tuple) and isinstance(std, list | tuple)
+    if not are_lists or not mean or len(mean) != len(std):
+        raise ValueError(f'mean={mean!r}, std={std!r}: expected one number per channel each')
+    check_numbers(**{f'mean[{i}]': value for i, value in enumerate(mean)})
+    check_numbers(1e-6, **{f'std[{i}]': value for i, value in enumerate(std)})
+
+
 def check_sizes(least: int, **settings: object) -> None:
     """Raise ValueError unless every setting is an integer ≥ `least` or a pair (height, width)."""
 

@@ -25,7 +25,7 @@ def config(data, tmp_path):
                 node.data_root = node.data_root.replace('data/quickstart', str(data))
                 node.serialize_data = False  # which would collect garbage
                 listed = re.sub(r'train_\d+', 'train_20', node.get('ann_file', ''))
-                node.ann_file = listed.replace('training_200.txt', '')
+                node.ann_file = listed.replace('training_500.txt', '')
         change(cfg)
         cfg.dump(tmp_path / f'{task}.py')
         return str(tmp_path / f'{task}.py')

@@ -63,7 +63,7 @@ def test_a_size_can_depend_on_the_parts_own_and_none_stays_none():
     part = dict(type='x.Part', n=8, gone=None)
     cfg = dict(a=part, b=[dict(type='Part', n=7)], keep=1, swap=dict(type='Old', q=1))
     sizes = {'Part': dict(n={8: 80, 7: 70}, gone=5, new=3)}
-    small = scale.resize(cfg, sizes, dict(swap=dict(_delete_=True, type='New')))
+    small = scale.apply_scale(cfg, sizes, dict(swap=dict(_delete_=True, type='New')))
     assert small['a'] == dict(type='x.Part', n=80, gone=None, new=3)
     assert small['b'] == [dict(type='Part', n=70, gone=5, new=3)]
     assert small['swap'] == dict(type='New') and small['keep'] == 1
