@@ -5,7 +5,7 @@
 _base_ = '../_base_/default_runtime.py'
 default_scope = 'beit_mm'
 codes, size, epochs, lr, min_lr = 8192, 224, 100, 2e-4, 1e-5
-warmup = max(epochs // 10, 1)
+warmup = interval = max(epochs // 10, 1)
 
 model = dict(
     type='VQKD',
@@ -76,8 +76,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6 / lr, end=warmup, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=min_lr, begin=warmup, convert_to_iter_based=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=10)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=interval)
 val_cfg = dict()
 test_cfg = dict()
-default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=10))
+default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=interval))
 auto_scale_lr = dict(base_batch_size=512)
