@@ -1,8 +1,9 @@
 """Registries of the scope `beit_mm`, so that any OpenMMLab config can use `type='beit_mm.NAME'`."""
 
 from . import compat
+from .utils import packages
 
-compat.require('mmengine')  # mmengine would hide the error below
+packages.require('mmengine')  # mmengine would hide the error below
 
 from mmengine import registry as root  # noqa: E402
 from mmengine.registry import Registry  # noqa: E402

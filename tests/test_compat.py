@@ -17,11 +17,11 @@ from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import checkpoint, load_checkpoint
 from small import ROOT, run_python
 
-from beit_mm import compat
 from beit_mm.checkpoint.files import read_file
+from beit_mm.utils import packages
 
 STACK = os.environ.get('BEIT_MM_STACK')  # set by tools/test.sh
-ONEDL = compat._version(mmcv) >= (2, 3)
+ONEDL = packages.read_version(mmcv) >= (2, 3)
 fixed_by_onedl = pytest.mark.skipif(ONEDL, reason='fixed there')
 
 
@@ -97,7 +97,7 @@ def test_an_array_of_objects_is_no_way_around_the_list(tmp_path):
 # -- missing ops
 
 without_ops = pytest.mark.skipif(
-    ONEDL and not compat.is_installed('mmdet'), reason="onedl's mmseg needs no fix"
+    ONEDL and not packages.is_installed('mmdet'), reason="onedl's mmseg needs no fix"
 )
 
 
@@ -136,7 +136,7 @@ def test_of_overlapping_boxes_the_best_stays():
 # -- multimodal models
 
 with_transformers_5 = pytest.mark.skipif(
-    not compat.is_installed('transformers') or importlib.metadata.version('transformers') < '5',
+    not packages.is_installed('transformers') or importlib.metadata.version('transformers') < '5',
     reason='needs transformers 5',
 )
 

@@ -11,8 +11,8 @@ import torch
 from mmengine.config import Config
 from shapes import draw as shapes
 
-from beit_mm import compat
 from beit_mm.engine.launch import build_runner
+from beit_mm.utils import packages
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/detection/beit-base_gfl_8xb2-amp-12e_coco-640px.py'
@@ -20,7 +20,7 @@ CONFIG = ROOT / 'configs/detection/beit-base_gfl_8xb2-amp-12e_coco-640px.py'
 pytestmark = [
     pytest.mark.usefixtures('unformatted'),
     pytest.mark.skipif(
-        not compat.is_installed('mmdet'),
+        not packages.is_installed('mmdet'),
         reason='mmdet is not installed: `bash tools/test.sh --stack detection` installs it',
     ),
 ]

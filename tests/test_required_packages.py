@@ -6,7 +6,7 @@ import mmengine
 import pytest
 from small import ROOT, run_python
 
-from beit_mm import compat
+from beit_mm.utils import packages
 
 
 def test_importing_the_package_is_cheap():
@@ -24,11 +24,11 @@ def test_a_missing_or_old_package_is_an_error_with_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmseg', None)
     message = r'mmseg is not installed(.|\n)*pip install -U onedl-mmsegmentation'
     with pytest.raises(ImportError, match=message):
-        compat.require('torch', 'mmseg')
+        packages.require('torch', 'mmseg')
     monkeypatch.setattr(mmengine, '__version__', '0.7.4')
     message = r'mmengine is 0.7.4, in .*mmengine(.|\n)*pip install -U onedl-mmengine'
     with pytest.raises(ImportError, match=message):
-        compat.require('mmengine')
+        packages.require('mmengine')
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_host_library_that_cannot_be_imported_says_why(tmp_path, monkeypatch, 
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'mmseg', raising=False)
     with pytest.raises(ImportError, match=message):
-        compat.require('mmseg')
+        packages.require('mmseg')
 
 
 WITHOUT_MMENGINE = f"""
@@ -68,7 +68,7 @@ def test_every_room_and_tool_names_what_is_missing():
 
 def test_a_lookup_in_a_registry_shows_the_error():
     code = (
-        'from beit_mm import compat; compat._NEEDED["torch"] = ((99, 0), compat._NEEDED["torch"][1]); '
+        'from beit_mm.utils import packages; packages.NEEDED["torch"] = ((99, 0), packages.NEEDED["torch"][1]); '
         'from mmengine.registry import MODELS; MODELS.build(dict(type="beit_mm.BEiT"))'
     )
     error = run_python(code).stderr

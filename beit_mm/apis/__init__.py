@@ -1,8 +1,8 @@
 """Load a trained model, run it on images, export it. Training does not import this package."""
 
-from .. import compat
+from ..utils import packages
 
-compat.require('torch', 'mmengine', 'mmcv')
+packages.require('torch', 'mmengine', 'mmcv')
 
 from ..checkpoint.loading import load_model
 from .inferencer import AttentionInferencer, FillInInferencer, TokenizerInferencer

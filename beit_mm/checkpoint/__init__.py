@@ -1,8 +1,8 @@
 """Checkpoints of all projects: read them safely, fit them to a model, write them for a project."""
 
-from .. import compat
+from ..utils import packages
 
-compat.require('torch', 'mmengine', 'mmcv')
+packages.require('torch', 'mmengine', 'mmcv')
 
 from .loading import load_backbone, load_model, load_tokenizer
 from .parse import load, read_checkpoint

@@ -9,11 +9,11 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-from .. import compat
 from ..models import VQKD, BEiT, DiscreteVAE, Tokenizer
 from ..models.relative_position import Grid
 from ..models.targets import TokenTarget
 from ..registry import WEIGHT_INITIALIZERS
+from ..utils import packages
 from .files import read_file
 from .fit import check_fit, fit_backbone
 from .parse import Checkpoint, parse_checkpoint, read_checkpoint
@@ -53,7 +53,7 @@ def fit_checkpoint(
             report.add('skipped', f'{name}.*', 'no part of the backbone')
         state = _fit_backbone(checkpoint, model, report, _NORMS, grid, adapt_patch_embed)
     else:
-        _check_head(checkpoint, model)
+        _check_mim_head(checkpoint, model)
         state = _fit_model(checkpoint, model, report, every_key)
     for key in model.state_dict():
         if key in state:
@@ -103,7 +103,7 @@ def load_model(config: str | Path | Config, checkpoint: str | Path) -> nn.Module
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(str(config))
     scope = cfg.get('default_scope', 'mmengine')
-    compat.require('torch', 'mmengine', 'mmcv', *{scope} & {'mmpretrain', 'mmseg'})
+    packages.require('torch', 'mmengine', 'mmcv', *{scope} & {'mmpretrain', 'mmseg'})
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(cfg.model)
     if isinstance(getattr(model, 'backbone', model), BEiT | Tokenizer):
@@ -175,7 +175,7 @@ def _fit_backbone(
     grid: Grid | None = None,
     adapt: bool = False,
 ) -> dict[str, Tensor]:
-    _check_heads(checkpoint, model)
+    _check_num_heads(checkpoint, model)
     state = fit_backbone(checkpoint.part('backbone.'), model, report, grid, adapt)
     check_fit(model, state, checkpoint.source, optional)
     return state
@@ -185,17 +185,14 @@ def _fit_tokenizer(
     checkpoint: Checkpoint, model: Tokenizer, report: KeyReport, every_key: bool
 ) -> dict[str, Tensor]:
     state, source = dict(checkpoint.state), checkpoint.source
-    kinds = {'codebook.codes': 'VQKD', 'encoder.output.conv.weight': 'DiscreteVAE'}
-    holds, own = (
-        next((kinds[k] for k in kinds if k in keys), None) for keys in (state, model.state_dict())
-    )
+    holds, own = _find_tokenizer(state), _find_tokenizer(model.state_dict())
     if holds and own and holds != own:
         raise ValueError(
             f'{source} holds a {holds}, the config builds a {own}: set '
             f"tokenizer=dict(type='{holds}', …), or pass the checkpoint of a {own}"
         )
     if isinstance(model, VQKD):
-        _check_heads(checkpoint, model.encoder)
+        _check_num_heads(checkpoint, model.encoder)
         if model.decoder is None:
             for key in [key for key in state if key.startswith(('decoder.', 'decoder_head.'))]:
                 report.add('skipped', key, 'used in training with a teacher only')
@@ -206,7 +203,11 @@ def _fit_tokenizer(
     return state
 
 
-def _check_heads(checkpoint: Checkpoint, model: BEiT) -> None:
+def _find_tokenizer(state: dict[str, Tensor]) -> str | None:
+    return next((name for key, name in _CODES.items() if key in state), None)
+
+
+def _check_num_heads(checkpoint: Checkpoint, model: BEiT) -> None:
     num_heads = checkpoint.meta.get('num_heads', model.num_heads)
     if num_heads != model.num_heads:
         raise ValueError(
@@ -215,7 +216,7 @@ def _check_heads(checkpoint: Checkpoint, model: BEiT) -> None:
         )
 
 
-def _check_head(checkpoint: Checkpoint, model: nn.Module) -> None:
+def _check_mim_head(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Raise ValueError if a head of others predicts the tokens of another kind of tokenizer.
 
     Our own files have the tokenizer's fingerprint instead.

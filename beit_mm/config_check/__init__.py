@@ -1,5 +1,5 @@
 """Is a config right? Checks before training, and the comparison with the paper's recipes."""
 
-from .. import compat
+from ..utils import packages
 
-compat.require('torch', 'mmengine', 'mmcv')
+packages.require('torch', 'mmengine', 'mmcv')

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
-from ..compat import is_installed
 from ..data.class_numbers import Numbering, compare_classes, read_numbering
 from ..data.label_maps import IGNORE, check_label_maps, read_label_maps
 from ..registry import DATASETS
 from ..utils.config_tree import get, kind, nodes, walk
 from ..utils.installation import command
+from ..utils.packages import is_installed
 from .files import local_datasets
 from .finding import Finding
 

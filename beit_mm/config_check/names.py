@@ -12,10 +12,10 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from ..compat import is_installed
 from ..models import Tokenizer
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 from ..utils.config_tree import kind, walk
+from ..utils.packages import is_installed
 from .finding import Finding
 from .renamed import RENAMED, explain_renamed
 

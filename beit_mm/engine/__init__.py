@@ -1,6 +1,6 @@
-from .. import compat
+from ..utils import packages
 
-compat.require('torch', 'mmengine', 'mmcv')
+packages.require('torch', 'mmengine', 'mmcv')
 
 from .checkpointing import AtomicCheckpointHook
 from .determinism import ExactResume, KeyedRandomness

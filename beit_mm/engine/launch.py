@@ -8,10 +8,10 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .. import compat
 from ..config_check.names import RUNNER_KEYS, refuse_old_names
 from ..data.check_samples import CheckSamples
 from ..data.image_folders import list_readable
+from ..utils import packages
 from ..utils.arguments import join_names
 from ..utils.cfg_options import Options
 from ..utils.command_line import make_parser
@@ -104,7 +104,9 @@ def require_packages(cfg: Config) -> None:
     scopes = {cfg.get('default_scope')}
     for node in nodes(cfg.to_dict()):
         scopes |= {node.get('_scope_'), str(node.get('type')).partition('.')[0]}
-    compat.require('torch', 'mmengine', 'mmcv', *(lib for lib in _HOST_LIBRARIES if lib in scopes))
+    packages.require(
+        'torch', 'mmengine', 'mmcv', *(lib for lib in _HOST_LIBRARIES if lib in scopes)
+    )
 
 
 def build_runner(cfg: Config, every_key: bool = False) -> Runner:

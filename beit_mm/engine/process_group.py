@@ -24,11 +24,7 @@ LAUNCHERS = dict(
         WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
     ),
 )
-_COMMANDS = dict(
-    pytorch=f'bash {find_file("tools/dist_train.sh")} CONFIG N',
-    slurm=f'bash {find_file("tools/slurm_train.sh")}',
-    mpi='mpirun',
-)
+SCRIPTS = dict(pytorch='tools/dist_train.sh', slurm='tools/slurm_train.sh')
 _PARENT = os.getppid()  # read at import: torchrun may die while this process starts
 
 
@@ -47,9 +43,11 @@ def set_ranks(launcher: str) -> None:
     names = LAUNCHERS[launcher]
     missing = [name for name in (*names.values(), 'MASTER_ADDR') if name not in os.environ]
     if missing:
+        script = SCRIPTS.get(launcher)
+        start = f'bash {find_file(script)}' if script else 'mpirun'
         raise ValueError(
             f'--launcher {launcher} needs {", ".join(missing)} in the environment: start with '
-            f'`{_COMMANDS[launcher]}`, or without --launcher for one process'
+            f'`{start}`, or without --launcher for one process'
         )
     for name, launchers_name in names.items():
         os.environ[name] = os.environ[launchers_name]

@@ -1,6 +1,7 @@
 from .. import compat
+from ..utils import packages
 
-compat.require('torch', 'mmengine', 'mmcv')  # the registries hide what beit_mm.registry raises
+packages.require('torch', 'mmengine', 'mmcv')  # the registries hide what beit_mm.registry raises
 
 from .beit import BEiT
 from .dvae import DiscreteVAE
@@ -27,7 +28,7 @@ __all__ = [
     'Tokenizer',
 ]
 
-if compat.is_installed('mmseg'):  # classification and pre-training do not need mmseg
+if packages.is_installed('mmseg'):  # classification and pre-training do not need mmseg
     compat.fix_class_weights()
     from .setr_pup_head import SETRPUPHead
     from .sliding import EncoderDecoder
@@ -38,5 +39,5 @@ else:
 
     def __getattr__(name: str):
         if name in ('EncoderDecoder', 'SETRPUPHead', 'UPerHead'):
-            compat.require('mmseg')
+            packages.require('mmseg')
         raise AttributeError(f'module {__name__} has no attribute {name}')

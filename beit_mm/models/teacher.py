@@ -79,17 +79,16 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Tensor, grid: Grid) -> Tensor:
         """Return features [B, D, h, w] of images in [0, 1], resized to the grid if needed."""
-        network = self.network.to(images.device)
+        network = self.network
+        if self.mean.device != images.device:  # the host waits for each copy
+            self._move(images.device)
         if self.img_size:
             images = F.interpolate(images, self.img_size, mode='bicubic', antialias=True)
-        # Moved once: the host waits for each copy to a device.
-        self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         mean, std = self.mean.to(images.dtype), self.std.to(images.dtype)
         features = network((255 * images - mean) / std)
         features = features[-1] if isinstance(features, list | tuple) else features
         features = to_map(features, images.shape[-2:])
         if self.weight is not None:
-            self.weight = self.weight.to(features.device)
             weight = self.weight.to(features.dtype)
             features = F.linear(features.movedim(1, -1), weight).movedim(-1, 1)
         if features.shape[1] != self.channels:
@@ -100,6 +99,11 @@ class Teacher:
         if features.shape[-2:] != grid:
             features = F.interpolate(features, grid, mode='bilinear', align_corners=False)
         return features
+
+    def _move(self, device: torch.device) -> None:
+        self.module.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        self.weight = None if self.weight is None else self.weight.to(device)
 
     def check(self, size: tuple[int, int], grid: Grid) -> None:
         """Load the weights and try an image of `size`; ValueError if the features do not fit."""

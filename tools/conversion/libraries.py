@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from beit_mm.checkpoint.files import read_file
 from beit_mm.checkpoint.model_spec import ModelSpec, infer_spec
 from beit_mm.checkpoint.state_dicts import find_weights, select_part
-from beit_mm.compat import require
 from beit_mm.models import VQKD, BEiT
 from beit_mm.models.dvae_losses import map_pixels
 from beit_mm.models.dvae_networks import build_encoder
+from beit_mm.utils.packages import require
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
 
@@ -271,7 +271,7 @@ def _mmpretrain_vqkd(state: dict[str, Tensor], spec: ModelSpec, dtype: torch.dty
 
 
 def _require(name: str) -> ModuleType:
-    """Import transformers or timm, which `beit_mm.compat.require` does not know."""
+    """Import transformers or timm, which `beit_mm.utils.packages.require` does not know."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

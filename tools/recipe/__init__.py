@@ -1,5 +1,5 @@
 """The chain runner of `tools/recipe.py`."""
 
-from beit_mm import compat
+from beit_mm.utils import packages
 
-compat.require('torch', 'mmengine', 'mmcv')
+packages.require('torch', 'mmengine', 'mmcv')

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from beit_mm import compat
+from beit_mm.utils import packages
 from beit_mm.utils.processes import end_with_parent, peak_memory_mib
 
 from .commands import shell_line
@@ -111,7 +111,7 @@ def _is_python_script(command: list[str]) -> bool:
 def _import_hosts() -> None:
     """Import once what every stage needs; forks of this process save these seconds."""
     importlib.import_module('beit_mm.engine.launch')
-    for host in filter(compat.is_installed, ('mmpretrain', 'mmseg')):
+    for host in filter(packages.is_installed, ('mmpretrain', 'mmseg')):
         for part in ('models', 'datasets', 'engine', 'evaluation', 'visualization'):
             importlib.import_module(f'{host}.{part}')
 

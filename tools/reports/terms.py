@@ -51,11 +51,9 @@ WORDS = {
     'perplexity': 'exp(entropy): as many codes, used equally often, have the same entropy',
     'PSNR': 'peak signal-to-noise ratio: how close an image is to the original. With 10 dB more, '
     'the squared error is a tenth',
-    'IoU': 'intersection over union: the number of pixels that are of a class both in the '
-    'prediction and in the truth, divided by the number of those that are of it in either',
-    'mIoU': 'mean of the IoU of all classes. IoU, the intersection over union, is the number of '
-    'pixels that are of a class both in the prediction and in the truth, divided by the number of '
-    'those that are of it in either',
+    'IoU': 'intersection over union of a class: the number of its pixels in both the prediction '
+    'and the truth, divided by the number in at least one of them',
+    'mIoU': 'mean of the IoU of all classes',
     'top-1': 'share of the images whose most likely class is correct',
 }
 
@@ -63,7 +61,6 @@ WORDS = {
 def find_words(*texts: str) -> dict[str, str]:
     """Return the meaning of each word of `WORDS` that occurs in texts, singular or plural."""
     text = ' '.join(texts)
-    found = {w: meaning for w, meaning in WORDS.items() if re.search(rf'\b{w}s?\b', text)}
-    if 'mIoU' in found:
-        found.pop('IoU', None)
-    return found
+    if 'mIoU' in text:
+        text += ' IoU'
+    return {w: meaning for w, meaning in WORDS.items() if re.search(rf'\b{w}s?\b', text)}

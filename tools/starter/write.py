@@ -169,11 +169,8 @@ def choose_length(
 
 def choose_inputs(task: str, weights: Weights, base: Config, data: Data) -> dict[str, object]:
     """Choose sizes, normalization and settings of the weights."""
-    small, channels, num_images = (
-        weights.size == 'small',
-        data.images.channels,
-        len(data.train.names),
-    )
+    small, num_images = weights.size == 'small', len(data.train.names)
+    channels = data.images.channels
     if task == 'tokenizer':
         codes = choose_codes(weights.size, num_images)
         reason = "DALL-E's" if codes == 8192 else f'{num_images} images are too few for 8192'
