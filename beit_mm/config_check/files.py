@@ -11,6 +11,7 @@ from .finding import Finding
 from .names import accepted_arguments, find_classes
 
 LOADERS = 'train_dataloader', 'val_dataloader', 'test_dataloader'
+HOLDERS = 'Pretrained', 'TokenTarget', 'Teacher'  # types with a checkpoint
 
 
 def local_datasets(cfg: dict, loaders: tuple[str, ...] = LOADERS) -> Iterator[tuple[str, dict]]:
@@ -35,8 +36,7 @@ def check_files(cfg: dict) -> Iterator[Finding]:
     caches = {name: get(cfg, name, 'dataset', 'token_cache') for name in loaders}
     parts = {key: cfg.get(key) for key in ('model', 'val_evaluator')}
     for path, node in walk(parts):
-        has_weights = kind(node) in ('Pretrained', 'TokenTarget', 'Teacher')
-        named = node.get('ann_file') or (node.get('checkpoint') if has_weights else None)
+        named = node.get('ann_file') or (node.get('checkpoint') if kind(node) in HOLDERS else None)
         if named and is_missing(named):
             yield Finding(path, f'{named} not found')
         if kind(node) == 'Teacher' and not named:

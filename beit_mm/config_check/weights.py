@@ -17,9 +17,8 @@ from ..models.targets import TokenTarget
 from ..registry import MODELS
 from ..utils.arguments import as_pair, join_names
 from ..utils.config_tree import find, get, kind, nodes
+from .files import HOLDERS
 from .finding import Finding
-
-HOLDERS = 'Pretrained', 'TokenTarget', 'Teacher'  # types with a checkpoint
 
 
 class _EmptyOnMeta(TorchFunctionMode):

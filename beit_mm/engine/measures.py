@@ -14,6 +14,8 @@ from ..models import BEiT
 from ..models.attention import attention_of_blocks
 from ..models.relative_position import Grid
 
+MIN_RANK = 2.0  # effective rank; below it, the features of all images are nearly the same
+
 
 def knn_top1(features: Tensor, labels: Tensor) -> float:
     """Return the accuracy (%) of the 20 nearest neighbors of each image among the others.

@@ -13,6 +13,7 @@ from ..models.histogram import histogram, perplexity
 from ..registry import METRICS
 from ..utils.arguments import check_integers
 
+MIN_CODES_USED = 0.1  # of the codebook; with fewer, it has collapsed
 # Sums over the patches of all images; the rows after them count how often each id is the target.
 _SUMS = ('images', 'decoded', 'log_likelihood', 'patches', 'loss', 'correct')
 
@@ -77,7 +78,7 @@ class TokenizerMetric(BaseMetric):
         metrics['codes_used'] = int((counts > 0).sum())
         metrics['perplexity'] = perplexity(counts.float()).item()
         logger = MMLogger.get_current_instance()
-        if metrics['codes_used'] < 0.1 * self.vocab_size:
+        if metrics['codes_used'] < MIN_CODES_USED * self.vocab_size:
             logger.warning(
                 f'the codebook collapses: {metrics["codes_used"]} of {self.vocab_size} codes are '
                 'used. Try the InitCodebook hook or larger batches, and for a DiscreteVAE a '

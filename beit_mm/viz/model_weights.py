@@ -82,11 +82,12 @@ class ModelWeights:
             encoder = self.spec.backbone_settings()
             return dict(vocab_size=vocab_size, code_dims=code_dims, encoder=encoder)
         blocks = re.findall(r'encoder\.group_(\d+)\.block_(\d+)\.', '\n'.join(state))
+        decoder = state.get('decoder.input.weight')
         return dict(
             vocab_size=self.spec.classes,
             width=len(state['encoder.input.weight']),
             groups=max(int(group) for group, _ in blocks),
             blocks=max(int(block) for _, block in blocks),
-            width_in=len(state.get('decoder.input.weight', range(128))),
             in_channels=self.spec.in_channels,
+            **({} if decoder is None else dict(width_in=len(decoder))),
         )

@@ -85,7 +85,7 @@ class StageDisplay:
             self._bar.refresh()
 
     def _new_share(self) -> float | None:
-        """Return the finished share of the work if the log tells a new one."""
+        """Return the finished share of the work if the log shows a new one."""
         with self.log.open('rb') as log:
             log.seek(self._read_bytes)
             text = log.read()

@@ -20,10 +20,11 @@ import math
 from statistics import mean
 from typing import NamedTuple
 
-MIN_USED = 0.1  # of the codebook, as TokenizerMetric warns
+from beit_mm.engine.measures import MIN_RANK
+from beit_mm.engine.metrics import MIN_CODES_USED
+
 MIN_ENTROPY = math.log(2)
 MAX_LOSS = 0.99  # of the entropy
-MIN_RANK = 2.0  # as Probe warns
 MIN_GAIN = 1.1  # over chance
 MIN_FALL = 0.02  # of the training loss
 
@@ -62,7 +63,7 @@ def _judge_tokenizer(values: dict[str, float]) -> Verdict | None:
     if 'vocab_size' not in values:
         return None
     used = f'{values["codes_used"]:.0f} of {values["vocab_size"]:.0f} codes are used'
-    if values['codes_used'] < MIN_USED * values['vocab_size']:
+    if values['codes_used'] < MIN_CODES_USED * values['vocab_size']:
         return Verdict('collapsed', f'only {used}')
     if 'cosine' in values:
         cosine = f'the cosine with the features of the teacher is {values["cosine"]:.2f}'

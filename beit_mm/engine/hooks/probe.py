@@ -22,7 +22,7 @@ from ...models.histogram import histogram, perplexity
 from ...registry import HOOKS
 from ...utils.arguments import check_integers
 from ...utils.unwrap_model import unwrap_model
-from ..measures import effective_rank, knn_top1, linear_probe, measure_blocks
+from ..measures import MIN_RANK, effective_rank, knn_top1, linear_probe, measure_blocks
 from ..metrics import MIMMetric, TokenizerMetric
 
 MAX_CLASSES = 20  # a class needs several images among a few hundred
@@ -167,7 +167,7 @@ class Probe(Hook):
             values[f'effective_rank/layer_{layer}'] = rank = effective_rank(of_images)
             for head, pixels in enumerate(heads, 1):
                 values[f'attention_distance/layer_{layer}/head_{head}'] = pixels
-        if rank >= 2:
+        if rank >= MIN_RANK:
             return values, []
         return values, [
             'features collapse: the last block gives all images the same features (effective rank '
